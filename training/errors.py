@@ -1,0 +1,57 @@
+"""Every error that Millrace raises on purpose. Each message states the rule, the name, the value and the remedy.
+
+    MillraceError
+    |-- SettingsError        a setting is unknown, of the wrong type or out of range
+    |-- TableError           a Delta table is missing, empty, or not at the version asked for
+    |   |-- SchemaError      columns are missing, of the wrong type, or hold what the schema forbids
+    |   `-- SnapshotError    a pinned version cannot be read: a file is gone, corrupt, or of an unknown feature
+    |-- DataError            rows break a rule that the job cannot count and set aside
+    |   `-- TooManyBadRows   the quarantined share passed the limit in the settings
+    |-- CheckpointError      no usable checkpoint where one is needed
+    |-- BundleError          a bundle is torn, of another schema, or of another format
+    `-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+
+What concerns machines rather than data has its own tree in cluster/errors.py.
+"""
+
+from __future__ import annotations
+
+
+class MillraceError(Exception):
+    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+
+
+class SettingsError(MillraceError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class TableError(MillraceError):
+    """A Delta table is missing, empty, or not at the version asked for."""
+
+
+class SchemaError(TableError):
+    """Columns are missing, of the wrong type, or hold values that the schema forbids."""
+
+
+class SnapshotError(TableError):
+    """A pinned version of a table cannot be read as it was written."""
+
+
+class DataError(MillraceError):
+    """Rows break a rule in a way that cannot be counted and set aside."""
+
+
+class TooManyBadRows(DataError):
+    """The quarantined share of the rows passed the limit in the settings."""
+
+
+class CheckpointError(MillraceError):
+    """No usable checkpoint where one is needed."""
+
+
+class BundleError(MillraceError):
+    """A bundle is torn, of another schema, or of another format."""
+
+
+class TrainingError(MillraceError):
+    """Training cannot go on: a non-finite loss, or ranks that disagree."""

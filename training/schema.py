@@ -1,0 +1,132 @@
+"""The contract of every stage: which columns a table has, what they mean, how large they are.
+
+A schema is written by `build_examples`, checked by the reader, kept in the bundle and checked again when scoring. It is
+data (JSON), so an old bundle scores with the schema that it carries. This module knows neither Spark nor torch.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.errors import SchemaError
+
+
+class Kind(enum.StrEnum):
+    """What a column means, and thereby its type in a batch."""
+
+    ID = "id"  # int64 vocabulary index; 0 is unknown
+    IDS = "ids"  # ragged list of int64 vocabulary indices
+    DENSE = "dense"  # float32: a scalar, a fixed list (`length`) or a ragged list
+    TEXT = "text"  # string
+    IMAGE = "image"  # binary
+    LABEL = "label"  # float32; NaN and null are refused
+    WEIGHT = "weight"  # float32, finite and >= 0
+    TIME = "time"  # int64 microseconds since 1970-01-01 UTC
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: the column's name in the table and in a batch.
+        kind: what it means.
+        vocabulary: for ids: the vocabulary's name; columns that name the same one share an embedding table.
+        size: for ids: number of indices, the unknown index 0 included; values must lie in [0, size).
+        length: for dense: the length of a fixed list; None is a scalar.
+        ragged: for dense: a list of any length.
+        fill: the value that replaces null in scalars and in lists' elements; None refuses null.
+    """
+
+    name: str
+    kind: Kind
+    vocabulary: str | None = None
+    size: int | None = None
+    length: int | None = None
+    ragged: bool = False
+    fill: float | int | None = None
+
+    def __post_init__(self) -> None:
+        is_id = self.kind in (Kind.ID, Kind.IDS)
+        if is_id and (not self.vocabulary or not self.size or self.size < 1):
+            raise SchemaError(
+                f"column '{self.name}' of kind {self.kind} needs a vocabulary and a size of at least 1 (0 is unknown); "
+                f"got vocabulary={self.vocabulary!r}, size={self.size!r}"
+            )
+        if self.ragged and self.length is not None:
+            raise SchemaError(f"column '{self.name}' cannot be ragged and have the fixed length {self.length}; drop one")
+
+    @property
+    def is_ragged(self) -> bool:
+        return self.kind is Kind.IDS or self.ragged
+
+
+@dataclass(frozen=True)
+class Schema:
+    """An ordered set of columns."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SchemaError(f"column names must be unique; these stand twice: {', '.join(twice)}")
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise SchemaError(f"no column '{name}' in the schema; it has: {', '.join(self.names)}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def vocabularies(self) -> dict[str, int]:
+        """Size of each vocabulary, by name.
+
+        Raises:
+            SchemaError: two columns give one vocabulary different sizes.
+        """
+        sizes: dict[str, int] = {}
+        for column in self.columns:
+            if column.vocabulary is None or column.size is None:
+                continue
+            if sizes.setdefault(column.vocabulary, column.size) != column.size:
+                raise SchemaError(
+                    f"vocabulary '{column.vocabulary}' has size {sizes[column.vocabulary]} in one column and "
+                    f"{column.size} in '{column.name}'; rebuild the examples so that both name one version"
+                )
+        return sizes
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(column) for column in self.columns]
+
+    @classmethod
+    def from_json(cls, columns: list[Mapping[str, Any]]) -> Schema:
+        """Rebuild a schema from `to_json`'s result.
+
+        Raises:
+            SchemaError: a field or a kind is unknown.
+        """
+        try:
+            return cls(tuple(Column(**{**column, "kind": Kind(column["kind"])}) for column in columns))
+        except (TypeError, KeyError, ValueError) as error:
+            raise SchemaError(f"this is not a schema that Millrace wrote: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any column does."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
