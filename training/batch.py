@@ -1,0 +1,48 @@
+"""A batch: what the loader yields and a model takes.
+
+Fixed-width columns are tensors of shape (batch,) or (batch, length). A ragged column is flat values with offsets, ready
+for an EmbeddingBag or for padding; no list needs a fixed length. Strings and bytes stay Python lists.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Ragged(NamedTuple):
+    """Lists of any length, row after row.
+
+    Attributes:
+        values: (total,) the elements of all rows, int64 for ids and float32 otherwise.
+        offsets: (batch + 1,) int64; row i is values[offsets[i]:offsets[i + 1]].
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+
+Value = Tensor | Ragged | list[str] | list[bytes]
+Batch = dict[str, Value]
+
+
+def batch_size(batch: Batch) -> int:
+    """Number of rows; 0 for the empty batches with which a rank keeps step at the end of an epoch, and for no columns."""
+    for value in batch.values():
+        return int(value.offsets.numel()) - 1 if isinstance(value, Ragged) else len(value)
+    return 0
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Copy the tensors to a device, without waiting where the memory is pinned; strings and bytes stay as they are."""
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: Value, device: torch.device | str) -> Value:
+    if isinstance(value, Ragged):
+        return Ragged(value.values.to(device, non_blocking=True), value.offsets.to(device, non_blocking=True))
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return value
