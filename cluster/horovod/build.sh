@@ -78,7 +78,7 @@ if [ "$gpu" = 1 ]; then
 fi
 
 log="$cache/build-$key.log"
-"$work/env/bin/python" -m pip wheel --no-build-isolation --no-deps --no-binary horovod --wheel-dir "$work/wheel" "horovod==$version" >"$log" 2>&1 || {
+"$work/env/bin/python" -m pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod --wheel-dir "$work/wheel" "horovod==$version" >"$log" 2>&1 || {
     tail -40 "$log" >&2
     die "the build failed; its whole log: $log"
 }

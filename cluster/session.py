@@ -1,0 +1,123 @@
+"""The only place that builds a SparkSession.
+
+On a cluster or in a notebook a session exists already: `build_session` takes it as it is and only checks that Delta is
+there. On one machine it starts a local session whose Delta jars come through Spark's package mechanism; after the first
+start they lie in the user's Ivy folder and no network is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from cluster.errors import EnvironmentProblem
+
+DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+
+
+def build_session(
+    app_name: str = "millrace",
+    *,
+    master: str = "local[*]",
+    driver_memory: str = "3g",
+    shuffle_partitions: int = 8,
+    conf: Mapping[str, str] | None = None,
+) -> SparkSession:
+    """Return the active session, or start one with Delta Lake.
+
+    Args:
+        app_name: shown in Spark's pages.
+        master: where a new session runs; ignored under spark-submit, which has set it.
+        driver_memory: heap of a local session's JVM.
+        shuffle_partitions: for a local session; a cluster keeps its own default.
+        conf: further Spark settings, over these.
+
+    Raises:
+        EnvironmentProblem: no Java, no Delta jars, or an active session without Delta.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return _checked(active)
+    # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    builder: Any = SparkSession.builder
+    builder = builder.appName(app_name)
+    if "SPARK_ENV_LOADED" not in os.environ:  # not under spark-submit, which brings master and packages itself
+        builder = _local(builder, master, driver_memory, shuffle_partitions)
+    for key, value in (conf or {}).items():
+        builder = builder.config(key, value)
+    log = Path(tempfile.gettempdir()) / f"millrace-spark-{os.getuid()}.log"
+    try:
+        with _jvm_stderr_to(log):
+            spark: SparkSession = builder.getOrCreate()
+    except Exception as error:
+        raise EnvironmentProblem(_why_no_session(error, log)) from error
+    return _checked(spark)
+
+
+@contextmanager
+def _jvm_stderr_to(log: Path) -> Iterator[None]:
+    """Let the JVM that starts inside inherit a file as its stderr: its chatter would bury a job's own lines."""
+    kept = os.dup(2)
+    with open(log, "w") as target:
+        os.dup2(target.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _local(builder: Any, master: str, driver_memory: str, shuffle_partitions: int) -> Any:
+    from delta import configure_spark_with_delta_pip
+
+    builder = (
+        builder.master(master)
+        .config("spark.driver.memory", driver_memory)
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.sql.extensions", DELTA_EXTENSION)
+        .config("spark.sql.catalog.spark_catalog", DELTA_CATALOG)
+        .config("spark.sql.shuffle.partitions", str(shuffle_partitions))
+        # Delta's own log replay shuffles into 50 tasks by default: seconds per commit on two cores.
+        .config("spark.databricks.delta.snapshotPartitions", "2")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        # A batch goes to Python whole: 10,000 rows of histories are a few MB, not a few hundred.
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", "10000")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.log.level", "ERROR")
+    )
+    return configure_spark_with_delta_pip(builder)
+
+
+def _why_no_session(error: Exception, log: Path) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"Spark did not start ({first_line}; the JVM's own words are in {log}). It needs Java 17 (`java -version`; apt-get install -y openjdk-17-jre-headless) and, "
+        "for its first start on a machine, network access to Maven Central for Delta's jars; later starts take them from "
+        "the Ivy cache in your home folder. Behind a mirror, set spark.jars.ivySettings in SPARK_CONF_DIR/spark-defaults.conf."
+    )
+
+
+def _checked(spark: SparkSession) -> SparkSession:
+    extensions = spark.conf.get("spark.sql.extensions", "") or ""
+    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
+    if DELTA_EXTENSION not in extensions and not on_databricks:
+        raise EnvironmentProblem(
+            f"the Spark session has no Delta Lake: spark.sql.extensions is '{extensions}', it must hold '{DELTA_EXTENSION}'. "
+            "Start it with cluster.session.build_session, or pass the options of cluster/submit.sh to spark-submit."
+        )
+    # Time stamps are written and compared in UTC, whatever the machine's zone.
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    return spark

@@ -1,0 +1,32 @@
+"""One Spark session for all tests, started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """A local session with Delta: two threads, two shuffle partitions, no pages."""
+    from cluster.session import build_session
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    session = build_session("millrace-tests", master="local[2]", driver_memory="2g", shuffle_partitions=2)
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def online_retail() -> Path:
+    """The UCI Online Retail file (Chen, 2015; CC BY 4.0), where it is at hand."""
+    path = DATA / "online_retail" / "online_retail.csv.gz"
+    if not path.is_file():
+        pytest.skip("the UCI Online Retail file is not at ../shared/data/online_retail/online_retail.csv.gz")
+    return path
