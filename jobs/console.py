@@ -1,0 +1,57 @@
+"""What a job shows in a terminal or a notebook: lines, progress and tables, always on stderr; results go to stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+CONSOLE = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """One line of what is going on."""
+    CONSOLE.print(escape(message))
+
+
+def warn(message: str) -> None:
+    """One line that a person should not miss."""
+    CONSOLE.print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Show a spinner with the time that it has run, then one line with how long it took."""
+    started = time.perf_counter()
+    with CONSOLE.status(f"{escape(title)} ..."):
+        yield
+    CONSOLE.print(f"  {escape(title)} [dim]{time.perf_counter() - started:.1f} s[/dim]")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table; numbers are aligned right."""
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        numeric = any(isinstance(row[position], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(escape(_shown(value)) for value in row))
+    CONSOLE.print(table)
+
+
+def show_counts(title: str, counts: Mapping[str, Any]) -> None:
+    """Names and numbers, a line each."""
+    show_table(title, ("", "count"), list(counts.items()))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
