@@ -1,0 +1,67 @@
+"""What a training says while it runs: events for people and tuners, and a run record (JSON lines) for the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+RECORD = "record.jsonl"
+
+
+class Pruned(Exception):  # noqa: N818  a decision, not an error
+    """Raised by a `report` callback to stop a training early; `fit` raises it on every rank, at the same step."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth saying. `report` gets it on rank 0 only.
+
+    Attributes:
+        kind: `progress` comes every few seconds, `epoch` after each epoch with its loss and the validation's metrics.
+        step: optimizer steps done so far.
+        epoch: number of the epoch that is under way, from 0; for `epoch`, the one that ended.
+        message: one line for people.
+        values: figures by name: loss, samples_per_s, wait_share, comm_share, seconds_left, metrics.
+    """
+
+    kind: Literal["start", "resume", "progress", "skipped", "checkpoint", "warning", "epoch", "end"]
+    step: int
+    epoch: int
+    message: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+class Record:
+    """The run record: one JSON object a line, an event each, appended as the training goes on.
+
+    A resumed run first drops the lines that came after its checkpoint, so the record reads like that of an unbroken run.
+    """
+
+    def __init__(self, directory: Path, *, resumed_at: int) -> None:
+        self._path = directory / RECORD
+        kept = [line for line in read_record(directory) if line["step"] <= resumed_at]
+        scratch = self._path.with_suffix(".partial")
+        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        scratch.replace(self._path)
+
+    def add(self, event: Event, time_s: float) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + os.linesep)
+
+
+def read_record(directory: Path | str) -> list[dict[str, Any]]:
+    """Events of a run in order, as dicts (`Event`'s fields and `time_s`, Unix time); a torn last line is left out."""
+    path = Path(directory) / RECORD
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the process died while it wrote this line
+    return events

@@ -1,0 +1,172 @@
+"""The world of ranks: who am I, how many are we, and how do we agree. One process or Horovod, behind the same calls.
+
+Everything that needs more than one rank goes through here, so the rest of `training` reads the same on a laptop and on
+a cluster. Objects travel as JSON, never as pickle: the ranks' network is not a place to run code from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from training.errors import TrainingError
+
+Result = TypeVar("Result")
+
+
+class PeerLost(TrainingError):
+    """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
+
+
+class World:
+    """One process: every collective is the identity. Base of `HorovodWorld`, which has the same calls.
+
+    All ranks must make the same calls in the same order. Calls are not thread-safe: one thread of a rank makes them.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: number of ranks.
+        local_rank: number of this rank on its host; picks the GPU.
+        comm_s: seconds spent in collectives so far, waiting for the other ranks included.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    comm_s: float = 0.0
+
+    @staticmethod
+    def current() -> World:
+        """The world that the launcher set up (HOROVOD_RANK and HOROVOD_SIZE in the environment), or one process.
+
+        Raises:
+            PeerLost: the other ranks did not come to the rendezvous in time.
+        """
+        if int(os.environ.get("HOROVOD_SIZE", "1")) <= 1:
+            return World()
+        return HorovodWorld()
+
+    def all_reduce_sum(self, tensor: Tensor, name: str = "sum") -> Tensor:
+        """Element-wise sum over ranks, of tensors of one shape; the same bits on every rank."""
+        return tensor
+
+    def all_gather(self, tensor: Tensor, name: str = "gather") -> Tensor:
+        """Concatenate over ranks along dimension 0, in rank order; its length may differ from rank to rank."""
+        return tensor
+
+    def all_gather_start(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        """Start `all_gather` and return the function that waits for its result; several may be under way at once."""
+        return lambda: tensor
+
+    def all_to_all(self, tensor: Tensor, splits: Tensor, name: str = "exchange") -> tuple[Tensor, Tensor]:
+        """Send `splits[r]` leading rows to each rank r; returns the rows received, in rank order, and their counts."""
+        return tensor, splits
+
+    def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
+        """Overwrite `tensor` with rank `root`'s, in place, and return it."""
+        return tensor
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Rank `root`'s value on every rank; whatever JSON can hold (tuples come back as lists)."""
+        return json.loads(json.dumps(value))
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Every rank's value in rank order; whatever JSON can hold."""
+        return [json.loads(json.dumps(value))]
+
+    def agree_all(self, flag: bool) -> bool:
+        """True on every rank if `flag` is true on all of them."""
+        return flag
+
+    def agree_any(self, flag: bool) -> bool:
+        """True on every rank if `flag` is true on at least one."""
+        return flag
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+
+    def close(self) -> None:
+        """Leave the world together; no collective may follow."""
+
+
+class HorovodWorld(World):
+    """Ranks joined by Horovod. Created once per process, by `World.current()`."""
+
+    def __init__(self) -> None:
+        import horovod.torch as hvd
+
+        self._hvd = hvd
+        self._guard("the rendezvous", hvd.init)
+        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+
+    def _guard(self, what: str, call: Callable[[], Result]) -> Result:
+        """Time a collective and name what was waited for when the others do not come.
+
+        Raises:
+            PeerLost: Horovod gave up on another rank.
+        """
+        from horovod.common.exceptions import HorovodInternalError
+
+        started = time.perf_counter()
+        try:
+            return call()
+        except (HorovodInternalError, RuntimeError) as error:
+            waited = time.perf_counter() - started
+            raise PeerLost(
+                f"rank {os.environ['HOROVOD_RANK']} waited {waited:.1f} s in '{what}' for the other "
+                f"{int(os.environ['HOROVOD_SIZE']) - 1} before Horovod gave up ({str(error).strip().splitlines()[0]}); "
+                "look for the first rank that failed"
+            ) from error
+        finally:
+            self.comm_s += time.perf_counter() - started
+
+    def all_reduce_sum(self, tensor: Tensor, name: str = "sum") -> Tensor:
+        return self._guard(name, lambda: self._hvd.allreduce(tensor, op=self._hvd.Sum, name=name))
+
+    def all_gather(self, tensor: Tensor, name: str = "gather") -> Tensor:
+        return self.all_gather_start(tensor, name)()
+
+    def all_gather_start(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        handle = self._guard(name, lambda: self._hvd.allgather_async(tensor.contiguous(), name=name))
+        return lambda: self._guard(name, lambda: self._hvd.synchronize(handle))
+
+    def all_to_all(self, tensor: Tensor, splits: Tensor, name: str = "exchange") -> tuple[Tensor, Tensor]:
+        received, counts = self._guard(
+            name, lambda: self._hvd.alltoall(tensor.contiguous(), splits=splits.to(torch.int32), name=name)
+        )
+        return received, counts.to(torch.int64)
+
+    def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
+        return self._guard(name, lambda: self._hvd.broadcast_(tensor, root, name=name))
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self.all_gather_object(value if self.rank == root else None)[root]
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self.all_gather(torch.tensor([data.numel()]), "object sizes").tolist()
+        joined = self.all_gather(data, "objects").numpy().tobytes()
+        values, start = [], 0
+        for size in sizes:
+            values.append(json.loads(joined[start : start + size]))
+            start += size
+        return values
+
+    def agree_all(self, flag: bool) -> bool:
+        return int(self.all_reduce_sum(torch.tensor([int(flag)]), "agree")) == self.size
+
+    def agree_any(self, flag: bool) -> bool:
+        return int(self.all_reduce_sum(torch.tensor([int(flag)]), "agree")) > 0
+
+    def barrier(self) -> None:
+        self._guard("barrier", self._hvd.barrier)
+
+    def close(self) -> None:
+        self.barrier()
+        self._hvd.shutdown()
