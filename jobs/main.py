@@ -1,0 +1,95 @@
+"""The command line: `millrace NAME [--settings FILE] [section.key=value ...]`; every job is also `python -m jobs.NAME`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import ClusterError
+from jobs.console import CONSOLE
+from jobs.settings import Settings, load_settings
+from training.errors import MillraceError
+
+Run = Callable[[Settings], dict[str, Any]]
+
+JOBS = {
+    "simulate": "Generate a shop's raw order lines with planted tastes, seasons and dirt.",
+    "ingest": "Raw files to the Delta tables events, items and users; bad rows to quarantine.",
+    "build-examples": "Events to vocabularies, histories and examples, split by time.",
+    "train": "One pinned version of the examples to a bundle, on Horovod ranks.",
+    "tune": "An Optuna study over the training, on the same pinned version.",
+    "evaluate": "Full ranking over the catalogue, against baselines, with intervals.",
+    "score": "Top-K for every user into a Delta table, each row naming its bundle.",
+    "ingest-feedback": "What was shown against what then happened, into a feedback table.",
+    "doctor": "What would fail later, found now, with what to change.",
+    "replay": "Train again from a bundle's own record, and compare.",
+    "report": "One HTML file of all that a run has left.",
+}
+
+SettingsFile = Annotated[str | None, typer.Option("--settings", "-s", help="a YAML file; jobs/pipelines holds examples")]
+Flags = Annotated[list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="[KEY=VALUE]...")]
+
+EXIT_REFUSED = 2
+
+
+def guarded(call: Callable[[], object]) -> None:
+    """Run a command; an error that we raised on purpose is one message and exit code 2, anything else a traceback."""
+    try:
+        call()
+    except (MillraceError, ClusterError) as error:
+        CONSOLE.print(f"[red]{type(error).__name__}[/red]: ", end="")
+        CONSOLE.print(str(error), markup=False)
+        sys.exit(EXIT_REFUSED)
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped; run the same command again to go on")
+        sys.exit(130)
+
+
+def main_of(run: Run) -> None:
+    """The last lines of a job's module call this, for `python -m jobs.NAME` and spark-submit."""
+
+    def command(flags: Flags = None, settings: SettingsFile = None) -> None:
+        guarded(lambda: run(load_settings(settings, flags)))
+
+    typer.run(command)
+
+
+def _command(name: str, help_text: str) -> Callable[..., None]:
+    def command(flags: Flags = None, settings: SettingsFile = None) -> None:
+        guarded(lambda: importlib.import_module(f"jobs.{name.replace('-', '_')}").run(load_settings(settings, flags)))
+
+    command.__doc__ = help_text
+    return command
+
+
+def _demo(
+    data: Annotated[str | None, typer.Option(help="the UCI Online Retail file; default: a simulated shop")] = None,
+    out: Annotated[str, typer.Option(help="the folder for tables, bundle and report")] = "out",
+    flags: Flags = None,
+) -> None:
+    """The whole main job: data to recommendations and a report, in under ten minutes."""
+
+    def call() -> None:
+        from jobs import demo
+
+        demo.run_demo(data, out, flags or [])
+
+    guarded(call)
+
+
+def build_app() -> typer.Typer:
+    """One command a job, in the order in which they are run."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+    app.command("demo")(_demo)
+    for name, help_text in JOBS.items():
+        app.command(name)(_command(name, help_text))
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script `millrace`."""
+    build_app()()

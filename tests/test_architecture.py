@@ -1,0 +1,104 @@
+"""Who may import whom, and by which door each heavy dependency comes in."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("jobs", "spark_udfs", "training", "tuning", "cluster")
+MAY_IMPORT = {
+    "jobs": set(PACKAGES),
+    "tuning": {"tuning", "training"},
+    "spark_udfs": {"spark_udfs", "training"},
+    "training": {"training"},
+    "cluster": {"cluster"},
+}
+FRONT_DOORS = {
+    "petastorm": ("training/reader.py",),
+    "deltalake": ("training/snapshot.py",),
+    "horovod": ("training/world.py", "training/sync.py", "cluster/launch.py", "cluster/horovod/"),
+    "optuna": ("tuning/",),
+    "delta": ("jobs/tables.py", "cluster/session.py"),
+    "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py"),
+    "faiss": ("spark_udfs/top_k.py",),
+    "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
+    "plotly": ("jobs/report",),
+}
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, str, int]]:
+    """(first part of the name, whole name, line) of each import in a file."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0], node.module, node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_the_allowed_way(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    wrong = [f"line {line}: {whole}" for first, whole, line in imports(path) if first in PACKAGES and first not in MAY_IMPORT[room]]
+    assert not wrong, f"{room} may import only {sorted(MAY_IMPORT[room])}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_dependencies_enter_by_their_door(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    wrong = [
+        f"line {line}: {whole} belongs in {FRONT_DOORS[first]}"
+        for first, whole, line in imports(path)
+        if first in FRONT_DOORS and not name.startswith(FRONT_DOORS[first])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "spark_udfs").glob("*.py")), ids=lambda path: path.name)
+def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
+    assert "torch" not in {first for first, _, _ in imports(path, top_level_only=True)}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("training.fit", "pyspark"), ("jobs.tasks", "torch"), ("training.schema", "torch"), ("jobs.task", "pyspark")],
+)
+def test_import_stays_light(module: str, absent: str) -> None:
+    code = f"import sys, {module}; sys.exit('{absent}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, f"{module} loads {absent}"
+
+
+def test_no_task_is_named_outside_its_room() -> None:
+    tasks = [path.stem for path in (ROOT / "jobs" / "tasks").glob("*.py") if path.stem != "__init__"]
+    assert tasks
+    elsewhere = [path for path in FILES if "tasks" not in path.parts]
+    named = {
+        f"{path.relative_to(ROOT)} names jobs.tasks.{task}"
+        for path in elsewhere
+        for task in tasks
+        for _, whole, _ in imports(path)
+        if whole == f"jobs.tasks.{task}"
+    }
+    assert not named
+
+
+def test_nothing_is_unpickled_from_disk() -> None:
+    for path in FILES:
+        names = {first for first, _, _ in imports(path)}
+        assert not names & {"pickle", "dill", "joblib", "shelve"}, path
+
+
+def test_wheel_leaves_tests_out() -> None:
+    import tomllib
+
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = sorted(str(path.parent.relative_to(ROOT)).replace("/", ".") for p in PACKAGES for path in (ROOT / p).rglob("__init__.py"))
+    assert sorted(packages) == found
