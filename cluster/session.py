@@ -51,7 +51,7 @@ def build_session(
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder: Any = SparkSession.builder
     builder = builder.appName(app_name)
-    if "SPARK_ENV_LOADED" not in os.environ:  # not under spark-submit, which brings master and packages itself
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit, which brings master and packages itself
         builder = _local(builder, master, driver_memory, shuffle_partitions)
     for key, value in (conf or {}).items():
         builder = builder.config(key, value)
