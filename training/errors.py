@@ -9,7 +9,8 @@
     |   `-- TooManyBadRows   the quarantined share passed the limit in the settings
     |-- CheckpointError      no usable checkpoint where one is needed
     |-- BundleError          a bundle is torn, of another schema, or of another format
-    `-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+    |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+    `-- TuningError          a study cannot go on: of another fingerprint, unreachable, or its first trials all failed
 
 What concerns machines rather than data has its own tree in cluster/errors.py.
 """
@@ -55,3 +56,7 @@ class BundleError(MillraceError):
 
 class TrainingError(MillraceError):
     """Training cannot go on: a non-finite loss, or ranks that disagree."""
+
+
+class TuningError(MillraceError):
+    """A study cannot go on: it is of another fingerprint, its storage cannot be reached, or its first trials failed."""
