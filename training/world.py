@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 class PeerLost(TrainingError):
     """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
 
+    lost_peer = True  # the launcher looks past this error for the cause
+
 
 class World:
     """One process: every collective is the identity. Base of `HorovodWorld`, which has the same calls.

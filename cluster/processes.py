@@ -1,0 +1,182 @@
+"""Rank processes on this host: start them, show their lines, find the one that failed first, leave none behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import LaunchError
+from cluster.rank import PARENT
+
+START_S = 180.0  # until every rank has met the others: Python, torch and Horovod load from a cold disk
+GRACE_S = 3.0  # for the rank that caused a failure to say so, after another rank noticed
+TAIL_LINES = 15
+
+
+class RankLost(LaunchError):
+    """A rank was killed or fell silent: the same job may well succeed when it is started again."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a rank ended that should not have."""
+
+    rank: int
+    message: str
+    lost: bool
+    noticed_only: bool = False
+
+
+class Rank:
+    """One rank's process and the last lines that it wrote."""
+
+    def __init__(self, rank: int, command: Sequence[str], env: Mapping[str, str], log: Callable[[str], None]) -> None:
+        self.rank = rank
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = log
+        self._process = subprocess.Popen(
+            command,
+            env={**env, PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._forward, name=f"rank {rank} log", daemon=True)
+        self._reader.start()
+
+    def _forward(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.tail.append(line.rstrip("\n"))
+            self._log(f"[{self.rank}] {line.rstrip()}")
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the rank and to what it started."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return  # gone already
+
+    def finish_log(self) -> None:
+        self._reader.join(timeout=2.0)
+
+
+def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -> dict[str, Any]:
+    """Wait for all ranks and return rank 0's result; whatever happens, none is left running.
+
+    Raises:
+        RankLost: a rank was killed or fell silent.
+        LaunchError: a rank failed, or the ranks did not join or finish in time.
+    """
+    started = time.monotonic()
+    first_failure_at: float | None = None
+    try:
+        while True:
+            now = time.monotonic()
+            failures = [failure for rank in ranks if (failure := _failure_of(rank, folder, len(ranks)))]
+            running = [rank for rank in ranks if rank.exit_code is None]
+            if failures and first_failure_at is None:
+                first_failure_at = now
+            told = [failure for failure in failures if not failure.noticed_only]
+            if told or (first_failure_at is not None and (not running or now - first_failure_at > GRACE_S)):
+                raise _verdict(told or failures, running, len(ranks))
+            if not running:
+                return _result(folder)
+            _check_time(ranks, running, folder, now - started, timeout_s)
+            time.sleep(0.02)
+    finally:
+        stop(ranks)
+
+
+def _failure_of(rank: Rank, folder: Path, size: int) -> Failure | None:
+    code = rank.exit_code
+    if code is None or (code == 0 and (folder / f"rank-{rank.rank}.json").exists()):
+        return None
+    path = folder / f"rank-{rank.rank}.json"
+    if path.exists():
+        error = json.loads(path.read_text())["error"]
+        text = "\n".join(part for part in (error["message"], error["traceback"].rstrip()) if part)
+        lost_peer = bool(error["lost_peer"])
+        return Failure(rank.rank, f"rank {rank.rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer)
+    rank.finish_log()
+    how = _describe_exit(code)
+    last = "".join(f"\n    {line}" for line in rank.tail)
+    return Failure(rank.rank, f"rank {rank.rank} of {size} {how}; its last lines:{last or ' none'}", lost=True)
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code} before it could say why"
+    name = signal.Signals(-code).name
+    hint = " (often the system out of memory: give it more, or run fewer ranks)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _verdict(failures: Sequence[Failure], running: Sequence[Rank], size: int) -> LaunchError:
+    """The error to show: the rank that failed by itself, else the one that the others waited for."""
+    first = failures[0]
+    if first.noticed_only and running:
+        for rank in running:
+            rank.signal(signal.SIGUSR1)  # its stack goes to its log
+        time.sleep(0.3)
+        names = ", ".join(str(rank.rank) for rank in running)
+        where = "".join(f"\n    [{rank.rank}] {line}" for rank in running for line in rank.tail)
+        return RankLost(f"rank {names} of {size} did not answer; {first.message}\n  where it stands:{where}")
+    return (RankLost if first.lost else LaunchError)(first.message)
+
+
+def _check_time(
+    ranks: Sequence[Rank], running: Sequence[Rank], folder: Path, passed_s: float, timeout_s: float | None
+) -> None:
+    absent = [str(rank.rank) for rank in ranks if not (folder / f"rank-{rank.rank}.joined").exists()]
+    if absent and passed_s > START_S:
+        raise RankLost(
+            f"all {len(ranks)} ranks must meet within {START_S:.0f} s; rank {', '.join(absent)} did not; "
+            "see its lines above, and look whether this machine is overloaded"
+        )
+    if timeout_s is not None and passed_s > timeout_s:
+        names = ", ".join(str(rank.rank) for rank in running)
+        last = "".join(f"\n    [{rank.rank}] {line}" for rank in running for line in rank.tail)
+        raise LaunchError(
+            f"the launch must end within timeout_s={timeout_s:g}; rank {names} of {len(ranks)} still ran; raise the "
+            f"limit or find out what it waits for; its last lines:{last or ' none'}"
+        )
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "rank-0.json").read_text())["ok"]
+    return result
+
+
+def stop(ranks: Sequence[Rank], patience_s: float = 2.0) -> None:
+    """End what still runs: ask, wait, kill."""
+    for rank in ranks:
+        rank.signal(signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while any(rank.exit_code is None for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for rank in ranks:
+        rank.signal(signal.SIGKILL)
+        rank.finish_log()
+
+
+def to_stderr(line: str) -> None:
+    """The default way to show the ranks' lines."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,124 @@
+"""One rank of a launch: find the function, join the world, run it, write down how it ended.
+
+    python -m cluster.rank module:function FOLDER
+
+The launcher sets Horovod's variables and puts `spec.json` into FOLDER; the rank leaves `rank-N.json` there, with the
+function's result or its error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import LaunchError
+
+WORLD = "training.world:World.current"  # by name: `cluster` imports nothing of the other packages
+ONE_PROCESS = "training.world:World"
+PARENT = "MILLRACE_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+_SAID_PLAINLY = {"MillraceError", "ClusterError"}  # raised on purpose: the message is enough
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function that `module:function` names; the function may be a method of a class, `module:Class.method`.
+
+    Raises:
+        LaunchError: there is no such module or function.
+    """
+    module_name, _, name = target.partition(":")
+    remedy = "; name a function as 'package.module:function' that the ranks can import"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise LaunchError(f"launch target '{target}': there is no module '{error.name}'{remedy}") from error
+        raise
+    function: Any = module
+    for part in name.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        raise LaunchError(f"launch target '{target}': module '{module_name}' has no function '{name}'{remedy}")
+    return function  # type: ignore[no-any-return]
+
+
+def run_function(target: str, spec: dict[str, Any], world: Any) -> dict[str, Any]:
+    """Call a target and pass its result through JSON, so that one rank and many give their caller the same.
+
+    Raises:
+        LaunchError: there is no such function, or its result is not JSON.
+    """
+    result = resolve(target)(spec, world)
+    try:
+        decoded: dict[str, Any] = json.loads(json.dumps(result))
+    except (TypeError, ValueError) as error:
+        raise LaunchError(f"the result of launch target '{target}' must be JSON: {error}; return plain values") from error
+    return decoded
+
+
+def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> dict[str, Any]:
+    """Run a target as this rank and say how it ended: {"ok": result} or {"error": {...}}.
+
+    Args:
+        target: `module:function`.
+        spec: the target's first argument.
+        joined: called once this rank has met all the others.
+    """
+    try:
+        resolve(target)
+        world = resolve(WORLD)()
+        joined()
+        result = run_function(target, spec, world)
+        world.close()
+        return {"ok": result}
+    except (Exception, SystemExit) as error:
+        known = any(kind.__name__ in _SAID_PLAINLY for kind in type(error).__mro__)
+        return {
+            "error": {
+                "type": type(error).__name__,
+                "message": str(error) if known else f"{type(error).__name__}: {error}",
+                "traceback": "" if known else traceback.format_exc(),
+                "lost_peer": getattr(error, "lost_peer", False),
+            }
+        }
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the launcher's thread that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+        os._exit(1)  # it ended before we asked
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write under another name and rename, so that a reader never sees half of it."""
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(value))
+    scratch.replace(path)
+
+
+def main(target: str, folder: str) -> None:
+    die_with_parent()
+    faulthandler.register(signal.SIGUSR1)  # the launcher asks a silent rank where it stands
+    here = Path(folder)
+    rank = os.environ["HOROVOD_RANK"]
+    ended = run_rank(target, json.loads((here / "spec.json").read_text()), (here / f"rank-{rank}.joined").touch)
+    write_json(here / f"rank-{rank}.json", ended)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "error" in ended:
+        os._exit(1)  # Horovod's own exit handler would wait for the other ranks
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

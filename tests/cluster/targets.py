@@ -1,0 +1,77 @@
+"""Functions that launch tests run on ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.errors import DataError
+from training.world import World
+
+
+def add_up(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    total = world.all_reduce_sum(torch.tensor([float(spec["value"] + world.rank)]))
+    print(f"hello from rank {world.rank}")
+    return {"total": float(total), "size": world.size, "threads": torch.get_num_threads(), "pid": os.getpid()}
+
+
+def fail_knowingly(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    if world.rank == spec["rank"]:
+        raise DataError("column 'price' must not be negative; got -3; drop the row")
+    world.all_reduce_sum(torch.ones(1))
+    return {}
+
+
+def fail_by_surprise(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    if world.rank == spec["rank"]:
+        raise ZeroDivisionError("planted")
+    world.all_reduce_sum(torch.ones(1))
+    return {}
+
+
+def killed(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    world.all_reduce_sum(torch.ones(1))
+    if world.rank == spec["rank"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.all_reduce_sum(torch.ones(1))
+    return {}
+
+
+def killed_once(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Rank 1 dies the first `times` times it is started."""
+    marks = Path(spec["folder"])
+    runs = len(list(marks.glob("run-*")))
+    world.barrier()
+    if world.rank == 1:
+        (marks / f"run-{runs}").touch()
+        if runs < spec["times"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    world.barrier()
+    return {"runs": runs}
+
+
+def sleeping(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One rank never comes to the collective."""
+    if world.rank == spec["rank"]:
+        time.sleep(600)
+    world.all_reduce_sum(torch.ones(1), "the planted sum")
+    return {}
+
+
+def not_json(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    return {"value": object()}
+
+
+def wait_with_child(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Write this rank's process id and its child's, then stay."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(spec["folder"], f"pids-{world.rank}").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(600)
+    return {}
