@@ -85,6 +85,7 @@ class Snapshot:
         groups: their row groups.
         filesystem: where the files lie.
         by_id: columns are found in the files by field id (column mapping mode `id`) instead of by physical name.
+        properties: the table's properties at this version.
     """
 
     uri: str
@@ -96,6 +97,7 @@ class Snapshot:
     filesystem: pyarrow.fs.FileSystem
     root: str
     by_id: bool
+    properties: Mapping[str, str]
 
     @property
     def rows(self) -> int:
@@ -181,7 +183,7 @@ def open_snapshot(
     schema = _columns(pa.schema(table.schema().to_arrow()), columns, uri)
     files = _kept(_live_files(table, uri), table.metadata().partition_columns, partitions or {}, uri)
     filesystem, root = _filesystem(uri, options)
-    mapping_mode = table.metadata().configuration.get("delta.columnMapping.mode")
+    properties = dict(table.metadata().configuration)
     return Snapshot(
         uri=uri,
         version=table.version(),
@@ -191,7 +193,8 @@ def open_snapshot(
         groups=_row_groups(files, filesystem, root, uri, table.version()),
         filesystem=filesystem,
         root=root,
-        by_id=mapping_mode == "id",
+        by_id=properties.get("delta.columnMapping.mode") == "id",
+        properties=properties,
     )
 
 
