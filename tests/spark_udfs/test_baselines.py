@@ -1,0 +1,104 @@
+"""Baselines on counts small enough to work out by hand."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_udfs.baselines import fit_als, interactions, item_item, neighbours, popularity, popularity_order
+
+CUT = datetime(2025, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def counts(spark: SparkSession) -> DataFrame:
+    """Users 1 and 2 buy 10 and 11, user 3 buys 11 and 12, user 4 only 12."""
+    pairs = [(1, 10), (1, 11), (2, 10), (2, 11), (3, 11), (3, 12), (4, 12)]
+    return spark.createDataFrame([(user, item, 1) for user, item in pairs], "user bigint, item bigint, count bigint")
+
+
+@pytest.fixture(scope="module")
+def catalogue(spark: SparkSession) -> DataFrame:
+    rows = [(10, 2, 2), (11, 3, 0), (12, 2, 5), (13, 0, None)]
+    return spark.createDataFrame(rows, "item bigint, user_count bigint, recent_count bigint")
+
+
+def queries(spark: SparkSession, *rows: tuple[int, list[int]]) -> DataFrame:
+    return spark.createDataFrame(list(rows), "user bigint, seen array<bigint>")
+
+
+def ranks(df: DataFrame) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for row in df.orderBy("user", "rank").collect():
+        found.setdefault(row["user"], []).append(row["item"])
+    return found
+
+
+def test_interactions_count_known_purchases_before_the_cut(spark: SparkSession) -> None:
+    before, after = datetime(2025, 2, 1), datetime(2025, 3, 2)
+    events = spark.createDataFrame(
+        [
+            ("u", "a", "purchase", before, before),
+            ("u", "a", "purchase", before, before),
+            ("u", "a", "return", before, before),
+            ("u", "a", "purchase", CUT, CUT),
+            ("u", "b", "purchase", before, after),  # known too late
+            (None, "a", "purchase", before, before),
+            ("u", "not in the vocabulary", "purchase", before, before),
+        ],
+        "user_id string, item_id string, kind string, time timestamp, arrival_time timestamp",
+    )
+    users = spark.createDataFrame([(1, "u")], "index bigint, id string")
+    items = spark.createDataFrame([(1, "a"), (2, "b")], "index bigint, id string")
+    assert [tuple(row) for row in interactions(events, users, items, before=CUT).collect()] == [(1, 1, 2)]
+
+
+def test_popularity_orders_by_its_column_then_index(catalogue: DataFrame) -> None:
+    assert popularity_order(catalogue, "user_count").tolist() == [11, 10, 12, 13]
+    assert popularity_order(catalogue, "recent_count").tolist() == [12, 10, 11, 13]
+
+
+def test_popularity_leaves_out_what_was_seen(spark: SparkSession, catalogue: DataFrame) -> None:
+    asked = queries(spark, (1, [11, 12]), (2, []))
+    answer = popularity(asked, catalogue, by="user_count", k=2, exclude_seen=True)
+    assert ranks(answer) == {1: [10, 13], 2: [11, 10]}
+
+
+def test_neighbours_are_cosines_of_the_users_sets(counts: DataFrame) -> None:
+    near = {(row["item"], row["neighbour"]): row["similarity"] for row in neighbours(counts).collect()}
+    assert near == {
+        (10, 11): pytest.approx(2 / math.sqrt(6)),
+        (11, 10): pytest.approx(2 / math.sqrt(6)),
+        (11, 12): pytest.approx(1 / math.sqrt(6)),
+        (12, 11): pytest.approx(1 / math.sqrt(6)),
+    }
+    assert {row["neighbour"] for row in neighbours(counts, top=1).where("item = 11").collect()} == {10}
+
+
+def test_item_item_adds_up_similarities(spark: SparkSession, counts: DataFrame, catalogue: DataFrame) -> None:
+    near = neighbours(counts)
+    asked = queries(spark, (1, [10, 12]), (2, [11]), (3, []))
+    assert ranks(item_item(asked, near, catalogue, k=3, exclude_seen=True)) == {1: [11], 2: [10, 12]}
+    with_seen = item_item(asked, near, catalogue, k=3, exclude_seen=False)
+    assert ranks(with_seen) == {1: [11], 2: [10, 12]}  # an item is no neighbour of itself
+    best = with_seen.where("user = 1").collect()[0]
+    assert best["score"] == pytest.approx(3 / math.sqrt(6))
+    only_12 = catalogue.where("item = 12")
+    assert ranks(item_item(asked, near, only_12, k=3, exclude_seen=True)) == {2: [12]}
+
+
+def test_als_finds_the_planted_groups_under_the_same_mask(spark: SparkSession, tmp_path: Path) -> None:
+    groups = [(user, 100 * (user % 2) + item, 1) for user in range(1, 41) for item in range(1, 9) if (user + item) % 5]
+    counts = spark.createDataFrame(groups, "user bigint, item bigint, count bigint")
+    factors = fit_als(counts, tmp_path, rank=4, iterations=5, alpha=10.0, regularisation=0.1)
+    seen = {user: [item for who, item, _ in groups if who == user] for user in (2, 3)}
+    asked = queries(spark, (2, seen[2]), (3, seen[3]), (999, []))
+    answer = ranks(factors.recommend(asked, k=1, exclude_seen=True))
+    assert answer == {2: [3], 3: [102]} or (answer[2][0] in (3, 8) and answer[3][0] in (102, 107))
+    everything = ranks(factors.recommend(asked, k=100, exclude_seen=False))
+    assert set(everything) == {2, 3}
+    assert sorted(everything[2]) == sorted({item for _, item, _ in groups})
