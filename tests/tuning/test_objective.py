@@ -1,0 +1,92 @@
+"""The channel between the ranks and the study, and the storages it runs over."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from training.errors import TuningError
+from training.record import Event, Pruned
+from tuning import ownership
+from tuning.objective import Channel, Pruning, learn_trial, study_reporter, trial_id_of
+from tuning.storage import is_local_file, masked, open_storage
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Channel:
+    """Three finished trials, of 0.5 after one epoch and 0.7 after two, and one under way."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=open_storage(url), direction="maximize")
+    for _ in range(3):
+        trial = study.ask()
+        for epochs, value in ((1, 0.5), (2, 0.7), (3, 0.9)):
+            trial.report(value, epochs)
+        study.tell(trial, 0.9)
+    study.ask()
+    return Channel(url, "s", 3, "recall_at_20", Pruning("median", 3, warmup=0))
+
+
+def test_a_channel_travels_as_json(channel: Channel) -> None:
+    assert channel.to_json()["kind"] == "study"
+    assert Channel.from_json(channel.to_json()) == channel
+
+
+def test_a_trial_below_the_median_is_stopped(channel: Channel) -> None:
+    report = study_reporter(channel.to_json())
+    report(Event("epoch", 10, 0, "", {"recall_at_20": 0.5}))
+    with pytest.raises(Pruned, match=r"trial 3 ends at recall_at_20 0\.1 after 2 epoch"):
+        report(Event("epoch", 20, 1, "", {"recall_at_20": 0.1}))
+    trial = optuna.load_study(study_name="s", storage=open_storage(channel.storage)).trials[3]
+    assert trial.intermediate_values == {1: 0.5, 2: 0.1}
+    assert trial.user_attrs == {"pruned_after_epochs": 2}
+
+
+def test_the_last_epoch_is_never_pruned(channel: Channel) -> None:
+    study_reporter(channel.to_json())(Event("epoch", 30, 2, "", {"recall_at_20": 0.0}))
+
+
+def test_an_epoch_without_the_metric_is_an_error(channel: Channel) -> None:
+    with pytest.raises(TuningError, match=r"tuning\.metric is 'recall_at_20', .* it gives: loss, ndcg_at_10"):
+        study_reporter(channel.to_json())(Event("epoch", 1, 0, "", {"loss": 1.0, "ndcg_at_10": 0.1}))
+
+
+def prune(spec: dict[str, Any], world: Any) -> dict[str, Any]:
+    raise Pruned("enough")
+
+
+def test_a_pruned_trial_is_a_result(channel: Channel) -> None:
+    assert learn_trial({"learn": "tests.tuning.test_objective:prune", "spec": {}}, None) == {"pruned": True}
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql+nodriver://u:secret@h/db", "sqlite:////proc/nowhere/study.db"])
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(TuningError, match=r"study storage '(nonsense|mysql|sqlite)") as caught:
+        open_storage(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_passwords_are_masked() -> None:
+    assert masked("postgresql://me:se:cr@et@host/db") == "postgresql://me:***@host/db"
+    assert masked("sqlite:///a/b.db") == "sqlite:///a/b.db"
+    assert is_local_file("sqlite:///a")
+    assert not is_local_file("journal:/a")
+
+
+def test_a_live_driver_keeps_its_trial(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(channel.storage)
+    trial_id = trial_id_of(storage, "s", 3)
+    monkeypatch.setattr(ownership, "BEAT_S", 0.01)
+    with ownership.claimed(storage, trial_id):
+        first = storage.get_trial(trial_id).user_attrs["driver_seen"]
+        time.sleep(0.1)
+        assert storage.get_trial(trial_id).user_attrs["driver_seen"] > first
+    storage.set_trial_user_attr(trial_id, "driver_process", 1)  # a process that lives
+    assert not ownership.is_stale(storage.get_trial(trial_id))
+    storage.set_trial_user_attr(trial_id, "driver_host", "elsewhere")
+    assert not ownership.is_stale(storage.get_trial(trial_id))
+    storage.set_trial_user_attr(trial_id, "driver_seen", time.time() - 1000)
+    assert ownership.is_stale(storage.get_trial(trial_id))

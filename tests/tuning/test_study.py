@@ -1,0 +1,218 @@
+"""The study: best found, bad trials pruned, failures kept, killed and resumed as if unbroken."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.tuning import toy
+from training.errors import TuningError
+from tuning.objective import Pruning, learn_trial
+from tuning.space import read_space
+from tuning.storage import open_storage
+from tuning.study import StudyPlan, TrialEnd, TrialJob, run_study
+from tuning.summary import best_overrides, summarise
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trial_spec(folder: Path, job: TrialJob) -> dict[str, Any]:
+    spec = {"report": job.channel.to_json(), "checkpoint_dir": str(folder / str(job.number)), **job.overrides}
+    return {"learn": "tests.tuning.toy:learn", "spec": json.loads(json.dumps(spec))}
+
+
+def in_process(folder: Path) -> Callable[[TrialJob], Mapping[str, Any]]:
+    return lambda job: learn_trial(trial_spec(folder, job), None)
+
+
+def study_of(plan: StudyPlan) -> optuna.Study:
+    return optuna.load_study(study_name=plan.name, storage=open_storage(plan.storage))
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}/study.db", "journal:{}/deep/study.log"])
+def test_the_study_finds_what_was_planted(tmp_path: Path, url: str) -> None:
+    plan = toy.plan(tmp_path, storage=url.format(tmp_path), trials=14)
+    ends: list[TrialEnd] = []
+    run_study(plan, in_process(tmp_path), ends.append)
+    summary = summarise(plan)
+    assert [end.number for end in ends] == list(range(14))
+    assert summary["counts"] == {"complete": 14}
+    assert summary["start"]["params"] == {"model.rate": 0.2, "model.width": 8}
+    assert summary["start"]["number"] == 0
+    assert summary["best"]["value"] > summary["start"]["value"] == pytest.approx(0.5)
+    assert abs(summary["best"]["params"]["model.rate"] - 0.7) < 0.15
+    assert summary["best"]["epochs"] == [
+        pytest.approx(summary["best"]["value"] * (epoch + 1) / 3) for epoch in range(3)
+    ]
+    assert sum(summary["importances"].values()) == pytest.approx(1.0)
+    assert [end.number for end in ends if end.best][-1] == summary["best"]["number"]
+    best = best_overrides(summary)
+    assert best is not None
+    assert best["model"] == {key.split(".")[1]: value for key, value in summary["best"]["params"].items()}
+    assert (best["training"], best["trial"], best["epochs"]) == ({}, summary["best"]["number"], 3)
+
+
+@pytest.mark.parametrize("kind", ["median", "hyperband"])
+def test_bad_trials_are_pruned_and_say_after_how_many_epochs(tmp_path: Path, kind: Any) -> None:
+    plan = toy.plan(tmp_path, trials=14, kind=kind)
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    summary = summarise(plan)
+    pruned = [row for row in summary["trials"] if row["state"] == "pruned"]
+    assert pruned
+    assert all(0 < len(row["epochs"]) < 3 and row["value"] == max(row["epochs"]) for row in pruned)
+    complete = [row["value"] for row in summary["trials"] if row["state"] == "complete"]
+    assert summary["best"]["value"] == max(complete)
+
+
+def test_warm_up_keeps_every_trial_for_its_epochs(tmp_path: Path) -> None:
+    plan = toy.plan(tmp_path, trials=12, pruning=Pruning("median", 3, warmup=1))
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    lengths = {len(row["epochs"]) for row in summarise(plan)["trials"]}
+    assert lengths == {2, 3}
+
+
+def test_a_finished_study_runs_nothing_more_and_a_larger_total_goes_on(tmp_path: Path) -> None:
+    plan = toy.plan(tmp_path, trials=4)
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    run_study(plan, lambda _: pytest.fail("a trial ran"), lambda _: None)
+    run_study(replace(plan, trials=6), in_process(tmp_path), lambda _: None)
+    unbroken = toy.plan(tmp_path / "unbroken", trials=6)
+    run_study(unbroken, in_process(tmp_path / "unbroken"), lambda _: None)
+    assert [row["params"] for row in summarise(plan)["trials"]] == [
+        row["params"] for row in summarise(unbroken)["trials"]
+    ]
+
+
+def test_another_fingerprint_is_refused_with_what_changed(tmp_path: Path) -> None:
+    plan = toy.plan(tmp_path, trials=1)
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    other = replace(plan, fixed={"examples version": 4})
+    message = r"(?s)study 'toy' in journal.*examples version: was 3, is now 4\nStart another with tuning\.study=NAME"
+    with pytest.raises(TuningError, match=message):
+        run_study(other, in_process(tmp_path), lambda _: None)
+    narrower = replace(plan, space=read_space({"model": toy.Model()}, {"model.width": {"choices": [8]}}))
+    with pytest.raises(TuningError, match=r"range of model\.width: was .*4, 8.*is now .*8"):
+        run_study(narrower, in_process(tmp_path), lambda _: None)
+    run_study(replace(other, name="toy2"), in_process(tmp_path), lambda _: None)
+
+
+def test_a_failed_trial_is_kept_with_its_error_and_the_study_goes_on(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        if job.number == 1:
+            raise MemoryError("1 GB too few")
+        return in_process(tmp_path)(job)
+
+    plan = toy.plan(tmp_path, trials=4)
+    ends: list[TrialEnd] = []
+    run_study(plan, run_trial, ends.append)
+    summary = summarise(plan)
+    assert summary["counts"] == {"complete": 3, "fail": 1}
+    assert summary["trials"][1]["error"] == "MemoryError: 1 GB too few"
+    assert summary["trials"][1]["value"] is None
+    assert (ends[1].state, ends[1].error) == ("fail", "MemoryError: 1 GB too few")
+
+
+def test_a_study_whose_first_trials_all_fail_stops_and_goes_on_when_the_cause_is_gone(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        raise OSError(f"disk full at trial {job.number}")
+
+    plan = toy.plan(tmp_path, trials=6)
+    with pytest.raises(TuningError, match=r"first 3 trials all failed.*trial 2 with .*OSError: disk full at trial 2"):
+        run_study(plan, run_trial, lambda _: None)
+    assert best_overrides(summarise(plan)) is None
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    summary = summarise(plan)
+    assert summary["counts"] == {"fail": 3, "complete": 3}
+    assert summary["start"]["number"] == 3
+
+
+def test_a_trial_without_a_finite_metric_fails(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        if job.number == 1:
+            study = study_of(plan)
+            trial_id = study.trials[1]._trial_id
+            open_storage(plan.storage).set_trial_intermediate_value(trial_id, 1, float("nan"))
+            return {}
+        return {} if job.number == 2 else in_process(tmp_path)(job)
+
+    plan = toy.plan(tmp_path, trials=3)
+    run_study(plan, run_trial, lambda _: None)
+    errors = [row["error"] for row in summarise(plan)["trials"]]
+    assert errors == [
+        None,
+        "TuningError: the trial reported no finite recall_at_20; it reported [nan]",
+        "TuningError: the trial reported no finite recall_at_20; it reported []",
+    ]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.tuning import toy
+from tests.tuning.test_study import trial_spec
+from tuning.objective import learn_trial
+from tuning.study import run_study
+folder = Path(sys.argv[1])
+def run_trial(job):
+    spec = trial_spec(folder, job)
+    spec["spec"] |= {"die_in": 2, "die_at": 2}
+    return learn_trial(spec, None)
+run_study(toy.plan(folder, storage=f"sqlite:///{folder}/study.db", trials=5), run_trial, lambda end: None)
+"""
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint_under_its_own_number(tmp_path: Path) -> None:
+    died = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    plan = toy.plan(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=5)
+    before = study_of(plan).trials
+    assert [trial.state for trial in before[2:]] == [TrialState.RUNNING]
+    assert list(before[2].intermediate_values) == [1, 2]
+    ran: list[int] = []
+    run_study(plan, in_process(tmp_path), lambda end: ran.append(end.number))
+    assert ran == [2, 3, 4]
+    after = summarise(plan)["trials"]
+    assert after[2]["params"] == before[2].params
+    processes = json.loads((tmp_path / "2" / "epochs.json").read_text())
+    assert len(processes) == 3
+    assert processes[0] == processes[1] != processes[2]  # the first two epochs were not run again
+    unbroken = toy.plan(tmp_path / "unbroken", trials=5)
+    run_study(unbroken, in_process(tmp_path / "unbroken"), lambda _: None)
+    assert [row["epochs"] for row in after] == [row["epochs"] for row in summarise(unbroken)["trials"]]
+
+
+def test_an_interrupted_study_leaves_its_trial_to_the_next_call(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        raise KeyboardInterrupt
+
+    plan = toy.plan(tmp_path, trials=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plan, run_trial, lambda _: None)
+    run_study(plan, in_process(tmp_path), lambda _: None)
+    assert [row["number"] for row in summarise(plan)["trials"]] == [0, 1]
+
+
+def test_a_prune_decision_outlives_its_driver(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        in_process(tmp_path)(job)
+        if job.number == 1:
+            trial_id = study_of(plan).trials[1]._trial_id
+            open_storage(plan.storage).set_trial_user_attr(trial_id, "pruned_after_epochs", 1)
+            raise KeyboardInterrupt
+        return {}
+
+    plan = toy.plan(tmp_path, trials=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plan, run_trial, lambda _: None)
+    run_study(plan, lambda _: pytest.fail("a pruned trial ran again"), lambda _: None)
+    assert summarise(plan)["counts"] == {"complete": 1, "pruned": 1}

@@ -1,0 +1,67 @@
+"""Where studies are kept: any Optuna storage URL, or a journal file for network file systems.
+
+    sqlite:///out/run/study.db                one machine; the default
+    journal:/shared/run/study.log             several machines on one file system
+    postgresql://user:password@host/database  several machines; likewise mysql
+
+Ranks and driver open the same URL; a password in it is never shown.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
+
+from training.errors import TuningError
+
+JOURNAL = "journal:"
+SQLITE = "sqlite:///"
+SQLITE_WAIT_S = 60  # a writer waits for the other process's commit this long
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open a storage, and make it if it is a file that does not exist.
+
+    Raises:
+        TuningError: the URL cannot be read, its driver is not installed, or nothing answers there.
+    """
+    try:
+        if url.startswith(JOURNAL):
+            path = _with_folder(url.removeprefix(JOURNAL))
+            return JournalStorage(JournalFileBackend(path))
+        options = {}
+        if url.startswith(SQLITE):
+            _with_folder(url.removeprefix(SQLITE))
+            options = {"connect_args": {"timeout": SQLITE_WAIT_S}}
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options})
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        raise TuningError(
+            f"study storage '{masked(url)}' cannot be opened ({_first_line(error)}); tuning.storage takes an Optuna "
+            "storage URL, e.g. sqlite:///out/run/study.db, journal:/shared/study.log or postgresql://user:password@host/database"
+        ) from error
+
+
+def masked(url: str) -> str:
+    """The URL without its password, for messages and files."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+
+
+def is_local_file(url: str) -> bool:
+    """Whether only this machine's processes can be expected to reach the storage."""
+    return url.startswith("sqlite:")
+
+
+def _with_folder(path: str) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))

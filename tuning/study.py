@@ -1,0 +1,213 @@
+"""A study: many short trainings on one pinned version, each a job of several ranks, kept so that it can go on.
+
+    plan = StudyPlan(name="recommend", storage="sqlite:///out/run/study.db", ...)
+    run_study(plan, run_trial, progress)      # again after a kill: goes on where it stood
+
+The driver proposes parameters and starts trials; the ranks report to the storage (tuning/objective.py). A trial whose
+driver died is put back in the queue under its own number, so that it goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from training.errors import TuningError
+from tuning.objective import PRUNED_AFTER, Channel, Pruning, trial_id_of
+from tuning.ownership import claimed, is_stale
+from tuning.space import Space
+from tuning.storage import masked, open_storage
+
+FINGERPRINT = "fingerprint"
+ERROR, IS_START, SECONDS = "error", "is_start", "seconds"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+RANDOM_TRIALS = 5  # before TPE models the results: a trial is a training, so it starts sooner than Optuna's ten
+GIVE_UP_AFTER = 3  # failures at a study's start before it stops: the cause lies with the set-up, not the parameters
+ERROR_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """All that a study is made of.
+
+    Attributes:
+        name: the study's name in its storage.
+        storage: see tuning/storage.py.
+        space: what is varied.
+        fixed: what is held (pinned versions, model, settings), JSON; with the space and the metric, the fingerprint.
+        metric: validation metric to maximise; a trial's value is that of its best epoch.
+        trials: number of trials that the study shall have in the end, failed ones included.
+        pruning: when a trial is given up.
+        seed: of the sampler.
+    """
+
+    name: str
+    storage: str
+    space: Space
+    fixed: Mapping[str, Any]
+    metric: str
+    trials: int
+    pruning: Pruning
+    seed: int = 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change between the trials of a study, by the names that a person knows."""
+        ranges = {f"range of {name}": spec for name, spec in self.space.to_json().items()}
+        whole = {**self.fixed, **ranges, "metric": self.metric, "epochs of a trial": self.pruning.epochs}
+        decoded: dict[str, Any] = json.loads(json.dumps(whole))
+        return decoded
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What the caller runs: a training with these values that reports to this channel."""
+
+    number: int
+    overrides: dict[str, dict[str, Any]]
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended. `value` is None if it failed."""
+
+    number: int
+    state: str
+    value: float | None
+    params: Mapping[str, Any]
+    seconds: float
+    error: str | None = None
+    best: bool = False
+
+
+RunTrial = Callable[[TrialJob], Mapping[str, Any]]
+
+
+def open_study(plan: StudyPlan, storage: BaseStorage) -> optuna.Study:
+    """Create the study, or take up the one of this name.
+
+    Raises:
+        TuningError: the study was made with another fingerprint.
+    """
+    study = optuna.create_study(
+        study_name=plan.name, storage=storage, direction="maximize", pruner=plan.pruning.build(), load_if_exists=True
+    )
+    wanted, held = plan.fingerprint(), study.user_attrs.get(FINGERPRINT)
+    if held is None:
+        study.set_user_attr(FINGERPRINT, wanted)
+    elif held != wanted:
+        changes = [
+            f"  - {key}: was {json.dumps(held.get(key))}, is now {json.dumps(wanted.get(key))}"
+            for key in sorted(held.keys() | wanted.keys())
+            if held.get(key) != wanted.get(key)
+        ]
+        raise TuningError(
+            f"study '{plan.name}' in {masked(plan.storage)} compares trials of one data version, space and metric, and "
+            "these changed:\n" + "\n".join(changes) + "\nStart another with tuning.study=NAME, or restore what changed"
+        )
+    return study
+
+
+def run_study(plan: StudyPlan, run_trial: RunTrial, progress: Callable[[TrialEnd], None]) -> None:
+    """Run trials until the study has as many as planned.
+
+    The first takes the configured values; trials that a dead driver left behind go first. Interrupting leaves the
+    trial under way to the next call. Drivers on several machines may share a study through its storage.
+
+    Args:
+        plan: the study.
+        run_trial: runs one trial's training and returns when it has ended, pruned or not; what it raises is kept as
+            the trial's error.
+        progress: told of each trial that has ended.
+
+    Raises:
+        TuningError: see `open_study`; or the first trials all failed.
+    """
+    storage = open_storage(plan.storage)
+    study = open_study(plan, storage)
+    _put_back_stale(study, storage)
+    if _taken(study) < plan.trials:
+        _enqueue_start(study, plan)
+    failed = 0
+    while _taken(study) < plan.trials:
+        # A function of seed and number alone: a study that was interrupted proposes what an unbroken one would.
+        seed = (plan.seed * 100_003 + len(study.trials)) % 2**32
+        study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+        end = _run_one(study, storage, plan, run_trial)
+        progress(end)
+        failed += end.state == "fail"
+        if failed == GIVE_UP_AFTER and not study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            raise TuningError(
+                f"study '{plan.name}': the first {failed} trials all failed, so it stopped; trial {end.number} "
+                f"with {dict(end.params)}: {end.error}\nRemove the cause and run it again; it goes on"
+            )
+
+
+def _run_one(study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_trial: RunTrial) -> TrialEnd:
+    """Take the next trial, run it, and tell the study how it ended."""
+    trial = study.ask()
+    trial_id = trial_id_of(storage, plan.name, trial.number)
+    started = time.perf_counter()
+    error = None
+    with claimed(storage, trial_id):
+        overrides = plan.space.suggest(trial)
+        if PRUNED_AFTER not in trial.user_attrs:  # else its driver died after the decision
+            channel = Channel(plan.storage, plan.name, trial.number, plan.metric, plan.pruning)
+            try:
+                run_trial(TrialJob(trial.number, overrides, channel))
+            except Exception as problem:
+                error = f"{type(problem).__name__}: {problem}"[:ERROR_CHARACTERS]
+        trial.set_user_attr(SECONDS, time.perf_counter() - started)
+    return _tell(study, trial, storage.get_trial(trial_id), plan, error)
+
+
+def _tell(study: optuna.Study, trial: Trial, left: FrozenTrial, plan: StudyPlan, error: str | None) -> TrialEnd:
+    values = epoch_values(left)
+    finite = [value for value in values if math.isfinite(value)]
+    if error is None and not finite:
+        error = f"TuningError: the trial reported no finite {plan.metric}; it reported {values}"
+    pruned = PRUNED_AFTER in left.user_attrs
+    if error is not None:
+        trial.set_user_attr(ERROR, error)
+        study.tell(trial, state=TrialState.FAIL)
+    elif pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, max(finite))
+    state = "fail" if error is not None else "pruned" if pruned else "complete"
+    value = None if error is not None else max(finite)
+    is_best = state == "complete" and study.best_trial.number == trial.number
+    return TrialEnd(trial.number, state, value, trial.params, left.user_attrs[SECONDS], error, is_best)
+
+
+def epoch_values(trial: FrozenTrial) -> list[float]:
+    """The metric after each epoch, in order."""
+    return [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+
+
+def _taken(study: optuna.Study) -> int:
+    """Trials that have ended or are under way with another driver."""
+    return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
+
+
+def _put_back_stale(study: optuna.Study, storage: BaseStorage) -> None:
+    """Queue the trials whose driver is gone, under their own numbers and with what they have reported."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_stale(trial):
+            storage.set_trial_state_values(trial_id_of(storage, study.study_name, trial.number), TrialState.WAITING)
+
+
+def _enqueue_start(study: optuna.Study, plan: StudyPlan) -> None:
+    """Queue the configured values, unless a trial with them is there and has not failed."""
+    standing = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    if not any(trial.user_attrs.get(IS_START) for trial in standing):
+        study.enqueue_trial(plan.space.start(), user_attrs={IS_START: True})
