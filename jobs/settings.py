@@ -94,9 +94,15 @@ class TuningSettings(Section):
     """The Optuna study over the training."""
 
     trials: int = Field(8, ge=0)
-    storage: str = Field("", description="an Optuna storage URL; default: SQLite beside the run")
+    study: str = Field("", description="the study's name; another name starts afresh; default: the task and the model")
+    storage: str = Field("", description="an Optuna storage URL, or journal:PATH; default: SQLite beside the run")
+    space: dict[str, dict[str, Any] | None] = Field(
+        default_factory=dict,
+        description="ranges over those of the fields, e.g. {model.dim: {choices: [32, 64]}}; null holds a field",
+    )
     metric: str = "recall_at_20"
     epochs: int = Field(3, ge=1, description="epochs of a trial at most")
+    pruner: Literal["median", "hyperband", "none"] = "median"
     pruner_warmup: int = Field(1, ge=0, description="epochs before a trial may be pruned")
     seed: int = Field(0, ge=0)
 
