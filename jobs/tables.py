@@ -31,6 +31,7 @@ MADE_BY = {
     "items": "ingest",
     "users": "ingest",
     "quarantine": "ingest",
+    "dispositions": "ingest",
     "vocabulary_items": "build_examples",
     "vocabulary_users": "build_examples",
     "examples": "build_examples",
@@ -43,6 +44,8 @@ MADE_BY = {
 HOUSEKEEPING = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "COMPUTE STATS")
 # They share no base class in Python.
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
+# Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
+MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -138,7 +141,7 @@ class Tables:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        with self._one_writer(name, job), _session_settings(self.spark, file_options):
+        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
         return self._version_of(name, job, inputs)
 
@@ -167,9 +170,19 @@ class Tables:
             return self.version(name)
         same = " AND ".join(f"held.`{key}` = new.`{key}`" for key in keys)
         merge = self._table(name).alias("held").merge(df.alias("new"), same).whenNotMatchedInsertAll()
-        with self._one_writer(name, job), _session_settings(self.spark, {USER_METADATA: _metadata(job, inputs)}):
+        settings = MICROSECONDS | {USER_METADATA: _metadata(job, inputs)}
+        with self._one_writer(name, job), session_settings(self.spark, settings):
             merge.execute()
         return self._version_of(name, job, inputs)
+
+    def made_from(self, name: str) -> dict[str, Any] | None:
+        """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
+        metadata = next((metadata for _, metadata in self._changes(name)), None) if self.exists(name) else None
+        try:
+            inputs = json.loads(metadata or "null")["inputs"]
+        except (ValueError, TypeError, KeyError):
+            return None
+        return dict(inputs)
 
     def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the table's last change was made by this job from these inputs."""
@@ -232,7 +245,7 @@ class Tables:
 
 
 @contextmanager
-def _session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
     """Set session settings for a while."""
     before = {key: spark.conf.get(key, None) for key in settings}
     for key, value in settings.items():

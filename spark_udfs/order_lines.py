@@ -1,0 +1,201 @@
+"""Raw order lines to events: every raw row gets exactly one disposition, by rules in a stated order.
+
+    raw strings --sort_out--> one row per distinct raw row: disposition, number of copies, typed columns
+                --events----> the kept ones
+                --set_aside-> the others, with their reason
+
+A row that equals another in every column is a duplicate: one copy goes on, the others are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+REQUIRED = ("order_id", "item_id", "user_id", "time", "quantity", "price")
+OPTIONAL = ("name", "category", "country", "kind", "arrival_time")
+
+SALE = "sale"
+SALE_WITHOUT_CUSTOMER = "sale_without_customer"
+RETURN = "return"
+VIEW = "view"
+DUPLICATE = "duplicate"
+KEPT = (SALE, SALE_WITHOUT_CUSTOMER, RETURN, VIEW)
+# Set aside by rule: nothing is wrong with such a row.
+BY_RULE = (DUPLICATE, "not_a_product")
+# In the order in which they are tried: a row with two faults is counted under the first.
+REASONS = {
+    "malformed_line": "the line has more or fewer fields than the header",
+    "missing_order_id": "the order id is null or blank",
+    "missing_item_id": "the item id is null or blank",
+    "not_a_product": "the item id does not match ingest.item_pattern: postage, fees, vouchers",
+    "unknown_kind": "the kind is none of purchase, return, view",
+    "missing_time": "the time is null or blank",
+    "unreadable_time": "the time does not fit ingest.time_format",
+    "future_time": "the time lies after ingest.now (default: the clock)",
+    "unreadable_arrival_time": "the arrival time does not fit ingest.time_format",
+    "unreadable_quantity": "the quantity is missing or not a whole number",
+    "quantity_not_positive": "zero, or below zero outside a return",
+    "unreadable_price": "the price is missing or not a finite number",
+    "price_not_positive": "the price is zero or below",
+}
+EVENT_COLUMNS = (
+    "event_id", "order_id", "user_id", "item_id", "kind", "time", "arrival_time", "quantity", "price",
+    "name", "category", "country",
+)  # fmt: skip
+MALFORMED = "_malformed_line"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to read a shop's order lines.
+
+    Attributes:
+        columns: the raw column's name, by ours (REQUIRED, OPTIONAL).
+        time_format: Spark's datetime pattern of time and arrival_time; times are UTC.
+        cancelled_prefix: an order id that starts with it is a return.
+        item_pattern: a regular expression; item ids that do not match are not products.
+        now: later rows lie in the future; None: the clock.
+    """
+
+    columns: Mapping[str, str]
+    time_format: str = "yyyy-MM-dd HH:mm:ss"
+    cancelled_prefix: str | None = None
+    item_pattern: str | None = None
+    now: datetime | None = None
+
+
+def sort_out(raw: DataFrame, rules: Rules) -> DataFrame:
+    """Type every distinct raw row and give it its one disposition.
+
+    Args:
+        raw: string columns only, among them those that `rules.columns` names.
+        rules: how to read them.
+
+    Returns:
+        EVENT_COLUMNS (null where unreadable), `row` (the raw row as JSON), `copies` (bigint: how often it stood in the
+        input), `disposition` (one of KEPT or a key of REASONS).
+    """
+    names = list(raw.columns)
+    distinct = raw.groupBy(*names).agg(F.count(F.lit(1)).alias("copies"))
+    row = distinct.select(
+        F.to_json(F.struct(*(f"`{name}`" for name in names))).alias("row"),
+        "copies",
+        *(_raw(rules, name).alias(f"raw_{name}") for name in REQUIRED + OPTIONAL),
+        (F.col(MALFORMED).isNotNull() if MALFORMED in names else F.lit(False)).alias("is_malformed"),
+    )
+    typed = row.select("*", *_typed(rules))
+    return typed.withColumn("disposition", _disposition(rules)).select(
+        *EVENT_COLUMNS, "row", "copies", "disposition"
+    )
+
+
+def events(sorted_out: DataFrame) -> DataFrame:
+    """The kept rows, as events: EVENT_COLUMNS, one row per event_id."""
+    return sorted_out.where(F.col("disposition").isin(*KEPT)).select(*EVENT_COLUMNS)
+
+
+def set_aside(sorted_out: DataFrame) -> DataFrame:
+    """The rows that were not kept: `reason` and `row` (JSON)."""
+    return sorted_out.where(~F.col("disposition").isin(*KEPT)).select(F.col("disposition").alias("reason"), "row")
+
+
+def counts(sorted_out: DataFrame) -> DataFrame:
+    """`disposition`, `rows` (bigint): they add up to the number of raw rows; further copies count as duplicates."""
+    first = sorted_out.groupBy("disposition").agg(F.count(F.lit(1)).alias("rows"))
+    further = sorted_out.agg(F.lit(DUPLICATE).alias("disposition"), F.sum(F.col("copies") - 1).alias("rows"))
+    return first.unionByName(further).where("rows > 0")
+
+
+def items(events: DataFrame) -> DataFrame:
+    """items(item_id, name, category, first_sold, last_sold, price): of the items with at least one purchase.
+
+    Name and category are the most frequent ones (of equally frequent ones, the first by alphabet); the price is that of
+    the last purchase.
+    """
+    bought = events.where("kind = 'purchase'")
+    facts = bought.groupBy("item_id").agg(
+        F.min("time").alias("first_sold"),
+        F.max("time").alias("last_sold"),
+        F.max_by("price", F.struct("time", "event_id")).alias("price"),
+    )
+    named = facts.join(_most_frequent(bought, "item_id", "name"), on="item_id", how="left")
+    named = named.join(_most_frequent(bought, "item_id", "category"), on="item_id", how="left")
+    return named.select("item_id", F.coalesce("name", "item_id").alias("name"), "category", "first_sold", "last_sold", "price")
+
+
+def users(events: DataFrame) -> DataFrame:
+    """users(user_id, country, first_seen, last_seen): of the users with at least one event."""
+    known = events.where("user_id IS NOT NULL")
+    facts = known.groupBy("user_id").agg(F.min("time").alias("first_seen"), F.max("time").alias("last_seen"))
+    placed = facts.join(_most_frequent(known, "user_id", "country"), on="user_id", how="left")
+    return placed.select("user_id", "country", "first_seen", "last_seen")
+
+
+def _most_frequent(events: DataFrame, key: str, column: str) -> DataFrame:
+    tallied = events.where(F.col(column).isNotNull()).groupBy(key, column).agg(F.count(F.lit(1)).alias("lines"))
+    # The most lines, then the first by alphabet: min over (-lines, value).
+    best = F.min(F.struct((-F.col("lines")).alias("fewest"), F.col(column))).alias("best")
+    return tallied.groupBy(key).agg(best).select(key, F.col(f"best.{column}").alias(column))
+
+
+def _raw(rules: Rules, name: str) -> Column:
+    """The raw text of one of our columns, trimmed; null where blank or not in the file."""
+    if name not in rules.columns:
+        return F.lit(None).cast("string")
+    text = F.trim(F.col(f"`{rules.columns[name]}`"))
+    return F.when(text != "", text)
+
+
+def _typed(rules: Rules) -> list[Column]:
+    is_return = F.coalesce(F.col("raw_order_id").startswith(rules.cancelled_prefix), F.lit(False)) if rules.cancelled_prefix else F.lit(False)
+    time = F.try_to_timestamp(F.col("raw_time"), F.lit(rules.time_format))
+    arrival = F.try_to_timestamp(F.col("raw_arrival_time"), F.lit(rules.time_format))
+    quantity = F.expr("try_cast(raw_quantity AS double)")
+    whole = (quantity == F.floor(quantity)) & (F.abs(quantity) < 2**53)
+    price = F.expr("try_cast(raw_price AS double)")
+    kind = F.when(is_return, F.lit("return")).otherwise(F.coalesce(F.lower("raw_kind"), F.lit("purchase")))
+    signed = F.when(whole, quantity.cast("bigint"))
+    return [
+        F.substring(F.sha2("row", 256), 1, 32).alias("event_id"),
+        *(F.col(f"raw_{name}").alias(name) for name in ("order_id", "user_id", "item_id", "name", "category", "country")),
+        kind.alias("kind"),
+        time.alias("time"),
+        # What is not said to be late is known at once; nothing is known before it happens.
+        F.greatest(time, arrival).alias("arrival_time"),
+        F.when(kind == "return", F.abs(signed)).otherwise(signed).alias("quantity"),
+        F.when(F.isnan(price) | (F.abs(price) == float("inf")), None).otherwise(price).alias("price"),
+    ]
+
+
+def _disposition(rules: Rules) -> Column:
+    now = F.lit(rules.now.replace(tzinfo=rules.now.tzinfo or UTC)) if rules.now else F.current_timestamp()
+    is_product = F.col("item_id").rlike(rules.item_pattern) if rules.item_pattern else F.lit(True)
+    faults = {
+        "malformed_line": F.col("is_malformed"),
+        "missing_order_id": F.col("order_id").isNull(),
+        "missing_item_id": F.col("item_id").isNull(),
+        "not_a_product": ~is_product,
+        "unknown_kind": ~F.col("kind").isin("purchase", "return", "view"),
+        "missing_time": F.col("raw_time").isNull(),
+        "unreadable_time": F.col("time").isNull(),
+        "future_time": F.col("time") > now,
+        "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull() & F.try_to_timestamp(
+            F.col("raw_arrival_time"), F.lit(rules.time_format)
+        ).isNull(),
+        "unreadable_quantity": F.col("quantity").isNull(),
+        "quantity_not_positive": F.col("quantity") <= 0,
+        "unreadable_price": F.col("price").isNull(),
+        "price_not_positive": F.col("price") <= 0,
+    }
+    kept = (
+        F.when(F.col("kind") == "return", RETURN)
+        .when(F.col("kind") == "view", VIEW)
+        .when(F.col("user_id").isNull(), SALE_WITHOUT_CUSTOMER)
+        .otherwise(SALE)
+    )
+    return F.coalesce(*(F.when(faults[reason], F.lit(reason)) for reason in REASONS), kept)
