@@ -29,7 +29,7 @@ Batch = dict[str, Value]
 
 
 def batch_size(batch: Batch) -> int:
-    """Number of rows; 0 for the empty batches with which a rank keeps step at the end of an epoch, and for no columns."""
+    """Number of rows; 0 for the empty batches with which a rank keeps step at the end of an epoch."""
     for value in batch.values():
         return int(value.offsets.numel()) - 1 if isinstance(value, Ragged) else len(value)
     return 0

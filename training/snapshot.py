@@ -1,75 +1,41 @@
 """One version of a Delta table, as files, row groups, deleted rows and partition values. No JVM, no copy.
 
-The log is read with delta-rs (deltalake); the Parquet files themselves with pyarrow, in `read_group`. What the log says
-and a Parquet reader misses is applied here: which files are live, which rows deletion vectors delete (by physical row
-number), physical column names and field ids, partition values, columns added or widened after a file was written.
+Delta-rs (deltalake) reads the log: which files are live at a version, which rows deletion vectors delete (by physical
+row number), the partition values, the columns' physical names. `training.parquet` reads the files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from numpy.typing import NDArray
 
 from training.errors import SchemaError, SnapshotError, TableError
+from training.parquet import DataFile, RowGroups, Source, bits
 
-# Reader features that change what a reader must do and that this module does, or that leave data files as they are.
+# Reader features that this module and training.parquet honour, or that leave data files as they are.
 READER_FEATURES = frozenset(
-    ["columnMapping", "deletionVectors", "timestampNtz", "typeWidening", "typeWidening-preview", "v2Checkpoint"]
-    + ["vacuumProtocolCheck"]
+    {
+        "columnMapping",
+        "deletionVectors",
+        "timestampNtz",
+        "typeWidening",
+        "typeWidening-preview",
+        "v2Checkpoint",
+        "vacuumProtocolCheck",
+    }
 )
-_FOOTER_THREADS = 16
-_PHYSICAL_NAME, _FIELD_ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
-
-
-class RowGroups(NamedTuple):
-    """Every row group of a snapshot; arrays of shape (groups,).
-
-    Attributes:
-        file: index into `Snapshot.files`.
-        index: the row group's number in its file.
-        first: physical row number, in the file, of its first row.
-        rows: physical rows.
-        live: rows that no deletion vector deletes.
-    """
-
-    file: NDArray[np.int32]
-    index: NDArray[np.int32]
-    first: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    live: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One live Parquet file.
-
-    Attributes:
-        path: relative to the table's root, as on the file system, or absolute.
-        size: bytes.
-        records: physical rows by the log, where it says.
-        partition: partition values by logical column name, typed.
-        deleted: packed bits, one a physical row, set where it is deleted; None without a deletion vector.
-    """
-
-    path: str
-    size: int
-    records: int | None
-    partition: Mapping[str, Any]
-    deleted: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +45,11 @@ class Snapshot:
     Attributes:
         uri: the table's path or URL.
         version: the Delta version.
-        fingerprint: sixteen hex digits of the live files and their deleted rows.
+        fingerprint: sixteen hex digits of the live files, their partition values and their deleted rows.
         schema: logical columns with their types, in the table's order.
         files: live files, sorted by path.
         groups: their row groups.
-        filesystem: where the files lie.
-        by_id: columns are found in the files by field id (column mapping mode `id`) instead of by physical name.
+        source: how they are read.
         properties: the table's properties at this version.
     """
 
@@ -94,9 +59,7 @@ class Snapshot:
     schema: pa.Schema
     files: tuple[DataFile, ...]
     groups: RowGroups
-    filesystem: pyarrow.fs.FileSystem
-    root: str
-    by_id: bool
+    source: Source
     properties: Mapping[str, str]
 
     @property
@@ -106,8 +69,7 @@ class Snapshot:
 
     def describe(self, group: int) -> str:
         """A row group's place, for errors."""
-        file = self.files[self.groups.file[group]]
-        return f"row group {self.groups.index[group]} of file '{file.path}' of version {self.version} of table '{self.uri}'"
+        return f"row group {self.groups.number[group]} of {self.source.place(self.files[self.groups.file[group]])}"
 
     def live_rows(self, group: int) -> NDArray[np.int64]:
         """Row numbers, within a row group, that are not deleted."""
@@ -115,42 +77,15 @@ class Snapshot:
         if file.deleted is None:
             return np.arange(rows)
         first = int(self.groups.first[group])
-        return np.flatnonzero(_bits(file.deleted, first, first + rows) == 0)
+        return np.flatnonzero(bits(file.deleted, first, first + rows) == 0)
 
-    def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """All physical rows of a row group, deleted ones too, with logical names and types and partition values.
+    def read_group(self, group: int, columns: Sequence[str]) -> dict[str, pa.Array]:
+        """All physical rows of a row group, deleted ones too, by logical name.
 
         Raises:
             SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
         """
-        file = self.files[self.groups.file[group]]
-        try:
-            with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us") as parquet:
-                physical = {name: _physical(self.schema.field(name), parquet, self.by_id) for name in columns}
-                stored = [name for name in physical.values() if name is not None]
-                table = parquet.read_row_group(int(self.groups.index[group]), columns=stored, use_threads=False)
-            return self._logical(table, physical, file, int(self.groups.rows[group]))
-        except FileNotFoundError as error:
-            raise _gone(self.uri, self.version, file.path) from error
-        except (pa.ArrowException, OSError) as error:
-            raise SnapshotError(
-                f"{self.describe(group)} cannot be read: {error}. Restore the file, or pin another version"
-            ) from error
-
-    def _open(self, file: DataFile) -> pa.NativeFile:
-        return _open_file(self.filesystem, self.root, file.path)
-
-    def _logical(self, table: pa.Table, physical: Mapping[str, str | None], file: DataFile, rows: int) -> pa.Table:
-        arrays = []
-        for name, stored in physical.items():
-            wanted = self.schema.field(name).type
-            if name in file.partition:
-                arrays.append(pa.repeat(pa.scalar(file.partition[name], wanted), rows))
-            elif stored is None:
-                arrays.append(pa.nulls(rows, wanted))
-            else:
-                arrays.append(_as_type(table.column(stored).combine_chunks(), wanted))
-        return pa.table(arrays, schema=pa.schema([self.schema.field(name).remove_metadata() for name in physical]))
+        return self.source.read(self.files[self.groups.file[group]], int(self.groups.number[group]), columns)
 
 
 def open_snapshot(
@@ -180,20 +115,20 @@ def open_snapshot(
     options = dict(storage_options or {})
     table = _open_table(uri, version, options)
     _check_features(table, uri)
-    schema = _columns(pa.schema(table.schema().to_arrow()), columns, uri)
+    whole = pa.schema(table.schema().to_arrow())
     files = _kept(_live_files(table, uri), table.metadata().partition_columns, partitions or {}, uri)
     filesystem, root = _filesystem(uri, options)
     properties = dict(table.metadata().configuration)
+    by_id = properties.get("delta.columnMapping.mode") == "id"
+    source = Source(uri, table.version(), whole, filesystem, root, by_id)
     return Snapshot(
         uri=uri,
         version=table.version(),
         fingerprint=_fingerprint(files),
-        schema=schema,
+        schema=_columns(whole, columns, uri),
         files=files,
-        groups=_row_groups(files, filesystem, root, uri, table.version()),
-        filesystem=filesystem,
-        root=root,
-        by_id=properties.get("delta.columnMapping.mode") == "id",
+        groups=source.row_groups(files),
+        source=source,
         properties=properties,
     )
 
@@ -205,14 +140,13 @@ def read_table(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.T
         SchemaError: a column does not exist.
         SnapshotError: a file cannot be read.
     """
-    schema = _columns(snapshot.schema, columns, snapshot.uri)
+    schema = pa.schema([field.remove_metadata() for field in _columns(snapshot.schema, columns, snapshot.uri)])
     parts = []
-    for group in range(len(snapshot.groups.file)):
-        table = snapshot.read_group(group, schema.names)
+    for group in range(len(snapshot.groups)):
+        table = pa.table(snapshot.read_group(group, schema.names), schema=schema)
         live = snapshot.live_rows(group)
         parts.append(table if len(live) == table.num_rows else table.take(pa.array(live)))
-    bare = pa.schema([field.remove_metadata() for field in schema])
-    return pa.concat_tables(parts) if parts else bare.empty_table()
+    return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
 def _open_table(uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
@@ -225,8 +159,8 @@ def _open_table(uri: str, version: int | None, options: dict[str, str]) -> Delta
     except DeltaError as error:
         wanted = "the newest version" if version is None else f"version {version}"
         raise SnapshotError(
-            f"{wanted} of table '{uri}' cannot be opened: {error}. A version that is still to come, that log clean-up removed, "
-            "or that needs an unknown reader feature cannot be pinned; DESCRIBE HISTORY lists those that can"
+            f"{wanted} of table '{uri}' cannot be opened: {error}. A version that is still to come, that log clean-up "
+            "removed, or that needs an unknown reader feature cannot be pinned; DESCRIBE HISTORY lists those that can"
         ) from error
 
 
@@ -245,8 +179,8 @@ def _columns(schema: pa.Schema, columns: Sequence[str] | None, uri: str) -> pa.S
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise SchemaError(
-            f"table '{uri}' has no column {', '.join(repr(name) for name in missing)}; it has: {', '.join(schema.names)}. "
-            "Build the table again with these columns, or correct the names"
+            f"table '{uri}' has no column {', '.join(repr(name) for name in missing)}; "
+            f"it has: {', '.join(schema.names)}. Build the table again with these columns, or correct the names"
         )
     return pa.schema([schema.field(name) for name in columns])
 
@@ -274,8 +208,8 @@ def _deletion_vectors(table: DeltaTable, paths: set[str], uri: str) -> dict[str,
                 found[_log_path(path, paths)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
     except DeltaError as error:
         raise SnapshotError(
-            f"the deletion vectors of table '{uri}' cannot be read: {error}. Purge them (REORG TABLE ... APPLY (PURGE)) and "
-            "drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or drop the feature that is named"
+            f"the deletion vectors of table '{uri}' cannot be read: {error}. Purge them (REORG ... APPLY (PURGE)), "
+            "then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or drop the feature that is named"
         ) from error
     return found
 
@@ -300,7 +234,8 @@ def _kept(
     for name in partitions:
         if name not in by:
             raise SchemaError(
-                f"'{name}' is not a partition column of table '{uri}'; it is partitioned by: {', '.join(by) or 'nothing'}"
+                f"'{name}' is not a partition column of table '{uri}'; those are: {', '.join(by) or 'none'}. "
+                "Name one of them, or partition the table by it"
             )
     wanted = {name: set(values) for name, values in partitions.items()}
     return tuple(f for f in files if all(_written(f.partition[name]) in values for name, values in wanted.items()))
@@ -322,82 +257,11 @@ def _fingerprint(files: tuple[DataFile, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _row_groups(files: tuple[DataFile, ...], fs: pyarrow.fs.FileSystem, root: str, uri: str, version: int) -> RowGroups:
-    def footer(file: DataFile) -> list[int]:
-        try:
-            with pq.ParquetFile(_open_file(fs, root, file.path)) as parquet:
-                metadata = parquet.metadata
-                rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        except FileNotFoundError as error:
-            raise _gone(uri, version, file.path) from error
-        except (pa.ArrowException, OSError) as error:
-            raise SnapshotError(
-                f"file '{file.path}' of version {version} of table '{uri}' is not a whole Parquet file: {error}. "
-                "Restore the file, or pin another version"
-            ) from error
-        if file.records is not None and sum(rows) != file.records:
-            raise SnapshotError(
-                f"file '{file.path}' of version {version} of table '{uri}' holds {sum(rows)} rows, the log says {file.records}. "
-                "It was changed behind Delta's back: restore the file, or pin another version"
-            )
-        return rows
-
-    with ThreadPoolExecutor(_FOOTER_THREADS) as threads:
-        counts = list(threads.map(footer, files))
-    return _arrays(files, counts)
-
-
-def _arrays(files: tuple[DataFile, ...], counts: list[list[int]]) -> RowGroups:
-    rows = np.array([n for per_file in counts for n in per_file], np.int64)
-    file = np.repeat(np.arange(len(files), dtype=np.int32), [len(per_file) for per_file in counts])
-    index = np.array([i for per_file in counts for i in range(len(per_file))], np.int32)
-    first = np.array([n for per_file in counts for n in [0, *np.cumsum(per_file)[:-1]][: len(per_file)]], np.int64)
-    live = rows.copy()
-    for group in np.flatnonzero([files[f].deleted is not None for f in file]):
-        start = int(first[group])
-        deleted = files[file[group]].deleted
-        assert deleted is not None
-        live[group] -= int(_bits(deleted, start, start + int(rows[group])).sum())
-    return RowGroups(file, index, first, rows, live)
-
-
-def _bits(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
-    """Bits [start, stop) of a packed mask; 0 past its end (a deletion vector may be shorter than its file)."""
-    bits = np.unpackbits(packed[start // 8 : -(-stop // 8)])[start % 8 : start % 8 + stop - start]
-    return np.pad(bits, (0, stop - start - len(bits)))
-
-
-def _physical(field: pa.Field, parquet: pq.ParquetFile, by_id: bool) -> str | None:
-    """A column's name inside a file; None where the file has no such column."""
-    metadata = field.metadata or {}
-    stored = parquet.schema_arrow
-    if by_id:
-        wanted = metadata[_FIELD_ID]
-        return next((f.name for f in stored if (f.metadata or {}).get(b"PARQUET:field_id") == wanted), None)
-    name: str = metadata[_PHYSICAL_NAME].decode() if _PHYSICAL_NAME in metadata else field.name
-    return name if name in stored.names else None
-
-
-def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """An array as the table's type: widened, instants in UTC, lists of either layout."""
-    if pa.types.is_fixed_size_list(array.type):
-        offsets = np.arange(len(array) + 1, dtype=np.int32) * array.type.list_size
-        array = pa.ListArray.from_arrays(pa.array(offsets), array.flatten())
-    return array if array.type == wanted else array.cast(wanted)
-
-
 def _filesystem(uri: str, options: dict[str, str]) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where data files lie: the local disk by path, anything else through delta-rs, with the same credentials as the log."""
+    """Where data files lie: the local disk by path, all else through delta-rs, with the same credentials as the log."""
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
     return pyarrow.fs.PyFileSystem(DeltaStorageHandler(uri, options)), ""
-
-
-def _open_file(filesystem: pyarrow.fs.FileSystem, root: str, path: str) -> pa.NativeFile:
-    if "://" in path or path.startswith("file:/"):  # a shallow clone names its source's files whole
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(path)
-        return filesystem.open_input_file(path)
-    return filesystem.open_input_file(f"{root}/{path}" if root else path)
 
 
 def _plain(uri: str) -> str:
@@ -406,11 +270,4 @@ def _plain(uri: str) -> str:
         return "/dbfs/" + uri.removeprefix("dbfs:/").lstrip("/")
     if uri.startswith("file:"):
         uri = unquote(urlparse(uri).path)
-    return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
-
-
-def _gone(uri: str, version: int, path: str) -> SnapshotError:
-    return SnapshotError(
-        f"file '{path}' of version {version} of table '{uri}' is gone; VACUUM deletes the files of old versions. "
-        "Pin a later version, or keep files for longer (delta.deletedFileRetentionDuration)"
-    )
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())
