@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import LaunchError
-from cluster.processes import Rank, RankLost, supervise, to_stderr
+from cluster.processes import Rank, RankLostError, supervise, to_stderr
 from cluster.rank import ONE_PROCESS, resolve, run_function, write_json
 from cluster.sizes import threads_per_rank
 
@@ -59,7 +59,7 @@ def launch(
     for attempt in range(restarts + 1):
         try:
             return _run_local(target, text, ranks, timeout_s=timeout_s, stall_s=stall_s, env=env or {}, log=log)
-        except RankLost as lost:
+        except RankLostError as lost:
             if attempt == restarts:
                 raise
             log(f"{lost}\nstarting all {ranks} ranks again ({attempt + 1} of at most {restarts} times)")
@@ -75,7 +75,9 @@ def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
     try:
         return json.dumps(spec)
     except (TypeError, ValueError) as error:
-        raise LaunchError(f"the spec of launch target '{target}' must be JSON: {error}; pass paths as strings") from error
+        raise LaunchError(
+            f"the spec of launch target '{target}' must be JSON: {error}; pass paths as strings"
+        ) from error
 
 
 def _run_local(
@@ -116,9 +118,9 @@ def horovod_env(stall_s: float) -> dict[str, str]:
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(int(max(1.0, min(stall_s, 120.0)))),
-        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(int(max(1.0, min(stall_s / 2, 60.0)))),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(int(max(1.0, stall_s))),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
+        "HOROVOD_STALL_CHECK_DISABLE": "1",
+        "MILLRACE_STALL_S": str(stall_s),
         "HOROVOD_FUSION_THRESHOLD": "0",
     }
 

@@ -23,7 +23,7 @@ GRACE_S = 3.0  # for the rank that caused a failure to say so, after another ran
 TAIL_LINES = 15
 
 
-class RankLost(LaunchError):
+class RankLostError(LaunchError):
     """A rank was killed or fell silent: the same job may well succeed when it is started again."""
 
 
@@ -82,7 +82,7 @@ def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -
     """Wait for all ranks and return rank 0's result; whatever happens, none is left running.
 
     Raises:
-        RankLost: a rank was killed or fell silent.
+        RankLostError: a rank was killed or fell silent.
         LaunchError: a rank failed, or the ranks did not join or finish in time.
     """
     started = time.monotonic()
@@ -138,8 +138,8 @@ def _verdict(failures: Sequence[Failure], running: Sequence[Rank], size: int) ->
         time.sleep(0.3)
         names = ", ".join(str(rank.rank) for rank in running)
         where = "".join(f"\n    [{rank.rank}] {line}" for rank in running for line in rank.tail)
-        return RankLost(f"rank {names} of {size} did not answer; {first.message}\n  where it stands:{where}")
-    return (RankLost if first.lost else LaunchError)(first.message)
+        return RankLostError(f"rank {names} of {size} did not answer; {first.message}\n  where it stands:{where}")
+    return (RankLostError if first.lost else LaunchError)(first.message)
 
 
 def _check_time(
@@ -147,7 +147,7 @@ def _check_time(
 ) -> None:
     absent = [str(rank.rank) for rank in ranks if not (folder / f"rank-{rank.rank}.joined").exists()]
     if absent and passed_s > START_S:
-        raise RankLost(
+        raise RankLostError(
             f"all {len(ranks)} ranks must meet within {START_S:.0f} s; rank {', '.join(absent)} did not; "
             "see its lines above, and look whether this machine is overloaded"
         )

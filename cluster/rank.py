@@ -61,7 +61,9 @@ def run_function(target: str, spec: dict[str, Any], world: Any) -> dict[str, Any
     try:
         decoded: dict[str, Any] = json.loads(json.dumps(result))
     except (TypeError, ValueError) as error:
-        raise LaunchError(f"the result of launch target '{target}' must be JSON: {error}; return plain values") from error
+        raise LaunchError(
+            f"the result of launch target '{target}' must be JSON: {error}; return plain values"
+        ) from error
     return decoded
 
 

@@ -1,48 +1,35 @@
 """The training loop, read top to bottom.
 
     result = fit(model, loader, FitSettings(epochs=3), world=World.current(), checkpoint_dir="out/checkpoints")
+
+Call it with the same arguments on every rank. Where the folder has a checkpoint of this training it goes on from there,
+with the same result as if it had never stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from training.batch import Batch
-from training.record import Event, Pruned
+from training.batch import Batch, batch_size, to_device
+from training.checkpoint import Checkpoints, State, pack
+from training.errors import SettingsError, TrainingError
+from training.fit_settings import FitSettings, step_seed
+from training.optimizers import build_optimizers
+from training.progress import Meter, Progress
+from training.record import Event, Kind, Pruned, Record
+from training.resume import restore_best, resume
+from training.sync import Synchroniser, global_norm, scale_gradients
 from training.world import World
 
-__all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit"]
-
-
-class FitSettings(BaseModel):
-    """How to train. The values that change what is computed are part of a checkpoint's identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=1024, ge=1, description="rows per optimizer step, over all ranks")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    embedding_learning_rate: float = Field(default=0.05, gt=0)
-    embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0)
-    seed: int = 0
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
-    checkpoint_every_s: float | None = Field(default=600.0, gt=0)
-    keep_checkpoints: int = Field(default=2, ge=1)
-    max_nonfinite_share: float = Field(default=0.01, ge=0, le=1)
-    metric: str = Field(default="loss", description="what decides the best epoch: a validation metric's name, or 'loss'")
-    metric_mode: Literal["min", "max"] = "min"
-    early_stopping_patience: int | None = Field(default=None, ge=1, description="epochs without a better metric")
-    report_every_s: float = Field(default=5.0, ge=0)
+__all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit", "step_seed"]
 
 
 class Loader(Protocol):
@@ -55,12 +42,6 @@ class Loader(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Trainable(Protocol):
-    """What `fit` needs of a model besides being an `nn.Module`."""
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
-
-
 @dataclass(frozen=True)
 class FitResult:
     """How a training went.
@@ -71,6 +52,7 @@ class FitResult:
         final_loss: mean loss over the rows of the last epoch, over all ranks.
         history: one dict an epoch: epoch, step, loss and the validation's metrics.
         best: the entry of `history` that the metric names best.
+        skipped: steps left out because something in them was not finite.
     """
 
     steps: int
@@ -78,12 +60,7 @@ class FitResult:
     final_loss: float
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
-
-
-def step_seed(seed: int, *position: int) -> int:
-    """A seed that is a function of the run's seed and a position (epoch, step, rank), well mixed, below 2**63."""
-    text = "/".join(str(part) for part in (seed, *position))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    skipped: int = 0
 
 
 def fit(
@@ -97,20 +74,199 @@ def fit(
     report: Callable[[Event], None] | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Train `model` in place."""
-    generator = torch.Generator()
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
-    history: list[dict[str, float]] = []
-    step = 0
-    for epoch in range(settings.epochs):
-        total, weights = 0.0, 0.0
-        for batch in loader.epoch(epoch):
-            generator.manual_seed(step_seed(settings.seed, epoch, step, world.rank))
-            loss, weight = model.loss(batch, generator)  # type: ignore[operator]
-            optimizer.zero_grad()
-            (loss / weight.clamp(min=1e-12)).backward()
-            optimizer.step()
-            step += 1
-            total, weights = total + float(loss), weights + float(weight)
-        history.append({"epoch": epoch, "step": step, "loss": total / max(weights, 1e-12), **(validate(model) if validate else {})})
-    return FitResult(step, settings.epochs, history[-1]["loss"], history, history[-1])
+    """Train `model` in place; with `validate` it ends with the weights of the best epoch, else with the last.
+
+    Args:
+        model: an `nn.Module` on its device, with `loss(batch, generator) -> (sum of weighted losses, sum of weights)`.
+        loader: this rank's batches; every rank's gives the same number.
+        settings: how to train.
+        world: the ranks.
+        checkpoint_dir: where checkpoints and the run record go; rank 0 writes them. None keeps nothing.
+        validate: called on every rank after each epoch, in eval mode without gradients; rank 0's metrics count.
+        report: gets events, on rank 0 alone; raising `Pruned` there stops the training on all ranks.
+        identity: JSON dict of what else must be equal for a checkpoint to fit: model config, schema, snapshot.
+
+    Raises:
+        Pruned: `report` raised it.
+        CheckpointError: the folder's checkpoint is of another training, or one could not be written.
+        TrainingError: too many steps were not finite, or a rank was lost.
+    """
+    if validate is None and settings.metric != "loss":
+        raise SettingsError(
+            f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
+        )
+    # --- The same start on every rank
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    optimizers = build_optimizers(model, settings)
+    synchroniser = Synchroniser(model, world, settings.compression)
+    generator = torch.Generator(device)
+    telling = _Telling(report, world)
+    folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
+    saver = None
+    if folder:
+        made_for = {"settings": settings.identity(), **(identity or {})}
+        say = partial(telling, "warning", Progress())
+        saver = Checkpoints(folder, identity=made_for, keep=settings.keep_checkpoints, say=say)
+    progress = resume(model, optimizers, saver, world)
+    if progress.loader is not None:
+        loader.load_state_dict(progress.loader)
+    telling.record = Record(folder, resumed_at=progress.step) if folder else None
+    steps_per_epoch = -(-loader.steps_per_epoch // settings.accumulate)
+    steps_in_all = steps_per_epoch * settings.epochs
+    meter = Meter(world, steps_in_all, progress.step)
+    best_weights: dict[str, Tensor] = {}
+    due = _Due(settings.checkpoint_every_s)
+    verb: Kind = "resume" if progress.step else "start"
+    telling(verb, progress, f"{verb} at step {progress.step} of {steps_in_all}, {world.size} ranks")
+
+    # --- Train
+    while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
+        model.train()
+        for batches in _groups(loader.epoch(progress.epoch), settings.accumulate, meter):
+            loss = weight = 0.0
+            for number, batch in enumerate(batches):
+                seed = step_seed(settings.seed, progress.epoch, progress.step, world.rank, number)
+                generator.manual_seed(seed)
+                torch.manual_seed(seed)
+                batch_loss, batch_weight = model.loss(to_device(batch, device), generator)  # type: ignore[operator]
+                if batch_loss.requires_grad:
+                    batch_loss.backward()
+                loss, weight = loss + batch_loss.item(), weight + float(batch_weight)
+            totals = synchroniser.synchronise(
+                loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=bool(saver) and due()
+            )
+            if totals.stop:
+                raise telling.pruned or Pruned("stopped by rank 0")
+            norm = global_norm(parameters, world)
+            if totals.usable and norm < float("inf"):
+                if settings.clip_norm is not None and norm > settings.clip_norm:
+                    scale_gradients(parameters, settings.clip_norm / norm)
+                optimizers.set_rate(settings.rate(progress.step))
+                optimizers.step()
+                progress.count(totals, skipped=False)
+            else:
+                progress.count(totals, skipped=totals.weight != 0)
+                if totals.weight != 0:
+                    telling("skipped", progress, f"step {progress.step} skipped: loss {totals.loss}, norm {norm}")
+                    _check_skipped(progress, settings, steps_in_all, totals.loss, norm)
+            optimizers.zero_grad()
+            meter.count(totals)
+            if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
+                progress.loader = loader.state_dict()
+                saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())))
+                telling("checkpoint", progress, f"checkpoint at step {progress.step}")
+            if meter.seconds >= settings.report_every_s:
+                telling.progress(progress, settings, steps_in_all, meter.read(progress.step))
+
+        # --- The epoch's end: validate, save, stop early
+        metrics = _validate(model, validate, world)
+        better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
+        if saver:
+            saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())), best=better)
+        elif better and validate and checkpoint_dir is None:
+            best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        telling.epoch(progress)
+        if world.broadcast_object(telling.pruned is not None):
+            raise telling.pruned or Pruned("stopped by rank 0")
+
+    # --- Leave the best weights, and nothing half written
+    if saver:
+        saver.wait()
+    if validate and progress.best["epoch"] != progress.history[-1]["epoch"]:
+        restore_best(model, best_weights, saver, world)
+    telling("end", progress, f"{progress.epoch} epochs, {progress.step} steps, loss {progress.history[-1]['loss']:.6g}")
+    final_loss = progress.history[-1]["loss"]
+    return FitResult(progress.step, progress.epoch, final_loss, progress.history, progress.best, progress.skipped)
+
+
+class _Telling:
+    """Passes events on, on rank 0 alone, and remembers that `report` wants to stop until all ranks can agree on it."""
+
+    def __init__(self, report: Callable[[Event], None] | None, world: World) -> None:
+        self._report, self._rank = report, world.rank
+        self.pruned: Pruned | None = None
+        self.record: Record | None = None
+
+    def __call__(self, kind: Kind, progress: Progress, message: str, values: Mapping[str, float] | None = None) -> None:
+        if self._rank != 0:
+            return
+        event = Event(kind, progress.step, progress.epoch, message, values or {})
+        if self.record:
+            self.record.add(event, time.time())
+        try:
+            if self._report:
+                self._report(event)
+        except Pruned as pruned:
+            self.pruned = pruned
+
+    def progress(self, progress: Progress, settings: FitSettings, steps: int, values: Mapping[str, float]) -> None:
+        message = (
+            f"epoch {progress.epoch + 1} of {settings.epochs}, step {progress.step} of {steps}: "
+            f"loss {values['loss']:.5g}, {values['samples_per_s']:,.0f} samples/s, "
+            f"{values['wait_share']:.0%} waiting for data, {values['comm_share']:.0%} for other ranks, "
+            f"{values['seconds_left']:,.0f} s left"
+        )
+        self("progress", progress, message, values)
+
+    def epoch(self, progress: Progress) -> None:
+        """Say how the epoch went that `progress` has just closed."""
+        entry = progress.history[-1]
+        figures = ", ".join(f"{name} {value:.5g}" for name, value in entry.items() if name not in ("epoch", "step"))
+        event = replace(progress, epoch=progress.epoch - 1)
+        self("epoch", event, f"epoch {progress.epoch} ended at step {progress.step}: {figures}", entry)
+
+
+class _Due:
+    """Says when the next checkpoint by the clock is due."""
+
+    def __init__(self, every_s: float | None) -> None:
+        self._every_s, self._last = every_s, time.monotonic()
+
+    def __call__(self) -> bool:
+        if self._every_s is None or time.monotonic() - self._last < self._every_s:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def _groups(batches: Iterator[Batch], size: int, meter: Meter) -> Iterator[list[Batch]]:
+    """Batches of an optimizer step together, with the time that was spent waiting for them; the last may be fewer."""
+    group: list[Batch] = []
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        meter.wait_s += time.perf_counter() - started
+        if batch is not None:
+            group.append(batch)
+        if group and (batch is None or len(group) == size):
+            yield group
+            group = []
+        if batch is None:
+            return
+
+
+def _validate(
+    model: nn.Module, validate: Callable[[Any], Mapping[str, float]] | None, world: World
+) -> dict[str, float]:
+    if validate is None:
+        return {}
+    model.eval()
+    with torch.no_grad():
+        metrics = {name: float(value) for name, value in validate(model).items()}
+    shared: dict[str, float] = world.broadcast_object(metrics)
+    return shared
+
+
+def _check_skipped(progress: Progress, settings: FitSettings, steps_in_all: int, loss: float, norm: float) -> None:
+    """Stop where too many steps were skipped.
+
+    Raises:
+        TrainingError: more than the share of all steps that the settings allow.
+    """
+    if progress.skipped > settings.max_nonfinite_share * steps_in_all:
+        raise TrainingError(
+            f"at most {settings.max_nonfinite_share:.2%} of the {steps_in_all} steps may have a loss or gradient that is "
+            f"not finite; {progress.skipped} had, the last with loss {loss} and gradient norm {norm}; lower the "
+            "learning rates, clip the gradient (training.clip_norm), or look for NaN in the features"
+        )

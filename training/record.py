@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 RECORD = "record.jsonl"
+Kind = Literal["start", "resume", "progress", "skipped", "checkpoint", "warning", "epoch", "end"]
 
 
 class Pruned(Exception):  # noqa: N818  a decision, not an error
@@ -28,7 +28,7 @@ class Event:
         values: figures by name: loss, samples_per_s, wait_share, comm_share, seconds_left, metrics.
     """
 
-    kind: Literal["start", "resume", "progress", "skipped", "checkpoint", "warning", "epoch", "end"]
+    kind: Kind
     step: int
     epoch: int
     message: str
@@ -38,7 +38,7 @@ class Event:
 class Record:
     """The run record: one JSON object a line, an event each, appended as the training goes on.
 
-    A resumed run first drops the lines that came after its checkpoint, so the record reads like that of an unbroken run.
+    A resumed run first drops the lines that came after its checkpoint, so the record reads like an unbroken run's.
     """
 
     def __init__(self, directory: Path, *, resumed_at: int) -> None:
@@ -50,7 +50,7 @@ class Record:
 
     def add(self, event: Event, time_s: float) -> None:
         with self._path.open("a") as file:
-            file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + os.linesep)
+            file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + "\n")
 
 
 def read_record(directory: Path | str) -> list[dict[str, Any]]:

@@ -19,8 +19,11 @@ from training.errors import TrainingError
 
 Result = TypeVar("Result")
 
+STALL_VARIABLE = "MILLRACE_STALL_S"
+_POLL_S = 0.0002
 
-class PeerLost(TrainingError):
+
+class PeerLostError(TrainingError):
     """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
 
     lost_peer = True  # the launcher looks past this error for the cause
@@ -48,7 +51,7 @@ class World:
         """The world that the launcher set up (HOROVOD_RANK and HOROVOD_SIZE in the environment), or one process.
 
         Raises:
-            PeerLost: the other ranks did not come to the rendezvous in time.
+            PeerLostError: the other ranks did not come to the rendezvous in time.
         """
         if int(os.environ.get("HOROVOD_SIZE", "1")) <= 1:
             return World()
@@ -57,6 +60,10 @@ class World:
     def all_reduce_sum(self, tensor: Tensor, name: str = "sum") -> Tensor:
         """Element-wise sum over ranks, of tensors of one shape; the same bits on every rank."""
         return tensor
+
+    def all_reduce_sum_start(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        """Start `all_reduce_sum` in place and return the function that waits for it; several may be under way."""
+        return lambda: tensor
 
     def all_gather(self, tensor: Tensor, name: str = "gather") -> Tensor:
         """Concatenate over ranks along dimension 0, in rank order; its length may differ from rank to rank."""
@@ -98,54 +105,81 @@ class World:
 
 
 class HorovodWorld(World):
-    """Ranks joined by Horovod. Created once per process, by `World.current()`."""
+    """Ranks joined by Horovod. Created once per process, by `World.current()`.
+
+    Horovod's own stall check misses tensors that it has not seen before, so waits are timed here, by polling.
+    """
 
     def __init__(self) -> None:
         import horovod.torch as hvd
 
         self._hvd = hvd
+        self._stall_s = float(os.environ.get(STALL_VARIABLE, "300"))
+        self.rank, self.size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
         self._guard("the rendezvous", hvd.init)
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
 
     def _guard(self, what: str, call: Callable[[], Result]) -> Result:
-        """Time a collective and name what was waited for when the others do not come.
+        """Time a call into Horovod, and say what was waited for when it fails.
 
         Raises:
-            PeerLost: Horovod gave up on another rank.
+            PeerLostError: Horovod gave up, mostly because another rank is gone.
         """
-        from horovod.common.exceptions import HorovodInternalError
-
         started = time.perf_counter()
         try:
             return call()
-        except (HorovodInternalError, RuntimeError) as error:
-            waited = time.perf_counter() - started
-            raise PeerLost(
-                f"rank {os.environ['HOROVOD_RANK']} waited {waited:.1f} s in '{what}' for the other "
-                f"{int(os.environ['HOROVOD_SIZE']) - 1} before Horovod gave up ({str(error).strip().splitlines()[0]}); "
-                "look for the first rank that failed"
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PeerLostError(
+                f"rank {self.rank} was in '{what}' with the other {self.size - 1} ranks when Horovod gave up "
+                f"({reason}); look for the first rank that failed"
             ) from error
         finally:
             self.comm_s += time.perf_counter() - started
 
+    def _wait(self, handle: Any, what: str) -> Any:
+        """Wait for a started collective.
+
+        Raises:
+            PeerLostError: another rank is gone, or did not come in time.
+        """
+        started = time.perf_counter()
+        while not self._hvd.poll(handle):
+            waited = time.perf_counter() - started
+            if waited > self._stall_s:
+                self.comm_s += waited
+                raise PeerLostError(
+                    f"rank {self.rank} waited {waited:.1f} s in '{what}' for the other {self.size - 1} ranks, longer "
+                    f"than the limit of {self._stall_s:g} s; find out what they do, or raise stall_s"
+                )
+            time.sleep(_POLL_S)
+        self.comm_s += time.perf_counter() - started
+        return self._guard(what, lambda: self._hvd.synchronize(handle))
+
     def all_reduce_sum(self, tensor: Tensor, name: str = "sum") -> Tensor:
-        return self._guard(name, lambda: self._hvd.allreduce(tensor, op=self._hvd.Sum, name=name))
+        return self.all_reduce_sum_start(tensor.clone(), name)()
+
+    def all_reduce_sum_start(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        handle = self._guard(name, lambda: self._hvd.allreduce_async_(tensor, op=self._hvd.Sum, name=name))
+        return lambda: self._wait(handle, name)
 
     def all_gather(self, tensor: Tensor, name: str = "gather") -> Tensor:
         return self.all_gather_start(tensor, name)()
 
     def all_gather_start(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
         handle = self._guard(name, lambda: self._hvd.allgather_async(tensor.contiguous(), name=name))
-        return lambda: self._guard(name, lambda: self._hvd.synchronize(handle))
+        return lambda: self._wait(handle, name)
 
     def all_to_all(self, tensor: Tensor, splits: Tensor, name: str = "exchange") -> tuple[Tensor, Tensor]:
-        received, counts = self._guard(
-            name, lambda: self._hvd.alltoall(tensor.contiguous(), splits=splits.to(torch.int32), name=name)
-        )
-        return received, counts.to(torch.int64)
+        counts = splits.to(torch.int32)
+        handle = self._guard(name, lambda: self._hvd.alltoall_async(tensor.contiguous(), splits=counts, name=name))
+        received, received_counts = self._wait(handle, name)
+        return received, received_counts.to(torch.int64)
 
     def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
-        return self._guard(name, lambda: self._hvd.broadcast_(tensor, root, name=name))
+        handle = self._guard(name, lambda: self._hvd.broadcast_async_(tensor, root, name=name))
+        self._wait(handle, name)
+        return tensor
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         return self.all_gather_object(value if self.rank == root else None)[root]
@@ -167,7 +201,7 @@ class HorovodWorld(World):
         return int(self.all_reduce_sum(torch.tensor([int(flag)]), "agree")) > 0
 
     def barrier(self) -> None:
-        self._guard("barrier", self._hvd.barrier)
+        self.all_reduce_sum(torch.zeros(1), "barrier")
 
     def close(self) -> None:
         self.barrier()

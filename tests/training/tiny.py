@@ -1,0 +1,128 @@
+"""A model and a loader small enough to check by hand, and the functions that tests run on ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.batch import Batch
+from training.fit import Event, FitSettings, Pruned, fit
+from training.world import World
+
+ITEMS, USERS = 40, 30
+
+
+class TinyModel(nn.Module):
+    """Score of a user and an item: inner product of embedding rows, through one dense layer."""
+
+    def __init__(self, seed: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.users = nn.Embedding(USERS, 8, sparse=True)
+        self.items = nn.Embedding(ITEMS, 8, sparse=True)
+        self.layer = nn.Linear(8, 8)
+        self.dropout = nn.Dropout(dropout)
+        self.unused = nn.Linear(2, 2)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        users, items, labels, weights = (batch[name] for name in ("user", "item", "label", "weight"))
+        noise = torch.randn(1, generator=generator) * 1e-3  # what a model draws must not depend on where a run was cut
+        hidden = self.dropout(torch.tanh(self.layer(self.users(users))))
+        scores = (hidden * self.items(items)).sum(1) + noise
+        return (weights * (scores - labels).square()).sum(), weights.sum()
+
+
+def rows(count: int, seed: int = 7) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "user": torch.randint(USERS, (count,), generator=generator),
+        "item": torch.randint(ITEMS, (count,), generator=generator),
+        "label": torch.randn(count, generator=generator),
+        "weight": torch.rand(count, generator=generator) + 0.5,
+    }
+
+
+class TinyLoader:
+    """Rows in an order that the seed and the epoch decide; step k holds the same rows at every world size."""
+
+    def __init__(self, data: dict[str, Tensor], batch_size: int, world: World, seed: int = 3) -> None:
+        self._data, self._batch_size, self._world, self._seed = data, batch_size, world, seed
+        self._rows = len(data["user"])
+        self._epoch, self._step = 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self._rows // (self._batch_size * self._world.size))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        if epoch != self._epoch:
+            self._epoch, self._step = epoch, 0
+        order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed * 1000 + epoch))
+        while self._step < self.steps_per_epoch:
+            start = (self._step * self._world.size + self._world.rank) * self._batch_size
+            chosen = order[start : start + self._batch_size]
+            self._step += 1
+            yield {name: column[chosen] for name, column in self._data.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch, self._step = state["epoch"], state["step"]
+
+
+def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """A launch target: fit the tiny model; `kill` = {"rank", "step", "mark"} kills that rank once, in that step."""
+    settings = FitSettings(**spec["settings"])
+    data = rows(spec.get("rows", 200))
+    loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
+    model = TinyModel(seed=world.rank, dropout=spec.get("dropout", 0.0))
+    if kill := spec.get("kill"):
+        _kill_once(model, kill, world)
+
+    def report(event: Event) -> None:
+        if event.kind == spec.get("prune"):
+            raise Pruned("planted")
+
+    def validate(model: TinyModel) -> dict[str, float]:
+        assert not model.training
+        loss, weight = model.loss(data, torch.Generator().manual_seed(1))
+        return {"validation_loss": float(loss / weight)}
+
+    try:
+        result = fit(
+            model,
+            loader,
+            settings,
+            world=world,
+            checkpoint_dir=spec.get("folder"),
+            validate=validate if spec.get("validate") else None,
+            report=report,
+        )
+    except Pruned as pruned:
+        return {"pruned": world.all_gather_object(str(pruned))}
+    weights = [float(tensor.double().sum()) for tensor in model.state_dict().values()]
+    assert len({tuple(weights) for weights in world.all_gather_object(weights)}) == 1, "ranks differ"
+    return {"loss": result.final_loss, "steps": result.steps, "history": result.history, "weights": weights}
+
+
+def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
+    """SIGKILL this process in its n-th loss, unless the mark says that this has happened."""
+    if world.rank != kill["rank"] or os.path.exists(kill["mark"]):
+        return
+    calls, loss = 0, model.loss
+
+    def deadly(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == kill["step"]:
+            open(kill["mark"], "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(batch, generator)
+
+    model.loss = deadly  # type: ignore[method-assign]

@@ -1,0 +1,85 @@
+"""How to train: the settings of `fit`, and what follows from them by arithmetic alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.errors import SettingsError
+from training.sync import Compression
+
+# Settings that say how long or how safely to train, not what is computed: they may change between stop and resume.
+_FREE = {
+    "epochs",
+    "checkpoint_every_steps",
+    "checkpoint_every_s",
+    "keep_checkpoints",
+    "max_nonfinite_share",
+    "early_stopping_patience",
+    "report_every_s",
+}
+
+
+class FitSettings(BaseModel):
+    """How to train. The values that change what is computed are part of a checkpoint's identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1024, ge=1, description="rows per optimizer step, over all ranks")
+    accumulate: int = Field(default=1, ge=1, description="batches whose gradients are added up for one optimizer step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of AdamW, for dense parameters")
+    embedding_learning_rate: float = Field(default=0.05, gt=0, description="of the embedding tables' optimizer")
+    embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rates rise linearly from 0")
+    scaling_rule: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: int = Field(default=1024, ge=1, description="at which the scaling rule leaves the rates as given")
+    clip_norm: float | None = Field(default=None, gt=0, description="limit of the gradient's norm, over all parameters")
+    compression: Compression = Field(default="none", description="type in which gradients travel between ranks")
+    seed: int = 0
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_every_s: float | None = Field(default=600.0, gt=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    max_nonfinite_share: float = Field(default=0.01, ge=0, le=1, description="of all steps that may be skipped")
+    metric: str = Field(default="loss", description="decides the best epoch: the name of a validation metric, or loss")
+    metric_mode: Literal["min", "max"] = "min"
+    early_stopping_patience: int | None = Field(default=None, ge=1, description="epochs without a better metric")
+    report_every_s: float = Field(default=5.0, ge=0)
+
+    def rows_per_batch(self, world_size: int) -> int:
+        """Rows of a batch of one rank, so that an optimizer step sees `batch_size` rows.
+
+        Raises:
+            SettingsError: the batch size cannot be dealt out evenly.
+        """
+        parts = world_size * self.accumulate
+        if self.batch_size % parts:
+            raise SettingsError(
+                f"training.batch_size must be a multiple of ranks x accumulate = {world_size} x {self.accumulate}; "
+                f"got {self.batch_size}; use {-(-self.batch_size // parts) * parts}"
+            )
+        return self.batch_size // parts
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rates that applies in a step (from 0): the scaling rule, times the warm-up.
+
+        Linear scaling and warm-up as in Goyal et al. 2017; the square root suits adaptive optimizers (Malladi et al.
+        2022).
+        """
+        ratio = self.batch_size / self.base_batch_size
+        scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.scaling_rule]
+        return scale * min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a checkpoint must share with the training that goes on from it."""
+        return self.model_dump(exclude=_FREE)
+
+
+def step_seed(seed: int, *position: int) -> int:
+    """A seed that is a function of the run's seed and a position (epoch, step, rank), well mixed, below 2**63."""
+    text = "/".join(str(part) for part in (seed, *position))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,114 @@
+"""Where a training stands (saved with every checkpoint) and how fast it goes (never saved)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from training.errors import TrainingError
+from training.sync import Totals
+from training.world import World
+
+
+@dataclass
+class Progress:
+    """Where a training stands, JSON-safe.
+
+    Attributes:
+        step: optimizer steps done; skipped ones count, so that a step's number always gives the same random draws.
+        epoch: the epoch under way, from 0.
+        epoch_loss: weighted loss sum of this epoch so far, over all ranks.
+        epoch_weight: its weights.
+        skipped: steps left out because something in them was not finite.
+        loader: the loader's position within the epoch; None at its start.
+        history: one dict an epoch: epoch, step, loss, and the validation's metrics.
+        best: the entry of `history` with the best metric.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_loss: float = 0.0
+    epoch_weight: float = 0.0
+    skipped: int = 0
+    loader: dict[str, Any] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def count(self, totals: Totals, *, skipped: bool) -> None:
+        """Take a step into the sums."""
+        self.step += 1
+        if skipped:
+            self.skipped += 1
+        elif totals.usable:
+            self.epoch_loss += totals.loss
+            self.epoch_weight += totals.weight
+
+    def end_epoch(self, metrics: dict[str, float], metric: str, mode: Literal["min", "max"]) -> bool:
+        """Close the epoch; returns whether it is the best so far.
+
+        Raises:
+            TrainingError: the metric that decides is not among those the validation gave.
+        """
+        loss = self.epoch_loss / self.epoch_weight if self.epoch_weight else float("nan")
+        entry = {"epoch": self.epoch, "step": self.step, "loss": loss, **metrics}
+        if metric not in entry:
+            raise TrainingError(
+                f"the metric that decides the best epoch must come from the validation; '{metric}' is not among "
+                f"{', '.join(sorted(entry))}; set training.metric to one of them"
+            )
+        better = not self.best or _is_better(entry[metric], self.best[metric], mode)
+        if better:
+            self.best = entry
+        self.history.append(entry)
+        self.epoch, self.epoch_loss, self.epoch_weight, self.loader = self.epoch + 1, 0.0, 0.0, None
+        return better
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Whether `patience` epochs have gone by without a better one."""
+        return patience is not None and bool(self.best) and self.epoch - 1 - self.best["epoch"] >= patience
+
+
+def _is_better(new: float, old: float, mode: Literal["min", "max"]) -> bool:
+    if math.isnan(old):
+        return not math.isnan(new)
+    return new < old if mode == "min" else new > old
+
+
+class Meter:
+    """Rates since the last time they were read."""
+
+    def __init__(self, world: World, steps_in_all: int, step: int) -> None:
+        self._world, self._steps_in_all = world, steps_in_all
+        self._reset(step)
+
+    def _reset(self, step: int) -> None:
+        self._started, self._comm_s, self._step = time.perf_counter(), self._world.comm_s, step
+        self._rows, self._loss, self._weight, self.wait_s = 0, 0.0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def count(self, totals: Totals) -> None:
+        self._rows += totals.rows
+        if totals.usable:
+            self._loss, self._weight = self._loss + totals.loss, self._weight + totals.weight
+
+    def read(self, step: int) -> dict[str, float]:
+        """Figures since the last call: loss, samples_per_s, wait_share (for data), comm_share, seconds_left."""
+        seconds = max(self.seconds, 1e-9)
+        steps = step - self._step
+        values = {
+            "loss": self._loss / self._weight if self._weight else float("nan"),
+            "samples_per_s": self._rows / seconds,
+            "wait_share": self.wait_s / seconds,
+            "comm_share": (self._world.comm_s - self._comm_s) / seconds,
+            "seconds_left": (self._steps_in_all - step) * seconds / steps if steps else float("nan"),
+        }
+        self._reset(step)
+        return values
