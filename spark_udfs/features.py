@@ -1,0 +1,230 @@
+"""Events to examples, queries and a catalogue, each as of a moment: nothing later, nothing that had not arrived.
+
+    events --purchases--> lines --indexed--> lines of known customers with vocabulary indices
+    lines  --examples--> one row per (user, moment, target item), with the history before that moment
+           --queries---> one row per user as of a cut, with what they bought after it
+           --catalogue-> one row per item as of a cut
+
+A moment is a point in time at which a user bought something; all that was bought then is a target of it and part of no
+history before it. Work grows with the number of lines: each user's sorted lines are collected once and sliced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+DAY_US = 86_400_000_000
+EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "age", "weight", "time", "split")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where time is split: train | validation | held out. Times are UTC."""
+
+    validation: datetime
+    test: datetime
+
+
+def utc(time: datetime) -> datetime:
+    """The same time with its zone said; without one, UTC is meant."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
+    """Purchase lines of events and feedback: user_id (null: no customer), item_id, time, arrival_time, weight.
+
+    Returns and views are no lines. Of feedback, what was purchased is a line, known when it happened, with its `weight` if
+    the table has one.
+    """
+    columns = ("user_id", "item_id", "time", "arrival_time", "weight")
+    lines = events.where("kind = 'purchase'").withColumn("weight", F.lit(1.0)).select(*columns)
+    if feedback is None:
+        return lines
+    weight = F.col("weight").cast("double") if "weight" in feedback.columns else F.lit(1.0)
+    bought = feedback.where("outcome = 'purchased' AND outcome_time IS NOT NULL").select(
+        "user_id",
+        "item_id",
+        F.col("outcome_time").alias("time"),
+        F.col("outcome_time").alias("arrival_time"),
+        weight.alias("weight"),
+    )
+    return lines.unionByName(bought)
+
+
+def known_before(cut: datetime) -> Column:
+    """Whether a line happened before a cut and had arrived by then."""
+    return (F.col("time") < F.lit(utc(cut))) & (F.col("arrival_time") <= F.lit(utc(cut)))
+
+
+def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
+    """Lines whose user and item have an index: user, item (bigint), time, arrival_time, tie, weight.
+
+    A user's lines of one item at one time are one line. `tie` orders lines of one time: a hash, the same in every run.
+    """
+    of_users = lines.join(users.select(F.col("index").alias("user"), F.col("id").alias("user_id")), on="user_id", how="inner")
+    of_items = of_users.join(items.select(F.col("index").alias("item"), F.col("id").alias("item_id")), on="item_id", how="inner")
+    return of_items.groupBy("user", "item", "time").agg(
+        F.min("arrival_time").alias("arrival_time"),
+        F.min(F.xxhash64("user_id", "item_id", "time")).alias("tie"),
+        F.max("weight").alias("weight"),
+    )
+
+
+def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
+    """One row per (user, moment, target item).
+
+    Args:
+        lines: from `indexed`, all of them; those not known before `cuts.test` are left out.
+        cuts: where time is split. A line belongs to `train` if it was known before the validation cut, else to
+            `validation`.
+        max_history: the most recent lines kept. Lines that had not arrived at the moment are left out; they are looked
+            for among the last 2 * max_history alone, which keeps the work linear.
+
+    Returns:
+        EXAMPLE_COLUMNS: user; history array<bigint>, oldest first; history_age array<float>, days before the moment;
+        target; new (float: 1 if the user had not bought the target before); age (float: days from the moment to
+        `cuts.test`); weight (float); time (the moment); split.
+    """
+    known = lines.where(known_before(cuts.test))
+    first = F.min("time").over(Window.partitionBy("user", "item"))
+    line = F.struct(
+        "time", "tie", "item", "arrival_time", "weight",
+        (F.col("time") == first).alias("is_new"),
+        F.when(known_before(cuts.validation), TRAIN).otherwise(VALIDATION).alias("split"),
+    )  # fmt: skip
+    sequences = (
+        known.withColumn("line", line).groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
+    )
+    baskets = _baskets(sequences, 2 * max_history)
+    history = F.slice("known", F.greatest(F.size("known") - max_history, F.lit(0)) + 1, F.lit(max_history))
+    histories = baskets.select("user", "moment", "targets", history.alias("history"))
+    rows = histories.select(
+        "user",
+        F.transform("history", lambda line: line["item"]).alias("history"),
+        _ages(F.col("history"), F.col("moment")).alias("history_age"),
+        "moment",
+        F.explode("targets").alias("target"),
+    )
+    return rows.select(
+        "user",
+        "history",
+        "history_age",
+        F.col("target.item").alias("target"),
+        F.col("target.is_new").cast("float").alias("new"),
+        _days(F.col("moment"), F.lit(utc(cuts.test))).alias("age"),
+        F.col("target.weight").cast("float").alias("weight"),
+        F.col("moment").alias("time"),
+        F.col("target.split").alias("split"),
+    )
+
+
+def queries(
+    lines: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, max_history: int, split: str
+) -> DataFrame:
+    """One row per user known before a cut: what they had bought, and what they bought after it.
+
+    Args:
+        lines: from `indexed`.
+        users: the users' vocabulary.
+        cut: histories end before it.
+        until: the held-out period ends before it; None: with the last line.
+        max_history: the most recent lines kept.
+        split: the name of this cut.
+
+    Returns:
+        user, user_id, history, history_age (as in `examples`, moment = cut), seen (array<bigint>, ascending: the items
+        bought before), truth (array<bigint>, ascending: items bought in the held-out period that some known customer
+        had bought before the cut; may be empty), split.
+    """
+    past = lines.where(known_before(cut))
+    line = F.struct("time", "tie", "item")
+    last = F.sort_array(F.collect_list(line))
+    histories = past.groupBy("user").agg(last.alias("lines"), F.sort_array(F.collect_set("item")).alias("seen"))
+    after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
+    bought = lines.where(after).join(past.select("item").distinct(), on="item", how="left_semi")
+    truths = bought.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+    start = F.greatest(F.size("lines") - max_history, F.lit(0)) + 1
+    cut_short = histories.select("user", "seen", F.slice("lines", start, F.lit(max_history)).alias("lines"))
+    named = cut_short.join(users.select(F.col("index").alias("user"), F.col("id").alias("user_id")), on="user", how="inner")
+    return named.join(truths, on="user", how="left").select(
+        "user",
+        "user_id",
+        F.transform("lines", lambda line: line["item"]).alias("history"),
+        _ages(F.col("lines"), F.lit(utc(cut))).alias("history_age"),
+        "seen",
+        F.coalesce("truth", F.array().cast("array<bigint>")).alias("truth"),
+        F.lit(split).alias("split"),
+    )
+
+
+def catalogue(
+    lines: DataFrame, items: DataFrame, names: DataFrame, cut: datetime, recent_days: int, split: str
+) -> DataFrame:
+    """One row per index of the items' vocabulary, with its sales known before a cut; all zero if there were none.
+
+    Args:
+        lines: from `purchases`, those without a customer too.
+        items: the items' vocabulary.
+        names: `item_id`, `name`.
+        cut: what was not known before it does not count.
+        recent_days: the window of `recent_count`.
+        split: the name of this cut.
+
+    Returns:
+        item, item_id, name, count (all lines), user_count (lines of known customers), recent_count (those of the last
+        `recent_days`), first_sold (null if not sold before), split.
+    """
+    recent = F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
+    has_user = F.col("user_id").isNotNull()
+    sales = lines.where(known_before(cut)).groupBy("item_id").agg(
+        F.count(F.lit(1)).alias("count"),
+        F.count_if(has_user).alias("user_count"),
+        F.count_if(has_user & recent).alias("recent_count"),
+        F.min("time").alias("first_sold"),
+    )
+    rows = items.select(F.col("index").alias("item"), F.col("id").alias("item_id")).join(sales, on="item_id", how="left")
+    return rows.join(names.select("item_id", "name"), on="item_id", how="left").select(
+        "item",
+        "item_id",
+        F.coalesce("name", "item_id").alias("name"),
+        *(F.coalesce(name, F.lit(0)).alias(name) for name in ("count", "user_count", "recent_count")),
+        "first_sold",
+        F.lit(split).alias("split"),
+    )
+
+
+def _baskets(sequences: DataFrame, window: int) -> DataFrame:
+    """user, moment, targets (the lines of that moment), known (those of the `window` lines before that had arrived)."""
+    lines, starts = F.col("lines"), F.col("starts")
+    positions = F.sequence(F.lit(0), F.size(lines) - 1)
+
+    def opens(position: Column) -> Column:
+        before = F.get(lines, position - 1)["time"]
+        return before.isNull() | (before < F.get(lines, position)["time"])
+
+    def basket(start: Column, number: Column) -> Column:
+        moment = F.get(lines, start)["time"]
+        stop = F.coalesce(F.get(starts, number + 1), F.size(lines))
+        begin = F.greatest(start - window, F.lit(0))
+        earlier = F.slice(lines, begin + 1, start - begin)
+        return F.struct(
+            moment.alias("moment"),
+            F.slice(lines, start + 1, stop - start).alias("targets"),
+            F.filter(earlier, lambda line: line["arrival_time"] <= moment).alias("known"),
+        )
+
+    opened = sequences.withColumn("starts", F.filter(positions, opens))
+    return opened.select("user", F.explode(F.transform("starts", basket)).alias("basket")).select("user", "basket.*")
+
+
+def _days(earlier: Column, later: Column) -> Column:
+    return ((F.unix_micros(later) - F.unix_micros(earlier)) / DAY_US).cast("float")
+
+
+def _ages(lines: Column, moment: Column) -> Column:
+    return F.transform(lines, lambda line: _days(line["time"], moment))

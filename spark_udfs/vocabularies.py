@@ -1,0 +1,48 @@
+"""Append-only vocabularies: an id keeps its index for ever; 0 is unknown and in no vocabulary."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+SCHEMA = "index bigint, id string"
+# New ids are numbered bucket by bucket, so that no task ever sorts them all.
+BUCKETS = 1_024
+
+
+def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
+    """Number the ids that a vocabulary does not hold, from its highest index on.
+
+    The order is that of a hash of the id, so the same ids get the same indices however they are partitioned, and an index
+    tells nothing of its id.
+
+    Args:
+        ids: a column `id`; null and repeated ones are left out.
+        held: the vocabulary: `index`, `id`; may be empty.
+
+    Returns:
+        `index` (bigint, the first is 1) and `id`, of the new ids alone.
+    """
+    new = ids.where("id IS NOT NULL").select("id").distinct().join(held.select("id"), on="id", how="left_anti")
+    bucketed = new.withColumn("bucket", F.pmod(F.xxhash64("id"), F.lit(BUCKETS)))
+    before = Window.orderBy("bucket").rowsBetween(Window.unboundedPreceding, -1)
+    sizes = bucketed.groupBy("bucket").agg(F.count(F.lit(1)).alias("ids"))
+    offsets = sizes.select("bucket", F.coalesce(F.sum("ids").over(before), F.lit(0)).alias("offset"))
+    highest = held.agg(F.coalesce(F.max("index"), F.lit(0)).alias("highest"))
+    within = F.row_number().over(Window.partitionBy("bucket").orderBy("id"))
+    numbered = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
+    index = F.col("highest") + F.col("offset") + F.col("within")
+    return numbered.crossJoin(F.broadcast(highest)).select(index.cast("bigint").alias("index"), "id")
+
+
+def faults(vocabulary: DataFrame) -> dict[str, int]:
+    """What is wrong with a vocabulary, as counts; empty if nothing is.
+
+    Its indices must be 1, 2, ... without a gap, and no id may stand twice: two writers at once could break that.
+    """
+    found = vocabulary.agg(
+        (F.count(F.lit(1)) - F.countDistinct("index")).alias("indices that stand twice"),
+        (F.count(F.lit(1)) - F.countDistinct("id")).alias("ids that stand twice or are null"),
+        (F.coalesce(F.max("index"), F.lit(0)) - F.countDistinct("index")).alias("indices left out"),
+    ).collect()[0]
+    return {name: int(count) for name, count in found.asDict().items() if count}
