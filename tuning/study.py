@@ -145,7 +145,9 @@ def run_study(plan: StudyPlan, run_trial: RunTrial, progress: Callable[[TrialEnd
         end = _run_one(study, storage, plan, run_trial)
         progress(end)
         failed += end.state == "fail"
-        if failed == GIVE_UP_AFTER and not study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if failed == min(GIVE_UP_AFTER, plan.trials) and not study.get_trials(
+            states=(TrialState.COMPLETE, TrialState.PRUNED)
+        ):
             raise TuningError(
                 f"study '{plan.name}': the first {failed} trials all failed, so it stopped; trial {end.number} "
                 f"with {dict(end.params)}: {end.error}\nRemove the cause and run it again; it goes on"

@@ -1,0 +1,131 @@
+"""Report: one HTML file of all that a run has left, to open in a browser without a server or a network.
+
+    python -m jobs.report --settings shop.yaml
+
+Reads only the run folder's JSON files; what is not there yet is said in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, read_json
+from jobs.console import say
+from jobs.main import main_of
+from jobs.report_figures import model_name
+from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
+from jobs.report_sections import (
+    examples_section,
+    feedback_section,
+    main_k,
+    metrics_section,
+    popularity_section,
+    score_section,
+    stages_section,
+    training_section,
+    tuning_section,
+)
+from jobs.settings import Settings
+from training.record import read_record
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+REPORT = "report.html"
+
+
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  no table is read
+    """Write run_dir/report.html.
+
+    Returns:
+        path, and sections: the names of those that had something to show.
+
+    Raises:
+        DataError: a file of the run folder is not JSON.
+    """
+    run_dir = Path(settings.run_dir)
+    held = {name: read_json(run_dir, name) for name in (EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING)}
+    sections = [
+        metrics_section(held[EVALUATION]),
+        examples_section(held[EVALUATION]),
+        popularity_section(held[EVALUATION]),
+        feedback_section(held[FEEDBACK]),
+        training_section(read_record(run_dir), held[LATEST]),
+        tuning_section(held[TUNING]),
+        score_section(held[SCORE]),
+        stages_section(held[STAGES]),
+    ]
+    title = f"Millrace report: {settings.task}, {_data_name(settings)}"
+    foot = "Made by millrace report from the JSON files beside it; the page needs neither a server nor a network."
+    text = page(title, _head(settings, held), sections, foot)
+    path = run_dir / REPORT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+    say(f"report: {path} ({len(text) / 1e6:.1f} MB; open it in a browser)")
+    shown = [section.key for section in sections if 'class="absent"' not in section.body.text[:20]]
+    return {"path": str(path), "sections": shown}
+
+
+def _data_name(settings: Settings) -> str:
+    return Path(settings.ingest.path).name if settings.ingest.path else "a simulated shop"
+
+
+def _head(settings: Settings, held: Mapping[str, Any]) -> Html:
+    evaluation, latest = held[EVALUATION], held[LATEST]
+    pairs: list[tuple[str, Any]] = [
+        ("Made", datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC")),
+        ("Data", _data_name(settings)),
+    ]
+    if evaluation is not None:
+        pairs.append(("Held out from", str(evaluation["test_from"])[:10]))
+        pairs.append(("Examples table", f"version {evaluation['version']}"))
+    if latest is not None:
+        pairs.append(("Bundle", latest["bundle"]))
+        rows = latest["summary"].get("rows")
+        pairs += [("Trained on", f"{rows:,} examples")] if rows else []
+    pairs.append(("Model", settings.model["name"].replace("_", " ")))
+    pairs.append(("Ranks", settings.training.ranks))
+    about = paragraph("What was trained, how good it is and what it recommends.")
+    return join(tag("h1", f"{settings.task.capitalize()}: {_data_name(settings)}"), about, _tiles(held), facts(pairs))
+
+
+def _tiles(held: Mapping[str, Any]) -> Html:
+    """The four figures that a person looks for first, those of them that are there."""
+    found: list[tuple[str, str, str]] = []
+    evaluation = held[EVALUATION]
+    if evaluation is not None:
+        found += _headlines(evaluation)
+    tuning = held[TUNING]
+    if tuning and tuning["best"] and tuning["start"] and tuning["start"]["value"]:
+        gain = tuning["best"]["value"] / tuning["start"]["value"] - 1
+        found.append((f"{gain:+.1%}", "gained by tuning", f"{tuning['metric']} on the validation split"))
+    stages = held[STAGES]
+    if stages:
+        seconds = sum(entry["seconds"] for entry in stages)
+        found.append((f"{seconds / 60:.1f} min", "from data to report", f"{len(stages)} stages"))
+    return tiles(found[:4])
+
+
+def _headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Recall and lead over the best baseline, by protocol."""
+    k = main_k(evaluation["ks"])
+    names = {"new": "items new to the customer", "any": "any item"}
+    found = []
+    for key, protocol in evaluation["protocols"].items():
+        recall = {model: held[f"recall_at_{k}"]["value"] for model, held in protocol["models"].items()}
+        if "millrace" not in recall:
+            continue
+        others = {model: value for model, value in recall.items() if model != "millrace" and value > 0}
+        best = max(others, key=others.__getitem__, default=None)
+        note = f"{recall['millrace'] / others[best] - 1:+.0%} against {model_name(best)}" if best else ""
+        found.append((f"{recall['millrace']:.3f}", f"recall@{k}, {names.get(key, key)}", note))
+    return found
+
+
+if __name__ == "__main__":
+    main_of(run)

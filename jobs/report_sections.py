@@ -1,0 +1,317 @@
+"""The report's sections, each from the JSON that a job left; one that did not run leaves words in place of figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs import report_figures as figures
+from jobs.report_page import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
+
+Json = Mapping[str, Any]
+
+METRICS = {
+    "recall": ("Recall", "share of what a customer then bought that is in the list"),
+    "ndcg": ("NDCG", "like recall, and hits near the top count more"),
+    "mrr": ("MRR", "one over the rank of the first hit"),
+    "hit_rate": ("Hit rate", "share of customers with at least one hit"),
+    "map": ("MAP", "precision at each hit, averaged"),
+    "coverage": ("Coverage", "share of the catalogue that is recommended to anyone"),
+    "novelty": ("Novelty", "how rarely bought the recommended items are, in bits"),
+}
+PREFERRED_K = 20
+TRIALS_SHOWN = 10
+CUSTOMERS_OPEN = 4
+STATES = {"fail": "failed"}
+
+
+def main_k(ks: Sequence[int]) -> int:
+    """The list length that the tables show: 20 if it was measured, else the middle one."""
+    return PREFERRED_K if PREFERRED_K in ks else sorted(ks)[len(ks) // 2]
+
+
+def protocol_title(key: str, protocol: Json) -> str:
+    names = {"new": "Items new to the customer", "any": "Any item, bought before or not"}
+    return f"{names.get(key, key)} ({protocol['users']:,} customers)"
+
+
+def metrics_section(evaluation: Json | None) -> Section:
+    """Ours against the baselines: a table, bars with intervals, and the metric by list length, per protocol."""
+    title = "Metrics against baselines"
+    if evaluation is None:
+        return Section("metrics", title, absent("The bundle has not been evaluated.", "evaluate"))
+    k = main_k(evaluation["ks"])
+    intro = paragraph(
+        f"Each model ranks the whole catalogue for each customer as of {str(evaluation['test_from'])[:10]}, and is "
+        "judged by what the customer bought from then on; nothing after that day was used in training. Brackets and "
+        "error bars are 95 % intervals over resampled customers."
+    )
+    parts = [intro, *(_protocol(key, held, evaluation["ks"], k) for key, held in evaluation["protocols"].items())]
+    words = "; ".join(f"{name}: {meaning}" for name, meaning in METRICS.values())
+    return Section("metrics", title, join(*parts, paragraph(f"What the columns say. {words}.", "note")))
+
+
+def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
+    models = protocol["models"]
+    names = [name for name in METRICS if any(f"{name}_at_{k}" in held for held in models.values())]
+    order = sorted(models, key=lambda model: -models[model].get(f"recall_at_{k}", {"value": 0.0})["value"])
+    rows = [
+        [figures.model_name(model), *(_metric(models[model].get(f"{name}_at_{k}")) for name in names)]
+        for model in order
+    ]
+    columns = ["model", *(f"{METRICS[name][0]}@{k}" for name in names)]
+    marked = order.index("millrace") if "millrace" in order else None
+    caption = f"Higher is better in every column, in lists of {k}; the marked row is the model of this run."
+    bars = [
+        plot(
+            figures.bars_with_intervals({model: models[model][f"{name}_at_{k}"] for model in order}),
+            f"{METRICS[name][0]}: {METRICS[name][1]}; bars whose black intervals do not overlap differ beyond chance.",
+            key=f"{key}-{name}",
+            title=f"{METRICS[name][0]}@{k}",
+        )
+        for name in ("recall", "ndcg")
+        if all(f"{name}_at_{k}" in models[model] for model in order)
+    ]
+    curves = {
+        model: {at: models[model][f"recall_at_{at}"]["value"] for at in ks if f"recall_at_{at}" in models[model]}
+        for model in order
+    }
+    line = plot(
+        figures.by_k(curves, "recall"),
+        "Recall against the length of the list: a line above another finds more at every length.",
+        key=f"{key}-by-k",
+        title="Recall by length of the list",
+    )
+    heading = tag("h3", protocol_title(key, protocol), "part")
+    return join(
+        heading, paragraph(protocol["what"]), table(columns, rows, marked=marked, caption=caption), grid(*bars, line)
+    )
+
+
+def _metric(metric: Json | None) -> Html:
+    if metric is None:
+        return Html("&ndash;")
+    interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
+    return join(f"{metric['value']:.3f}", tag("small", interval))
+
+
+def training_section(record: Sequence[Json], latest: Json | None) -> Section:
+    """Loss by step and validation metrics by epoch, from the run record, or from the training's summary without one."""
+    title = "Training"
+    history = latest["summary"].get("history", []) if latest else []
+    ends = [line for line in record if line["kind"] == "epoch"]
+    if ends:
+        history = [{"epoch": line["epoch"], "step": line["step"], **line["values"]} for line in ends]
+    if not history:
+        return Section("training", title, absent("No training has left a record here.", "train"))
+    said = [
+        (line["step"], line["values"]["loss"])
+        for line in record
+        if "loss" in line["values"] and line["kind"] != "epoch"
+    ]
+    loss = plot(
+        figures.loss_curve(
+            [step for step, _ in said],
+            [value for _, value in said],
+            [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
+        ),
+        "Training loss by optimizer step, over all ranks: it should fall and level off; a rise means a rate too high.",
+        key="loss",
+        title="Loss",
+    )
+    curves = _curves(history)
+    if not curves:
+        return Section("training", title, loss)
+    metric = plot(
+        figures.metric_curves([int(entry["epoch"]) + 1 for entry in history], curves),
+        "Metrics on held-out customers after each epoch: falling while the loss still falls means overfitting.",
+        key="validation",
+        title="Held-out metrics",
+    )
+    return Section("training", title, grid(loss, metric))
+
+
+def _curves(history: Sequence[Json]) -> dict[str, list[float | None]]:
+    """The metrics worth a line: of recall, NDCG and hit rate the list length that the tables show."""
+    names = {name for entry in history for name in entry if "_at_" in name}
+    ks = sorted({int(name.rsplit("_", 1)[1]) for name in names if name.rsplit("_", 1)[1].isdigit()})
+    wanted = [f"{name}_at_{main_k(ks)}" for name in METRICS] if ks else []
+    return {name: [entry.get(name) for entry in history] for name in wanted[:4] if name in names}
+
+
+def tuning_section(tuning: Json | None) -> Section:
+    """Values by trial, what mattered, and the best trials."""
+    title = "Tuning"
+    if tuning is None or not tuning["trials"]:
+        return Section("tuning", title, absent("No study has run here.", "tune"))
+    trials, best, start = tuning["trials"], tuning["best"], tuning["start"]
+    counted = ", ".join(f"{number} {STATES.get(state, state)}" for state, number in tuning["counts"].items())
+    words = f"{len(trials)} trials on the validation split ({counted}), for the highest {tuning['metric']}."
+    if best and start:
+        words += f" As configured: {start['value']:.4f}; best, trial {best['number']}: {best['value']:.4f}."
+    history = plot(
+        figures.tuning_history(trials, tuning["metric"]),
+        "Each trial's best value in order: the stair is the best so far, crosses were given up early, and trial 0 is "
+        "the configuration as it was.",
+        key="trials",
+        title="Trials",
+    )
+    if tuning["importances"]:
+        importance = plot(
+            figures.shares(tuning["importances"]),
+            "How much each value decided whether a trial was among the better ones (PED-ANOVA), as shares of 100 %.",
+            key="importance",
+            title="What mattered",
+        )
+    else:
+        importance = paragraph("Too few finished trials to say which values mattered.", "absent")
+    return Section("tuning", title, join(paragraph(words), grid(history, importance), _best_trials(trials, best)))
+
+
+def _best_trials(trials: Sequence[Json], best: Json | None) -> Html:
+    ranked = sorted(
+        (t for t in trials if t["value"] is not None), key=lambda t: (t["state"] != "complete", -t["value"])
+    )
+    shown = ranked[:TRIALS_SHOWN]
+    names = sorted({name for trial in shown for name in trial["params"]})
+    rows = [
+        [
+            str(trial["number"]),
+            trial["state"],
+            Html(f"{trial['value']:.4f}"),
+            *(_value(trial["params"].get(name, "")) for name in names),
+        ]
+        for trial in shown
+    ]
+    marked = next((at for at, trial in enumerate(shown) if best and trial["number"] == best["number"]), None)
+    columns = ["trial", "state", "value", *(name.replace("training.", "").replace("model.", "") for name in names)]
+    more = f" The {len(ranked) - len(shown)} others are in tuning.json." if len(ranked) > len(shown) else ""
+    caption = f"The best trials with their values; the marked one went to best.json.{more}"
+    return table(columns, rows, marked=marked, caption=caption)
+
+
+def _value(value: Any) -> Html:
+    return Html(f"{value:.3g}" if isinstance(value, float) else html(str(value)))
+
+
+def popularity_section(evaluation: Json | None) -> Section:
+    """Whether the model recommends only what everyone buys."""
+    title = "Popularity"
+    held = (evaluation or {}).get("popularity_of_recommended")
+    if not held:
+        return Section("popularity", title, absent("What is recommended has not been counted.", "evaluate"))
+    figure = plot(
+        figures.popularity(held["bought"], held["recommended"]),
+        "Bars: where purchases lie when items are ranked by popularity and cut into tenths; lines: where "
+        "recommendations lie. A line far above the bars at the left recommends only what sells anyway.",
+        key="popularity",
+    )
+    return Section("popularity", title, figure)
+
+
+def examples_section(evaluation: Json | None) -> Section:
+    """Ten customers: bought, recommended, then bought."""
+    title = "Ten customers"
+    customers = (evaluation or {}).get("examples")
+    if not customers:
+        return Section("examples", title, absent("There are no examples.", "evaluate"))
+    intro = paragraph(
+        "What a customer had bought, what was recommended on that ground, and what the customer then bought. "
+        "A recommendation that was bought is marked."
+    )
+    people = [_customer(customer, is_open=number < CUSTOMERS_OPEN) for number, customer in enumerate(customers)]
+    return Section("examples", title, join(intro, *people))
+
+
+def _customer(customer: Json, *, is_open: bool) -> Html:
+    then = set(customer["then_bought"])
+    hits = sum(item in then for item in customer["recommended"])
+    found = f"{hits} of {len(customer['recommended'])} recommended were bought"
+    lists = (
+        ("had bought", "ul", [(item, False) for item in customer["bought"]]),
+        ("recommended", "ol", [(item, item in then) for item in customer["recommended"]]),
+        ("then bought", "ul", [(item, False) for item in customer["then_bought"]]),
+    )
+    blocks = "".join(
+        f"<div><h4>{heading}</h4><{kind}>" + "".join(_item(name, hit) for name, hit in items) + f"</{kind}></div>"
+        for heading, kind, items in lists
+    )
+    heading = f"<summary>Customer {html(customer['user_id'])} <small>{found}</small></summary>"
+    return Html(f"<details{' open' if is_open else ''}>{heading}<div class=lists>{blocks}</div></details>")
+
+
+def _item(name: str, hit: bool) -> str:
+    return f"<li class=hit>{html(name)}</li>" if hit else f"<li>{html(name)}</li>"
+
+
+def feedback_section(feedback: Json | None) -> Section:
+    """One round of recommendations against the next, learned with the first one's outcomes."""
+    title = "Feedback"
+    rounds = (feedback or {}).get("rounds")
+    if not rounds:
+        return Section("feedback", title, absent("No feedback has come back yet.", "ingest-feedback"))
+    names = [f"round {entry['round']}" for entry in rounds]
+    rates = [_wilson(entry["purchased"], entry["shown"]) for entry in rounds]
+    columns = ["round", "bundle", "shown", "viewed", "purchased", "purchases per item shown"]
+    rows: list[list[Any]] = [
+        [
+            name,
+            entry.get("bundle", ""),
+            entry["shown"],
+            entry.get("viewed", 0),
+            entry["purchased"],
+            Html(f"{rate['value']:.2%}"),
+        ]
+        for name, entry, rate in zip(names, rounds, rates, strict=True)
+    ]
+    if all("true_value" in entry for entry in rounds):
+        columns.append("expected purchases, true tastes")
+        for row, entry in zip(rows, rounds, strict=True):
+            row.append(float(entry["true_value"]))
+    words = paragraph(
+        "Recommendations were shown, what followed came back as feedback, and the next model learned from it as well."
+    )
+    figure = plot(
+        figures.rounds(names, rates),
+        "Purchases per item shown in each round, with 95 % intervals (Wilson): a higher bar is the better round.",
+        key="rounds",
+    )
+    return Section("feedback", title, join(words, table(columns, rows, marked=len(rows) - 1), figure))
+
+
+def _wilson(hits: int, shown: int) -> dict[str, float]:
+    """A rate with its 95 % interval (Wilson, 1927)."""
+    if shown == 0:
+        return {"value": 0.0, "low": 0.0, "high": 0.0}
+    z = 1.96
+    rate = hits / shown
+    middle = (rate + z * z / (2 * shown)) / (1 + z * z / shown)
+    half = z * math.sqrt(rate * (1 - rate) / shown + z * z / (4 * shown * shown)) / (1 + z * z / shown)
+    return {"value": rate, "low": middle - half, "high": middle + half}
+
+
+def stages_section(stages: Sequence[Json] | None) -> Section:
+    """Where the time went."""
+    title = "Where the time went"
+    if not stages:
+        return Section("stages", title, absent("The stages were not timed together.", "demo"))
+    seconds: dict[str, float] = {}
+    for entry in stages:
+        seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
+    total = sum(seconds.values())
+    figure = plot(
+        figures.shares(seconds, percent=False),
+        f"Seconds that each stage took on this machine, longest on top; {total:,.0f} s in all.",
+        key="stages",
+    )
+    return Section("stages", title, figure)
+
+
+def score_section(score: Json | None) -> Section:
+    """What the last scoring wrote."""
+    title = "Scoring"
+    if score is None:
+        return Section("score", title, absent("Nothing has been scored.", "score"))
+    plain = [(key.replace("_", " "), value) for key, value in score.items() if isinstance(value, str | int | float)]
+    return Section("score", title, facts(plain))

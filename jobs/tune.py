@@ -1,0 +1,217 @@
+"""Tune: an Optuna study over the training, each trial a job of several ranks on one pinned version.
+
+    python -m jobs.tune --settings shop.yaml tuning.trials=20
+
+Trials learn from the training split and are judged on the validation split; what is held out for evaluation is never
+looked at. A study that was stopped goes on, its unfinished trial from its checkpoint; a finished one is not run again.
+Writes tuning.json (all trials) and best.json (what `train` takes) into the run folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.launch import launch
+from jobs.artefacts import BEST, TUNING, read_json, write_json
+from jobs.console import say, show_table
+from jobs.main import main_of
+from jobs.settings import Settings
+from jobs.tasks import TASKS
+from jobs.train import learn_spec
+from training.errors import SettingsError
+from training.fit import FitSettings
+from training.models import MODELS
+from tuning.objective import LEARN, Pruning
+from tuning.space import Space, read_space
+from tuning.storage import is_local_file, masked
+from tuning.study import StudyPlan, TrialEnd, TrialJob, run_study
+from tuning.summary import best_overrides, summarise
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Fields of FitSettings that change how a training goes, not what it computes.
+INDECISIVE = {"checkpoint_every_steps", "checkpoint_every_s", "keep_checkpoints", "report_every_s"}
+
+
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001
+    """Run the study to its planned number of trials.
+
+    Args:
+        settings: the pipeline's.
+        spark: not needed; the ranks read the table's files themselves.
+
+    Returns:
+        best (model, training, value, trial, epochs), start (value of the configured settings), counts by state, path.
+
+    Raises:
+        SettingsError: the search space is wrong, or the ranks could not reach the study's storage.
+        TuningError: the study is another one's, its storage cannot be opened, or its first trials all failed.
+        TableError: no examples, or a version that is gone.
+    """
+    if settings.tuning.trials == 0:
+        say("tune: tuning.trials is 0; nothing to do")
+        return {"best": None, "start": None, "counts": {}, "path": None}
+    spec = learn_spec(settings, splits=("train",), validate=True)
+    spec["training"] |= {"metric": settings.tuning.metric, "metric_mode": "max", "epochs": settings.tuning.epochs}
+    plan = study_plan(settings, spec)
+    varied = ", ".join(parameter.name for parameter in plan.space.parameters)
+    say(f"tune: study '{plan.name}' in {masked(plan.storage)}, {plan.trials} trials; varied: {varied}")
+
+    def ended(end: TrialEnd) -> None:
+        shutil.rmtree(_checkpoints(settings, plan.name, end.number), ignore_errors=True)
+        _show_trial(end)
+
+    run_study(plan, lambda job: _run_trial(settings, spec, job), ended)
+    return _finish(settings, summarise(plan))
+
+
+def study_plan(settings: Settings, spec: Mapping[str, Any]) -> StudyPlan:
+    """The study that the settings describe.
+
+    Raises:
+        SettingsError: the search space is wrong, or the storage is a file that only this machine sees while the ranks
+            run on others.
+    """
+    tuning, training = settings.tuning, settings.training
+    storage = tuning.storage or f"sqlite:///{Path(settings.run_dir) / 'study.db'}"
+    if training.launcher != "local" and is_local_file(storage):
+        raise SettingsError(
+            f"tuning.storage is '{storage}', a file on this machine, and training.launcher={training.launcher} runs "
+            "the ranks on others; set tuning.storage to a database's URL or to journal:PATH on a shared file system"
+        )
+    space = read_space(_sections(settings), tuning.space)
+    return StudyPlan(
+        name=tuning.study or f"{settings.task}-{settings.model['name']}",
+        storage=storage,
+        space=space,
+        fixed=_fixed(spec, space),
+        metric=tuning.metric,
+        trials=tuning.trials,
+        pruning=Pruning(tuning.pruner, tuning.epochs, tuning.pruner_warmup),
+        seed=tuning.seed,
+    )
+
+
+def with_best(settings: Settings) -> Settings:
+    """The settings with the values that a study found best; as they are if no study of this model has ended.
+
+    Raises:
+        SettingsError: best.json holds values that the settings refuse.
+        DataError: best.json is not JSON.
+    """
+    best = read_json(settings.run_dir, BEST)
+    if best is None or best["model_name"] != settings.model["name"]:
+        return settings
+    try:
+        return Settings.model_validate(
+            {
+                **settings.model_dump(),
+                "model": {**settings.model, **best["model"]},
+                "training": {**settings.training.model_dump(), **best["training"]},
+            }
+        )
+    except ValueError as error:
+        raise SettingsError(
+            f"{settings.run_dir}/{BEST} of trial {best['trial']} does not fit the settings: {error}; "
+            "remove it, or run `millrace tune` again"
+        ) from error
+
+
+def _sections(settings: Settings) -> dict[str, Any]:
+    config = {key: value for key, value in settings.model.items() if key != "name"}
+    training = {key: getattr(settings.training, key) for key in FitSettings.model_fields}
+    return {"model": MODELS[settings.model["name"]].Config(**config), "training": FitSettings(**training)}
+
+
+def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """What all trials have in common, by names that a person knows."""
+    searched = space.start()
+    tables = {
+        f"table {name}": f"{table['uri']} version {table['version']}, {'+'.join(table['splits'])}"
+        for name, table in spec["tables"].items()
+    }
+    values = {
+        f"{section}.{key}": value
+        for section in ("model", "training")
+        for key, value in spec[section].items()
+        if f"{section}.{key}" not in searched and key not in INDECISIVE
+    }
+    return {**tables, **values, "ranks": spec["ranks"]}
+
+
+def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> dict[str, Any]:
+    """Start one trial's ranks and wait for their end."""
+    config = {**spec["model"], **job.overrides.get("model", {})}
+    name = config.pop("name")
+    told = {
+        **spec,
+        "model": {"name": name, **MODELS[name].Config(**config).model_dump()},
+        "training": FitSettings(**{**spec["training"], **job.overrides.get("training", {})}).model_dump(),
+        "report": job.channel.to_json(),
+        "checkpoint_dir": str(_checkpoints(settings, job.channel.study, job.number)),
+    }
+    training = settings.training
+    return launch(
+        LEARN,
+        {"learn": TASKS[settings.task].learn, "spec": told},
+        ranks=training.ranks,
+        launcher=training.launcher,
+        timeout_s=training.timeout_s,
+        restarts=training.restarts,
+    )
+
+
+def _checkpoints(settings: Settings, study: str, trial: int) -> Path:
+    """Where a trial's checkpoints lie until it has ended; the same for a trial that goes on."""
+    return Path(settings.run_dir) / "trials" / f"{study}-{trial}"
+
+
+def _show_trial(end: TrialEnd) -> None:
+    value = "" if end.value is None else f" {end.value:.4f}"
+    best = ", the best so far" if end.best else ""
+    why = "" if end.error is None else f": {end.error.splitlines()[0]}"
+    say(f"  trial {end.number} {end.state}{value} in {end.seconds:.1f} s{best}{why}")
+
+
+def _finish(settings: Settings, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write the two files and show what was found."""
+    path = write_json(settings.run_dir, TUNING, summary)
+    best = best_overrides(summary)
+    if best is not None:
+        best = {"model_name": settings.model["name"], **best}
+        write_json(settings.run_dir, BEST, best)
+    _show(summary)
+    start = summary["start"]
+    return {"best": best, "start": start and start["value"], "counts": summary["counts"], "path": str(path)}
+
+
+def _show(summary: Mapping[str, Any]) -> None:
+    rows = [
+        (
+            row["number"],
+            row["state"] + (" (start)" if row["is_start"] else ""),
+            "-" if row["value"] is None else row["value"],
+            len(row["epochs"]),
+            row["seconds"],
+            ", ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in row["params"].items()),
+        )
+        for row in summary["trials"]
+    ]
+    show_table(f"Trials, by {summary['metric']}", ("trial", "state", "value", "epochs", "seconds", "values"), rows)
+    best, start = summary["best"], summary["start"]
+    if best is not None and start is not None:
+        gain = best["value"] / start["value"] - 1 if start["value"] else 0.0
+        was, now = f"{start['value']:.4f}", f"{best['value']:.4f}"
+        say(f"tune: as configured {was}; best, trial {best['number']}, {now} ({gain:+.1%})")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main_of(run)
