@@ -190,22 +190,23 @@ def _live_files(table: DeltaTable, uri: str) -> tuple[DataFile, ...]:
     partitioned = bool(table.metadata().partition_columns)
     partitions = actions.column("partition").to_pylist() if partitioned else [{}] * actions.num_rows
     paths = actions.column("path").to_pylist()
-    deleted = _deletion_vectors(table, set(paths), uri)
+    deleted = _deletion_vectors(table, paths, uri)
     rows = zip(paths, actions["size_bytes"].to_pylist(), actions["num_records"].to_pylist(), partitions, strict=True)
     files = [DataFile(unquote(path), size, records, values, deleted.get(path)) for path, size, records, values in rows]
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def _deletion_vectors(table: DeltaTable, paths: set[str], uri: str) -> dict[str, NDArray[np.uint8]]:
+def _deletion_vectors(table: DeltaTable, paths: Sequence[str], uri: str) -> dict[str, NDArray[np.uint8]]:
     """Deleted rows as packed bits, by the path that the log writes."""
     if "deletionVectors" not in (table.protocol().reader_features or []):
         return {}
+    logged = {unquote(path): path for path in paths}
     found: dict[str, NDArray[np.uint8]] = {}
     try:
         for batch in table.deletion_vectors():
             vectors = pa.record_batch(batch)
             for path, mask in zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True):
-                found[_log_path(path, paths)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
+                found[_log_path(path, logged)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
     except DeltaError as error:
         raise SnapshotError(
             f"the deletion vectors of table '{uri}' cannot be read: {error}. Purge them (REORG ... APPLY (PURGE)), "
@@ -214,18 +215,15 @@ def _deletion_vectors(table: DeltaTable, paths: set[str], uri: str) -> dict[str,
     return found
 
 
-def _log_path(path: str, paths: set[str]) -> str:
-    """The log's own name of a file whose full URL delta-rs gives."""
-    if path in paths:
-        return path
-    at = path.find("/")
-    while at >= 0:
-        if path[at + 1 :] in paths:
-            return path[at + 1 :]
+def _log_path(url: str, logged: Mapping[str, str]) -> str:
+    """The log's own name of a file whose URL delta-rs gives: the part of it that names a live file."""
+    path = unquote(url)
+    at = -1
+    while path[at + 1 :] not in logged:
         at = path.find("/", at + 1)
-    raise SnapshotError(
-        f"a deletion vector belongs to '{path}', which is no live file; run FSCK REPAIR TABLE, or report this"
-    )
+        if at < 0:
+            raise SnapshotError(f"a deletion vector belongs to '{url}', which is no live file; run FSCK REPAIR TABLE")
+    return logged[path[at + 1 :]]
 
 
 def _kept(
