@@ -7,8 +7,9 @@ connects a trial to its driver, so a trial that outlives its driver loses nothin
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from optuna.storages import BaseStorage
 
 from training.errors import TuningError
 from training.record import Event, Pruned
+from training.world import World
 from tuning.storage import open_storage
 
 LEARN = "tuning.objective:learn_trial"  # for cluster.launch
@@ -74,13 +76,16 @@ def study_reporter(channel: Mapping[str, Any]) -> Callable[[Event], None]:
     Args:
         channel: `Channel.to_json()`.
 
-    Raises:
-        TuningError: the storage cannot be opened, or (from the callback) an epoch came without the metric.
+    Returns:
+        The callback. It raises `Pruned` to end the trial, and TuningError where the storage cannot be opened or an
+        epoch comes without the metric.
     """
     address = Channel.from_json(channel)
-    storage = open_storage(address.storage)
-    study = optuna.load_study(study_name=address.study, storage=storage, pruner=address.pruning.build())
-    trial_id = trial_id_of(storage, address.study, address.trial)
+
+    @functools.cache
+    def connect() -> tuple[BaseStorage, optuna.Study]:  # when the first epoch ends, and on rank 0 alone
+        storage = open_storage(address.storage)
+        return storage, optuna.load_study(study_name=address.study, storage=storage, pruner=address.pruning.build())
 
     def report(event: Event) -> None:
         if event.kind != "epoch":
@@ -92,6 +97,8 @@ def study_reporter(channel: Mapping[str, Any]) -> Callable[[Event], None]:
                 f"{', '.join(sorted(event.values))}"
             )
         epochs = event.epoch + 1
+        storage, study = connect()
+        trial_id = trial_id_of(storage, address.study, address.trial)
         storage.set_trial_intermediate_value(trial_id, epochs, float(value))
         if epochs < address.pruning.epochs and study.pruner.prune(study, storage.get_trial(trial_id)):
             storage.set_trial_user_attr(trial_id, PRUNED_AFTER, epochs)
@@ -105,19 +112,34 @@ def trial_id_of(storage: BaseStorage, study: str, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)
 
 
-def learn_trial(spec: Mapping[str, Any], world: Any) -> dict[str, Any]:
+def learn_trial(spec: Mapping[str, Any], world: World) -> dict[str, Any]:
     """Run a task's `learn` as a trial; a pruned one is a result, not a failure.
 
     Args:
-        spec: {"learn": "module:function" of the task, "spec": what that function is told}.
-        world: the ranks; passed on.
+        spec: {"learn": "module:function" of the task, "spec": what that function is told}; the function returns a dict
+            with fit's history, an entry an epoch.
+        world: the ranks.
 
     Returns:
-        What `learn` returns, and "pruned": true or false. The metric is in the study.
+        What `learn` returns, and "pruned": true or false. The metric of every epoch is in the study.
     """
     module, _, name = spec["learn"].partition(":")
     learn = getattr(importlib.import_module(module), name)
     try:
-        return {**learn(spec["spec"], world), "pruned": False}
+        result = learn(spec["spec"], world)
     except Pruned:
         return {"pruned": True}
+    if world.rank == 0:
+        _fill_in(Channel.from_json(spec["spec"]["report"]), result["history"])
+    return {**result, "pruned": False}
+
+
+def _fill_in(address: Channel, history: Sequence[Mapping[str, float]]) -> None:
+    """Report epochs that were not: a trial that died after an epoch's checkpoint goes on with the next epoch."""
+    storage = open_storage(address.storage)
+    trial_id = trial_id_of(storage, address.study, address.trial)
+    known = storage.get_trial(trial_id).intermediate_values
+    for entry in history:
+        epochs = int(entry["epoch"]) + 1
+        if epochs not in known:
+            storage.set_trial_intermediate_value(trial_id, epochs, float(entry[address.metric]))

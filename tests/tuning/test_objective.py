@@ -11,6 +11,7 @@ import pytest
 
 from training.errors import TuningError
 from training.record import Event, Pruned
+from training.world import World
 from tuning import ownership
 from tuning.objective import Channel, Pruning, learn_trial, study_reporter, trial_id_of
 from tuning.storage import is_local_file, masked, open_storage
@@ -19,7 +20,7 @@ from tuning.storage import is_local_file, masked, open_storage
 @pytest.fixture
 def channel(tmp_path: Path) -> Channel:
     """Three finished trials, of 0.5 after one epoch and 0.7 after two, and one under way."""
-    url = f"sqlite:///{tmp_path}/study.db"
+    url = f"journal:{tmp_path}/study.log"
     study = optuna.create_study(study_name="s", storage=open_storage(url), direction="maximize")
     for _ in range(3):
         trial = study.ask()
@@ -59,7 +60,7 @@ def prune(spec: dict[str, Any], world: Any) -> dict[str, Any]:
 
 
 def test_a_pruned_trial_is_a_result(channel: Channel) -> None:
-    assert learn_trial({"learn": "tests.tuning.test_objective:prune", "spec": {}}, None) == {"pruned": True}
+    assert learn_trial({"learn": "tests.tuning.test_objective:prune", "spec": {}}, World()) == {"pruned": True}
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql+nodriver://u:secret@h/db", "sqlite:////proc/nowhere/study.db"])

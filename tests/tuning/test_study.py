@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from tests.tuning import toy
 from training.errors import TuningError
+from training.world import World
 from tuning.objective import Pruning, learn_trial
 from tuning.space import read_space
 from tuning.storage import open_storage
@@ -32,16 +33,15 @@ def trial_spec(folder: Path, job: TrialJob) -> dict[str, Any]:
 
 
 def in_process(folder: Path) -> Callable[[TrialJob], Mapping[str, Any]]:
-    return lambda job: learn_trial(trial_spec(folder, job), None)
+    return lambda job: learn_trial(trial_spec(folder, job), World())
 
 
 def study_of(plan: StudyPlan) -> optuna.Study:
     return optuna.load_study(study_name=plan.name, storage=open_storage(plan.storage))
 
 
-@pytest.mark.parametrize("url", ["sqlite:///{}/study.db", "journal:{}/deep/study.log"])
-def test_the_study_finds_what_was_planted(tmp_path: Path, url: str) -> None:
-    plan = toy.plan(tmp_path, storage=url.format(tmp_path), trials=14)
+def test_the_study_finds_what_was_planted(tmp_path: Path) -> None:
+    plan = toy.plan(tmp_path, storage=f"journal:{tmp_path}/deep/study.log", trials=14)
     ends: list[TrialEnd] = []
     run_study(plan, in_process(tmp_path), ends.append)
     summary = summarise(plan)
@@ -160,33 +160,34 @@ import sys
 from pathlib import Path
 from tests.tuning import toy
 from tests.tuning.test_study import trial_spec
+from training.world import World
 from tuning.objective import learn_trial
 from tuning.study import run_study
 folder = Path(sys.argv[1])
 def run_trial(job):
     spec = trial_spec(folder, job)
-    spec["spec"] |= {"die_in": 2, "die_at": 2}
-    return learn_trial(spec, None)
-run_study(toy.plan(folder, storage=f"sqlite:///{folder}/study.db", trials=5), run_trial, lambda end: None)
+    spec["spec"] |= {"die_in": 1, "die_at": 2}
+    return learn_trial(spec, World())
+run_study(toy.plan(folder, storage=f"sqlite:///{folder}/study.db", trials=3), run_trial, lambda end: None)
 """
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint_under_its_own_number(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=ROOT, check=False)
     assert died.returncode == -signal.SIGKILL
-    plan = toy.plan(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=5)
+    plan = toy.plan(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=3)
     before = study_of(plan).trials
-    assert [trial.state for trial in before[2:]] == [TrialState.RUNNING]
-    assert list(before[2].intermediate_values) == [1, 2]
+    assert [trial.state for trial in before[1:]] == [TrialState.RUNNING]
+    assert list(before[1].intermediate_values) == [1, 2]
     ran: list[int] = []
     run_study(plan, in_process(tmp_path), lambda end: ran.append(end.number))
-    assert ran == [2, 3, 4]
+    assert ran == [1, 2]
     after = summarise(plan)["trials"]
-    assert after[2]["params"] == before[2].params
-    processes = json.loads((tmp_path / "2" / "epochs.json").read_text())
+    assert after[1]["params"] == before[1].params
+    processes = json.loads((tmp_path / "1" / "epochs.json").read_text())
     assert len(processes) == 3
     assert processes[0] == processes[1] != processes[2]  # the first two epochs were not run again
-    unbroken = toy.plan(tmp_path / "unbroken", trials=5)
+    unbroken = toy.plan(tmp_path / "unbroken", trials=3)
     run_study(unbroken, in_process(tmp_path / "unbroken"), lambda _: None)
     assert [row["epochs"] for row in after] == [row["epochs"] for row in summarise(unbroken)["trials"]]
 
@@ -216,3 +217,13 @@ def test_a_prune_decision_outlives_its_driver(tmp_path: Path) -> None:
         run_study(plan, run_trial, lambda _: None)
     run_study(plan, lambda _: pytest.fail("a pruned trial ran again"), lambda _: None)
     assert summarise(plan)["counts"] == {"complete": 1, "pruned": 1}
+
+
+def test_an_epoch_that_was_kept_but_not_reported_is_filled_in(tmp_path: Path) -> None:
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        spec = trial_spec(tmp_path, job)
+        return learn_trial({**spec, "spec": {**spec["spec"], "silent_at": 1}}, World())
+
+    plan = toy.plan(tmp_path, trials=1)
+    run_study(plan, run_trial, lambda _: None)
+    assert summarise(plan)["trials"][0]["epochs"] == [pytest.approx(0.5 * (epoch + 1) / 3) for epoch in range(3)]
