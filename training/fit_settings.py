@@ -31,8 +31,18 @@ class FitSettings(BaseModel):
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1024, ge=1, description="rows per optimizer step, over all ranks")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are added up for one optimizer step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of AdamW, for dense parameters")
-    embedding_learning_rate: float = Field(default=0.05, gt=0, description="of the embedding tables' optimizer")
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        description="of AdamW, for dense parameters",
+        json_schema_extra={"search": {"low": 3e-4, "high": 1e-2, "log": True}},
+    )
+    embedding_learning_rate: float = Field(
+        default=0.05,
+        gt=0,
+        description="of the embedding tables' optimizer",
+        json_schema_extra={"search": {"low": 0.01, "high": 0.3, "log": True}},
+    )
     embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rates rise linearly from 0")
