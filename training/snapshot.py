@@ -154,12 +154,12 @@ def _open_table(uri: str, version: int | None, options: dict[str, str]) -> Delta
         return DeltaTable(uri, version=version, storage_options=options)
     except TableNotFoundError as error:
         raise TableError(
-            f"there is no Delta table at '{uri}' ({error}). Write it first, or correct the path"
+            f"there is no Delta table at '{uri}' ({_first_line(error)}). Write it first, or correct the path"
         ) from error
     except DeltaError as error:
         wanted = "the newest version" if version is None else f"version {version}"
         raise SnapshotError(
-            f"{wanted} of table '{uri}' cannot be opened: {error}. A version that is still to come, that log clean-up "
+            f"{wanted} of table '{uri}' cannot be opened: {_first_line(error)}. A version that is still to come, that log clean-up "
             "removed, or that needs an unknown reader feature cannot be pinned; DESCRIBE HISTORY lists those that can"
         ) from error
 
@@ -209,7 +209,7 @@ def _deletion_vectors(table: DeltaTable, paths: Sequence[str], uri: str) -> dict
                 found[_log_path(path, logged)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
     except DeltaError as error:
         raise SnapshotError(
-            f"the deletion vectors of table '{uri}' cannot be read: {error}. Purge them (REORG ... APPLY (PURGE)), "
+            f"the deletion vectors of table '{uri}' cannot be read: {_first_line(error)}. Purge them (REORG ... APPLY (PURGE)), "
             "then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or drop the feature that is named"
         ) from error
     return found
@@ -269,3 +269,7 @@ def _plain(uri: str) -> str:
     if uri.startswith("file:"):
         uri = unquote(urlparse(uri).path)
     return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

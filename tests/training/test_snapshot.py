@@ -1,0 +1,134 @@
+"""Opening a version: what is read, what is refused, what is named when a file is not what the log says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from training.errors import SchemaError, SnapshotError, TableError
+from training.snapshot import open_snapshot, read_table
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Two versions: 3 rows in two partitions, then one more row."""
+    path = tmp_path / "a table"
+    rows = pa.table({"id": [1, 2, 3], "split": ["train", "train", "test"]})
+    write_deltalake(path, rows, partition_by=["split"])
+    write_deltalake(path, pa.table({"id": [4], "split": ["test"]}), mode="append")
+    return path
+
+
+def ids(path: Path | str, version: int | None = None, **settings: object) -> list[int]:
+    found: list[int] = read_table(open_snapshot(str(path), version, **settings), ["id"])["id"].to_pylist()  # type: ignore[arg-type]
+    return sorted(found)
+
+
+def data_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.parquet"))
+
+
+def test_versions_and_partitions(table: Path) -> None:
+    assert ids(table) == [1, 2, 3, 4]
+    assert ids(table, 0) == [1, 2, 3]
+    assert ids(table, partitions={"split": ["test"]}) == [3, 4]
+    assert ids(table, partitions={"split": ["none such"]}) == []
+
+
+def test_fingerprint_is_of_the_files_not_of_the_path(table: Path) -> None:
+    assert open_snapshot(str(table)).fingerprint == open_snapshot(str(table), 1).fingerprint
+    assert open_snapshot(str(table)).fingerprint != open_snapshot(str(table), 0).fingerprint
+    moved = table.rename(table.parent / "moved")
+    assert open_snapshot(str(moved), 1).fingerprint == open_snapshot(moved.as_uri()).fingerprint
+
+
+def test_a_url_reads_through_the_object_store(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.snapshot._plain", lambda uri: uri)  # else a file URL becomes a path
+    assert ids(table.as_uri()) == [1, 2, 3, 4]
+
+
+def test_columns_keep_their_order_and_types(table: Path) -> None:
+    snapshot = open_snapshot(str(table), columns=["split", "id"])
+    assert snapshot.schema.names == ["split", "id"]
+    assert read_table(snapshot).schema == pa.schema({"split": pa.string(), "id": pa.int64()})
+
+
+def test_an_empty_table_reads_as_no_rows(table: Path) -> None:
+    DeltaTable(table).delete()
+    snapshot = open_snapshot(str(table))
+    assert snapshot.rows == 0
+    assert read_table(snapshot).num_rows == 0
+
+
+@pytest.mark.parametrize("path", ["none", "."])
+def test_no_table(tmp_path: Path, path: str) -> None:
+    with pytest.raises(TableError, match=r"there is no Delta table at .*Write it first"):
+        open_snapshot(str(tmp_path / path))
+
+
+def test_no_such_version(table: Path) -> None:
+    with pytest.raises(SnapshotError, match=r"version 9 of table '.*a table' cannot be opened"):
+        open_snapshot(str(table), 9)
+
+
+def test_no_such_column(table: Path) -> None:
+    with pytest.raises(SchemaError, match="no column 'price'; it has: id, split"):
+        open_snapshot(str(table), columns=["id", "price"])
+
+
+def test_no_such_partition_column(table: Path) -> None:
+    with pytest.raises(SchemaError, match=r"'id' is not a partition column of table '.*'; those are: split"):
+        open_snapshot(str(table), partitions={"id": ["1"]})
+
+
+def require(path: Path, features: Sequence[str]) -> None:
+    """Write a protocol with further reader features into the newest version."""
+    log = max((path / "_delta_log").glob("*.json"))
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+    log.write_text(json.dumps({"protocol": protocol}) + "\n" + log.read_text())
+
+
+@pytest.mark.parametrize("feature", ["variantType", "someNewFeature"])
+def test_unknown_reader_features_are_named(table: Path, feature: str) -> None:
+    require(table, [feature])
+    with pytest.raises(SnapshotError, match=feature):
+        open_snapshot(str(table))
+
+
+def test_vacuumed_version(table: Path) -> None:
+    DeltaTable(table).optimize.compact()
+    DeltaTable(table).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    assert ids(table) == [1, 2, 3, 4]
+    with pytest.raises(
+        SnapshotError, match=r"file 'split=test/.*\.parquet' of version 1 of table '.*' is gone; VACUUM"
+    ):
+        open_snapshot(str(table), 1)
+
+
+def test_torn_file(table: Path) -> None:
+    file = data_files(table)[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(SnapshotError, match=rf"{file.name}' of version 1 .* is not a whole Parquet file: .*Restore"):
+        open_snapshot(str(table))
+
+
+def test_file_changed_behind_deltas_back(table: Path) -> None:
+    first, *_, last = data_files(table)
+    first.write_bytes(last.read_bytes())
+    with pytest.raises(SnapshotError, match=r"holds 2 rows, the log says 1: it was changed behind Delta's back"):
+        open_snapshot(str(table))
+
+
+def test_corrupt_page_names_the_row_group(table: Path) -> None:
+    snapshot = open_snapshot(str(table))
+    for file in data_files(table):
+        data = bytearray(file.read_bytes())
+        data[4:60] = bytes(56)  # the first column's pages; the footer stays whole
+        file.write_bytes(data)
+    with pytest.raises(SnapshotError, match=r"row group 0 of file 'split=.*' of version 1 .* cannot be read"):
+        read_table(snapshot)
