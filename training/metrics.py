@@ -5,8 +5,8 @@
     sums.means()["recall@20"]; bootstrap_interval(values["recall@20"].numpy())
 
 Definitions, with T the distinct true items of a query and K the cut: recall@K = hits / |T|; hit_rate@K = any hit;
-ndcg@K has binary gains and its ideal places min(K, |T|) hits first; mrr@K = 1 / rank of the first hit; map@K = mean over
-min(K, |T|) of the precision at each hit's rank. Queries without a true item are left out.
+ndcg@K has binary gains and its ideal places min(K, |T|) hits first; mrr@K = 1 / rank of the first hit; map@K = the sum
+of the precisions at the hits' ranks over min(K, |T|). Queries without a true item are left out.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def bootstrap_interval(
 
 
 def recommended_counts(top: Tensor, items: int) -> Tensor:
-    """(items,) int64: how often each item index is recommended; counts of parts add up. Fillers (0 and less) are out."""
+    """(items,) int64: how often each item is recommended, fillers (0 and less) left out; parts add up."""
     return torch.bincount(top[top > 0], minlength=items)
 
 

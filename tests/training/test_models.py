@@ -1,0 +1,230 @@
+"""The contract that every model keeps, on a shop whose tastes are planted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.batch import Batch, Ragged
+from training.errors import SchemaError, SettingsError
+from training.models import MODELS, ModelConfig, RetrievalModel
+from training.schema import Column, Kind, Schema
+
+USERS, ITEMS, GROUPS = 48, 60, 4  # indices 1..USERS, 1..ITEMS; item i and user u are of group i % GROUPS, u % GROUPS
+SCHEMA = Schema(
+    (
+        Column("user", Kind.ID, "users", USERS + 1),
+        Column("history", Kind.IDS, "items", ITEMS + 1),
+        Column("history_age", Kind.DENSE, ragged=True),
+        Column("target", Kind.ID, "items", ITEMS + 1),
+        Column("new", Kind.DENSE),
+        Column("age", Kind.DENSE),
+        Column("weight", Kind.WEIGHT),
+        Column("time", Kind.TIME),
+    )
+)
+
+
+def ragged(rows: list[list[int]]) -> Ragged:
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return Ragged(torch.tensor([item for row in rows for item in row], dtype=torch.int64), offsets)
+
+
+def make_batch(users: list[int], histories: list[list[int]], targets: list[int]) -> Batch:
+    history, rows = ragged(histories), len(users)
+    return {
+        "user": torch.tensor(users, dtype=torch.int64),
+        "history": history,
+        "history_age": Ragged(torch.full(history.values.shape, 3.0), history.offsets),
+        "target": torch.tensor(targets, dtype=torch.int64),
+        "new": torch.ones(rows),
+        "age": torch.full((rows,), 10.0),
+        "weight": torch.ones(rows),
+        "time": torch.zeros(rows, dtype=torch.int64),
+    }
+
+
+def taste_batch(seed: int, rows: int = 64) -> Batch:
+    """Users buy, and bought, items of their own group only."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def bought(user: int, count: int) -> list[int]:
+        draws = torch.randint(0, ITEMS // GROUPS, (count,), generator=generator)
+        return [int(draw) * GROUPS + (user % GROUPS or GROUPS) for draw in draws]
+
+    users = torch.randint(1, USERS + 1, (rows,), generator=generator).tolist()
+    return make_batch(users, [bought(u, n % 6) for n, u in enumerate(users)], [bought(u, 1)[0] for u in users])
+
+
+def item_features() -> dict[str, Tensor]:
+    counts = torch.full((ITEMS + 1,), 20.0)
+    return {"count": counts, "user_count": counts, "recent_count": counts / 4}
+
+
+def build(name: str, **config: object) -> RetrievalModel:
+    torch.manual_seed(0)
+    model = MODELS[name]
+    return model(model.Config.parse(config), SCHEMA, item_features())
+
+
+def losses_of_training(model: nn.Module, steps: int) -> Iterator[float]:
+    sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
+    dense = [p for p in model.parameters() if all(p is not s for s in sparse)]
+    optimizers = [torch.optim.SparseAdam(sparse, lr=0.02), torch.optim.Adam(dense, lr=0.01)]
+    for step in range(steps):
+        total, weight = model.loss(taste_batch(step), torch.Generator().manual_seed(step))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (total / weight).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        yield float(total.detach() / weight)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(name: str) -> tuple[RetrievalModel, list[float]]:
+    model = build(name).train()
+    losses = list(losses_of_training(model, 60))
+    return model.eval(), losses
+
+
+def top(model: RetrievalModel, batch: Batch, k: int) -> Tensor:
+    with torch.no_grad():
+        return (model.queries(batch) @ model.item_matrix().T).topk(k, dim=1).indices
+
+
+def group(items: Tensor) -> Tensor:
+    return items % GROUPS
+
+
+def test_shapes_and_types(name: str) -> None:
+    model, batch = build(name).eval(), taste_batch(1, rows=7)
+    queries, matrix = model.queries(batch), model.item_matrix()
+    total, weight = model.loss(batch, torch.Generator())
+    assert queries.shape == (7, matrix.shape[1])
+    assert matrix.shape[0] == ITEMS + 1
+    assert (queries.dtype, matrix.dtype, total.dtype) == (torch.float32,) * 3
+    assert (total.shape, weight.shape) == ((), ())
+    assert weight > 0
+
+
+def test_loss_falls_and_finds_the_planted_tastes(trained: tuple[RetrievalModel, list[float]]) -> None:
+    model, losses = trained
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.5
+    users = list(range(1, USERS + 1))
+    by_user = top(model, make_batch(users, [[] for _ in users], [1] * USERS), 10)
+    assert (group(by_user) == group(torch.tensor(users))[:, None]).double().mean() > 0.9
+    by_history = top(model, make_batch([0] * GROUPS, [[g, g + GROUPS] for g in range(1, GROUPS + 1)], [1] * GROUPS), 10)
+    assert (group(by_history) == group(torch.arange(1, GROUPS + 1))[:, None]).double().mean() > 0.9
+
+
+def test_unknown_item_is_never_recommended(trained: tuple[RetrievalModel, list[float]]) -> None:
+    ranked = top(trained[0], taste_batch(2), ITEMS + 1)
+    assert bool((ranked[:, -1] == 0).all())
+
+
+def test_the_target_is_not_looked_at(trained: tuple[RetrievalModel, list[float]]) -> None:
+    batch = taste_batch(3)
+    query = {name: batch[name] for name in ("user", "history", "history_age")}
+    torch.testing.assert_close(trained[0].queries(query), trained[0].queries(batch), rtol=0, atol=0)
+
+
+def test_a_batch_of_no_rows(name: str) -> None:
+    model, empty = build(name).train(), make_batch([], [], [])
+    total, weight = model.loss(empty, torch.Generator())
+    total.backward()
+    assert (float(total.detach()), float(weight)) == (0, 0)
+    for parameter in model.parameters():
+        gradient = parameter.grad
+        assert gradient is None or not gradient.to_dense().any()
+    assert model.eval().queries(empty).shape == (0, model.item_matrix().shape[1])
+
+
+def test_empty_histories_unknown_items_and_unknown_users(name: str) -> None:
+    model = build(name).train()
+    total, weight = model.loss(make_batch([0, 5], [[], [0, 0]], [3, 4]), torch.Generator())
+    total.backward()
+    assert torch.isfinite(total)
+    assert float(weight) > 0
+    assert all(p.grad is None or bool(torch.isfinite(p.grad.to_dense()).all()) for p in model.parameters())
+    unknown_left_out = model.eval().queries(make_batch([5, 5], [[7, 0], [7]], [1, 1]))
+    torch.testing.assert_close(unknown_left_out[0], unknown_left_out[1])
+
+
+def test_rows_of_unknown_targets_and_of_no_weight_do_not_count(name: str) -> None:
+    model = build(name).eval()
+    batch = make_batch([1, 2, 3], [[1], [2], [3]], [5, 0, 6])
+    batch["weight"] = torch.tensor([1.0, 1.0, 0.0])
+    total, weight = model.loss(batch, torch.Generator().manual_seed(0))
+    assert float(weight) <= 1
+    assert torch.isfinite(total)
+
+
+def test_same_generator_same_loss(name: str) -> None:
+    model, batch = build(name, **({"negatives": 20} if name == "two_tower" else {})).train(), taste_batch(4)
+    first, again, other = (float(model.loss(batch, torch.Generator().manual_seed(s))[0].detach()) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_global_generator_is_left_alone(name: str) -> None:
+    model, before = build(name).train(), torch.get_rng_state()
+    model.loss(taste_batch(5), torch.Generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_embedding_tables_have_sparse_gradients(name: str) -> None:
+    model = build(name).train()
+    model.loss(taste_batch(6), torch.Generator())[0].backward()
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    assert tables
+    assert all(table.grad is not None and table.grad.is_sparse for table in tables)
+
+
+def test_weights_carry_all_that_scoring_needs(trained: tuple[RetrievalModel, list[float]], name: str) -> None:
+    model, _ = trained
+    config = model.Config.parse(json.loads(model.config.model_dump_json()))
+    assert config == model.config
+    again = MODELS[name](config, Schema.from_json(SCHEMA.to_json()))
+    again.load_state_dict(model.state_dict())
+    batch = taste_batch(7)
+    assert torch.equal(again.eval().queries(batch), model.queries(batch))
+    assert torch.equal(again.item_matrix(), model.item_matrix())
+
+
+def test_wrong_settings_are_all_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"model\.dim = 0.*model\.dimm = 32.*takes: .*dim"):
+        MODELS[name].Config.parse({"dimm": 32, "dim": 0})
+
+
+def test_search_space_holds_ranges_or_choices(name: str) -> None:
+    space = MODELS[name].Config.search_space()
+    assert space
+    assert set(space) <= set(MODELS[name].Config.model_fields)
+    for field, spec in space.items():
+        values = spec["choices"] if "choices" in spec else [spec["low"], spec["high"]]
+        assert all(isinstance(MODELS[name].Config.parse({field: value}), ModelConfig) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({}, r"'user_count' must be 61 finite numbers.*got nothing"),
+        ({"user_count": torch.zeros(9), "recent_count": torch.zeros(61)}, r"'user_count' must be 61.*shape \(9,\)"),
+        ({"user_count": torch.zeros(61), "recent_count": torch.full((61,), torch.nan)}, r"'recent_count'.*NaN"),
+    ],
+)
+def test_item_features_must_fit(features: dict[str, Tensor], message: str) -> None:
+    model = MODELS["two_tower"]
+    with pytest.raises(SchemaError, match=message):
+        model(model.Config(), SCHEMA, features)

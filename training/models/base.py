@@ -1,0 +1,122 @@
+"""What every model is: a frozen config whose fields carry their search range, and a module with a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from training.batch import Batch
+from training.errors import SchemaError, SettingsError
+from training.schema import Schema
+
+
+class ModelConfig(BaseModel):
+    """A model's hyper-parameters: frozen, JSON in and out, unknown keys refused.
+
+    A field that is worth tuning says so: `Field(0.2, json_schema_extra=search(0.05, 0.5, log=True))`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Check values from a settings file or a bundle.
+
+        Raises:
+            SettingsError: keys are unknown or values do not fit; all of them are named.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            known = ", ".join(cls.model_fields)
+            lines = [f"model.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+            raise SettingsError("; ".join(lines) + f"; {cls.__qualname__} takes: {known}") from error
+
+    @classmethod
+    def search_space(cls) -> dict[str, dict[str, Any]]:
+        """Search range of each field that has one: {"low", "high", "log"} or {"choices"}."""
+        spaces: dict[str, dict[str, Any]] = {}
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and isinstance(extra.get("search"), dict):
+                spaces[name] = dict(extra["search"])  # type: ignore[arg-type]
+        return spaces
+
+
+def search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
+    """The search range of a number, bounds included, as `json_schema_extra` of a config's field."""
+    return {"search": {"low": low, "high": high, "log": log}}
+
+
+def choices(*values: Any) -> dict[str, Any]:
+    """The values to search, as `json_schema_extra` of a config's field."""
+    return {"search": {"choices": list(values)}}
+
+
+class Model(nn.Module, ABC):
+    """A network with its loss; `fit` needs nothing else of it.
+
+    A model is built from its config and the schema, so that a bundle's JSON rebuilds it before its weights are loaded.
+    Everything drawn at random while training comes from the generator that `loss` is given.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+
+    def __init__(self, config: ModelConfig, schema: Schema) -> None:
+        super().__init__()
+        self.config = config
+        self.schema = schema
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the rows' losses and the sum of their weights, both scalars.
+
+        Sums, so that ranks with unequal rows reduce to the global mean exactly. A batch of no rows gives 0 and 0, and
+        gradients of zero.
+        """
+
+
+class RetrievalModel(Model):
+    """A model whose score is an inner product, so that an index can find the top items.
+
+    Attributes:
+        FEATURES: the per-item columns that the model wants, of the catalogue as of the training cut.
+        item_features: (items, features) float32, kept with the weights, so that scoring needs no table.
+    """
+
+    FEATURES: ClassVar[tuple[str, ...]] = ()
+    item_features: Tensor
+
+    def __init__(self, config: ModelConfig, schema: Schema, item_features: Mapping[str, Tensor] | None = None) -> None:
+        """Build the model; None leaves the features zero, for weights that are loaded afterwards.
+
+        Raises:
+            SchemaError: a feature is missing, or is not one finite number per item of the vocabulary.
+        """
+        super().__init__(config, schema)
+        items = schema["target"].size or 1
+        given = {} if item_features is None else {name: item_features.get(name) for name in self.FEATURES}
+        for name, values in given.items():
+            if values is None or values.shape != (items,) or not bool(torch.isfinite(values).all()):
+                found = "nothing" if values is None else f"shape {tuple(values.shape)}, or NaN among them"
+                raise SchemaError(
+                    f"item feature '{name}' must be {items} finite numbers, one per index of the target's vocabulary; "
+                    f"got {found}; build the catalogue and the examples from the same vocabulary"
+                )
+        columns = [values.float() for values in given.values() if values is not None] or [torch.zeros(items)] * len(
+            self.FEATURES
+        )
+        self.register_buffer("item_features", torch.stack(columns, dim=1) if columns else torch.zeros(items, 0))
+
+    @abstractmethod
+    def queries(self, batch: Batch) -> Tensor:
+        """(batch, dim) float32: one query a row, from the user and the history; the target is not looked at."""
+
+    @abstractmethod
+    def item_matrix(self) -> Tensor:
+        """(items, dim) float32: `queries @ item_matrix.T` is the score. Row 0, the unknown item, scores below all."""

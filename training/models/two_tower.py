@@ -1,0 +1,181 @@
+"""Two towers: a customer is an embedding plus a time-decayed history, an item an embedding plus a bias that drifts.
+
+    query = normalise(user + W [decayed mean of the history's items, log of its length])
+    score = query . normalise(item) / temperature + bias(item, age)
+
+Embeddings on the sphere with a temperature need no weight decay, which a sparse table cannot have cheaply. The bias is
+a linear function of the item's log counts plus a learned residual, and for each of `drift_days` a further one that
+fades with the row's age as exp(-age / days): rows of long ago are explained by what sold then, and a query as of now
+(age 0) gets what sells now ("example age" of Covington et al. 2016). All of it is one inner product.
+
+Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim, K number of drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.batch import Batch, Ragged
+from training.losses import draw_candidates, sampled_softmax
+from training.models.base import ModelConfig, RetrievalModel, choices, search
+from training.schema import Schema
+
+UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
+PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
+
+
+class TwoTowerConfig(ModelConfig):
+    """Hyper-parameters of the two towers."""
+
+    dim: int = Field(64, ge=1, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
+    temperature: float = Field(
+        0.2, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
+    )
+    negatives: int = Field(
+        2048,
+        ge=0,
+        description="uniform draws a step beside the batch's targets; the catalogue's size or more: all items",
+    )
+    history_days: float = Field(60.0, gt=0, description="the history's decay time at the start; it is learned")
+    history_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the history's items left out", json_schema_extra=search(0.0, 0.8)
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="of the pooled history's components", json_schema_extra=search(0.0, 0.6)
+    )
+    half_life_days: float = Field(
+        150.0, gt=0, description="age at which a row weighs half", json_schema_extra=search(40.0, 400.0, log=True)
+    )
+    repeat_weight: float = Field(
+        1.0, ge=0, description="weight of a target bought before, against a new one", json_schema_extra=search(0.2, 1.0)
+    )
+    drift_days: tuple[float, ...] = Field((30.0,), description="fading times of the biases that follow the seasons")
+
+
+class TwoTower(RetrievalModel):
+    """The retrieval model of the `recommend` task.
+
+    Reads the columns user, history, history_age, target, new, age and weight of a batch; a query needs the first three.
+    Item features: `user_count` and `recent_count`, purchases before the training cut, in all and of late.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = TwoTowerConfig
+    FEATURES: ClassVar[tuple[str, ...]] = ("user_count", "recent_count")
+
+    config: TwoTowerConfig
+    target_shares: Tensor
+    drift_days: Tensor
+
+    def __init__(self, config: ModelConfig, schema: Schema, item_features: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(config, schema, item_features)
+        dim, self.biases_each = self.config.dim, 1 + len(self.config.drift_days)
+        users, items = cast(int, schema["user"].size), cast(int, schema["target"].size)
+        self.users = nn.Embedding(users, dim, sparse=True, padding_idx=0)
+        self.items = nn.Embedding(items, dim, sparse=True)
+        self.biases = nn.Embedding(items, self.biases_each, sparse=True)
+        self.mix = nn.Linear(dim + 1, dim)
+        self.feature_weights = nn.Linear(len(self.FEATURES), 1, bias=False)
+        self.log_history_days = nn.Parameter(torch.tensor(self.config.history_days).log())
+        counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
+        self.register_buffer("target_shares", counts / counts.sum())
+        self.register_buffer("drift_days", torch.tensor(self.config.drift_days))
+        self._start()
+
+    def _start(self) -> None:
+        """A user without rows stays at zero, the history alone; an item starts at the log of its count."""
+        nn.init.zeros_(self.users.weight)
+        nn.init.normal_(self.items.weight, std=self.config.dim**-0.5)
+        nn.init.zeros_(self.biases.weight)
+        nn.init.zeros_(self.feature_weights.weight)
+        with torch.no_grad():
+            self.feature_weights.weight[0, 0] = 1.0
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Sampled softmax of each row's target, weighted by the row's weight, its age and whether it is a repeat."""
+        target = cast(Tensor, batch["target"])
+        history, days = self._history(batch, generator)
+        candidates = draw_candidates(target, self.target_shares, self.config.negatives, generator)
+        ids = torch.cat([candidates.items, target, history.values])
+        distinct, where = torch.unique(ids, return_inverse=True)
+        where_C, where_B, where_history = where.split([len(candidates.items), len(target), len(history.values)])
+        directions_UD = F.normalize(self.items(distinct), dim=1)
+        taste_BD = self._taste(batch, directions_UD, Ragged(where_history, history.offsets), days, generator)
+        query_BD = self._query(taste_BD, cast(Tensor, batch["age"]))
+        items_UD = self._items(distinct, directions_UD)
+        target_logits = (query_BD * items_UD[where_B]).sum(dim=1)
+        losses = sampled_softmax(query_BD @ items_UD[where_C].T, target_logits, target, candidates)
+        weight = self._row_weights(batch)
+        return (losses * weight).sum(), weight.sum()
+
+    def queries(self, batch: Batch) -> Tensor:
+        history, days = self._history(batch, None)
+        distinct, where = torch.unique(history.values, return_inverse=True)
+        directions_UD = F.normalize(self.items(distinct), dim=1)
+        taste_BD = self._taste(batch, directions_UD, Ragged(where, history.offsets), days, None)
+        return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
+
+    def item_matrix(self) -> Tensor:
+        weight = self.items.weight
+        matrix = self._items(torch.arange(len(weight), device=weight.device), F.normalize(weight, dim=1))
+        unknown = torch.zeros_like(matrix[:1])
+        unknown[0, self.config.dim] = UNKNOWN_BIAS
+        return torch.cat([unknown, matrix[1:]])
+
+    def _history(self, batch: Batch, generator: torch.Generator | None) -> tuple[Ragged, Tensor]:
+        """The known items of the history, thinned out while training, and their ages in days."""
+        history, ages = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"])
+        kept = history.values > 0
+        if self.training and self.config.history_dropout > 0:
+            kept = kept & (_draw(kept.shape, generator, kept.device) >= self.config.history_dropout)
+        offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])[history.offsets]
+        return Ragged(history.values[kept], offsets), ages.values[kept]
+
+    def _taste(
+        self, batch: Batch, directions_UD: Tensor, history: Ragged, days: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """(B, D), on the sphere. `history` holds rows of `directions_UD`, `days` their ages."""
+        decay = torch.exp(-days / self.log_history_days.exp())
+        lengths = history.offsets[1:] - history.offsets[:-1]
+        total = decay.new_zeros(len(lengths)).index_add(0, torch.repeat_interleave(lengths), decay)
+        pooled_BD = F.embedding_bag(
+            history.values,
+            directions_UD,
+            history.offsets,
+            mode="sum",
+            per_sample_weights=decay,
+            include_last_offset=True,
+        )
+        pooled_BD = torch.cat(
+            [pooled_BD / (total + PRIOR_WEIGHT)[:, None], 0.2 * torch.log1p(lengths.float())[:, None]], 1
+        )
+        if self.training and self.config.dropout > 0:
+            kept = _draw(pooled_BD.shape, generator, pooled_BD.device) >= self.config.dropout
+            pooled_BD = pooled_BD * kept / (1 - self.config.dropout)
+        return F.normalize(self.mix(pooled_BD) + self.users(cast(Tensor, batch["user"])), dim=1)
+
+    def _query(self, taste_BD: Tensor, age: Tensor) -> Tensor:
+        """(B, D + 1 + K): the taste, a one for the bias, and what is left of each drift at this age in days."""
+        return torch.cat([taste_BD, torch.ones_like(age)[:, None], torch.exp(-age[:, None] / self.drift_days)], dim=1)
+
+    def _items(self, ids: Tensor, directions_UD: Tensor) -> Tensor:
+        """(U, D + 1 + K): directions over the temperature, the bias, the drifting biases."""
+        prior = F.pad(self.feature_weights(torch.log1p(self.item_features[ids])), (0, self.biases_each - 1))
+        return torch.cat([directions_UD / self.config.temperature, self.biases(ids) + prior], dim=1)
+
+    def _row_weights(self, batch: Batch) -> Tensor:
+        """(B,): a row whose target is unknown weighs nothing."""
+        weight, age = cast(Tensor, batch["weight"]), cast(Tensor, batch["age"])
+        repeat = torch.where(cast(Tensor, batch["new"]) > 0, 1.0, self.config.repeat_weight)
+        return weight * repeat * torch.exp2(-age / self.config.half_life_days) * (cast(Tensor, batch["target"]) > 0)
+
+
+def _draw(shape: torch.Size, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Uniform numbers from the generator, wherever it lives, on `device`."""
+    source = device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=source).to(device)
