@@ -59,9 +59,10 @@ class Rank:
 
     def _forward(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.tail.append(line.rstrip("\n"))
-            self._log(f"[{self.rank}] {line.rstrip()}")
+        with self._process.stdout as lines:
+            for line in lines:
+                self.tail.append(line.rstrip())
+                self._log(f"[{self.rank}] {line.rstrip()}")
 
     @property
     def exit_code(self) -> int | None:
@@ -75,6 +76,7 @@ class Rank:
             return  # gone already
 
     def finish_log(self) -> None:
+        """Wait until the rank's last lines are shown; a child of its that holds the pipe open is not waited for."""
         self._reader.join(timeout=2.0)
 
 

@@ -22,9 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training import models
 from training.checkpoint import sha256, sync_to_disk, write_json
 from training.errors import BundleError, SchemaError
-from training.models import MODELS
 from training.models.base import Model
 from training.schema import Schema
 
@@ -81,12 +81,12 @@ class Bundle:
         Raises:
             BundleError: this version of Millrace does not know the model, or the weights do not fit it.
         """
-        if self.model_name not in MODELS:
+        if self.model_name not in models.MODELS:
             raise BundleError(
                 f"bundle '{self.path}' must hold a known model; it holds '{self.model_name}', known are "
-                f"{', '.join(sorted(MODELS))}; load it with the version of Millrace that wrote it"
+                f"{', '.join(sorted(models.MODELS))}; load it with the version of Millrace that wrote it"
             )
-        kind = MODELS[self.model_name]
+        kind: type[Model] = models.MODELS[self.model_name]
         model = kind(kind.Config.parse(self.config), self.schema)
         wanted, held = set(model.state_dict()), set(self.tensor_names())
         if not wanted <= held:
@@ -95,7 +95,8 @@ class Bundle:
                 f"{', '.join(sorted(wanted - held))}; load it with the version of Millrace that wrote it"
             )
         model.load_state_dict({name: self.tensor(name) for name in wanted}, assign=True)
-        return model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        return model
 
 
 def write_bundle(

@@ -132,7 +132,7 @@ def fit(
                 batch_loss, batch_weight = model.loss(to_device(batch, device), generator)  # type: ignore[operator]
                 if batch_loss.requires_grad:
                     batch_loss.backward()
-                loss, weight = loss + batch_loss.item(), weight + float(batch_weight)
+                loss, weight = loss + batch_loss.item(), weight + batch_weight.item()
             totals = synchroniser.synchronise(
                 loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=bool(saver) and due()
             )
@@ -266,7 +266,7 @@ def _check_skipped(progress: Progress, settings: FitSettings, steps_in_all: int,
     """
     if progress.skipped > settings.max_nonfinite_share * steps_in_all:
         raise TrainingError(
-            f"at most {settings.max_nonfinite_share:.2%} of the {steps_in_all} steps may have a loss or gradient that is "
-            f"not finite; {progress.skipped} had, the last with loss {loss} and gradient norm {norm}; lower the "
+            f"at most {settings.max_nonfinite_share:.2%} of the {steps_in_all} steps may have a loss or gradient that "
+            f"is not finite; {progress.skipped} had, the last with loss {loss} and gradient norm {norm}; lower the "
             "learning rates, clip the gradient (training.clip_norm), or look for NaN in the features"
         )

@@ -73,7 +73,7 @@ if [ "$gpu" = 1 ]; then
     mkdir -p "$nccl"
     cp -r "$site/nvidia/nccl/include" "$site/nvidia/nccl/lib" "$nccl/"
     ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"
-    export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED HOROVOD_CUDA_HOME="$home" HOROVOD_NCCL_HOME="$nccl"
+    export CUDA_HOME="$home" HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED HOROVOD_CUDA_HOME="$home" HOROVOD_NCCL_HOME="$nccl"
     export CUDACXX="$home/bin/nvcc" HOROVOD_BUILD_CUDA_CC_LIST="${HOROVOD_BUILD_CUDA_CC_LIST:-80,90}"
 fi
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ ITEMS, USERS = 40, 30
 class TinyModel(nn.Module):
     """Score of a user and an item: inner product of embedding rows, through one dense layer."""
 
-    def __init__(self, seed: int = 0, dropout: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, dropout: float = 0.0, noise: float = 0.0) -> None:
         super().__init__()
+        self.noise = noise
         torch.manual_seed(seed)
         self.users = nn.Embedding(USERS, 8, sparse=True)
         self.items = nn.Embedding(ITEMS, 8, sparse=True)
@@ -31,10 +33,23 @@ class TinyModel(nn.Module):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         users, items, labels, weights = (batch[name] for name in ("user", "item", "label", "weight"))
-        noise = torch.randn(1, generator=generator) * 1e-3  # what a model draws must not depend on where a run was cut
+        noise = torch.randn(1, generator=generator) * self.noise
         hidden = self.dropout(torch.tanh(self.layer(self.users(users))))
         scores = (hidden * self.items(items)).sum(1) + noise
         return (weights * (scores - labels).square()).sum(), weights.sum()
+
+
+class Poisoned(TinyModel):
+    """Its loss is not a number in the calls that are named, from 1."""
+
+    def __init__(self, calls: set[int]) -> None:
+        super().__init__()
+        self._calls, self._count = calls, 0
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        loss, weight = super().loss(batch, generator)
+        self._count += 1
+        return (loss * float("nan") if self._count in self._calls else loss), weight
 
 
 def rows(count: int, seed: int = 7) -> dict[str, Tensor]:
@@ -76,12 +91,17 @@ class TinyLoader:
         self._epoch, self._step = state["epoch"], state["step"]
 
 
+def train_each(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """A launch target: `train` for each of the named specs, one after the other."""
+    return {name: train(one, world) for name, one in spec.items()}
+
+
 def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """A launch target: fit the tiny model; `kill` = {"rank", "step", "mark"} kills that rank once, in that step."""
     settings = FitSettings(**spec["settings"])
     data = rows(spec.get("rows", 200))
     loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
-    model = TinyModel(seed=world.rank, dropout=spec.get("dropout", 0.0))
+    model = TinyModel(seed=world.rank, dropout=spec.get("dropout", 0.0), noise=spec.get("noise", 0.0))
     if kill := spec.get("kill"):
         _kill_once(model, kill, world)
 
@@ -113,7 +133,7 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
     """SIGKILL this process in its n-th loss, unless the mark says that this has happened."""
-    if world.rank != kill["rank"] or os.path.exists(kill["mark"]):
+    if world.rank != kill["rank"] or Path(kill["mark"]).exists():
         return
     calls, loss = 0, model.loss
 
@@ -121,7 +141,7 @@ def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
         nonlocal calls
         calls += 1
         if calls == kill["step"]:
-            open(kill["mark"], "w").close()
+            Path(kill["mark"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return loss(batch, generator)
 

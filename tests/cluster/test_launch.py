@@ -1,0 +1,122 @@
+"""Launching ranks: what comes back, and what is said when one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import LaunchError
+from cluster.launch import launch
+from cluster.processes import RankLostError
+from cluster.sizes import table_bytes, threads_per_rank
+
+HERE = "tests.cluster.targets"
+
+
+def test_ranks_meet_and_their_lines_say_who_wrote_them() -> None:
+    lines: list[str] = []
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, timeout_s=60, log=lines.append)
+    assert (result["total"], result["size"]) == (3.0, 2)
+    assert result["pid"] != os.getpid()
+    assert sorted(line for line in lines if "hello" in line) == ["[0] hello from rank 0", "[1] hello from rank 1"]
+
+
+def test_one_rank_runs_in_this_process() -> None:
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=1)
+    assert (result["total"], result["size"], result["pid"]) == (1.0, 1, os.getpid())
+
+
+def test_a_known_error_is_said_without_a_traceback() -> None:
+    with pytest.raises(LaunchError) as caught:
+        launch(f"{HERE}:fail_knowingly", {"rank": 1}, ranks=2, timeout_s=60)
+    assert str(caught.value) == "rank 1 of 2 failed: column 'price' must not be negative; got -3; drop the row"
+
+
+def test_a_surprise_comes_with_its_traceback() -> None:
+    with pytest.raises(LaunchError, match=r"(?s)rank 0 of 2 failed: ZeroDivisionError: planted.*in fail_by_surprise"):
+        launch(f"{HERE}:fail_by_surprise", {"rank": 0}, ranks=2, timeout_s=60)
+
+
+def test_a_killed_rank_is_named() -> None:
+    with pytest.raises(RankLostError, match="rank 1 of 2 was killed by SIGKILL .*out of memory"):
+        launch(f"{HERE}:killed", {"rank": 1}, ranks=2, timeout_s=60)
+
+
+def test_a_rank_that_does_not_come_is_named_with_where_it_stands() -> None:
+    with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; .*'the planted sum'.*in sleeping"):
+        launch(f"{HERE}:sleeping", {"rank": 1}, ranks=2, stall_s=1.0, timeout_s=60)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_until(condition: object, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def test_time_is_limited_and_nothing_is_left_running(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"must end within timeout_s=25; rank 0, 1 of 2 still ran"):
+        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, timeout_s=25)
+    pids = [int(pid) for path in tmp_path.iterdir() for pid in path.read_text().split()]
+    assert len(pids) == 4
+    _wait_until(lambda: not any(_alive(pid) for pid in pids), 5.0)
+
+
+def test_ranks_die_with_their_launcher(tmp_path: Path) -> None:
+    code = f"from cluster.launch import launch; launch('{HERE}:wait_with_child', {{'folder': '{tmp_path}'}}, ranks=2)"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    _wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    time.sleep(0.2)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    pids = [[int(pid) for pid in path.read_text().split()] for path in tmp_path.iterdir()]
+    _wait_until(lambda: not any(_alive(rank) for rank, _ in pids), 5.0)
+    for _, child in pids:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_restarts_are_counted(tmp_path: Path) -> None:
+    spec = {"folder": str(tmp_path), "times": 1}
+    lines: list[str] = []
+    assert launch(f"{HERE}:killed_once", spec, ranks=2, restarts=1, timeout_s=60, log=lines.append) == {"runs": 1}
+    assert any("starting all 2 ranks again (1 of at most 1 times)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (f"{HERE}:nope", f"module '{HERE}' has no function 'nope'"),
+        ("no_such_module:run", "there is no module 'no_such_module'"),
+        (HERE, f"reads 'package.module:function'; got '{HERE}'"),
+        (f"{HERE}:not_json", "the result of launch target .* must be JSON: Object of type object"),
+    ],
+)
+def test_a_wrong_target_is_named(target: str, words: str) -> None:
+    with pytest.raises(LaunchError, match=words):
+        launch(target, {}, ranks=1)
+
+
+def test_a_wrong_call_is_named() -> None:
+    with pytest.raises(LaunchError, match="at least 1; got ranks=0"):
+        launch(f"{HERE}:add_up", {}, ranks=0)
+    with pytest.raises(LaunchError, match="the spec of launch target .* must be JSON: Object of type PosixPath"):
+        launch(f"{HERE}:add_up", {"folder": Path()}, ranks=2)
+
+
+def test_sizes() -> None:
+    assert [threads_per_rank(8, ranks) for ranks in (1, 3, 8, 20)] == [8, 2, 1, 1]
+    assert table_bytes(1_000_000, 64, optimizer="rowwise_adagrad") == 1_000_000 * 65 * 4
+    assert table_bytes(9, 2, optimizer="sparse_adam", ranks=2, sharded=True) == 5 * 6 * 4

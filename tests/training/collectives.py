@@ -1,0 +1,130 @@
+"""What test_world.py and test_sync.py run on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.sync import Compression, Synchroniser, global_norm
+from training.world import World
+
+
+def all_calls(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Each of World's calls once; what rank 0 saw, after a check that all ranks saw the same."""
+    me = world.rank
+    seen = {
+        "sum": world.all_reduce_sum(torch.tensor([1.0 + me, 10.0])).tolist(),
+        "gather": world.all_gather(torch.full((me, 2), float(me))).tolist(),
+        "gather_empty": world.all_gather(torch.zeros(0, dtype=torch.int64)).tolist(),
+        "broadcast": world.broadcast(torch.tensor([me + 5]), world.size - 1).tolist(),
+        "object": world.broadcast_object({"from": me, "pair": (1, 2)}, world.size - 1),
+        "objects": world.all_gather_object([me, None, float("inf")]),
+        "all_of_all": world.agree_all(True),
+        "all_of_some": world.agree_all(me == 0),
+        "any_of_some": world.agree_any(me == 0),
+        "any_of_none": world.agree_any(False),
+    }
+    sent = torch.arange(world.size * (world.size + 1) // 2) + 100 * me  # r + 1 rows for rank r
+    received, counts = world.all_to_all(sent, torch.arange(world.size) + 1)
+    first = me * (me + 1) // 2
+    assert counts.tolist() == [me + 1] * world.size
+    assert received.tolist() == [100 * source + first + n for source in range(world.size) for n in range(me + 1)]
+    world.barrier()
+    assert all(other == seen for other in world.all_gather_object(seen))
+    assert world.comm_s > 0 or world.size == 1
+    return seen
+
+
+class Tables(nn.Module):
+    """A large and a small table, a dense layer, and one that never has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.large = nn.Embedding(2000, 4, sparse=True)
+        self.small = nn.Embedding(6, 4, sparse=True)
+        self.layer = nn.Linear(4, 3)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def loss(self, large: Tensor, small: Tensor) -> Tensor:
+        return self.layer(self.large(large) * self.small(small)).square().sum()
+
+
+def _batch(rank: int, rows: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randint(50, (rows,), generator=generator), torch.randint(6, (rows,), generator=generator)
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor | None]:
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: g.to_dense() if g is not None and g.is_sparse else g for name, g in found.items()}
+
+
+def synchronised(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Every compression and every way a rank can be empty, against one process that has all ranks' rows."""
+    tolerances = {"none": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
+    for compression, tolerance in tolerances.items():
+        for empty in ([], [0], [world.size - 1], list(range(world.size))):
+            _compare(world, compression, empty, tolerance)  # type: ignore[arg-type]
+    return {"checked": len(tolerances) * 4}
+
+
+def _compare(world: World, compression: Compression, empty: list[int], tolerance: float) -> None:
+    sizes = [0 if rank in empty else 20 + rank for rank in range(world.size)]
+    alone = Tables()
+    loss = sum(alone.loss(*_batch(rank, size)) for rank, size in enumerate(sizes) if size)
+    expected_loss, weight = float(torch.as_tensor(loss).detach()), float(sum(sizes))
+    if weight:
+        loss.backward()
+        for parameter in alone.parameters():
+            parameter.grad = parameter.grad / weight if parameter.grad is not None else None
+
+    model = Tables()
+    mine = 0.0
+    if world.rank not in empty:  # an empty rank has no gradient at all
+        part = model.loss(*_batch(world.rank, sizes[world.rank]))
+        part.backward()
+        mine = float(part.detach())
+    totals = Synchroniser(model, world, compression).synchronise(
+        mine, float(sizes[world.rank]), sizes[world.rank], save=world.rank == 0
+    )
+    assert totals.usable == (weight > 0)
+    assert (totals.weight, totals.rows, totals.stop, totals.save) == (weight, int(weight), False, True)
+    assert abs(totals.loss - expected_loss) <= 1e-5 * expected_loss
+    expected, found = _gradients(alone), _gradients(model)
+    for name, gradient in expected.items():
+        if gradient is None:
+            assert found[name] is None, name
+            continue
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, atol=tolerance * scale, rtol=0.0)
+    if weight:
+        for table in (model.large, model.small):
+            gradient = table.weight.grad
+            assert gradient.is_sparse
+            assert gradient.is_coalesced()
+            rows = gradient._indices()[0]
+            assert (rows[1:] > rows[:-1]).all(), "rows are sorted and unique"
+        norm = torch.cat([g.reshape(-1) for g in expected.values() if g is not None]).norm()
+        assert abs(global_norm(list(model.parameters()), world) - float(norm)) <= max(tolerance, 1e-5) * float(norm)
+    checks = [float(g.double().sum()) for g in found.values() if g is not None]
+    assert all(other == checks for other in world.all_gather_object(checks)), "the ranks' gradients differ"
+
+
+def poisoned(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One rank's loss is not a number: all ranks drop the step."""
+    model = Tables()
+    part = model.loss(*_batch(world.rank, 5))
+    part.backward()
+    loss = float("nan") if world.rank == world.size - 1 else float(part.detach())
+    totals = Synchroniser(model, world).synchronise(loss, 5.0, 5)
+    assert not totals.usable
+    assert all(parameter.grad is None for parameter in model.parameters())
+    return {}
+
+
+def both(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """All checks in one launch."""
+    return {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}

@@ -1,0 +1,218 @@
+"""The loop: the same seed gives the same bits, a cut run ends like an unbroken one, ranks end like one process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.launch import launch
+from tests.training import tiny
+from training.errors import CheckpointError, SettingsError, TrainingError
+from training.fit import Event, FitSettings, Pruned, fit
+from training.record import read_record
+from training.world import World
+
+SETTINGS = {"epochs": 3, "batch_size": 24, "seed": 5, "warmup_steps": 3, "clip_norm": 1.0, "weight_decay": 0.01}
+SPEC: dict[str, Any] = {"settings": {**SETTINGS, "checkpoint_every_steps": 4}, "dropout": 0.2, "noise": 0.1}
+EVEN: dict[str, Any] = {"settings": SETTINGS}  # nothing drawn at random by the model
+
+
+def _train(**changes: Any) -> dict[str, Any]:
+    return tiny.train({**SPEC, **changes}, World())
+
+
+@pytest.fixture(scope="module")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """Several trainings on 2 and on 3 ranks, one launch each."""
+    specs = {
+        "even": EVEN,
+        "sparse_adam": {"settings": {**SETTINGS, "embedding_optimizer": "sparse_adam"}},
+        "first": SPEC,
+        "again": {**SPEC, "folder": str(tmp_path_factory.mktemp("again"))},
+        "pruned": {**SPEC, "prune": "progress", "settings": {**SETTINGS, "report_every_s": 0.0}},
+        "pruned_at_epoch": {**SPEC, "prune": "epoch"},
+        "best": {**SPEC, "validate": True, "settings": {**SETTINGS, "metric": "validation_loss"}},
+        "fp16": {"settings": {**SETTINGS, "compression": "fp16"}},
+    }
+    return {ranks: launch("tests.training.tiny:train_each", specs, ranks=ranks, timeout_s=200) for ranks in (2, 3)}
+
+
+def test_same_seed_same_bits() -> None:
+    assert _train() == _train()
+    assert _train()["loss"] != _train(settings={**SETTINGS, "seed": 6})["loss"]
+
+
+def test_training_learns() -> None:
+    losses = [entry["loss"] for entry in _train(settings={**SETTINGS, "epochs": 8})["history"]]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_world_sizes_agree_within_rounding(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
+    for name, spec in (("even", EVEN), ("sparse_adam", {"settings": {**SETTINGS, "embedding_optimizer": "sparse_adam"}})):
+        alone, many = tiny.train(spec, World()), on_ranks[ranks][name]
+        assert many["steps"] == alone["steps"]
+        assert many["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert many["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+    assert on_ranks[ranks]["fp16"]["loss"] == pytest.approx(on_ranks[ranks]["even"]["loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_same_seed_same_bits_on_ranks(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
+    assert on_ranks[ranks]["first"] == on_ranks[ranks]["again"]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_pruning_is_agreed(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
+    for name in ("pruned", "pruned_at_epoch"):
+        assert on_ranks[ranks][name] == {"pruned": ["planted"] + ["stopped by rank 0"] * (ranks - 1)}
+    assert len(on_ranks[ranks]["best"]["history"]) == 3
+
+
+def test_accumulated_batches_are_one_step() -> None:
+    accumulated = tiny.train({"settings": {**SETTINGS, "accumulate": 3}}, World())
+    plain = tiny.train(EVEN, World())
+    assert accumulated["steps"] == plain["steps"]
+    assert accumulated["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [3, 9, 14])
+def test_killed_and_resumed_is_unbroken(step: int, tmp_path: Path) -> None:
+    """9 steps an epoch, a checkpoint every 4: before the first one, at an epoch's last step, in mid-epoch."""
+    kill = {"rank": 0, "step": step, "mark": str(tmp_path / "killed")}
+    spec = {**SPEC, "folder": str(tmp_path / "checkpoints"), "kill": kill}
+    code = f"from tests.training import tiny; from training.world import World; tiny.train({spec!r}, World())"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert tiny.train(spec, World()) == _train()
+    record = read_record(tmp_path / "checkpoints")
+    assert [line["epoch"] for line in record if line["kind"] == "epoch"] == [0, 1, 2]
+    assert [line["step"] for line in record] == sorted(line["step"] for line in record)
+
+
+def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: dict[int, dict[str, Any]]) -> None:
+    kill = {"rank": 1, "step": 14, "mark": str(tmp_path / "killed")}
+    spec = {**SPEC, "folder": str(tmp_path / "checkpoints"), "kill": kill}
+    lines: list[str] = []
+    resumed = launch("tests.training.tiny:train", spec, ranks=2, restarts=1, timeout_s=100, log=lines.append)
+    assert resumed == on_ranks[2]["first"]
+    assert any("rank 1 of 2 was killed by SIGKILL" in line and "(1 of at most 1 times)" in line for line in lines)
+    resumed_at = [line for line in read_record(tmp_path / "checkpoints") if line["kind"] == "resume"]
+    assert [line["step"] for line in resumed_at] == [12]
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    spec = {**SPEC, "folder": str(tmp_path)}
+    first = tiny.train(spec, World())
+    assert tiny.train(spec, World()) == first
+    longer = tiny.train({**spec, "settings": {**SPEC["settings"], "epochs": 4}}, World())
+    assert longer["history"][:3] == first["history"]
+    assert len(longer["history"]) == 4
+
+
+def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
+    _train(folder=str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"settings\.learning_rate is 0\.001 there and 0\.5 here"):
+        _train(folder=str(tmp_path), settings={**SETTINGS, "learning_rate": 0.5})
+
+
+class _Scripted:
+    """Validation metrics in a given order; remembers the model's weights at each."""
+
+    def __init__(self, *values: float) -> None:
+        self.values, self.weights = list(values), []  # type: ignore[var-annotated]
+
+    def __call__(self, model: tiny.TinyModel) -> dict[str, float]:
+        self.weights.append(model.items.weight.clone())
+        return {"recall": self.values[len(self.weights) - 1]}
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_best_weights_are_left_and_patience_ends_it(with_folder: bool, tmp_path: Path) -> None:
+    world, model, scripted = World(), tiny.TinyModel(), _Scripted(0.1, 0.3, 0.2, 0.3, 0.5)
+    settings = FitSettings(
+        epochs=5, batch_size=24, metric="recall", metric_mode="max", early_stopping_patience=2, keep_checkpoints=1
+    )
+    loader = tiny.TinyLoader(tiny.rows(100), 24, world)
+    folder = str(tmp_path) if with_folder else None
+    result = fit(model, loader, settings, world=world, checkpoint_dir=folder, validate=scripted)
+    assert (result.epochs, result.best["epoch"], result.best["recall"]) == (4, 1, 0.3)
+    assert torch.equal(model.items.weight, scripted.weights[1])
+
+
+@pytest.mark.parametrize("calls", [{2}, {2, 7}])
+def test_a_step_that_is_not_finite_is_skipped(calls: set[int]) -> None:
+    events: list[Event] = []
+    world = World()
+    settings = FitSettings(epochs=2, batch_size=24, max_nonfinite_share=0.2)
+    result = fit(
+        tiny.Poisoned(calls), tiny.TinyLoader(tiny.rows(120), 24, world), settings, world=world, report=events.append
+    )
+    assert result.skipped == len(calls)
+    assert [event.step for event in events if event.kind == "skipped"] == sorted(calls)
+    assert result.final_loss == pytest.approx(result.final_loss)  # a number
+
+
+def test_too_many_steps_that_are_not_finite_stop_it() -> None:
+    world = World()
+    settings = FitSettings(epochs=2, batch_size=24, max_nonfinite_share=0.2)
+    with pytest.raises(TrainingError, match=r"at most 20\.00% of the 10 steps .*; 3 had, the last with loss nan"):
+        fit(tiny.Poisoned({1, 2, 3}), tiny.TinyLoader(tiny.rows(120), 24, world), settings, world=world)
+
+
+def test_an_unknown_metric_is_named() -> None:
+    world = World()
+    loader = tiny.TinyLoader(tiny.rows(30), 24, world)
+    with pytest.raises(SettingsError, match="must be 'loss' where there is no validation; got 'recall'"):
+        fit(tiny.TinyModel(), loader, FitSettings(metric="recall"), world=world)
+    with pytest.raises(TrainingError, match="'recall' is not among epoch, loss, ndcg, step"):
+        fit(tiny.TinyModel(), loader, FitSettings(metric="recall"), world=world, validate=lambda _: {"ndcg": 1.0})
+
+
+def test_events_come_in_order_and_are_recorded(tmp_path: Path) -> None:
+    events: list[Event] = []
+    world = World()
+    settings = FitSettings(epochs=1, batch_size=24, report_every_s=0.0, checkpoint_every_steps=2)
+    fit(
+        tiny.TinyModel(),
+        tiny.TinyLoader(tiny.rows(60), 24, world),
+        settings,
+        world=world,
+        checkpoint_dir=str(tmp_path),
+        report=events.append,
+    )
+    kinds = ["start", "progress", "checkpoint", "progress", "progress", "epoch", "end"]
+    assert [event.kind for event in events] == kinds
+    assert [line["kind"] for line in read_record(tmp_path)] == kinds
+    assert set(events[1].values) == {"loss", "samples_per_s", "wait_share", "comm_share", "seconds_left"}
+
+
+def test_report_stops_one_process() -> None:
+    world = World()
+
+    def report(event: Event) -> None:
+        if event.kind == "epoch" and event.epoch == 1:
+            raise Pruned("planted")
+
+    with pytest.raises(Pruned, match="planted"):
+        fit(
+            tiny.TinyModel(),
+            tiny.TinyLoader(tiny.rows(60), 24, world),
+            FitSettings(epochs=4, batch_size=24),
+            world=world,
+            report=report,
+        )
+
+
+def test_rates_and_batches_follow_the_rules() -> None:
+    settings = FitSettings(batch_size=4096, base_batch_size=1024, warmup_steps=3, scaling_rule="linear")
+    assert [settings.rate(step) for step in range(5)] == [1.0, 2.0, 3.0, 4.0, 4.0]
+    assert settings.model_copy(update={"scaling_rule": "sqrt"}).rate(9) == 2.0
+    assert settings.model_copy(update={"scaling_rule": "none"}).rate(9) == 1.0
+    assert settings.model_copy(update={"accumulate": 2}).rows_per_batch(4) == 512
+    with pytest.raises(SettingsError, match=r"ranks x accumulate = 3 x 1; got 4096; use 4098"):
+        settings.rows_per_batch(3)

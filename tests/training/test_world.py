@@ -1,0 +1,35 @@
+"""The calls of a world, alone and between real ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.training import collectives
+from training.world import World
+
+
+def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOROVOD_SIZE", raising=False)
+    world = World.current()
+    assert (world.rank, world.size, world.local_rank) == (0, 1, 0)
+    seen = collectives.all_calls({}, world)
+    assert seen["sum"] == [1.0, 10.0]
+    assert seen["object"] == {"from": 0, "pair": [1, 2]}
+    assert seen["all_of_some"] is True
+
+
+def test_objects_travel_as_json_only() -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        World().broadcast_object(object())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:  # type: ignore[type-arg]
+    seen = seen_by_ranks[ranks]["calls"]
+    assert seen["sum"] == [ranks * (ranks + 1) / 2, 10.0 * ranks]
+    assert seen["gather"] == [[float(rank)] * 2 for rank in range(ranks) for _ in range(rank)]
+    assert seen["gather_empty"] == []
+    assert seen["broadcast"] == [ranks - 1 + 5]
+    assert seen["object"] == {"from": ranks - 1, "pair": [1, 2]}
+    assert seen["objects"] == [[rank, None, float("inf")] for rank in range(ranks)]
+    assert (seen["all_of_all"], seen["all_of_some"], seen["any_of_some"], seen["any_of_none"]) == (True, False, True, False)
