@@ -137,6 +137,14 @@ class ScoringSettings(Section):
     k: int = Field(20, ge=1)
     exclude_seen: bool = Field(True, description="leave out what the user has bought")
     cold_users: Literal["recent_popularity", "skip"] = "recent_popularity"
+    moment: datetime | None = Field(None, description="histories are as of then; default: just after the last event")
+
+
+class FeedbackSettings(Section):
+    """What was shown against what then happened."""
+
+    moment: datetime | None = Field(None, description="the moment of the recommendations; default: the latest scored")
+    window_days: float = Field(14.0, gt=0, description="an outcome this long after a showing still belongs to it")
 
 
 class Settings(Section):
@@ -154,6 +162,7 @@ class Settings(Section):
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     scoring: ScoringSettings = ScoringSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
 
     @field_validator("task")
     @classmethod

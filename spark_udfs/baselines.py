@@ -24,23 +24,13 @@ NEIGHBOURS = 100  # kept per item
 MAX_ITEMS_PER_USER = 1_000  # pairs grow with the square: a reseller with 5,000 items would make 12 M alone
 
 
-def interactions(events: DataFrame, users: DataFrame, items: DataFrame, *, before: object) -> DataFrame:
-    """How often each known user bought each item before a moment: user, item, count.
+def interactions(lines: DataFrame) -> DataFrame:
+    """How often each user bought each item: user, item, count.
 
     Args:
-        events: user_id, item_id, kind, time, arrival_time.
-        users: the users' vocabulary: index, id.
-        items: the items' vocabulary: index, id.
-        before: a datetime; what happened or arrived at or after it is left out.
+        lines: user, item; a row per purchase (`spark_udfs.features.indexed`, what is known before the cut alone).
     """
-    known = (F.col("time") < F.lit(before)) & (F.col("arrival_time") < F.lit(before)) & (F.col("kind") == "purchase")
-    return (
-        events.where(known)
-        .join(users.select(F.col("id").alias("user_id"), F.col("index").alias("user")), on="user_id", how="inner")
-        .join(items.select(F.col("id").alias("item_id"), F.col("index").alias("item")), on="item_id", how="inner")
-        .groupBy("user", "item")
-        .agg(F.count(F.lit(1)).alias("count"))
-    )
+    return lines.groupBy("user", "item").agg(F.count(F.lit(1)).alias("count"))
 
 
 def popularity_order(catalogue: DataFrame, by: str) -> Ints:

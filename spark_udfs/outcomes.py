@@ -8,7 +8,6 @@ without any is ignored. A return, or an event of any other kind, is no outcome.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyspark.sql import Window
@@ -32,16 +31,16 @@ class Checked(NamedTuple):
     bad: DataFrame
 
 
-def from_events(events: DataFrame, after: datetime) -> DataFrame:
+def from_events(events: DataFrame, after: Column) -> DataFrame:
     """Events of known users as outcomes, from a moment on.
 
     Args:
         events: user_id, item_id, kind, time.
-        after: events before it cannot be an outcome of what was shown then.
+        after: a timestamp; events before it cannot be an outcome of what was shown then.
     """
     kind_to_outcome = F.create_map(*[F.lit(part) for pair in OUTCOME_OF_KIND.items() for part in pair])
     return (
-        events.where(F.col("user_id").isNotNull() & (F.col("time") >= F.lit(after)))
+        events.where(F.col("user_id").isNotNull() & (F.col("time") >= after))
         .select(
             "user_id",
             "item_id",
@@ -56,7 +55,8 @@ def from_events(events: DataFrame, after: datetime) -> DataFrame:
 def check(outcomes: DataFrame, shown: DataFrame) -> Checked:
     """Set aside the rows of given outcomes that cannot be true.
 
-    Reasons: a null key or time, an unknown outcome, a bundle that showed nothing, an outcome before its showing.
+    Reasons: a null key, an unknown outcome, no time (of what was not ignored), a bundle that showed nothing, an
+    outcome before its showing.
 
     Args:
         outcomes: user_id, item_id, outcome (ignored, viewed or purchased), outcome_time, and optionally bundle (the one
@@ -85,11 +85,12 @@ def check(outcomes: DataFrame, shown: DataFrame) -> Checked:
 
 
 def _reason() -> Column:
-    null_key = F.col("user_id").isNull() | F.col("item_id").isNull() | F.col("outcome_time").isNull()
+    null_key = F.col("user_id").isNull() | F.col("item_id").isNull()
     strange = F.col("outcome").isNull() | ~F.col("outcome").isin("ignored", *STRENGTH)
     return (
-        F.when(null_key, "null key or time")
+        F.when(null_key, "null key")
         .when(strange, "unknown outcome")
+        .when(F.col("outcome_time").isNull() & (F.col("outcome") != "ignored"), "null time")
         .when(F.col("bundle").isNotNull() & F.col("known").isNull(), "unknown bundle")
         .when(F.col("outcome_time") < F.col("first_shown"), "outcome before shown")
     )

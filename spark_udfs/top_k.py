@@ -10,6 +10,7 @@ Shape suffixes: n queries, m items, D dimensions, c candidates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -93,6 +94,8 @@ def first_unseen(order: Ints, k: int, seen: Lists) -> Ints:
         ids (rows, k), -1 where fewer than k are left.
     """
     found = np.full((len(seen.offsets) - 1, k), -1, np.int64)
+    if not len(order):
+        return found
     for rows in _blocks(seen.lengths, k, len(order), 1):
         block = take(seen, rows)
         depth = min(len(order), k + int(block.lengths.max(initial=0)))
@@ -109,16 +112,15 @@ def _checked(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, ids: Int
     if queries_nD.ndim != 2 or items_mD.ndim != 2 or queries_nD.shape[1] != items_mD.shape[1]:
         raise DataError(f"queries and items must be matrices of one width; got {queries_nD.shape} and {items_mD.shape}")
     if len(seen.offsets) != len(queries_nD) + 1:
-        raise DataError(
-            f"each of the {len(queries_nD)} queries needs a list of seen items, not {len(seen.offsets) - 1}"
-        )
+        given = len(seen.offsets) - 1
+        raise DataError(f"each of the {len(queries_nD)} queries needs a list of seen items, not {given}")
     if ids is not None and len(ids) != len(items_mD):
         raise DataError(f"each of the {len(items_mD)} item vectors needs an id; got {len(ids)}")
     if not np.isfinite(queries_nD).all():
         row = int(np.flatnonzero(~np.isfinite(queries_nD).all(axis=1))[0])
         raise DataError(f"query vectors must be finite; row {row} is not: look for a training that diverged")
     squares = [float(np.einsum("md,md->m", block, block).max()) for block in _slices(items_mD)]
-    norm = max(squares, default=0.0) ** 0.5
+    norm = math.sqrt(max(squares, default=0.0))
     if not np.isfinite(norm):
         raise DataError(f"item vectors must be finite; the largest norm is {norm}: look for a training that diverged")
     return norm

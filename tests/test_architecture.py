@@ -25,7 +25,7 @@ FRONT_DOORS = {
     "horovod": ("training/world.py", "training/sync.py", "cluster/launch.py", "cluster/horovod/"),
     "optuna": ("tuning/",),
     "delta": ("jobs/tables.py", "cluster/session.py"),
-    "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py"),
+    "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py", "spark_udfs/evaluation.py"),
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report",),

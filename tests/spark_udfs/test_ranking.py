@@ -69,7 +69,7 @@ def test_a_null_user_a_short_vector_and_a_missing_matrix_are_refused(spark: Spar
     items = save_matrix(tmp_path / "items.npy", np.ones((3, 2), np.float32))
     with pytest.raises(PythonException, match="must have the items' 2 dimensions; one has 1"):
         by_inner_product(queries, items, k=1, exclude_seen=True).collect()
-    with pytest.raises(PythonException, match="Spark shipped no file 'gone.npy'"):
+    with pytest.raises(PythonException, match=r"Spark shipped no file 'gone\.npy'"):
         by_inner_product(queries, MatrixFile(str(tmp_path / "gone.npy"), "x"), k=1, exclude_seen=True).collect()
 
 

@@ -117,3 +117,4 @@ def test_first_unseen_keeps_the_order() -> None:
     order = np.array([5, 3, 9, 1])
     found = first_unseen(order, 2, lists([], [5], [3, 9, 5, 77], [1, 3, 5, 9]))
     assert found.tolist() == [[5, 3], [3, 9], [1, -1], [-1, -1]]
+    assert first_unseen(order[:0], 2, lists([], [5])).tolist() == [[-1, -1], [-1, -1]]

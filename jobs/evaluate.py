@@ -1,0 +1,283 @@
+"""Evaluate: full ranking over the whole catalogue, ours against baselines, on the users of the test split.
+
+    python -m jobs.evaluate --settings shop.yaml evaluation.ks=[10,20]
+
+Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
+`any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
+sampled. A user is judged if there is something to find. Values are means over users, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.sql import functions as F
+
+from jobs.artefacts import EVALUATION, read_json, write_json
+from jobs.build_examples import BUILD
+from jobs.console import say, show_table, step
+from jobs.main import main_of
+from jobs.settings import Settings
+from jobs.tables import Tables, open_session
+from jobs.train import latest_bundle
+from spark_udfs.baselines import fit_als, interactions, item_item, neighbours, popularity, popularity_order
+from spark_udfs.evaluation import judge, popularity_deciles, spread
+from spark_udfs.features import indexed, known_before, purchases
+from spark_udfs.scoring import recommend
+from training.errors import BundleError, TableError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    Ranker = Callable[..., DataFrame]
+
+OURS = "millrace"
+PROTOCOLS = {
+    "new": "items new to the customer; what was bought before is left out",
+    "any": "any item bought after the cut; nothing is left out",
+}
+EXAMPLES = 10
+SHOWN = ("recall", "ndcg", "mrr", "hit_rate", "map")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all models are judged on.
+
+    Attributes:
+        queries: a row per user of the test split.
+        catalogue: a row per item known before the cut.
+        counts: user, item, count before the cut.
+        order: items by what sold in the last 30 days: the fallback of cold users.
+        bundle: the folder of the bundle that is judged.
+    """
+
+    queries: DataFrame
+    catalogue: DataFrame
+    counts: DataFrame
+    order: npt.NDArray[np.int64]
+    bundle: Path
+
+
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
+    """Judge the latest bundle and the baselines; write evaluation.json into the run folder.
+
+    Returns:
+        What evaluation.json holds: protocols with users, models and differences, popularity_of_recommended, examples.
+
+    Raises:
+        BundleError: no bundle, or one of another schema.
+        TableError: a table is missing, or the test split has no user to judge.
+    """
+    bundle = latest_bundle(settings.run_dir)
+    spark = open_session(settings, spark)
+    tables = Tables(spark, settings.tables.root)
+    build = last_build(tables)
+    cut = datetime.fromisoformat(build["cuts"]["test"])
+    _refuse_a_bundle_that_knows_the_answers(bundle, cut)
+    versions = build["versions"] | {name: build["inputs"][name] for name in ("events", "feedback")}
+    asked = settings.evaluation.model_dump(mode="json")
+    inputs: dict[str, Any] = {"bundle": bundle.name, "tables": versions, "evaluation": asked}
+    before = read_json(settings.run_dir, EVALUATION)
+    if before is not None and before["inputs"] == inputs:
+        say(f"evaluate: up to date; {bundle.name} was judged on these tables")
+        return dict(before)
+    with _ground(tables, versions, cut, bundle) as ground:
+        result = _evaluated(settings, ground)
+    result = {"table": tables.path("queries"), "version": versions["queries"], "bundle": bundle.name} | result
+    result |= {"test_from": cut.isoformat(), "ks": list(settings.evaluation.ks), "inputs": inputs}
+    write_json(settings.run_dir, EVALUATION, result)
+    _show(result, main_k(settings.evaluation.ks))
+    return result
+
+
+def last_build(tables: Tables) -> dict[str, Any]:
+    """What the last build_examples wrote together: versions, cuts, inputs.
+
+    Raises:
+        TableError: there are no examples, or they were not written by build_examples.
+    """
+    text = tables.properties("examples").get(BUILD)
+    if text is None:
+        raise TableError(
+            f"table 'examples' at {tables.path('examples')} has no '{BUILD}'; run `millrace build-examples`"
+        )
+    return dict(json.loads(text))
+
+
+def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None:
+    """A bundle that was trained with a later cut has seen what it is asked for."""
+    provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8")).get("provenance", {})
+    trained_to = provenance.get("build", {}).get("cuts", {}).get("test")
+    if trained_to is not None and datetime.fromisoformat(trained_to) > cut:
+        raise BundleError(
+            f"bundle '{bundle.name}' was trained on events up to {trained_to}, the test split begins at "
+            f"{cut.isoformat()}: it has seen the answers. Run `millrace train` on these examples"
+        )
+
+
+def main_k(ks: tuple[int, ...]) -> int:
+    """The K that tables and examples show: 20 where it is judged, otherwise the largest."""
+    return 20 if 20 in ks else max(ks)
+
+
+@contextmanager
+def _ground(tables: Tables, versions: Mapping[str, int | None], cut: datetime, bundle: Path) -> Iterator[Ground]:
+    """Read the pinned versions; what several models need is kept while they are judged."""
+    read = {name: tables.read(name, version) for name, version in versions.items() if version is not None}
+    queries = read["queries"].where("split = 'test'").drop("split").persist()
+    catalogue = read["catalogue"].where("split = 'test' AND count > 0").drop("split").persist()
+    lines = indexed(purchases(read["events"], read.get("feedback")), read["vocabulary_users"], read["vocabulary_items"])
+    counts = interactions(lines.where(known_before(cut))).persist()
+    try:
+        if queries.where(F.size("truth") > 0).isEmpty():
+            raise TableError(
+                f"table 'queries' at {tables.path('queries')} has no user who bought a known item after the cut "
+                f"({cut.isoformat()}); set examples.test_from to an earlier moment and run `millrace build-examples`"
+            )
+        yield Ground(queries, catalogue, counts, popularity_order(catalogue, "recent_count"), bundle)
+    finally:
+        for kept in (queries, catalogue, counts):
+            kept.unpersist()
+
+
+def _evaluated(settings: Settings, ground: Ground) -> dict[str, Any]:
+    near = neighbours(ground.counts).persist()
+    protocols = {}
+    try:
+        rankers = _rankers(settings, ground, near)
+        for protocol, what in PROTOCOLS.items():
+            with step(f"evaluate: {protocol}"), _ranked(protocol, settings, ground, rankers) as (asked, ranked):
+                protocols[protocol] = {"what": what} | _judged(settings, ground, asked, ranked)
+                if protocol == "new":
+                    extras = _looks(settings, ground, asked, ranked)
+    finally:
+        near.unpersist()
+    return {"protocols": protocols} | extras
+
+
+def _rankers(settings: Settings, ground: Ground, near: DataFrame) -> dict[str, Ranker]:
+    """By name, ours first: (queries, k, exclude_seen) -> ranked rows."""
+    wanted, catalogue = settings.evaluation, ground.catalogue
+    allowed = np.sort(ground.order)
+    rankers: dict[str, Ranker] = {
+        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=ground.order),
+        "popularity": partial(popularity, catalogue=catalogue, by="user_count"),
+        "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_count"),
+        "item_item": partial(item_item, near=near, catalogue=catalogue),
+    }
+    if "als" in wanted.baselines:
+        with step("evaluate: fit ALS"):
+            rankers["als"] = fit_als(
+                ground.counts,
+                Path(settings.run_dir) / "als",
+                rank=wanted.als_rank,
+                iterations=wanted.als_iterations,
+                alpha=wanted.als_alpha,
+                regularisation=wanted.als_regularisation,
+            ).recommend
+    return {name: ranker for name, ranker in rankers.items() if name in (OURS, *wanted.baselines)}
+
+
+@contextmanager
+def _ranked(
+    protocol: str, settings: Settings, ground: Ground, rankers: Mapping[str, Ranker]
+) -> Iterator[tuple[DataFrame, DataFrame]]:
+    """The users with something to find, and every model's rows for them."""
+    new = protocol == "new"
+    truth = F.array_except("truth", "seen") if new else F.array_distinct("truth")
+    asked = ground.queries.withColumn("truth", truth).where(F.size("truth") > 0)
+    k = max(settings.evaluation.ks)
+    answers = [
+        ranker(asked, k=k, exclude_seen=new).select(F.lit(name).alias("model"), "user", "rank", "item")
+        for name, ranker in rankers.items()
+    ]
+    ranked = reduce(lambda first, second: first.unionByName(second), answers).persist()
+    try:
+        yield asked, ranked
+    finally:
+        ranked.unpersist()
+
+
+def _judged(settings: Settings, ground: Ground, asked: DataFrame, ranked: DataFrame) -> dict[str, Any]:
+    ks = settings.evaluation.ks
+    judged = judge(ranked, asked, ks=ks, resamples=settings.evaluation.bootstrap)
+    spreads = spread(ranked, ground.catalogue, ks=ks)
+    names = [OURS, *(name for name in settings.evaluation.baselines if name in judged)]
+    return {
+        "users": judged[OURS].users,
+        "models": {name: judged[name].intervals() | spreads[name] for name in names},
+        "differences": {name: judged[OURS].minus(judged[name]) for name in names[1:]},
+    }
+
+
+def _looks(settings: Settings, ground: Ground, asked: DataFrame, ranked: DataFrame) -> dict[str, Any]:
+    """What people look at: how popular the recommended items are, and ten customers by product name."""
+    top = ranked.where(F.col("rank") <= main_k(settings.evaluation.ks))
+    bought = asked.select(F.lit("bought").alias("source"), F.explode("truth").alias("item"))
+    rows = bought.unionByName(top.select(F.concat(F.lit("model "), "model").alias("source"), "item"))
+    deciles = popularity_deciles(rows, ground.catalogue)
+    return {
+        "popularity_of_recommended": {
+            "bought": deciles.pop("bought"),
+            "recommended": {source.removeprefix("model "): counts for source, counts in deciles.items()},
+        },
+        "examples": _examples(ground, asked, top.where(F.col("model") == OURS)),
+    }
+
+
+def _examples(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str, Any]]:
+    """Ten users, drawn by hash, with the names of what they bought, got shown and then bought."""
+    drawn = (
+        asked.where(F.size("history") > 0)
+        .orderBy(F.xxhash64("user_id"))
+        .limit(EXAMPLES)
+        .select("user", "user_id", "history", "truth")
+        .collect()
+    )
+    shown: dict[int, list[int]] = {row["user"]: [] for row in drawn}
+    for row in ours.where(F.col("user").isin(list(shown))).orderBy("user", "rank").collect():
+        shown[row["user"]].append(row["item"])
+    items = {item for row in drawn for item in (*row["history"], *row["truth"], *shown[row["user"]])}
+    named = ground.catalogue.where(F.col("item").isin(sorted(items))).select("item", F.coalesce("name", "item_id"))
+    names = {row[0]: row[1] for row in named.collect()}
+    return [
+        {
+            "user_id": row["user_id"],
+            "bought": [names[item] for item in dict.fromkeys(row["history"]) if item in names][-10:],
+            "recommended": [names[item] for item in shown[row["user"]]][:10],
+            "then_bought": [names[item] for item in row["truth"] if item in names],
+        }
+        for row in drawn
+    ]
+
+
+def _show(result: Mapping[str, Any], k: int) -> None:
+    """A table per protocol; a star: ours differs from this model beyond chance."""
+    for protocol in result["protocols"].values():
+        rows = []
+        for name, metrics in protocol["models"].items():
+            stars = protocol["differences"].get(name, {})
+            cells = [_cell(metrics[f"{metric}_at_{k}"], stars.get(f"{metric}_at_{k}")) for metric in SHOWN]
+            spreads = [f"{metrics[f'{metric}_at_{k}']['value']:.3g}" for metric in ("coverage", "novelty")]
+            rows.append((name, *cells, *spreads))
+        title = f"{protocol['what']}: {protocol['users']:,} customers, at {k}, 95 % intervals; * ours differs"
+        show_table(title, ("", *SHOWN, "coverage", "novelty"), rows)
+
+
+def _cell(metric: Mapping[str, float], difference: Mapping[str, float] | None) -> str:
+    star = "*" if difference and (difference["low"] > 0 or difference["high"] < 0) else ""
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]{star}"
+
+
+if __name__ == "__main__":
+    main_of(run)

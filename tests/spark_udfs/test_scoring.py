@@ -1,0 +1,149 @@
+"""Recommendations from a bundle, against the same model asked directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_udfs.scoring import bundle_schema, cold_rows, recommend, to_batch, unknown_ids
+from tests.spark_udfs.bundles import example_schema, two_tower_bundle
+from training.batch import Ragged
+from training.bundle import Bundle
+from training.errors import BundleError, SchemaError
+from training.schema import Column, Kind, Schema
+
+USERS, ITEMS = 6, 30
+QUERIES = "user bigint, history array<bigint>, history_age array<float>, seen array<bigint>"
+ASKED = [
+    (1, [3, 4, 5], [9.0, 4.0, 1.0], [3, 4, 5]),
+    (2, [29], [0.5], [29, 7]),
+    (3, [], [], []),  # cold
+    (4, [0, 999], [2.0, 1.0], [5]),  # nothing that the bundle knows: cold
+    (77, [8, 999], [2.0, 1.0], [8]),  # a user and an item past the vocabularies
+]
+ALLOWED = np.arange(2, 29)
+FALLBACK = np.array([5, 1, 9, 6, 7])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return two_tower_bundle(tmp_path_factory.mktemp("bundles"), users=USERS, items=ITEMS)
+
+
+@pytest.fixture(scope="module")
+def queries(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame(ASKED, QUERIES)
+
+
+def answers(df: DataFrame) -> dict[int, list[tuple[int, float, bool]]]:
+    found: dict[int, list[tuple[int, float, bool]]] = {}
+    for row in df.orderBy("user", "rank").collect():
+        rows = found.setdefault(row["user"], [])
+        rows.append((row["item"], row["score"], row["fallback"]))
+        assert row["rank"] == len(rows)
+    return found
+
+
+def expected(bundle: Bundle, user: int, history: list[int], ages: list[float], seen: list[int], k: int) -> list[int]:
+    model = bundle.model()
+    batch = {
+        "user": torch.tensor([user]),
+        "history": Ragged(torch.tensor(history), torch.tensor([0, len(history)])),
+        "history_age": Ragged(torch.tensor(ages), torch.tensor([0, len(ages)])),
+    }
+    scores = (model.queries(batch) @ model.item_matrix().T)[0]  # type: ignore[operator]
+    order = torch.argsort(scores, descending=True, stable=True).tolist()
+    return [item for item in order if item in ALLOWED and item not in seen][:k]
+
+
+def test_rows_are_the_models_own_ranking(queries: DataFrame, bundle: Bundle) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=7, allowed=ALLOWED, fallback=FALLBACK))
+    assert [item for item, _, _ in found[1]] == expected(bundle, 1, [3, 4, 5], [9, 4, 1], [3, 4, 5], 7)
+    assert [item for item, _, _ in found[2]] == expected(bundle, 2, [29], [0.5], [29, 7], 7)
+    assert [item for item, _, _ in found[77]] == expected(bundle, 0, [8, 0], [2, 1], [8], 7)
+    scores = [score for _, score, _ in found[1]]
+    assert scores == sorted(scores, reverse=True)
+    assert not any(fallback for user in (1, 2, 77) for _, _, fallback in found[user])
+
+
+def test_cold_users_get_the_fallback_less_what_they_have(queries: DataFrame, bundle: Bundle) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=3, allowed=ALLOWED, fallback=FALLBACK))
+    assert found[3] == [(5, 4.0, True), (9, 3.0, True), (6, 2.0, True)]  # 1 is not allowed
+    assert found[4] == [(9, 3.0, True), (6, 2.0, True), (7, 1.0, True)]
+    assert set(answers(recommend(queries, str(bundle.path), k=3, allowed=ALLOWED))) == {1, 2, 77}
+
+
+def test_seen_items_stay_where_nothing_is_left_out(queries: DataFrame, bundle: Bundle) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=500, allowed=ALLOWED, exclude_seen=False))
+    assert sorted(item for item, _, _ in found[1]) == ALLOWED.tolist()
+
+
+def test_items_that_the_bundle_does_not_know_are_never_recommended(queries: DataFrame, bundle: Bundle) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=500, allowed=np.array([0, 4, 28, 30, 1000])))
+    assert {item for item, _, _ in found[2]} == {4, 28}
+
+
+def test_unknown_ids_are_counted(queries: DataFrame, bundle: Bundle) -> None:
+    schema = bundle_schema(str(bundle.path))
+    counts = queries.select("user", F.expr(unknown_ids(schema)).alias("unknown")).collect()
+    assert {row["user"]: row["unknown"] for row in counts} == {1: 0, 2: 0, 3: 0, 4: 2, 77: 1}
+
+
+def test_wrong_queries_are_refused_with_all_their_columns(spark: SparkSession, bundle: Bundle) -> None:
+    wrong = spark.createDataFrame([(1, [1], [1.0])], "user bigint, history array<int>, history_age array<double>")
+    message = r"two_tower-.*'history' must be array<bigint>, it is array<int>; .*'history_age' must be .*'seen' must be"
+    with pytest.raises(SchemaError, match=message):
+        recommend(wrong, str(bundle.path), k=1, allowed=ALLOWED)
+
+
+def test_a_bundle_of_another_schema_is_refused(queries: DataFrame, tmp_path: Path) -> None:
+    other = Schema((Column("user", Kind.ID, vocabulary="users", size=3), Column("price", Kind.DENSE)))
+    (tmp_path / "bundle.json").write_text(json.dumps({"schema": other.to_json()}))
+    with pytest.raises(BundleError, match="trained without history, history_age; it has user, price"):
+        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED)
+
+
+def test_no_bundle_and_a_torn_one_are_refused(queries: DataFrame, tmp_path: Path, bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"no bundle at .*nowhere"):
+        recommend(queries, str(tmp_path / "nowhere"), k=1, allowed=ALLOWED)
+    (tmp_path / "bundle.json").write_text('{"schema": [')
+    with pytest.raises(BundleError, match="is torn or of another format"):
+        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED)
+    (tmp_path / "bundle.json").write_text((bundle.path / "bundle.json").read_text())
+    (tmp_path / "weights.safetensors").write_bytes((bundle.path / "weights.safetensors").read_bytes()[:100])
+    with pytest.raises(PythonException, match=r"is torn: weights\.safetensors \(100 bytes\)"):
+        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED).collect()
+
+
+def test_a_batch_is_made_of_whole_columns() -> None:
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "history_age": pa.array([[9.0], [1.0, 2.0], None, []], pa.list_(pa.float32())),
+            "user": pa.array([0, 5, None, -3], pa.int64()),
+            "history": pa.array([[9], [3, 30], None, []], pa.list_(pa.int64())),
+        }
+    ).slice(1)
+    schema = example_schema(USERS, ITEMS)
+    batch = to_batch(rows, [schema["user"], schema["history"], schema["history_age"]])
+    assert batch["user"].tolist() == [5, 0, 0]
+    history, ages = batch["history"], batch["history_age"]
+    assert isinstance(history, Ragged)
+    assert isinstance(ages, Ragged)
+    assert (history.values.tolist(), history.offsets.tolist()) == ([3, 0], [0, 2, 2, 2])
+    assert (ages.values.tolist(), ages.values.dtype, ages.offsets.tolist()) == ([1, 2], torch.float32, [0, 2, 2, 2])
+    assert cold_rows(history).tolist() == [False, True, True]
+
+
+def test_numbers_must_be_finite_or_have_a_fill() -> None:
+    rows = pa.RecordBatch.from_pydict({"x": pa.array([1.0, None, float("nan")], pa.float32())})
+    with pytest.raises(SchemaError, match="column 'x' must be finite and not null; it is not in 2 places"):
+        to_batch(rows, [Column("x", Kind.DENSE)])
+    assert to_batch(rows, [Column("x", Kind.DENSE, fill=7)])["x"].tolist() == [1, 7, 7]
