@@ -222,9 +222,11 @@ def _numbers(kind: Kind, array: pa.Array) -> Array:
 
 def _filled(column: Column, array: pa.Array, where: str) -> pa.Array:
     _refuse_nulls(column, array.null_count, where)
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.int8())
-    return array.fill_null(pa.scalar(column.fill, array.type)) if array.null_count else array
+    if not array.null_count:
+        return array
+    if column.kind in (Kind.DENSE, Kind.LABEL, Kind.WEIGHT) and not pa.types.is_floating(array.type):
+        array = (array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array).cast(pa.float64())
+    return array.fill_null(pa.scalar(column.fill, array.type))
 
 
 def _refuse_nulls(column: Column, nulls: int, where: str) -> None:

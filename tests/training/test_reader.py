@@ -1,8 +1,7 @@
-"""The loader's contract on small tables: each row once, equal steps, one order, resume anywhere, errors that name things."""
+"""The loader's contract on small tables: each row once, equal steps, one order, resume anywhere, named errors."""
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +72,6 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()
     assert set(threading.enumerate()) <= before
 
 
