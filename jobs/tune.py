@@ -73,20 +73,12 @@ def study_plan(settings: Settings, spec: Mapping[str, Any]) -> StudyPlan:
     """The study that the settings describe.
 
     Raises:
-        SettingsError: the search space is wrong, or the storage is a file that only this machine sees while the ranks
-            run on others.
+        SettingsError: see `search_space` and `study_storage`.
     """
-    tuning, training = settings.tuning, settings.training
-    storage = tuning.storage or f"sqlite:///{Path(settings.run_dir) / 'study.db'}"
-    if training.launcher != "local" and is_local_file(storage):
-        raise SettingsError(
-            f"tuning.storage is '{storage}', a file on this machine, and training.launcher={training.launcher} runs "
-            "the ranks on others; set tuning.storage to a database's URL or to journal:PATH on a shared file system"
-        )
-    space = read_space(_sections(settings), tuning.space)
+    tuning, space = settings.tuning, search_space(settings)
     return StudyPlan(
         name=tuning.study or f"{settings.task}-{settings.model['name']}",
-        storage=storage,
+        storage=study_storage(settings),
         space=space,
         fixed=_fixed(spec, space),
         metric=tuning.metric,
@@ -94,6 +86,34 @@ def study_plan(settings: Settings, spec: Mapping[str, Any]) -> StudyPlan:
         pruning=Pruning(tuning.pruner, tuning.epochs, tuning.pruner_warmup),
         seed=tuning.seed,
     )
+
+
+def search_space(settings: Settings) -> Space:
+    """What the study varies: fields of the model and of the training that carry a range, and tuning.space over them.
+
+    Raises:
+        SettingsError: a range is wrong, or there is nothing to vary.
+    """
+    config = {key: value for key, value in settings.model.items() if key != "name"}
+    training = {key: getattr(settings.training, key) for key in FitSettings.model_fields}
+    sections = {"model": MODELS[settings.model["name"]].Config(**config), "training": FitSettings(**training)}
+    return read_space(sections, settings.tuning.space)
+
+
+def study_storage(settings: Settings) -> str:
+    """Where the study is kept.
+
+    Raises:
+        SettingsError: in a file that only this machine sees, while the ranks run on others.
+    """
+    storage = settings.tuning.storage or f"sqlite:///{Path(settings.run_dir) / 'study.db'}"
+    launcher = settings.training.launcher
+    if launcher != "local" and is_local_file(storage):
+        raise SettingsError(
+            f"tuning.storage is '{storage}', a file on this machine, and training.launcher={launcher} runs the ranks "
+            "on others; set tuning.storage to a database's URL or to journal:PATH on a shared file system"
+        )
+    return storage
 
 
 def with_best(settings: Settings) -> Settings:
@@ -119,12 +139,6 @@ def with_best(settings: Settings) -> Settings:
             f"{settings.run_dir}/{BEST} of trial {best['trial']} does not fit the settings: {error}; "
             "remove it, or run `millrace tune` again"
         ) from error
-
-
-def _sections(settings: Settings) -> dict[str, Any]:
-    config = {key: value for key, value in settings.model.items() if key != "name"}
-    training = {key: getattr(settings.training, key) for key in FitSettings.model_fields}
-    return {"model": MODELS[settings.model["name"]].Config(**config), "training": FitSettings(**training)}
 
 
 def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""Replay: train again from a bundle's own record, and compare.
+
+    python -m jobs.replay --settings shop.yaml
+
+Takes the bundle that the run folder names, pins the table versions that it names, trains with the settings, seed and
+number of ranks that it carries, and compares the final loss and the weights, bit for bit. The bundle stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from jobs.artefacts import REPLAY, write_json
+from jobs.console import say, show_table
+from jobs.main import main_of
+from jobs.settings import Settings
+from jobs.train import latest_bundle, learn_spec, provenance, start
+from training.bundle import Bundle, load_bundle
+from training.errors import BundleError, SnapshotError, TableError, TrainingError
+from training.snapshot import open_snapshot
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+WEIGHTS = "weights.safetensors"
+
+
+def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | None = None) -> dict[str, Any]:  # noqa: ARG001
+    """Train a bundle again and compare.
+
+    Args:
+        settings: names the run folder, and the launcher and time limits of today; all else is the bundle's.
+        spark: not needed; the ranks read the tables' files themselves.
+        bundle: the bundle's folder; default: the one that the run folder names.
+
+    Returns:
+        bundle, loss and weights (each with then and now), versions (packages that changed, then and now).
+
+    Raises:
+        BundleError: there is no bundle, it is torn, or this version of Millrace does not take its settings.
+        TableError: a table is gone or another one; SnapshotError: VACUUM removed the version.
+        TrainingError: the result differs.
+    """
+    held = load_bundle(bundle or latest_bundle(settings.run_dir))
+    then = settings_of(held, settings)
+    check_tables(held)
+    folder = Path(settings.run_dir) / "replay"
+    spec = _spec(held, then, folder)
+    say(f"replay: training {held.name} again, {spec['ranks']} ranks, {_pinned(held)}")
+    summary = start(then, spec)
+    again = load_bundle(summary["bundle_path"])
+    result = compare(held, again, provenance(then, spec)["versions"])
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(settings.run_dir, REPLAY, result)
+    _show(result)
+    return result
+
+
+def settings_of(bundle: Bundle, settings: Settings) -> Settings:
+    """The settings that the bundle carries, with the launcher of today.
+
+    Raises:
+        BundleError: they are not this version's settings.
+    """
+    try:
+        then = Settings.model_validate(bundle.provenance["settings"])
+    except (KeyError, ValidationError) as error:
+        raise BundleError(
+            f"bundle '{bundle.path}' carries settings that this version of Millrace does not take ({error}); replay it "
+            f"with the version that wrote it: {bundle.provenance.get('versions', {}).get('millrace', 'not recorded')}"
+        ) from error
+    today = {name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "restarts")}
+    return then.model_copy(update={"training": then.training.model_copy(update=today)})
+
+
+def check_tables(bundle: Bundle) -> None:
+    """See that every pinned version can still be read, and is the one that was trained on.
+
+    Raises:
+        SnapshotError: a version or a file of it is gone.
+        TableError: the examples at that version are not those of the bundle.
+    """
+    for name, table in bundle.provenance["tables"].items():
+        columns = bundle.schema.names if name == "examples" else None
+        try:
+            snapshot = open_snapshot(
+                table["uri"], table["version"], columns=columns, partitions={"split": table["splits"]}
+            )
+        except SnapshotError as error:
+            raise SnapshotError(
+                f"bundle '{bundle.name}' was trained on version {table['version']} of table '{name}' at {table['uri']}, "
+                f"which cannot be read any more: {error}. Bring the files back from a copy, or train again; to keep "
+                "versions longer, raise delta.deletedFileRetentionDuration before VACUUM"
+            ) from error
+        if name == "examples" and snapshot.fingerprint != bundle.provenance["examples_fingerprint"]:
+            raise TableError(
+                f"bundle '{bundle.name}' was trained on files with fingerprint {bundle.provenance['examples_fingerprint']}; "
+                f"version {table['version']} of '{table['uri']}' has {snapshot.fingerprint}, so another table lies there "
+                "now; move it away and bring the old one back"
+            )
+
+
+def compare(then: Bundle, now: Bundle, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Set two bundles beside each other.
+
+    Args:
+        then: the bundle replayed.
+        now: what the replay made.
+        versions: of the packages that matter, today.
+
+    Raises:
+        TrainingError: loss or weights differ.
+    """
+    before = then.provenance.get("versions", {})
+    changed = {
+        name: {"then": before.get(name), "now": new} for name, new in versions.items() if before.get(name) != new
+    }
+    loss = {"then": then.metrics["loss"], "now": now.metrics["loss"]}
+    weights = {"then": weights_hash(then), "now": weights_hash(now)}
+    if loss["then"] != loss["now"] or weights["then"] != weights["now"]:
+        cause = ", ".join(f"{name} {pair['then']} -> {pair['now']}" for name, pair in changed.items())
+        raise TrainingError(
+            f"replay of '{then.name}' must give the same bits: loss {loss['then']!r} then, {loss['now']!r} now; weights "
+            f"{weights['then']} then, {weights['now']} now. "
+            + (f"Packages changed: {cause}; install those of then" if changed else "No package changed: look at the "
+               "processor, its number of threads (OMP_NUM_THREADS), or changed code")
+        )  # fmt: skip
+    return {"bundle": then.name, "loss": loss, "weights": weights, "versions": changed}
+
+
+def weights_hash(bundle: Bundle) -> str:
+    """Sixteen hex digits of the weights' file."""
+    with (bundle.path / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _spec(bundle: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
+    """What the ranks were told then, except for where the result goes."""
+    splits = tuple(bundle.provenance["tables"]["examples"]["splits"])
+    recorded = {key: value for key, value in bundle.provenance.items() if key != "examples_fingerprint"}
+    return {
+        **learn_spec(then, splits=splits, validate=True),
+        "tables": recorded["tables"],
+        "build": recorded["build"],
+        "schema": bundle.schema.to_json(),
+        "checkpoint_dir": str(folder / "checkpoints"),
+        "bundle_dir": str(folder),
+        "provenance": recorded,
+    }
+
+
+def _pinned(bundle: Bundle) -> str:
+    return ", ".join(f"{name} version {table['version']}" for name, table in bundle.provenance["tables"].items())
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    rows = [(what, str(result[what]["then"]), str(result[what]["now"])) for what in ("loss", "weights")]
+    show_table(f"Replay of {result['bundle']}: the same, bit for bit", ("", "then", "now"), rows)
+
+
+if __name__ == "__main__":
+    main_of(run)
