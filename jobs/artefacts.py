@@ -16,6 +16,17 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
     "stages.json",
     "latest.json",
 )
+MADE_BY = {
+    BEST: "tune",
+    TUNING: "tune",
+    DOCTOR: "doctor",
+    REPLAY: "replay",
+    EVALUATION: "evaluate",
+    SCORE: "score",
+    FEEDBACK: "ingest-feedback",
+    STAGES: "demo",
+    LATEST: "train",
+}
 
 
 def write_json(run_dir: str | Path, name: str, value: Any) -> Path:
@@ -40,5 +51,4 @@ def read_json(run_dir: str | Path, name: str) -> Any | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        job = {"best.json": "tune", "tuning.json": "tune"}.get(name, path.stem)
-        raise DataError(f"{path} must be JSON: {error}; remove it and run `millrace {job}` again") from error
+        raise DataError(f"{path} must be JSON: {error}; remove it and run `millrace {MADE_BY[name]}` again") from error

@@ -94,15 +94,15 @@ def check_tables(bundle: Bundle) -> None:
             )
         except SnapshotError as error:
             raise SnapshotError(
-                f"bundle '{bundle.name}' was trained on version {table['version']} of table '{name}' at {table['uri']}, "
+                f"bundle '{bundle.name}' was trained on version {table['version']} of table '{name}', {table['uri']}, "
                 f"which cannot be read any more: {error}. Bring the files back from a copy, or train again; to keep "
                 "versions longer, raise delta.deletedFileRetentionDuration before VACUUM"
             ) from error
-        if name == "examples" and snapshot.fingerprint != bundle.provenance["examples_fingerprint"]:
+        wanted = bundle.provenance["examples_fingerprint"]
+        if name == "examples" and snapshot.fingerprint != wanted:
             raise TableError(
-                f"bundle '{bundle.name}' was trained on files with fingerprint {bundle.provenance['examples_fingerprint']}; "
-                f"version {table['version']} of '{table['uri']}' has {snapshot.fingerprint}, so another table lies there "
-                "now; move it away and bring the old one back"
+                f"bundle '{bundle.name}' was trained on examples with fingerprint {wanted}; version {table['version']} "
+                f"of '{table['uri']}' has {snapshot.fingerprint}: another table lies there now; bring the old one back"
             )
 
 
@@ -124,13 +124,12 @@ def compare(then: Bundle, now: Bundle, versions: Mapping[str, str]) -> dict[str,
     loss = {"then": then.metrics["loss"], "now": now.metrics["loss"]}
     weights = {"then": weights_hash(then), "now": weights_hash(now)}
     if loss["then"] != loss["now"] or weights["then"] != weights["now"]:
-        cause = ", ".join(f"{name} {pair['then']} -> {pair['now']}" for name, pair in changed.items())
+        causes = ", ".join(f"{name} was {pair['then']}, is {pair['now']}" for name, pair in changed.items())
         raise TrainingError(
-            f"replay of '{then.name}' must give the same bits: loss {loss['then']!r} then, {loss['now']!r} now; weights "
-            f"{weights['then']} then, {weights['now']} now. "
-            + (f"Packages changed: {cause}; install those of then" if changed else "No package changed: look at the "
-               "processor, its number of threads (OMP_NUM_THREADS), or changed code")
-        )  # fmt: skip
+            f"a replay must give the same bits; '{then.name}' had loss {loss['then']!r}, now {loss['now']!r}; weights "
+            f"{weights['then']}, now {weights['now']}. Look first at "
+            f"{causes or 'the processor, OMP_NUM_THREADS and changes of code: no package of the record changed'}"
+        )
     return {"bundle": then.name, "loss": loss, "weights": weights, "versions": changed}
 
 

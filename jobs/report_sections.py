@@ -53,16 +53,22 @@ def metrics_section(evaluation: Json | None) -> Section:
 
 
 def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
-    models = protocol["models"]
+    models, differences = protocol["models"], protocol.get("differences", {})
     names = [name for name in METRICS if any(f"{name}_at_{k}" in held for held in models.values())]
     order = sorted(models, key=lambda model: -models[model].get(f"recall_at_{k}", {"value": 0.0})["value"])
     rows = [
-        [figures.model_name(model), *(_metric(models[model].get(f"{name}_at_{k}")) for name in names)]
+        [
+            figures.model_name(model),
+            *(_metric(f"{name}_at_{k}", models[model], differences.get(model, {})) for name in names),
+        ]
         for model in order
     ]
     columns = ["model", *(f"{METRICS[name][0]}@{k}" for name in names)]
     marked = order.index("millrace") if "millrace" in order else None
-    caption = f"Higher is better in every column, in lists of {k}; the marked row is the model of this run."
+    caption = (
+        f"In lists of {k}, higher is better; the marked row is the model of this run, and a star says that it differs "
+        "from that baseline beyond chance, customer by customer."
+    )
     bars = [
         plot(
             figures.bars_with_intervals({model: models[model][f"{name}_at_{k}"] for model in order}),
@@ -89,11 +95,14 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
     )
 
 
-def _metric(metric: Json | None) -> Html:
+def _metric(name: str, metrics: Json, differences: Json) -> Html:
+    """A value with its interval below; a star where ours differs from it (the paired interval leaves out 0)."""
+    metric, difference = metrics.get(name), differences.get(name)
     if metric is None:
         return Html("&ndash;")
     interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
-    return join(f"{metric['value']:.3f}", tag("small", interval))
+    star = "*" if difference and (difference["low"] > 0 or difference["high"] < 0) else ""
+    return join(f"{metric['value']:.3f}{star}", tag("small", interval))
 
 
 def training_section(record: Sequence[Json], latest: Json | None) -> Section:
@@ -246,11 +255,11 @@ def _item(name: str, hit: bool) -> str:
 
 
 def feedback_section(feedback: Json | None) -> Section:
-    """One round of recommendations against the next, learned with the first one's outcomes."""
+    """What came of the recommendations that were shown; with several rounds, one against the next."""
     title = "Feedback"
-    rounds = (feedback or {}).get("rounds")
-    if not rounds:
+    if not feedback:
         return Section("feedback", title, absent("No feedback has come back yet.", "ingest-feedback"))
+    rounds = feedback.get("rounds", [{**feedback, "round": 1}])
     names = [f"round {entry['round']}" for entry in rounds]
     rates = [_wilson(entry["purchased"], entry["shown"]) for entry in rounds]
     columns = ["round", "bundle", "shown", "viewed", "purchased", "purchases per item shown"]
@@ -270,7 +279,7 @@ def feedback_section(feedback: Json | None) -> Section:
         for row, entry in zip(rows, rounds, strict=True):
             row.append(float(entry["true_value"]))
     words = paragraph(
-        "Recommendations were shown, what followed came back as feedback, and the next model learned from it as well."
+        "Recommendations were shown, and what followed came back as feedback that the next examples are built with."
     )
     figure = plot(
         figures.rounds(names, rates),

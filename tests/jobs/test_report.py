@@ -1,0 +1,146 @@
+"""The report: complete from a full run folder, honest from an empty one, and never takes a name for HTML."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import report
+from jobs.artefacts import EVALUATION, FEEDBACK, TUNING, write_json
+from jobs.report_page import html, table
+from jobs.report_sections import feedback_section, main_k
+from jobs.settings import Settings
+from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
+from training.errors import DataError
+
+SECTIONS = ["metrics", "examples", "popularity", "feedback", "training", "tuning", "score", "stages"]
+
+
+class Outline(HTMLParser):
+    """Which elements there are, what they load from elsewhere, and whether every one is closed."""
+
+    VOID = ("meta", "link", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def made(run_dir: Path) -> tuple[str, dict[str, Any]]:
+    summary = report.run(Settings(run_dir=str(run_dir)))
+    return Path(summary["path"]).read_text(encoding="utf-8"), summary
+
+
+def without_plotly(text: str) -> str:
+    """The page without the library's own source."""
+    return re.sub(r"<script>.{1000000,}?</script>", "", text, count=1, flags=re.DOTALL)
+
+
+def test_a_full_run_fills_every_section(tmp_path: Path) -> None:
+    leave_run(tmp_path)
+    text, summary = made(tmp_path)
+    assert summary["sections"] == SECTIONS
+    page = without_plotly(text)
+    assert page.count("Plotly.newPlot") == 13
+    assert page.count("<figcaption>") >= 13
+    assert "0.131" in page  # ours, new items
+    assert re.search(r"0\.100\*<?\s*<small>\[0\.092, 0\.108\]", page)  # ALS differs beyond chance
+    assert not re.search(r"0\.093\*", page)  # item-item does not
+    assert "328,397 examples" in page
+    assert "two_tower-0123456789ab" in page
+    assert "+31% against ALS (Spark)" in page
+
+
+def test_the_page_is_well_formed_and_loads_nothing(tmp_path: Path) -> None:
+    leave_run(tmp_path)
+    outline = Outline()
+    outline.feed(made(tmp_path)[0])
+    assert outline.open == []
+    for tag, attributes in outline.seen:
+        assert "src" not in attributes, tag
+        assert (attributes.get("href") or "#").startswith(("#", "data:")), attributes
+    anchors = [attributes["id"] for tag, attributes in outline.seen if tag == "section"]
+    assert anchors == SECTIONS
+
+
+def test_names_are_escaped_and_hits_are_marked(tmp_path: Path) -> None:
+    leave_run(tmp_path)
+    page = without_plotly(made(tmp_path)[0])
+    assert NASTY not in page
+    assert "<script>alert" not in page
+    assert html(NASTY) in page
+    assert page.count("<li class=hit>") == sum(
+        item in customer["then_bought"] for customer in evaluation()["examples"] for item in customer["recommended"]
+    )
+
+
+def test_a_nasty_parameter_name_stays_text_in_a_figure(tmp_path: Path) -> None:
+    held = tuning()
+    held["importances"] = {"<img src=x onerror=alert(1)>": 1.0}
+    write_json(tmp_path, TUNING, held)
+    assert "<img" not in without_plotly(made(tmp_path)[0])
+
+
+def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
+    text, summary = made(tmp_path / "new")
+    assert summary["sections"] == []
+    page = without_plotly(text)
+    for job in ("evaluate", "train", "tune", "score", "ingest-feedback", "demo"):
+        assert f"<code>millrace {job}</code>" in page
+
+
+def test_the_training_shows_from_its_summary_where_there_is_no_record(tmp_path: Path) -> None:
+    leave_run(tmp_path)
+    (tmp_path / "record.jsonl").unlink()
+    history = [{"epoch": 0, "step": 10, "loss": 2.0, "recall_at_20": 0.1}]
+    write_json(tmp_path, "latest.json", {"bundle": "b", "summary": {"history": history}})
+    page, summary = made(tmp_path)
+    assert "training" in summary["sections"]
+    assert 'id="plot-validation"' in page
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / EVALUATION).write_text('{"ks": [')
+    with pytest.raises(
+        DataError, match=r"evaluation\.json must be JSON: .*remove it and run `millrace evaluate` again"
+    ):
+        made(tmp_path)
+
+
+def test_one_round_of_feedback_and_two(tmp_path: Path) -> None:
+    single = {"moment": "2025-01-01", "shown": 200, "viewed": 20, "purchased": 10, "ignored": 170}
+    assert "5.00%" in feedback_section(single).body.text
+    rounds = [{"round": n, "shown": 100, "purchased": n, "true_value": n / 10} for n in (1, 2)]
+    both = feedback_section({"rounds": rounds}).body.text
+    assert "true tastes" in both
+    assert "2.00%" in both
+    assert "0.00%" in feedback_section({"shown": 0, "purchased": 0}).body.text
+    write_json(tmp_path, FEEDBACK, single)
+    assert made(tmp_path)[1]["sections"] == ["feedback"]
+
+
+def test_the_list_length_shown() -> None:
+    assert main_k([5, 10, 20, 50]) == 20
+    assert main_k([1, 5, 100]) == 5
+
+
+def test_a_table_escapes_and_aligns() -> None:
+    text = table(["a<b", "n"], [["<i>", 1234], ["x", 0.5]], marked=1, caption="how & why").text
+    assert "a&lt;b" in text
+    assert "&lt;i&gt;" in text
+    assert "<td class=right>1,234</td>" in text
+    assert "<tr class=marked><td>x</td><td class=right>0.5</td></tr>" in text
+    assert "how &amp; why" in text
