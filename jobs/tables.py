@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from delta import exceptions as delta_exceptions
@@ -68,7 +69,8 @@ class Tables:
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.spark = spark
-        self.root = root.rstrip("/")
+        # Spark's SQL resolves a relative path against its warehouse, everything else against the working folder.
+        self.root = root.rstrip("/") if ":/" in root else str(Path(root).absolute())
 
     def path(self, name: str) -> str:
         """Where a table lies, whether it exists or not."""

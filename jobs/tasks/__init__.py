@@ -1,0 +1,8 @@
+"""The tasks by name. A new one is a file in this folder and a line here."""
+
+from __future__ import annotations
+
+from jobs.task import Task
+from jobs.tasks import recommend
+
+TASKS: dict[str, Task] = {task.name: task for task in (recommend.TASK,)}

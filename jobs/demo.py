@@ -1,0 +1,100 @@
+"""The main job, end to end: data -> examples -> tuning -> training -> evaluation -> scoring -> feedback -> report.
+
+make demo                          a simulated shop, with the feedback loop closed once
+make demo DATA=online_retail.csv.gz     the UCI Online Retail file
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobs import build_examples, evaluate, ingest, report, score, simulate, train, tune
+from jobs.console import CONSOLE, say, show_table
+from jobs.settings import Settings, load_settings
+from jobs.tables import open_session
+from jobs.tune import with_best
+
+PIPELINES = Path(__file__).parent / "pipelines"
+SHOWN_METRICS = ("recall_at_20", "ndcg_at_20", "hit_rate_at_20", "mrr_at_20", "map_at_20")
+
+
+class Stages:
+    """Runs stages in turn, says which, and keeps how long each took (stages.json, read by the report)."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._path = Path(run_dir) / "stages.json"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def run(self, name: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        CONSOLE.rule(f"[bold]{len(self.entries) + 1}. {name}", align="left")
+        started = time.perf_counter()
+        summary = call()
+        self.entries.append({"stage": name, "seconds": time.perf_counter() - started, "summary": summary})
+        self._path.write_text(json.dumps(self.entries, indent=1, default=str))
+        return summary
+
+
+def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
+    """Run the whole pipeline on a file, or on a simulated shop.
+
+    Args:
+        data: a file laid out like UCI Online Retail; None simulates a shop.
+        out: everything is written below this folder.
+        flags: `section.key=value`, over the pipeline's file.
+
+    Returns:
+        The evaluation's summary.
+    """
+    name = "online_retail" if data else "shop"
+    home = Path(out) / name
+    places = [f"tables.root={home}/tables", f"run_dir={home}/run", *([f"ingest.path={data}"] if data else [])]
+    settings = load_settings(PIPELINES / f"{name}.yaml", [*places, *flags])
+    stages = Stages(settings.run_dir)
+    spark = open_session(settings)
+    if data is None:
+        stages.run("simulate", lambda: simulate.run(settings, spark))
+    stages.run("ingest", lambda: ingest.run(settings, spark))
+    stages.run("build_examples", lambda: build_examples.run(settings, spark))
+    stages.run("tune", lambda: tune.run(settings, spark))
+    tuned = with_best(settings)
+    stages.run("train", lambda: train.run(tuned, spark))
+    evaluation = stages.run("evaluate", lambda: evaluate.run(tuned, spark))
+    stages.run("score", lambda: score.run(tuned, spark))
+    if data is None:
+        from jobs import feedback_round
+
+        stages.run("feedback", lambda: feedback_round.run(tuned, spark))
+    page = stages.run("report", lambda: report.run(tuned, spark))
+    _show_end(tuned, evaluation, stages, page)
+    return evaluation
+
+
+def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, page: dict[str, Any]) -> None:
+    """What a person wants to know at the end: how good, for whom, where it lies, how long it took."""
+    CONSOLE.rule("[bold]the end", align="left")
+    for protocol in evaluation["protocols"].values():
+        rows = [
+            (name, *(_with_interval(metrics[metric]) for metric in SHOWN_METRICS))
+            for name, metrics in protocol["models"].items()
+        ]
+        show_table(f"{protocol['what']} ({protocol['users']:,} customers; 95 % intervals)", ("", *SHOWN_METRICS), rows)
+    examples = [
+        (example["user_id"], "; ".join(example["bought"][-3:]), "; ".join(example["recommended"][:5]))
+        for example in evaluation["examples"]
+    ]
+    show_table("Ten customers", ("customer", "bought last", "recommended"), examples)
+    show_table(
+        "How long each stage took", ("stage", "seconds"), [(e["stage"], round(e["seconds"], 1)) for e in stages.entries]
+    )
+    say(f"tables  {settings.tables.root}")
+    say(f"bundle  {train.latest_bundle(settings.run_dir)}")
+    say(f"report  {page['path']}   (open it in a browser; it needs no server)")
+
+
+def _with_interval(metric: dict[str, float]) -> str:
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

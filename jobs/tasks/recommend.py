@@ -1,0 +1,164 @@
+"""Recommendation: which items a user will buy next, out of the whole catalogue.
+
+An example is one bought item with the user's history as of that moment; a two-tower model learns vectors whose inner
+product ranks the catalogue; validation ranks it in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.task import Task
+from training.schema import Column, Kind, Schema
+
+if TYPE_CHECKING:
+    from training.models.base import RetrievalModel
+    from training.world import World
+
+VALIDATION_KS = (10, 20, 50)
+
+
+def schema(sizes: Mapping[str, int]) -> Schema:
+    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
+    users, items = sizes["users"], sizes["items"]
+    return Schema(
+        (
+            Column("user", Kind.ID, vocabulary="users", size=users),
+            Column("history", Kind.IDS, vocabulary="items", size=items),
+            Column("history_age", Kind.DENSE, ragged=True),
+            Column("target", Kind.ID, vocabulary="items", size=items),
+            Column("new", Kind.DENSE),
+            Column("age", Kind.DENSE),
+            Column("weight", Kind.WEIGHT),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def query_schema(sizes: Mapping[str, int]) -> Schema:
+    """What ranking needs of a user as of a cut, and what they then bought."""
+    items = sizes["items"]
+    return Schema(
+        (
+            Column("user", Kind.ID, vocabulary="users", size=sizes["users"]),
+            Column("history", Kind.IDS, vocabulary="items", size=items),
+            Column("history_age", Kind.DENSE, ragged=True),
+            Column("seen", Kind.IDS, vocabulary="items", size=items),
+            Column("truth", Kind.IDS, vocabulary="items", size=items),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    import torch
+
+    from training.bundle import write_bundle
+    from training.fit import FitSettings, fit
+    from training.reader import Loader
+    from training.snapshot import open_snapshot
+
+    settings = FitSettings(**spec["training"])
+    columns = Schema.from_json(spec["schema"])
+    examples = open_snapshot(**_place(spec, "examples"), columns=columns.names)
+    torch.manual_seed(settings.seed)  # every rank starts from the same weights
+    model = _model(spec, columns)
+    share = {"rank": world.rank, "world_size": world.size, **spec["reader"]}
+    rows = settings.rows_per_batch(world.size)
+    with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
+        result = fit(
+            model,
+            loader,
+            settings,
+            world=world,
+            checkpoint_dir=spec["checkpoint_dir"],
+            validate=_validation(spec, columns, world),
+            report=_reporter(spec),
+            identity={"examples": examples.fingerprint, "schema": columns.fingerprint, "model": spec["model"]},
+        )
+    summary: dict[str, Any] = {
+        "rows": examples.rows,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "final_loss": result.final_loss,
+        "history": result.history,
+        "best": result.best,
+        "skipped": result.skipped,
+    }
+    if spec["bundle_dir"] is not None and world.rank == 0:
+        bundle = write_bundle(
+            spec["bundle_dir"],
+            model_name=spec["model"]["name"],
+            config={key: value for key, value in spec["model"].items() if key != "name"},
+            schema=columns,
+            tensors=model.state_dict(),
+            provenance={**spec["provenance"], "examples_fingerprint": examples.fingerprint},
+            settings=spec["training"],
+            metrics={**result.best, "final_loss": result.final_loss},
+        )
+        summary |= {"bundle": bundle.name, "bundle_path": str(bundle.path)}
+    return summary
+
+
+def _place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """Arguments of `open_snapshot` for one of the spec's pinned tables."""
+    pinned = spec["tables"][table]
+    return {"uri": pinned["uri"], "version": pinned["version"], "partitions": {"split": pinned["splits"]}}
+
+
+def _model(spec: Mapping[str, Any], columns: Schema) -> RetrievalModel:
+    """The model, with the items' counts as of the cut."""
+    import torch
+
+    from training.models import MODELS
+    from training.snapshot import open_snapshot, read_table
+
+    names = ("count", "user_count", "recent_count")
+    catalogue = read_table(open_snapshot(**_place(spec, "catalogue")), ["item", *names])
+    items = torch.from_numpy(catalogue["item"].to_numpy())
+    size = columns["target"].size or 1
+    features = {
+        name: torch.zeros(size).index_copy(0, items, torch.from_numpy(catalogue[name].to_numpy()).float())
+        for name in names
+    }
+    name, config = spec["model"]["name"], {key: value for key, value in spec["model"].items() if key != "name"}
+    model_type = MODELS[name]
+    return model_type(model_type.Config.parse(config), columns, features)
+
+
+def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """Full ranking of the held-out queries, or None where the spec wants none."""
+    from training.ranking import block_rows, rank_queries
+    from training.reader import Loader
+    from training.snapshot import open_snapshot
+
+    if not spec["validate"]:
+        return None
+    asked = query_schema(columns.vocabularies())
+    queries = open_snapshot(**_place(spec, "queries"), columns=asked.names)
+    rows = block_rows(asked["seen"].size or 1)
+
+    def validate(model: Any) -> dict[str, float]:
+        with Loader(queries, asked, batch_size=rows, seed=0, rank=world.rank, world_size=world.size) as loader:
+            return rank_queries(model, loader, world, VALIDATION_KS)
+
+    return validate
+
+
+def _reporter(spec: Mapping[str, Any]) -> Callable[[Any], None]:
+    """Where rank 0's events go: to the study that a trial belongs to, or to the terminal."""
+    if spec["report"]["kind"] == "study":
+        from tuning.objective import study_reporter
+
+        return study_reporter(spec["report"])
+    from jobs.console import say
+
+    return lambda event: say(event.message)
+
+
+TASK = Task(
+    name="recommend",
+    schema=schema,
+    learn="jobs.tasks.recommend:learn",
+)
