@@ -16,7 +16,7 @@ from jobs.console import say, step
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tables import Tables, open_session
-from spark_udfs import shop
+from spark_udfs import shop, tastes
 from spark_udfs.order_lines import Rules
 
 JOB = "simulate"
@@ -49,14 +49,19 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if known:
         say(f"the simulated shop is up to date in {tables.path('order_lines')}")
     else:
-        lines = size.users * size.orders_per_user * (1 + shop.LINES_PER_ORDER)
+        lines = size.users * size.orders_per_user * tastes.LINES_PER_ORDER
         tasks = max(spark.sparkContext.defaultParallelism, int(lines / LINES_PER_TASK))
         users = spark.range(0, size.users, numPartitions=tasks).withColumnRenamed("id", "user")
         with step(f"simulating {size.users:,} customers and {size.items:,} items over {size.days} days"):
             tables.write("order_lines", shop.order_lines(users, size), mode="overwrite", job=JOB, inputs=inputs)
     rows = tables.read("order_lines").count()
     say(f"{rows:,} raw order lines in {tables.path('order_lines')}")
-    return {"path": tables.path("order_lines"), "version": tables.version("order_lines"), "rows": rows, "up_to_date": known}
+    return {
+        "path": tables.path("order_lines"),
+        "version": tables.version("order_lines"),
+        "rows": rows,
+        "up_to_date": known,
+    }
 
 
 if __name__ == "__main__":
