@@ -63,6 +63,6 @@ def sampled_softmax(logits: Tensor, target_logits: Tensor, targets: Tensor, cand
         (batch,) losses, not reduced.
     """
     others = logits - candidates.log_inclusion
-    others = others.masked_fill(targets[:, None] == candidates.items, -torch.inf)
+    others = others.masked_fill_(targets[:, None] == candidates.items, -torch.inf)
     partition = torch.logsumexp(torch.cat([target_logits[:, None], others], dim=1), dim=1)
     return partition - target_logits

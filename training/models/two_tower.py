@@ -35,7 +35,7 @@ class TwoTowerConfig(ModelConfig):
 
     dim: int = Field(64, ge=1, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(
-        0.2, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
+        0.18, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
     )
     negatives: int = Field(
         2048,
