@@ -101,6 +101,9 @@ def fit(
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
     generator = torch.Generator(device)
+    dropout_generator = (  # what layers draw from; torch.manual_seed would seed every device, slowly
+        torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    )
     telling = _Telling(report, world)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     saver = None
@@ -128,7 +131,7 @@ def fit(
             for number, batch in enumerate(batches):
                 seed = step_seed(settings.seed, progress.epoch, progress.step, world.rank, number)
                 generator.manual_seed(seed)
-                torch.manual_seed(seed)
+                dropout_generator.manual_seed(seed)
                 batch_loss, batch_weight = model.loss(to_device(batch, device), generator)  # type: ignore[operator]
                 if batch_loss.requires_grad:
                     batch_loss.backward()

@@ -44,7 +44,7 @@ def test_a_surprise_comes_with_its_traceback() -> None:
 
 
 def test_a_killed_rank_is_named() -> None:
-    with pytest.raises(RankLostError, match="rank 1 of 2 was killed by SIGKILL .*out of memory"):
+    with pytest.raises(RankLostError, match=r"rank 1 of 2 was killed by SIGKILL .*out of memory"):
         launch(f"{HERE}:killed", {"rank": 1}, ranks=2, timeout_s=60)
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_target_is_named(target: str, words: str) -> None:
 def test_a_wrong_call_is_named() -> None:
     with pytest.raises(LaunchError, match="at least 1; got ranks=0"):
         launch(f"{HERE}:add_up", {}, ranks=0)
-    with pytest.raises(LaunchError, match="the spec of launch target .* must be JSON: Object of type PosixPath"):
+    with pytest.raises(LaunchError, match=r"the spec of launch target .* must be JSON: Object of type PosixPath"):
         launch(f"{HERE}:add_up", {"folder": Path()}, ranks=2)
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.launch import launch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tensors this small are slower on several threads, most of all where the machine is shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

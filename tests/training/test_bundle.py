@@ -103,13 +103,13 @@ def test_a_torn_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"is torn: weights.safetensors \\({len(whole) - 1} bytes\\)"):
         load_bundle(bundle.path)
     weights.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(BundleError, match="the SHA-256 that bundle.json gives"):
+    with pytest.raises(BundleError, match=r"the SHA-256 that bundle.json gives"):
         load_bundle(bundle.path)
     weights.unlink()
     with pytest.raises(BundleError, match=r"is torn: weights.safetensors \(0 bytes\)"):
         load_bundle(bundle.path)
     (bundle.path / "bundle.json").write_text("{")
-    with pytest.raises(BundleError, match="is torn: bundle.json is not JSON"):
+    with pytest.raises(BundleError, match=r"is torn: bundle.json is not JSON"):
         load_bundle(bundle.path)
 
 
@@ -124,7 +124,7 @@ def test_a_foreign_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"instead of {SCHEMA.fingerprint}; it was changed"):
         load_bundle(bundle.path)
     _edit(bundle.path, schema=[{"name": "item", "kind": "colour"}])
-    with pytest.raises(BundleError, match="must carry a schema; .*colour"):
+    with pytest.raises(BundleError, match=r"must carry a schema; .*colour"):
         load_bundle(bundle.path)
     _edit(bundle.path, format=7)
     with pytest.raises(BundleError, match="must have format 1; it has 7"):

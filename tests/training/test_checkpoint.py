@@ -22,7 +22,9 @@ def _open(folder: Path, said: list[str] | None = None, **changes: Any) -> Checkp
 
 
 def _state(step: int) -> State:
-    return State(step, {"epoch": step // 10, "loader": {"position": step}}, {"model/w": torch.full((3, 2), float(step))})
+    return State(
+        step, {"epoch": step // 10, "loader": {"position": step}}, {"model/w": torch.full((3, 2), float(step))}
+    )
 
 
 def _saved(folder: Path, *steps: int) -> None:
@@ -119,7 +121,9 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
 def test_one_of_another_training_is_refused(tmp_path: Path) -> None:
     _saved(tmp_path, 1)
     other = {"settings": {"seed": 2}, "schema": "abc", "model": "x"}
-    with pytest.raises(CheckpointError, match=r"model is None there and 'x' here; settings\.seed is 1 there and 2 here"):
+    with pytest.raises(
+        CheckpointError, match=r"model is None there and 'x' here; settings\.seed is 1 there and 2 here"
+    ):
         _open(tmp_path, identity=other).load_latest()
 
 

@@ -87,7 +87,7 @@ def test_state_survives_saving(kind: str) -> None:
 
 def test_state_of_another_model_is_refused() -> None:
     optimizers = build_optimizers(TinyModel(), FitSettings())
-    with pytest.raises(CheckpointError, match="'adamw/other.weight/step' does not"):
+    with pytest.raises(CheckpointError, match=r"'adamw/other.weight/step' does not"):
         optimizers.load({"adamw/other.weight/step": torch.zeros(())})
 
 

@@ -32,4 +32,9 @@ def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:
     assert seen["broadcast"] == [ranks - 1 + 5]
     assert seen["object"] == {"from": ranks - 1, "pair": [1, 2]}
     assert seen["objects"] == [[rank, None, float("inf")] for rank in range(ranks)]
-    assert (seen["all_of_all"], seen["all_of_some"], seen["any_of_some"], seen["any_of_none"]) == (True, False, True, False)
+    assert (seen["all_of_all"], seen["all_of_some"], seen["any_of_some"], seen["any_of_none"]) == (
+        True,
+        False,
+        True,
+        False,
+    )
