@@ -1,0 +1,144 @@
+"""The tune job: trials are jobs of several ranks on one pinned spec; what they find goes to best.json and to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import tune
+from jobs.artefacts import BEST, TUNING, read_json, write_json
+from jobs.settings import Settings, load_settings
+from jobs.tasks import TASKS
+from tests.tuning import toy
+from training.errors import DataError, SettingsError, TuningError
+from training.record import Event
+from training.world import World
+from tuning.objective import study_reporter
+
+SPEC: dict[str, Any] = {
+    "task": "recommend",
+    "tables": {"examples": {"uri": "somewhere/examples", "version": 3, "splits": ["train"]}},
+    "ranks": 1,
+    "checkpoint_dir": None,
+}
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Stands for a task's: recall is highest without dropout; all ranks must have been told the same."""
+    told = {key: spec[key] for key in ("model", "training", "report")}
+    assert world.all_gather_object(told) == [told] * world.size
+    assert spec["training"]["metric"] == "recall_at_20"
+    Path(spec["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
+    report = study_reporter(spec["report"])
+    history = []
+    for epoch in range(spec["training"]["epochs"]):
+        entry = {"epoch": epoch, "loss": 1.0, toy.METRIC: (1 - spec["model"]["dropout"]) * (epoch + 1)}
+        history.append(entry)
+        if world.rank == 0:
+            report(Event("epoch", 10 * epoch, epoch, "", entry))
+    return {"history": history}
+
+
+def broken(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    raise DataError(f"no such column in {spec['tables']['examples']['uri']}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings whose training is the `learn` above."""
+    use_learn(monkeypatch, "learn")
+    return load_settings(None, flags(tmp_path))
+
+
+def use_learn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    task = dataclasses.replace(TASKS["recommend"], learn=f"tests.jobs.test_tune:{name}")
+    monkeypatch.setitem(TASKS, "recommend", task)
+
+    def spec_of(settings: Settings, *, splits: tuple[str, ...], validate: bool) -> dict[str, Any]:
+        assert (splits, validate) == (("train",), True)
+        training = {name: getattr(settings.training, name) for name in tune.FitSettings.model_fields}
+        return {**SPEC, "model": settings.model, "training": training, "ranks": settings.training.ranks}
+
+    monkeypatch.setattr(tune, "learn_spec", spec_of)
+
+
+def flags(run_dir: Path, *more: str) -> list[str]:
+    space = dict.fromkeys(tune.search_space(Settings()).start())
+    space |= {"model.dim": {"choices": [8, 16]}, "model.dropout": {"low": 0.0, "high": 0.5}}
+    storage = f"tuning.storage=journal:{run_dir}/study.log"
+    fixed = ["training.ranks=1", "model.dim=16", "tuning.epochs=2", "tuning.trials=4", storage]
+    return [f"run_dir={run_dir}", f"tuning.space={json.dumps(space)}", *fixed, *more]
+
+
+def test_the_best_trial_goes_to_best_json_and_into_the_settings(settings: Settings) -> None:
+    summary = tune.run(settings)
+    held, best = read_json(settings.run_dir, TUNING), read_json(settings.run_dir, BEST)
+    assert summary["counts"] == {"complete": 4}
+    assert [trial["params"]["model.dim"] in (8, 16) for trial in held["trials"]] == [True] * 4
+    assert held["start"]["params"] == {"model.dim": 16, "model.dropout": settings.model["dropout"]}
+    assert held["metric"] == "recall_at_20"
+    assert held["fingerprint"]["table examples"] == "somewhere/examples version 3, train"
+    assert summary["best"]["value"] == max(trial["value"] for trial in held["trials"]) > summary["start"]
+    assert best == summary["best"]
+    assert best["epochs"] == 2
+    tuned = tune.with_best(settings)
+    assert tuned.model["dropout"] == best["model"]["dropout"]
+    assert tuned.training == settings.training
+    assert not list((Path(settings.run_dir) / "trials").iterdir())  # a finished trial keeps no checkpoint
+
+
+def test_a_second_run_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tune.run(settings)
+    before = (Path(settings.run_dir) / TUNING).read_text()
+    use_learn(monkeypatch, "broken")
+    assert tune.run(settings) == first
+    assert (Path(settings.run_dir) / TUNING).read_text() == before
+
+
+def test_trials_run_on_several_ranks(settings: Settings, tmp_path: Path) -> None:
+    summary = tune.run(load_settings(None, flags(tmp_path, "training.ranks=2", "tuning.trials=1")))
+    assert summary["counts"] == {"complete": 1}
+    assert summary["best"]["value"] == pytest.approx(2 * (1 - settings.model["dropout"]))
+
+
+def test_failing_trials_stop_the_study_with_their_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_learn(monkeypatch, "broken")
+    with pytest.raises(
+        TuningError, match=r"first 3 trials all failed.*DataError: no such column in somewhere/examples"
+    ):
+        tune.run(settings)
+    assert read_json(settings.run_dir, BEST) is None
+
+
+def test_another_version_of_the_table_is_another_study(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune.run(settings)
+    monkeypatch.setitem(SPEC["tables"], "examples", {"uri": "somewhere/examples", "version": 4, "splits": ["train"]})
+    with pytest.raises(TuningError, match=r"table examples: was .*version 3, train\", is now .*version 4"):
+        tune.run(settings)
+
+
+def test_no_trials_asked_for(settings: Settings, tmp_path: Path) -> None:
+    assert tune.run(load_settings(None, flags(tmp_path, "tuning.trials=0")))["best"] is None
+    assert tune.with_best(settings) == settings
+
+
+def test_ranks_elsewhere_cannot_reach_a_file_here(settings: Settings, tmp_path: Path) -> None:
+    away = load_settings(None, flags(tmp_path, "training.launcher=barrier", "tuning.storage=''"))
+    with pytest.raises(SettingsError, match=r"tuning\.storage is 'sqlite:.*study\.db', .* training\.launcher=barrier"):
+        tune.run(away)
+
+
+def test_a_best_that_does_not_fit_is_refused(settings: Settings) -> None:
+    best = {"model_name": "two_tower", "model": {"dim": -1}, "training": {}, "trial": 7}
+    write_json(settings.run_dir, BEST, best)
+    with pytest.raises(SettingsError, match=r"best\.json of trial 7 does not fit the settings: (?s:.*)-1"):
+        tune.with_best(settings)
+
+
+def test_a_best_of_another_model_is_left_alone(settings: Settings) -> None:
+    write_json(settings.run_dir, BEST, {"model_name": "other", "model": {"dim": 8}, "training": {}, "trial": 1})
+    assert tune.with_best(settings) == settings
