@@ -71,12 +71,16 @@ class IngestSettings(Section):
 class ExampleSettings(Section):
     """Events to examples: what is held out, and how much history an example carries."""
 
-    test_from: datetime | None = Field(None, description="events from here on are held out; default: the last tenth of the time")
+    test_from: datetime | None = Field(
+        None, description="events from here on are held out; default: the last tenth of the time"
+    )
     validation_days: int = Field(30, ge=1, description="days before test_from that tuning is judged on")
     max_history: int = Field(100, ge=1, le=10_000)
     recent_days: int = Field(30, ge=1, description="the window of an item's recent count")
     rows_per_file: int = Field(1_000_000, ge=1_000)
-    rows_per_group: int = Field(50_000, ge=100, description="rows of a Parquet row group: the unit that training streams")
+    rows_per_group: int = Field(
+        50_000, ge=100, description="rows of a Parquet row group: the unit that training streams"
+    )
 
 
 class TrainingSettings(FitSettings):
@@ -178,7 +182,7 @@ class Settings(Section):
     def _model(cls, model: dict[str, Any]) -> dict[str, Any]:
         from training.models import MODELS
 
-        name = model.get("name")
+        name = model.get("name", "two_tower")
         if name not in MODELS:
             raise ValueError(f"model.name is {name!r}; known: {', '.join(sorted(MODELS))}")
         config = {key: value for key, value in model.items() if key != "name"}
@@ -203,7 +207,9 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
         problems += [_explain(item) for item in error.errors()]
     if problems:
         where = f" in {path}" if path is not None else ""
-        raise SettingsError(f"{len(problems)} problem(s) with the settings{where}:\n" + "\n".join(f"  - {p}" for p in problems))
+        raise SettingsError(
+            f"{len(problems)} problem(s) with the settings{where}:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
     return settings
 
 
@@ -217,7 +223,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsError(f"settings file '{path}' must hold sections, e.g. 'training: {{epochs: 3}}'; it holds a {type(values).__name__}")
+        raise SettingsError(
+            f"settings file '{path}' must hold sections, e.g. 'training: {{epochs: 3}}'; it holds a {type(values).__name__}"
+        )
     return values
 
 
