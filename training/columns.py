@@ -273,7 +273,7 @@ def _carries(kind: Kind, element: pa.DataType) -> bool:
     if kind in (Kind.ID, Kind.IDS):
         return bool(types.is_integer(element))
     if kind is Kind.TIME:
-        return bool(types.is_timestamp(element) or types.is_date(element) or types.is_int64(element))
+        return bool(types.is_timestamp(element) or types.is_date(element) or types.is_integer(element))
     if kind is Kind.TEXT:
         return bool(types.is_string(element) or types.is_large_string(element))
     if kind is Kind.IMAGE:
@@ -286,7 +286,7 @@ def _needed(column: Column) -> str:
     element = {
         Kind.ID: "an integer",
         Kind.IDS: "integers",
-        Kind.TIME: "a timestamp, a date or int64 microseconds",
+        Kind.TIME: "a timestamp, a date or whole microseconds",
         Kind.TEXT: "a string",
         Kind.IMAGE: "binary",
     }.get(column.kind, "numbers" if column.is_ragged or column.length is not None else "a number")

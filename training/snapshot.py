@@ -159,8 +159,8 @@ def _open_table(uri: str, version: int | None, options: dict[str, str]) -> Delta
     except DeltaError as error:
         wanted = "the newest version" if version is None else f"version {version}"
         raise SnapshotError(
-            f"{wanted} of table '{uri}' cannot be opened: {_first_line(error)}. A version that is still to come, that log "
-            "clean-up removed, or that needs an unknown reader feature cannot be pinned; DESCRIBE HISTORY lists those that can"
+            f"{wanted} of table '{uri}' cannot be opened: {_first_line(error)}. A version that is still to come, that "
+            "log clean-up removed, or that needs an unknown reader feature cannot be pinned; see DESCRIBE HISTORY"
         ) from error
 
 
@@ -209,8 +209,8 @@ def _deletion_vectors(table: DeltaTable, paths: Sequence[str], uri: str) -> dict
                 found[_log_path(path, logged)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
     except DeltaError as error:
         raise SnapshotError(
-            f"the deletion vectors of table '{uri}' cannot be read: {_first_line(error)}. Purge them "
-            "(REORG ... APPLY (PURGE)), then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or drop the feature that is named"
+            f"the deletion vectors of table '{uri}' cannot be read: {_first_line(error)}. Purge them (REORG ... APPLY "
+            "(PURGE)), then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or the one that is named"
         ) from error
     return found
 

@@ -281,7 +281,7 @@ def test_null_becomes_the_stated_fill(tmp_path: Path, column: Column, values: pa
         (Column("h", Kind.IDS, "items", 5), pa.array([1]), "must be a list of integers in the table; it is int64"),
         (Column("x", Kind.DENSE), pa.array(["1"]), "must be a number in the table; it is string"),
         (Column("s", Kind.TEXT), pa.array([b"1"]), "must be a string in the table; it is binary"),
-        (Column("t", Kind.TIME), pa.array([1.5]), "must be a timestamp, a date or int64 microseconds in the table"),
+        (Column("t", Kind.TIME), pa.array([1.5]), "must be a timestamp, a date or whole microseconds in the table"),
         (Column("i", Kind.IMAGE), pa.array(["x"]), "must be binary in the table; it is string"),
     ],
 )
