@@ -27,11 +27,16 @@ JOBS = {
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
     "doctor": "What would fail later, found now, with what to change.",
     "replay": "Train again from a bundle's own record, and compare.",
+    "verify-epoch": "Stream an epoch of the examples; hold its rows against Spark's own.",
     "report": "One HTML file of all that a run has left.",
 }
 
-SettingsFile = Annotated[str | None, typer.Option("--settings", "-s", help="a YAML file; jobs/pipelines holds examples")]
-Flags = Annotated[list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="[KEY=VALUE]...")]
+SettingsFile = Annotated[
+    str | None, typer.Option("--settings", "-s", help="a YAML file; jobs/pipelines holds examples")
+]
+Flags = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="[KEY=VALUE]...")
+]
 
 EXIT_REFUSED = 2
 

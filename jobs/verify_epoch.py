@@ -1,7 +1,7 @@
 """Stream one epoch of a table at any world size and hold it against Spark's own answer.
 
-    millrace verify-epoch --table out/tables/examples --world-size 3
-    python -m jobs.verify_epoch --table s3://shop/examples --version 12 --world-size 8
+    millrace verify-epoch --settings pipeline.yaml                 the examples, at the settings' number of ranks
+    python -m jobs.verify_epoch --table s3://shop/clicks --version 12 --world-size 8
 
 All ranks are read in turn in this process. The verdict: each row of `spark.read` came exactly once (count, and two sums
 of row hashes over all columns that a batch can carry), and every rank took the same number of steps.
