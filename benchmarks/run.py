@@ -1,6 +1,6 @@
 """Run the benchmarks whose names contain a word, one after another, and list their last lines.
 
-    python benchmarks/run.py [WORD]
+python benchmarks/run.py [WORD]
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [p for p in sorted(HERE.glob("*.py")) if word in p.stem and p.stem != "run" and not p.stem.startswith("_")]
     if not chosen:
-        print(f"no benchmark's name contains '{word}'; there are: {', '.join(p.stem for p in sorted(HERE.glob('*.py')))}")
+        print(
+            f"no benchmark's name contains '{word}'; there are: {', '.join(p.stem for p in sorted(HERE.glob('*.py')))}"
+        )
         return 2
     failed = 0
     for path in chosen:
         print(f"== {path.stem}", flush=True)
-        done = subprocess.run([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, check=False)
+        done = subprocess.run(
+            [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, check=False
+        )
         print(done.stdout, end="", flush=True)
         result = last_line(done.stdout)
         if done.returncode != 0 or result is None:

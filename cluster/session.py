@@ -68,7 +68,7 @@ def build_session(
 def _jvm_stderr_to(log: Path) -> Iterator[None]:
     """Let the JVM that starts inside inherit a file as its stderr: its chatter would bury a job's own lines."""
     kept = os.dup(2)
-    with open(log, "w") as target:
+    with log.open("w") as target:
         os.dup2(target.fileno(), 2)
     try:
         yield
@@ -104,9 +104,10 @@ def _local(builder: Any, master: str, driver_memory: str, shuffle_partitions: in
 def _why_no_session(error: Exception, log: Path) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"Spark did not start ({first_line}; the JVM's own words are in {log}). It needs Java 17 (`java -version`; apt-get install -y openjdk-17-jre-headless) and, "
-        "for its first start on a machine, network access to Maven Central for Delta's jars; later starts take them from "
-        "the Ivy cache in your home folder. Behind a mirror, set spark.jars.ivySettings in SPARK_CONF_DIR/spark-defaults.conf."
+        f"Spark did not start ({first_line}; the JVM's own words are in {log}). It needs Java 17 (`java -version`; "
+        "apt-get install -y openjdk-17-jre-headless) and, for its first start on a machine, network access to Maven "
+        "Central for Delta's jars; later starts take them from the Ivy cache in your home folder. Behind a mirror, set "
+        "spark.jars.ivySettings in SPARK_CONF_DIR/spark-defaults.conf."
     )
 
 
@@ -115,8 +116,9 @@ def _checked(spark: SparkSession) -> SparkSession:
     on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
     if DELTA_EXTENSION not in extensions and not on_databricks:
         raise EnvironmentProblem(
-            f"the Spark session has no Delta Lake: spark.sql.extensions is '{extensions}', it must hold '{DELTA_EXTENSION}'. "
-            "Start it with cluster.session.build_session, or pass the options of cluster/submit.sh to spark-submit."
+            f"the Spark session has no Delta Lake: spark.sql.extensions is '{extensions}', it must hold "
+            f"'{DELTA_EXTENSION}'. Start it with cluster.session.build_session, or pass the options of cluster/submit.sh "
+            "to spark-submit."
         )
     # Time stamps are written and compared in UTC, whatever the machine's zone.
     spark.conf.set("spark.sql.session.timeZone", "UTC")

@@ -16,12 +16,12 @@ CONSOLE = Console(stderr=True, highlight=False)
 
 def say(message: str) -> None:
     """One line of what is going on."""
-    CONSOLE.print(escape(message))
+    CONSOLE.print(escape(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """One line that a person should not miss."""
-    CONSOLE.print(f"[yellow]warning:[/yellow] {escape(message)}")
+    CONSOLE.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager

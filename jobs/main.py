@@ -1,4 +1,4 @@
-"""The command line: `millrace NAME [--settings FILE] [section.key=value ...]`; every job is also `python -m jobs.NAME`."""
+"""The command line: `millrace NAME [--settings FILE] [section.key=value ...]`; each is also `python -m jobs.NAME`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class IngestSettings(Section):
     format: Literal["csv", "json", "parquet", "delta"] = "csv"
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="order_id, item_id, user_id, time, quantity, price and optionally name, country, kind, arrival_time",
+        description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
     )
     time_format: str = "yyyy-MM-dd HH:mm:ss"
     cancelled_prefix: str | None = Field(None, description="an order id that starts with this is a return")
@@ -224,7 +224,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(
-            f"settings file '{path}' must hold sections, e.g. 'training: {{epochs: 3}}'; it holds a {type(values).__name__}"
+            f"settings file '{path}' must hold sections, e.g. 'training: {{epochs: 3}}'; it holds a "
+            f"{type(values).__name__}"
         )
     return values
 

@@ -11,27 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.launch import launch
+from jobs.artefacts import LATEST, read_json, write_json
 from jobs.console import say
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle
+from training.errors import BundleError, TableError
+from training.record import RECORD
 from training.schema import Schema
-from training.snapshot import open_snapshot
+from training.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LAUNCHER_KEYS = {"ranks", "launcher", "timeout_s", "restarts", "reader_workers", "shuffle_rows"}
-LATEST = "latest.json"
 
 
-def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  ranks need no JVM
     """Train on all examples before the test cut and write a bundle.
 
     Returns:
@@ -54,9 +57,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "bundle_dir": str(run_dir / "bundles"),
         "provenance": provenance(settings, spec),
     }
+    say(f"train: {settings.training.ranks} rank(s), {settings.training.epochs} epoch(s), {_named(spec)}")
     summary = start(settings, spec)
-    _publish(run_dir, identity, summary)
-    shutil.rmtree(spec["checkpoint_dir"], ignore_errors=True)  # the bundle holds what they were kept for
+    _publish(run_dir, identity, spec["checkpoint_dir"], summary)
+    say(f"train: loss {summary['final_loss']:.6f} after {summary['steps']:,} steps; bundle {summary['bundle_path']}")
     return summary
 
 
@@ -68,8 +72,8 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         splits: partitions of the examples to train on.
         validate: whether to rank the held-out queries after each epoch.
     """
-    examples = open_snapshot(f"{settings.tables.root}/examples", None)
-    facts = json.loads(examples.properties["millrace.build"])
+    examples = open_snapshot(f"{settings.tables.root}/examples")
+    facts = _build_facts(examples)
     cut = "test" if "validation" in splits else "validation"
     siblings = {
         name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}
@@ -135,31 +139,50 @@ def latest_bundle(run_dir: str) -> Path:
     Raises:
         BundleError: there is none.
     """
-    from training.errors import BundleError
-
-    pointer = Path(run_dir) / LATEST
-    if not pointer.is_file():
-        raise BundleError(f"there is no bundle in '{run_dir}' ({pointer} is missing); run `millrace train` first")
-    return Path(run_dir) / "bundles" / str(json.loads(pointer.read_text())["bundle"])
+    latest = read_json(run_dir, LATEST)
+    if latest is None:
+        raise BundleError(f"there is no bundle in '{run_dir}' ({LATEST} is missing); run `millrace train` first")
+    return Path(run_dir) / "bundles" / str(latest["bundle"])
 
 
 def _finished(run_dir: Path, identity: str) -> dict[str, Any] | None:
     """The summary of a finished training of the same identity, if its bundle is still whole."""
-    pointer = run_dir / LATEST
-    if not pointer.is_file():
-        return None
-    latest: dict[str, Any] = json.loads(pointer.read_text())
-    if latest.get("identity") != identity:
+    latest = read_json(run_dir, LATEST)
+    if latest is None or latest["identity"] != identity:
         return None
     load_bundle(latest_bundle(str(run_dir)))
     summary: dict[str, Any] = latest["summary"]
     return summary
 
 
-def _publish(run_dir: Path, identity: str, summary: dict[str, Any]) -> None:
-    scratch = run_dir / f"{LATEST}.partial"
-    scratch.write_text(json.dumps({"bundle": summary["bundle"], "identity": identity, "summary": summary}, indent=1))
-    scratch.replace(run_dir / LATEST)
+def _publish(run_dir: Path, identity: str, checkpoints: str, summary: dict[str, Any]) -> None:
+    """Point to the new bundle, keep the run record, and drop the checkpoints: the bundle holds what they were for."""
+    record = Path(checkpoints) / RECORD
+    if record.is_file():
+        shutil.copyfile(record, run_dir / RECORD)
+    write_json(run_dir, LATEST, {"bundle": summary["bundle"], "identity": identity, "summary": summary})
+    shutil.rmtree(checkpoints)
+
+
+def _build_facts(examples: Snapshot) -> dict[str, Any]:
+    """What build_examples wrote beside the examples.
+
+    Raises:
+        TableError: the table is not one that build_examples finished.
+    """
+    text = examples.properties.get("millrace.build")
+    if text is None:
+        raise TableError(
+            f"table '{examples.uri}' at version {examples.version} lacks the property millrace.build, so its build did "
+            "not end; run `millrace build-examples` again"
+        )
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+    pinned = spec["tables"]["examples"]
+    return f"{pinned['uri']} version {pinned['version']}, {' + '.join(pinned['splits'])}"
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def metric_values(found_nk: Ints, truth: Lists, ks: Sequence[int]) -> Doubles:
 
     ragged = Ragged(torch.from_numpy(truth.values), torch.from_numpy(truth.offsets))
     values = ranking_metrics(torch.from_numpy(found_nk), ragged, ks)
-    return np.stack([values[name.replace("_at_", "@")].numpy() for name in metric_names(ks)], axis=1)
+    return np.stack([values[name].numpy() for name in metric_names(ks)], axis=1)
 
 
 class _Sums:

@@ -47,7 +47,11 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_the_allowed_way(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
-    wrong = [f"line {line}: {whole}" for first, whole, line in imports(path) if first in PACKAGES and first not in MAY_IMPORT[room]]
+    wrong = [
+        f"line {line}: {whole}"
+        for first, whole, line in imports(path)
+        if first in PACKAGES and first not in MAY_IMPORT[room]
+    ]
     assert not wrong, f"{room} may import only {sorted(MAY_IMPORT[room])}"
 
 
@@ -73,7 +77,9 @@ def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
 )
 def test_import_stays_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit('{absent}' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, f"{module} loads {absent}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, (
+        f"{module} loads {absent}"
+    )
 
 
 def test_no_task_is_named_outside_its_room() -> None:
@@ -100,5 +106,9 @@ def test_wheel_leaves_tests_out() -> None:
     import tomllib
 
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = sorted(str(path.parent.relative_to(ROOT)).replace("/", ".") for p in PACKAGES for path in (ROOT / p).rglob("__init__.py"))
+    found = sorted(
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for p in PACKAGES
+        for path in (ROOT / p).rglob("__init__.py")
+    )
     assert sorted(packages) == found

@@ -1,8 +1,8 @@
 """Ranking metrics in full ranking: per-query values first, then sums and counts, so that ranks reduce exactly.
 
-    values = ranking_metrics(top, truth, ks=(10, 20))        # {"recall@20": (queries,), ...}
+    values = ranking_metrics(top, truth, ks=(10, 20))        # {"recall_at_20": (queries,), ...}
     sums = MetricSums.of(values)                             # sums + counts; add them, or all-reduce `to_tensor()`
-    sums.means()["recall@20"]; bootstrap_interval(values["recall@20"].numpy())
+    sums.means()["recall_at_20"]; bootstrap_interval(values["recall_at_20"].numpy())
 
 Definitions, with T the distinct true items of a query and K the cut: recall@K = hits / |T|; hit_rate@K = any hit;
 ndcg@K has binary gains and its ideal places min(K, |T|) hits first; mrr@K = 1 / rank of the first hit; map@K = the sum
@@ -33,7 +33,7 @@ def ranking_metrics(top: Tensor, truth: Ragged, ks: Sequence[int]) -> dict[str, 
         ks: cuts; a cut beyond `width` sees the items there are.
 
     Returns:
-        "metric@K" -> (queries with truth,) float64.
+        "metric_at_K" -> (queries with truth,) float64.
     """
     hits, sizes = _hits(top, truth)
     hits, sizes = hits[sizes > 0], sizes[sizes > 0]
@@ -63,11 +63,11 @@ def _at(k: int, hits: Tensor, sizes: Tensor) -> dict[str, Tensor]:
     found = hits.sum(1)
     precision = hits.cumsum(1) / ranks
     return {
-        f"recall@{k}": found / sizes,
-        f"ndcg@{k}": hits @ discounts[: hits.shape[1]] / discounts.cumsum(0)[reachable.long() - 1],
-        f"mrr@{k}": (hits / ranks).amax(1) if hits.shape[1] else found,
-        f"hit_rate@{k}": (found > 0).double(),
-        f"map@{k}": (precision * hits).sum(1) / reachable,
+        f"recall_at_{k}": found / sizes,
+        f"ndcg_at_{k}": hits @ discounts[: hits.shape[1]] / discounts.cumsum(0)[reachable.long() - 1],
+        f"mrr_at_{k}": (hits / ranks).amax(1) if hits.shape[1] else found,
+        f"hit_rate_at_{k}": (found > 0).double(),
+        f"map_at_{k}": (precision * hits).sum(1) / reachable,
     }
 
 
@@ -77,7 +77,7 @@ class MetricSums:
 
     Attributes:
         queries: how many queries the sums are over.
-        sums: "metric@K" -> sum.
+        sums: "metric_at_K" -> sum.
     """
 
     queries: int

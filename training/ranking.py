@@ -30,7 +30,7 @@ def rank_queries(model: RetrievalModel, loader: Loader, world: World, ks: Sequen
         ks: cuts.
 
     Returns:
-        "recall_at_20" and the like -> mean over the queries that have something to be found; and "queries", their number.
+        "recall_at_20" and the like -> mean over the queries that have something to be found; "queries" -> their number.
     """
     items = model.item_matrix()
     sums = MetricSums.of(ranking_metrics(torch.zeros(0, max(ks), dtype=torch.int64), _no_lists(), ks))

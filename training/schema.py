@@ -59,7 +59,9 @@ class Column:
                 f"got vocabulary={self.vocabulary!r}, size={self.size!r}"
             )
         if self.ragged and self.length is not None:
-            raise SchemaError(f"column '{self.name}' cannot be ragged and have the fixed length {self.length}; drop one")
+            raise SchemaError(
+                f"column '{self.name}' cannot be ragged and have the fixed length {self.length}; drop one"
+            )
 
     @property
     def is_ragged(self) -> bool:

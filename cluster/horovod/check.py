@@ -22,11 +22,17 @@ def main() -> int:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
     except subprocess.TimeoutExpired:
-        print("horovod: the check of two processes did not answer within 180 s; is the loopback interface up?", file=sys.stderr)
+        print(
+            "horovod: the check of two processes did not answer within 180 s; is the loopback interface up?",
+            file=sys.stderr,
+        )
         return 1
     if done.returncode != 0:
         print(done.stdout + done.stderr, file=sys.stderr)
-        print("horovod: the check of two processes failed. Build it again: rm -rf ~/.cache/millrace/horovod && make install", file=sys.stderr)
+        print(
+            "horovod: the check of two processes failed. Build it again: rm -rf ~/.cache/millrace/horovod && make install",
+            file=sys.stderr,
+        )
         return 1
     print("horovod: two processes averaged a tensor; it works")
     return 0

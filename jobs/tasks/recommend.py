@@ -14,9 +14,11 @@ from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
     from training.models.base import RetrievalModel
+    from training.record import Event
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
+SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
 def schema(sizes: Mapping[str, int]) -> Schema:
@@ -146,7 +148,7 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
     return validate
 
 
-def _reporter(spec: Mapping[str, Any]) -> Callable[[Any], None]:
+def _reporter(spec: Mapping[str, Any]) -> Callable[[Event], None]:
     """Where rank 0's events go: to the study that a trial belongs to, or to the terminal."""
     if spec["report"]["kind"] == "study":
         from tuning.objective import study_reporter
@@ -154,7 +156,11 @@ def _reporter(spec: Mapping[str, Any]) -> Callable[[Any], None]:
         return study_reporter(spec["report"])
     from jobs.console import say
 
-    return lambda event: say(event.message)
+    def tell(event: Event) -> None:
+        shown = [f"{name} {event.values[name]:.4f}" for name in SHOWN if name in event.values]
+        say(f"epoch {event.epoch + 1}: {', '.join(shown)}" if event.kind == "epoch" else event.message)
+
+    return tell
 
 
 TASK = Task(

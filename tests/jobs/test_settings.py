@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from jobs.settings import Settings, load_settings
 from training.errors import SettingsError
 

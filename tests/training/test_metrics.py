@@ -32,29 +32,29 @@ TRUTH = lists([2, 4, 11, 2], [9], [7], [])  # hits at ranks 2 and 4 of three; no
 def test_by_hand_at_four() -> None:
     values = ranking_metrics(TOP, TRUTH, [4])
     ideal_of_three = 1 + 1 / math.log2(3) + 1 / 2
-    assert values["recall@4"].tolist() == pytest.approx([2 / 3, 0, 1])
-    assert values["ndcg@4"].tolist() == pytest.approx([(1 / math.log2(3) + 1 / math.log2(5)) / ideal_of_three, 0, 1])
-    assert values["mrr@4"].tolist() == pytest.approx([1 / 2, 0, 1])
-    assert values["hit_rate@4"].tolist() == [1, 0, 1]
-    assert values["map@4"].tolist() == pytest.approx([(1 / 2 + 2 / 4) / 3, 0, 1])
+    assert values["recall_at_4"].tolist() == pytest.approx([2 / 3, 0, 1])
+    assert values["ndcg_at_4"].tolist() == pytest.approx([(1 / math.log2(3) + 1 / math.log2(5)) / ideal_of_three, 0, 1])
+    assert values["mrr_at_4"].tolist() == pytest.approx([1 / 2, 0, 1])
+    assert values["hit_rate_at_4"].tolist() == [1, 0, 1]
+    assert values["map_at_4"].tolist() == pytest.approx([(1 / 2 + 2 / 4) / 3, 0, 1])
 
 
 def test_a_small_cut_limits_the_ideal() -> None:
     values = ranking_metrics(TOP, TRUTH, [2])
-    assert values["recall@2"].tolist() == pytest.approx([1 / 3, 0, 1])
-    assert values["ndcg@2"].tolist() == pytest.approx([(1 / math.log2(3)) / (1 + 1 / math.log2(3)), 0, 1])
-    assert values["map@2"].tolist() == pytest.approx([(1 / 2) / 2, 0, 1])
+    assert values["recall_at_2"].tolist() == pytest.approx([1 / 3, 0, 1])
+    assert values["ndcg_at_2"].tolist() == pytest.approx([(1 / math.log2(3)) / (1 + 1 / math.log2(3)), 0, 1])
+    assert values["map_at_2"].tolist() == pytest.approx([(1 / 2) / 2, 0, 1])
 
 
 def test_all_metrics_at_all_cuts_and_a_cut_beyond_the_list() -> None:
     values = ranking_metrics(TOP, TRUTH, [1, 10])
-    assert set(values) == {f"{metric}@{k}" for metric in METRICS for k in (1, 10)}
-    assert values["recall@10"].tolist() == pytest.approx([2 / 3, 0, 1])
+    assert set(values) == {f"{metric}_at_{k}" for metric in METRICS for k in (1, 10)}
+    assert values["recall_at_10"].tolist() == pytest.approx([2 / 3, 0, 1])
 
 
 def test_fillers_never_hit() -> None:
     values = ranking_metrics(torch.tensor([[0, -1]]), lists([0, 3]), [2])
-    assert values["recall@2"].tolist() == [0]
+    assert values["recall_at_2"].tolist() == [0]
 
 
 def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
