@@ -29,9 +29,10 @@ from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tables import Tables, open_session
 from jobs.train import latest_bundle
-from spark_udfs.baselines import fit_als, interactions, item_item, neighbours, popularity, popularity_order
+from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
 from spark_udfs.evaluation import judge, popularity_deciles, spread
 from spark_udfs.features import indexed, known_before, purchases
+from spark_udfs.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.scoring import recommend
 from training.errors import BundleError, TableError
 
@@ -151,41 +152,40 @@ def _ground(tables: Tables, versions: Mapping[str, int | None], cut: datetime, b
 
 
 def _evaluated(settings: Settings, ground: Ground) -> dict[str, Any]:
-    near = neighbours(ground.counts).persist()
-    protocols = {}
-    try:
-        rankers = _rankers(settings, ground, near)
-        for protocol, what in PROTOCOLS.items():
-            with step(f"evaluate: {protocol}"), _ranked(protocol, settings, ground, rankers) as (asked, ranked):
-                protocols[protocol] = {"what": what} | _judged(settings, ground, asked, ranked)
-                if protocol == "new":
-                    extras = _looks(settings, ground, asked, ranked)
-    finally:
-        near.unpersist()
-    return {"protocols": protocols} | extras
+    rankers, protocols, looks = _rankers(settings, ground), {}, {}
+    for protocol, what in PROTOCOLS.items():
+        with _ranked(protocol, settings, ground, rankers) as (asked, ranked), step(f"evaluate: judge {protocol} items"):
+            protocols[protocol] = {"what": what} | _judged(settings, ground, asked, ranked)
+            if protocol == "new":
+                looks = _looks(settings, ground, asked, ranked)
+    return {"protocols": protocols} | looks
 
 
-def _rankers(settings: Settings, ground: Ground, near: DataFrame) -> dict[str, Ranker]:
-    """By name, ours first: (queries, k, exclude_seen) -> ranked rows."""
-    wanted, catalogue = settings.evaluation, ground.catalogue
+def _rankers(settings: Settings, ground: Ground) -> dict[str, Ranker]:
+    """By name, ours first: (queries, k, exclude_seen) -> ranked rows. What has to be fitted is fitted here."""
+    wanted, catalogue, folder = settings.evaluation, ground.catalogue, Path(settings.run_dir) / "baselines"
     allowed = np.sort(ground.order)
     rankers: dict[str, Ranker] = {
         OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=ground.order),
         "popularity": partial(popularity, catalogue=catalogue, by="user_count"),
         "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_count"),
-        "item_item": partial(item_item, near=near, catalogue=catalogue),
     }
+    if "item_item" in wanted.baselines:
+        with step("evaluate: count item-item neighbours"):
+            near = save_neighbours(neighbours(ground.counts), folder)
+        rankers["item_item"] = partial(item_item, near=near, allowed=allowed)
     if "als" in wanted.baselines:
         with step("evaluate: fit ALS"):
-            rankers["als"] = fit_als(
+            als = fit_als(
                 ground.counts,
-                Path(settings.run_dir) / "als",
+                folder,
                 rank=wanted.als_rank,
                 iterations=wanted.als_iterations,
                 alpha=wanted.als_alpha,
                 regularisation=wanted.als_regularisation,
-            ).recommend
-    return {name: ranker for name, ranker in rankers.items() if name in (OURS, *wanted.baselines)}
+            )
+        rankers["als"] = als.recommend
+    return {name: rankers[name] for name in rankers if name in (OURS, *wanted.baselines)}
 
 
 @contextmanager
@@ -195,17 +195,18 @@ def _ranked(
     """The users with something to find, and every model's rows for them."""
     new = protocol == "new"
     truth = F.array_except("truth", "seen") if new else F.array_distinct("truth")
-    asked = ground.queries.withColumn("truth", truth).where(F.size("truth") > 0)
-    k = max(settings.evaluation.ks)
-    answers = [
-        ranker(asked, k=k, exclude_seen=new).select(F.lit(name).alias("model"), "user", "rank", "item")
-        for name, ranker in rankers.items()
-    ]
-    ranked = reduce(lambda first, second: first.unionByName(second), answers).persist()
+    asked = ground.queries.withColumn("truth", truth).where(F.size("truth") > 0).persist()
+    answers: list[DataFrame] = []
     try:
-        yield asked, ranked
+        for name, ranker in rankers.items():
+            with step(f"evaluate: rank {protocol} items by {name}"):
+                rows = ranker(asked, k=max(settings.evaluation.ks), exclude_seen=new)
+                answers.append(rows.select(F.lit(name).alias("model"), "user", "rank", "item").persist())
+                answers[-1].count()
+        yield asked, reduce(lambda first, second: first.unionByName(second), answers)
     finally:
-        ranked.unpersist()
+        for kept in (asked, *answers):
+            kept.unpersist()
 
 
 def _judged(settings: Settings, ground: Ground, asked: DataFrame, ranked: DataFrame) -> dict[str, Any]:

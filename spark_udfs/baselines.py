@@ -1,4 +1,4 @@
-"""What a model has to beat: popularity, recent popularity, item-item neighbours and Spark's ALS.
+"""What a model has to beat: popularity, recent popularity and Spark's ALS; spark_udfs/item_item.py has the fourth.
 
 All answer the same queries (`user`, `seen`) with the same rows as a model does (`user, rank, item, score, fallback`),
 under the same mask, so that one evaluation judges them all.
@@ -9,19 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from spark_udfs.ranking import MatrixFile, by_inner_product, by_order, require_columns, save_matrix
+from spark_udfs.ranking import MatrixFile, by_inner_product, by_order, save_matrix
 from spark_udfs.top_k import Floats, Ints
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pyspark.sql import DataFrame
-
-NEIGHBOURS = 100  # kept per item
-MAX_ITEMS_PER_USER = 1_000  # pairs grow with the square: a reseller with 5,000 items would make 12 M alone
 
 
 def interactions(lines: DataFrame) -> DataFrame:
@@ -56,68 +52,6 @@ def popularity(queries: DataFrame, catalogue: DataFrame, *, by: str, k: int, exc
         exclude_seen: leave out each row's `seen`.
     """
     return by_order(queries, popularity_order(catalogue, by), k=k, exclude_seen=exclude_seen)
-
-
-def neighbours(counts: DataFrame, *, top: int = NEIGHBOURS) -> DataFrame:
-    """Each item's most similar items by the cosine of their sets of users: item, neighbour, similarity.
-
-    A user with more than MAX_ITEMS_PER_USER items counts with that many of them, chosen by hash.
-
-    Args:
-        counts: user, item (each pair once).
-        top: neighbours kept per item; ties go to the smaller index.
-    """
-    drawn = Window.partitionBy("user").orderBy(F.xxhash64("user", "item"))
-    sets = counts.select("user", "item", F.row_number().over(drawn).alias("nth"))
-    sets = sets.where(F.col("nth") <= MAX_ITEMS_PER_USER).select("user", "item")
-    sizes = sets.groupBy("item").agg(F.count(F.lit(1)).alias("size"))
-    together = (
-        sets.join(sets.select("user", F.col("item").alias("neighbour")), on="user", how="inner")
-        .where(F.col("item") != F.col("neighbour"))
-        .groupBy("item", "neighbour")
-        .agg(F.count(F.lit(1)).alias("together"))
-    )
-    its_sizes = sizes.select(F.col("item").alias("neighbour"), F.col("size").alias("its_size"))
-    cosine = F.col("together") / F.sqrt(F.col("size") * F.col("its_size"))
-    nearest = Window.partitionBy("item").orderBy(F.desc("similarity"), "neighbour")
-    return (
-        together.join(sizes, on="item", how="inner")
-        .join(its_sizes, on="neighbour", how="inner")
-        .select("item", "neighbour", cosine.alias("similarity"))
-        .withColumn("nth", F.row_number().over(nearest))
-        .where(F.col("nth") <= top)
-        .select("item", "neighbour", "similarity")
-    )
-
-
-def item_item(queries: DataFrame, near: DataFrame, catalogue: DataFrame, *, k: int, exclude_seen: bool) -> DataFrame:
-    """The items most similar to all that a user has bought: the sum of similarities over `seen`.
-
-    A user whose items have fewer than K neighbours gets fewer rows.
-
-    Args:
-        queries: user, seen.
-        near: what `neighbours` returns.
-        catalogue: item; others are not recommended.
-        k: at least 1.
-        exclude_seen: leave out each row's `seen`.
-    """
-    require_columns(queries, "queries", {"user": "bigint", "seen": "array<bigint>"})
-    bought = queries.select("user", F.explode("seen").alias("item"))
-    scored = (
-        bought.join(near, on="item", how="inner")
-        .groupBy("user", F.col("neighbour").alias("item"))
-        .agg(F.sum("similarity").alias("score"))
-        .join(catalogue.select("item"), on="item", how="left_semi")
-    )
-    if exclude_seen:
-        scored = scored.join(bought, on=["user", "item"], how="left_anti")
-    best = Window.partitionBy("user").orderBy(F.desc("score"), "item")
-    return (
-        scored.withColumn("rank", F.row_number().over(best))
-        .where(F.col("rank") <= k)
-        .select("user", "rank", "item", F.col("score").cast("float").alias("score"), F.lit(False).alias("fallback"))
-    )
 
 
 class AlsFactors:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
@@ -31,18 +32,21 @@ class MatrixFile:
     """A matrix on disk that executors map; the path must be readable on each of them, or shipped (`on_this_host`).
 
     Attributes:
-        path: a .npy file of float32, (items, D).
+        path: a .npy file, a row per item index.
         digest: of its content, so that a file written anew under the same name is not mistaken for the old one.
     """
 
     path: str
     digest: str
 
+    def open(self) -> npt.NDArray[Any]:
+        """The matrix, memory-mapped, on the host that asks."""
+        return np.asarray(np.load(on_this_host(self.path), mmap_mode="r"))
 
-def save_matrix(path: str | Path, matrix: Floats) -> MatrixFile:
-    """Write a matrix for `by_inner_product`."""
-    content = np.ascontiguousarray(matrix, np.float32)
-    target = Path(path)
+
+def save_matrix(path: str | Path, matrix: npt.NDArray[Any]) -> MatrixFile:
+    """Write a matrix of float32 or int32 for executors to map."""
+    content, target = np.ascontiguousarray(matrix), Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     np.save(target, content)
     return MatrixFile(str(target), digest_of(content.tobytes()))
@@ -163,9 +167,9 @@ def _allowed_rows(items: MatrixFile, ids: Ints | None) -> tuple[Ints, Floats]:
     """The mapped matrix of the allowed items alone, and their ids."""
 
     def build() -> Floats:
-        return np.asarray(np.load(on_this_host(items.path), mmap_mode="r")[kept], np.float32)
+        return np.asarray(items.open()[kept], np.float32)
 
-    rows = len(np.load(on_this_host(items.path), mmap_mode="r"))
+    rows = len(items.open())
     kept = np.arange(1, rows) if ids is None else ids[ids < rows]
     return kept, shared_matrix(f"matrix-{items.digest}-{digest_of(kept.tobytes())}", build)
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_udfs.baselines import fit_als, interactions, item_item, neighbours, popularity, popularity_order
-
-
-@pytest.fixture(scope="module")
-def counts(spark: SparkSession) -> DataFrame:
-    """Users 1 and 2 buy 10 and 11, user 3 buys 11 and 12, user 4 only 12."""
-    pairs = [(1, 10), (1, 11), (2, 10), (2, 11), (3, 11), (3, 12), (4, 12)]
-    return spark.createDataFrame([(user, item, 1) for user, item in pairs], "user bigint, item bigint, count bigint")
+from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +41,6 @@ def test_popularity_leaves_out_what_was_seen(spark: SparkSession, catalogue: Dat
     asked = queries(spark, (1, [11, 12]), (2, []))
     answer = popularity(asked, catalogue, by="user_count", k=2, exclude_seen=True)
     assert ranks(answer) == {1: [10, 13], 2: [11, 10]}
-
-
-def test_neighbours_are_cosines_of_the_users_sets(counts: DataFrame) -> None:
-    near = {(row["item"], row["neighbour"]): row["similarity"] for row in neighbours(counts).collect()}
-    assert near == {
-        (10, 11): pytest.approx(2 / math.sqrt(6)),
-        (11, 10): pytest.approx(2 / math.sqrt(6)),
-        (11, 12): pytest.approx(1 / math.sqrt(6)),
-        (12, 11): pytest.approx(1 / math.sqrt(6)),
-    }
-    assert {row["neighbour"] for row in neighbours(counts, top=1).where("item = 11").collect()} == {10}
-
-
-def test_item_item_adds_up_similarities(spark: SparkSession, counts: DataFrame, catalogue: DataFrame) -> None:
-    near = neighbours(counts)
-    asked = queries(spark, (1, [10, 12]), (2, [11]), (3, []))
-    assert ranks(item_item(asked, near, catalogue, k=3, exclude_seen=True)) == {1: [11], 2: [10, 12]}
-    with_seen = item_item(asked, near, catalogue, k=3, exclude_seen=False)
-    assert ranks(with_seen) == {1: [11], 2: [10, 12]}  # an item is no neighbour of itself
-    best = with_seen.where("user = 1").collect()[0]
-    assert best["score"] == pytest.approx(3 / math.sqrt(6))
-    only_12 = catalogue.where("item = 12")
-    assert ranks(item_item(asked, near, only_12, k=3, exclude_seen=True)) == {2: [12]}
 
 
 def test_als_finds_the_planted_groups_under_the_same_mask(spark: SparkSession, tmp_path: Path) -> None:
