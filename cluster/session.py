@@ -117,8 +117,8 @@ def _checked(spark: SparkSession) -> SparkSession:
     if DELTA_EXTENSION not in extensions and not on_databricks:
         raise EnvironmentProblem(
             f"the Spark session has no Delta Lake: spark.sql.extensions is '{extensions}', it must hold "
-            f"'{DELTA_EXTENSION}'. Start it with cluster.session.build_session, or pass the options of cluster/submit.sh "
-            "to spark-submit."
+            f"'{DELTA_EXTENSION}'. Start it with cluster.session.build_session, or pass the options of "
+            "cluster/submit.sh to spark-submit."
         )
     # Time stamps are written and compared in UTC, whatever the machine's zone.
     spark.conf.set("spark.sql.session.timeZone", "UTC")
