@@ -42,7 +42,7 @@ class DataError(MillraceError):
     """Rows break a rule in a way that cannot be counted and set aside."""
 
 
-class TooManyBadRows(DataError):
+class TooManyBadRows(DataError):  # noqa: N818  the name says what is wrong
     """The quarantined share of the rows passed the limit in the settings."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 RANK = """
 import horovod.torch as hvd, torch
@@ -16,26 +17,30 @@ hvd.shutdown()
 
 
 def main() -> int:
-    horovodrun = os.path.join(os.path.dirname(sys.executable), "horovodrun")
-    command = [sys.executable, horovodrun, "-np", "2", "--gloo", "--start-timeout", "60", sys.executable, "-c", RANK]
+    horovodrun = Path(sys.executable).with_name("horovodrun")
+    command = [sys.executable, str(horovodrun), "-np", "2", "--gloo", "--start-timeout", "60"]
     environment = {**os.environ, "HOROVOD_LOG_LEVEL": "error"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        print(
-            "horovod: the check of two processes did not answer within 180 s; is the loopback interface up?",
-            file=sys.stderr,
+        done = subprocess.run(
+            [*command, sys.executable, "-c", RANK],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            env=environment,
+            check=False,
         )
-        return 1
+    except subprocess.TimeoutExpired:
+        return failed("the check of two processes did not answer within 180 s; is the loopback interface up?")
     if done.returncode != 0:
         print(done.stdout + done.stderr, file=sys.stderr)
-        print(
-            "horovod: the check of two processes failed. Build it again: rm -rf ~/.cache/millrace/horovod && make install",
-            file=sys.stderr,
-        )
-        return 1
-    print("horovod: two processes averaged a tensor; it works")
+        return failed("the check failed. Build it again: rm -rf ~/.cache/millrace/horovod && make install")
+    print("horovod: two processes added up a tensor; it works")
     return 0
+
+
+def failed(why: str) -> int:
+    print(f"horovod: {why}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
