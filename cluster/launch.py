@@ -11,8 +11,9 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,20 @@ from cluster.rank import ONE_PROCESS, resolve, run_function, write_json
 from cluster.sizes import threads_per_rank
 
 Log = Callable[[str], None]
+Launcher = Literal["local", "spark", "barrier"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A launch, checked: what every launcher needs to know."""
+
+    target: str
+    spec: str
+    ranks: int
+    timeout_s: float | None
+    stall_s: float
+    env: Mapping[str, str]
+    log: Log
 
 
 def launch(
@@ -29,7 +44,7 @@ def launch(
     spec: dict[str, Any],
     *,
     ranks: int,
-    launcher: Literal["local"] = "local",
+    launcher: Launcher = "local",
     timeout_s: float | None = None,
     stall_s: float = 300.0,
     restarts: int = 0,
@@ -42,7 +57,9 @@ def launch(
         target: `package.module:function`, importable where the ranks run.
         spec: what the function is told; JSON.
         ranks: world size. One rank runs in this process, and its errors come as they are.
-        launcher: where the ranks run; `local` starts a process for each on this machine, joined by Horovod over Gloo.
+        launcher: where the ranks run, joined by Horovod over Gloo: `local` starts a process for each on this machine;
+            `spark` lets `horovod.spark.run` start them in tasks of the active session (classic clusters, it uses RDDs);
+            `barrier` runs them in the tasks of one barrier stage (static allocation; Spark Connect too).
         timeout_s: limit for the whole call; None is no limit.
         stall_s: how long ranks wait in a collective for one that does not come, before all are stopped.
         restarts: how often all ranks are started again after one was killed or fell silent; a function that goes on
@@ -53,17 +70,25 @@ def launch(
     Raises:
         LaunchError: the target or the spec is wrong, or a rank failed, was killed, or did not answer in time.
     """
-    text = _checked(target, spec, ranks)
+    job = Job(target, _checked(target, spec, ranks), ranks, timeout_s, stall_s, env or {}, log)
     if ranks == 1:
-        return run_function(target, json.loads(text), resolve(ONE_PROCESS)())
+        return run_function(target, json.loads(job.spec), resolve(ONE_PROCESS)())
     for attempt in range(restarts + 1):
         try:
-            return _run_local(target, text, ranks, timeout_s=timeout_s, stall_s=stall_s, env=env or {}, log=log)
+            return _run(job, launcher)
         except RankLostError as lost:
             if attempt == restarts:
                 raise
             log(f"{lost}\nstarting all {ranks} ranks again ({attempt + 1} of at most {restarts} times)")
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _run(job: Job, launcher: Launcher) -> dict[str, Any]:
+    if launcher == "local":
+        return _run_local(job)
+    from cluster.spark_ranks import run_barrier, run_horovod_spark
+
+    return run_barrier(job) if launcher == "barrier" else run_horovod_spark(job, _horovod_spark_run)
 
 
 def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
@@ -80,59 +105,57 @@ def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
         ) from error
 
 
-def _run_local(
-    target: str,
-    spec: str,
-    ranks: int,
-    *,
-    timeout_s: float | None,
-    stall_s: float,
-    env: Mapping[str, str],
-    log: Log,
-) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="millrace-launch-") as folder, _rendezvous("127.0.0.1", ranks) as slots:
-        write_json(Path(folder) / "spec.json", json.loads(spec))
-        command = [sys.executable, "-m", "cluster.rank", target, folder]
-        shared = {**os.environ, **_local_env(ranks), **horovod_env(stall_s), "HOROVOD_GLOO_IFACE": "lo", **env}
-        started = [Rank(rank, command, {**shared, **slot}, log) for rank, slot in enumerate(slots)]
-        return supervise(started, Path(folder), timeout_s=timeout_s)
+def _run_local(job: Job) -> dict[str, Any]:
+    address = "127.0.0.1"
+    with (
+        tempfile.TemporaryDirectory(prefix="millrace-launch-") as name,
+        rendezvous(address, [(address, job.ranks)]) as slots,
+    ):
+        folder = Path(name)
+        write_json(folder / "spec.json", json.loads(job.spec))
+        shared = {**os.environ, **rank_env(job.ranks, job.stall_s), "HOROVOD_GLOO_IFACE": "lo", **job.env}
+        command = rank_command(job.target, folder)
+        started = [Rank(rank, command, {**shared, **slot}, job.log) for rank, slot in enumerate(slots)]
+        return supervise(started, folder, timeout_s=job.timeout_s)
 
 
-def _local_env(ranks: int) -> dict[str, str]:
-    """What a local rank needs besides Horovod: this process's import path, and its share of the cores."""
-    cores = len(os.sched_getaffinity(0))
-    threads = os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks)))
-    return {
-        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *(entry for entry in sys.path if entry)]),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
-    }
+def rank_command(target: str, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "cluster.rank", target, str(folder)]
 
 
-def horovod_env(stall_s: float) -> dict[str, str]:
-    """Horovod's settings for every launcher: Gloo, our time limits, and no fusing across tensors.
+def rank_env(ranks_on_host: int, stall_s: float) -> dict[str, str]:
+    """What every rank needs: this process's import path, its share of the cores, Gloo, our time limits, no fusing.
 
     Horovod fuses whatever tensors happen to be ready together, which changes the order of sums from run to run;
     `training.sync` joins them into one itself, so that a seed gives the same bits.
     """
+    cores = len(os.sched_getaffinity(0))
     return {
+        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *(entry for entry in sys.path if entry)]),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_on_host))),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
         "HOROVOD_STALL_CHECK_DISABLE": "1",
-        "MILLRACE_STALL_S": str(stall_s),
         "HOROVOD_FUSION_THRESHOLD": "0",
+        "MILLRACE_STALL_S": str(stall_s),
     }
 
 
 @contextmanager
-def _rendezvous(address: str, ranks: int) -> Iterator[list[dict[str, str]]]:
-    """Horovod's meeting point, reachable at `address` alone; yields the variables of each rank."""
+def rendezvous(address: str, hosts: Sequence[tuple[str, int]]) -> Iterator[list[dict[str, str]]]:
+    """Horovod's meeting point, listening at `address` alone; yields the variables of each rank.
+
+    Args:
+        address: IP address that all ranks can reach.
+        hosts: each host's IP address and its number of ranks; ranks are numbered host after host.
+    """
     from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
     from horovod.runner.gloo_run import create_slot_env_vars
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-    slots = get_host_assignments([HostInfo(address, ranks)], ranks)
+    slots = get_host_assignments([HostInfo(host, count) for host, count in hosts], sum(count for _, count in hosts))
     server = RendezvousHTTPServer((address, 0), RendezvousHandler, False)
     server.init(slots)
     thread = threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True)
@@ -147,3 +170,11 @@ def _rendezvous(address: str, ranks: int) -> Iterator[list[dict[str, str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _horovod_spark_run(function: Callable[[], Any], ranks: int, env: dict[str, str], start_timeout_s: int) -> list[Any]:
+    """`horovod.spark.run`, which starts ranks in the tasks of a Spark job; results in rank order."""
+    import horovod.spark
+
+    results: list[Any] = horovod.spark.run(function, num_proc=ranks, env=env, start_timeout=start_timeout_s, verbose=0)
+    return results

@@ -29,12 +29,28 @@ class RankLostError(LaunchError):
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank ended that should not have."""
+    """How a rank ended that should not have.
+
+    Attributes:
+        rank: its number.
+        message: for people, with the rank in it.
+        lost: it was killed, fell silent, or lost another: starting again may help.
+        noticed_only: it did nothing wrong but notice that another rank was gone.
+        silent: it was still running when another rank gave up waiting.
+    """
 
     rank: int
     message: str
     lost: bool
     noticed_only: bool = False
+    silent: bool = False
+
+    @classmethod
+    def of_error(cls, rank: int, size: int, error: Mapping[str, Any]) -> Failure:
+        """From what `cluster.rank.run_rank` gives for an error."""
+        text = "\n".join(part for part in (error["message"], error["traceback"].rstrip()) if part)
+        lost_peer = bool(error["lost_peer"])
+        return cls(rank, f"rank {rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer)
 
 
 class Rank:
@@ -92,13 +108,14 @@ def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -
     try:
         while True:
             now = time.monotonic()
-            failures = [failure for rank in ranks if (failure := _failure_of(rank, folder, len(ranks)))]
+            failures = [failure for rank in ranks if (failure := failure_of(rank, folder, len(ranks)))]
             running = [rank for rank in ranks if rank.exit_code is None]
             if failures and first_failure_at is None:
                 first_failure_at = now
             told = [failure for failure in failures if not failure.noticed_only]
             if told or (first_failure_at is not None and (not running or now - first_failure_at > GRACE_S)):
-                raise _verdict(told or failures, running, len(ranks))
+                silent = [] if told else [silent_failure(rank, len(ranks)) for rank in running]
+                raise verdict(failures + silent)
             if not running:
                 return _result(folder)
             _check_time(ranks, running, folder, now - started, timeout_s)
@@ -107,20 +124,37 @@ def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -
         stop(ranks)
 
 
-def _failure_of(rank: Rank, folder: Path, size: int) -> Failure | None:
+def failure_of(rank: Rank, folder: Path, size: int) -> Failure | None:
+    """How the rank failed; None while it runs and where it ended well."""
     code = rank.exit_code
-    if code is None or (code == 0 and (folder / f"rank-{rank.rank}.json").exists()):
-        return None
     path = folder / f"rank-{rank.rank}.json"
+    if code is None or (code == 0 and path.exists()):
+        return None
     if path.exists():
-        error = json.loads(path.read_text())["error"]
-        text = "\n".join(part for part in (error["message"], error["traceback"].rstrip()) if part)
-        lost_peer = bool(error["lost_peer"])
-        return Failure(rank.rank, f"rank {rank.rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer)
+        return Failure.of_error(rank.rank, size, json.loads(path.read_text())["error"])
     rank.finish_log()
     how = _describe_exit(code)
     last = "".join(f"\n    {line}" for line in rank.tail)
     return Failure(rank.rank, f"rank {rank.rank} of {size} {how}; its last lines:{last or ' none'}", lost=True)
+
+
+def silent_failure(rank: Rank, size: int) -> Failure:
+    """A rank that still runs after another gave up waiting for it; asks for its stack, which goes to its log."""
+    rank.signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    where = "".join(f"\n    [{rank.rank}] {line}" for line in rank.tail)
+    message = f"rank {rank.rank} of {size} did not answer; where it stands:{where}"
+    return Failure(rank.rank, message, lost=True, silent=True)
+
+
+def verdict(failures: Sequence[Failure]) -> LaunchError:
+    """The error to show: the rank that failed by itself, else the one that the others waited for."""
+    told = [failure for failure in failures if not failure.noticed_only and not failure.silent]
+    silent = [failure for failure in failures if failure.silent]
+    noticed = [failure for failure in failures if failure.noticed_only]
+    if told:
+        return (RankLostError if told[0].lost else LaunchError)(told[0].message)
+    return RankLostError("\n".join(failure.message for failure in [*silent, *noticed[:1]]))
 
 
 def _describe_exit(code: int) -> str:
@@ -129,19 +163,6 @@ def _describe_exit(code: int) -> str:
     name = signal.Signals(-code).name
     hint = " (often the system out of memory: give it more, or run fewer ranks)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
-
-
-def _verdict(failures: Sequence[Failure], running: Sequence[Rank], size: int) -> LaunchError:
-    """The error to show: the rank that failed by itself, else the one that the others waited for."""
-    first = failures[0]
-    if first.noticed_only and running:
-        for rank in running:
-            rank.signal(signal.SIGUSR1)  # its stack goes to its log
-        time.sleep(0.3)
-        names = ", ".join(str(rank.rank) for rank in running)
-        where = "".join(f"\n    [{rank.rank}] {line}" for rank in running for line in rank.tail)
-        return RankLostError(f"rank {names} of {size} did not answer; {first.message}\n  where it stands:{where}")
-    return (RankLostError if first.lost else LaunchError)(first.message)
 
 
 def _check_time(
