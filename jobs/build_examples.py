@@ -2,8 +2,8 @@
 
     python -m jobs.build_examples --settings pipeline.yaml examples.test_from=2011-11-10
 
-Time is split at two cuts: `test_from`, from which on everything is held out, and `validation_days` before it. The examples'
-table property `millrace.build` names what else was made with them. Running it twice changes nothing.
+Time is split at two cuts: `test_from`, from which on everything is held out, and `validation_days` before it. The
+examples' table property `millrace.build` names what else was made with them. Running it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     cuts = _cuts(lines, settings.examples, tables.path("events"))
     counts = _count(lines, cuts)
     with step("appending to the vocabularies"):
-        users, items = _vocabulary(tables, "users", lines, cuts, inputs), _vocabulary(tables, "items", lines, cuts, inputs)
+        users = _vocabulary(tables, "users", lines, cuts, inputs)
+        items = _vocabulary(tables, "items", lines, cuts, inputs)
     versions = _write(tables, settings.examples, lines, (users, items), cuts, counts, inputs)
     sizes = {"users": users.count() + 1, "items": items.count() + 1}
     written = tables.read("examples").groupBy("split").count().collect()
@@ -93,7 +94,9 @@ def _build_of(tables: Tables) -> dict[str, Any] | None:
 def _lines(tables: Tables, inputs: dict[str, Any]) -> DataFrame:
     events = tables.require(tables.read("events", inputs["events"]), "events", EVENTS)
     if events.isEmpty():
-        raise TableError(f"table 'events' at {tables.path('events')} is empty; run `millrace ingest` on a file with order lines")
+        raise TableError(
+            f"table 'events' at {tables.path('events')} is empty; run `millrace ingest` on a file with order lines"
+        )
     feedback = None
     if inputs["feedback"] is not None:
         feedback = tables.read("feedback", inputs["feedback"])
@@ -118,8 +121,8 @@ def _cuts(lines: DataFrame, examples: ExampleSettings, path: str) -> Cuts:
     if validation <= begins:
         raise DataError(
             f"training needs purchases before {validation:%Y-%m-%d} (examples.test_from {test:%Y-%m-%d} less "
-            f"validation_days {examples.validation_days}), the first one is of {begins:%Y-%m-%d}; move test_from or shorten "
-            "the validation"
+            f"validation_days {examples.validation_days}), the first one is of {begins:%Y-%m-%d}; "
+            "move test_from or shorten the validation"
         )
     return Cuts(validation=validation, test=test)
 
@@ -152,8 +155,8 @@ def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs:
     if faults:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise DataError(
-            f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. Restore an "
-            "earlier version (RESTORE TABLE), or remove both vocabularies and train anew"
+            f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
+            "Restore an earlier version (RESTORE TABLE), or remove both vocabularies and train anew"
         )
     return vocabulary
 
@@ -177,7 +180,8 @@ def _write(
             features.catalogue(lines, items, names, cut, examples.recent_days, name) for name, (cut, _) in split.items()
         ],
         "queries": [
-            features.queries(known, users, cut, until, examples.max_history, name) for name, (cut, until) in split.items()
+            features.queries(known, users, cut, until, examples.max_history, name)
+            for name, (cut, until) in split.items()
         ],
     }
     versions = {name: tables.version(name) for name in ("vocabulary_users", "vocabulary_items")}
@@ -198,7 +202,7 @@ def _write(
 
 
 def _laid_out(rows: DataFrame, count: int, examples: ExampleSettings) -> DataFrame:
-    """Spread moments over files by hash, and keep each moment's rows side by side: they share a history, so zstd does.
+    """Spread moments over files by hash, and keep each moment's rows side by side: their one history compresses away.
 
     Moments are in hash order within a file, so that a row group mixes users and times.
     """
@@ -210,8 +214,8 @@ def _laid_out(rows: DataFrame, count: int, examples: ExampleSettings) -> DataFra
 def _file_layout(examples: ExampleSettings) -> dict[str, str]:
     """Row groups of exactly `rows_per_group` rows (the last of a file has the rest).
 
-    Parquet's writer knows no limit of rows, only one of bytes, which it checks after so many rows: a limit that is always
-    passed, checked every `rows_per_group` rows, is one.
+    Parquet's writer knows no limit of rows, only one of bytes, which it checks after so many rows: a limit that is
+    always passed, checked every `rows_per_group` rows, is one.
     """
     rows = str(examples.rows_per_group)
     return {

@@ -78,7 +78,9 @@ def _ingest(settings: Settings, tables: Tables, rules: Rules, source: str, input
             counts = {row["disposition"]: row["rows"] for row in order_lines.counts(sorted_out).collect()}
             raw_rows = raw.count()
         _check(counts, raw_rows, source, settings.tables.quarantine_limit)
-        aside = order_lines.set_aside(sorted_out).select(F.lit(source).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
+        aside = order_lines.set_aside(sorted_out).select(
+            F.lit(source).alias("source"), "reason", "row", F.lit(batch).alias("batch")
+        )
         tally = tables.spark.createDataFrame(
             [(batch, source, name, count) for name, count in counts.items()],
             "batch string, source string, disposition string, rows bigint",
@@ -139,7 +141,9 @@ def _source(settings: Settings, spark: SparkSession) -> tuple[str, list[Any]]:
     except AnalysisException as error:
         raise DataError(f"ingest.path '{path}' does not exist; name a file, a folder or a glob") from error
     if not rows or not any(row["length"] for row in rows):
-        raise DataError(f"ingest.path '{path}' is empty ({len(rows)} file(s), no bytes); name files that hold order lines")
+        raise DataError(
+            f"ingest.path '{path}' is empty ({len(rows)} file(s), no bytes); name files that hold order lines"
+        )
     return path, sorted([row["path"], row["length"], str(row["modificationTime"])] for row in rows)
 
 
@@ -158,7 +162,8 @@ def _read(settings: Settings, spark: SparkSession, rules: Rules) -> DataFrame:
     missing = [f"'{column}' (our {name})" for name, column in rules.columns.items() if column not in raw.columns]
     if missing:
         raise SchemaError(
-            f"'{ingest.path}' has no column {', '.join(missing)}; it has: {', '.join(raw.columns)}. Correct ingest.columns"
+            f"'{ingest.path}' has no column {', '.join(missing)}; it has: {', '.join(raw.columns)}. "
+            "Correct ingest.columns"
         )
     return raw.select(*(F.col(f"`{column}`").cast("string").alias(column) for column in raw.columns))
 
@@ -190,15 +195,15 @@ def _check(counts: Mapping[str, int], raw_rows: int, source: str, limit: float) 
         raise DataError(f"'{source}' holds a header but no rows; name files that hold order lines")
     if sum(counts.values()) != raw_rows:
         raise DataError(
-            f"dispositions of '{source}' must add up to its {raw_rows:,} rows, they add up to {sum(counts.values()):,}: "
-            "the source changed while it was read; run ingest again"
+            f"dispositions of '{source}' must add up to its {raw_rows:,} rows, they add up to "
+            f"{sum(counts.values()):,}: the source changed while it was read; run ingest again"
         )
     bad = {name: count for name, count in counts.items() if name not in KEPT + BY_RULE}
     if sum(bad.values()) > limit * raw_rows:
         listed = ", ".join(f"{name}: {count:,}" for name, count in sorted(bad.items(), key=lambda item: -item[1]))
         raise TooManyBadRows(
-            f"{sum(bad.values()):,} of {raw_rows:,} rows of '{source}' are bad, over tables.quarantine_limit {limit:g}: "
-            f"{listed}. Correct the file or ingest.columns, or raise the limit; nothing was written"
+            f"{sum(bad.values()):,} of {raw_rows:,} rows of '{source}' are bad, over tables.quarantine_limit "
+            f"{limit:g}: {listed}. Correct the file or ingest.columns, or raise the limit; nothing was written"
         )
 
 
@@ -237,7 +242,9 @@ def _show(dispositions: Mapping[str, int]) -> None:
         "not_a_product": f"set aside: {REASONS['not_a_product']}",
     }
     rows = [(name, words.get(name, f"quarantined: {REASONS.get(name)}"), count) for name, count in dispositions.items()]
-    show_table("Raw rows by disposition", ("disposition", "what", "rows"), [*rows, ("all", "", sum(dispositions.values()))])
+    show_table(
+        "Raw rows by disposition", ("disposition", "what", "rows"), [*rows, ("all", "", sum(dispositions.values()))]
+    )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def utc(time: datetime) -> datetime:
 def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
     """Purchase lines of events and feedback: user_id (null: no customer), item_id, time, arrival_time, weight.
 
-    Returns and views are no lines. Of feedback, what was purchased is a line, known when it happened, with its `weight` if
-    the table has one.
+    Returns and views are no lines. Of feedback, what was purchased is a line, known when it happened, with its `weight`
+    if the table has one.
     """
     columns = ("user_id", "item_id", "time", "arrival_time", "weight")
     lines = events.where("kind = 'purchase'").withColumn("weight", F.lit(1.0)).select(*columns)
@@ -66,9 +66,10 @@ def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
 
     A user's lines of one item at one time are one line. `tie` orders lines of one time: a hash, the same in every run.
     """
-    of_users = lines.join(users.select(F.col("index").alias("user"), F.col("id").alias("user_id")), on="user_id", how="inner")
-    of_items = of_users.join(items.select(F.col("index").alias("item"), F.col("id").alias("item_id")), on="item_id", how="inner")
-    return of_items.groupBy("user", "item", "time").agg(
+    user = users.select(F.col("index").alias("user"), F.col("id").alias("user_id"))
+    item = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    known = lines.join(user, on="user_id", how="inner").join(item, on="item_id", how="inner")
+    return known.groupBy("user", "item", "time").agg(
         F.min("arrival_time").alias("arrival_time"),
         F.min(F.xxhash64("user_id", "item_id", "time")).alias("tie"),
         F.max("weight").alias("weight"),
@@ -97,9 +98,7 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
         (F.col("time") == first).alias("is_new"),
         F.when(known_before(cuts.validation), TRAIN).otherwise(VALIDATION).alias("split"),
     )  # fmt: skip
-    sequences = (
-        known.withColumn("line", line).groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
-    )
+    sequences = known.withColumn("line", line).groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
     baskets = _baskets(sequences, 2 * max_history)
     history = F.slice("known", F.greatest(F.size("known") - max_history, F.lit(0)) + 1, F.lit(max_history))
     histories = baskets.select("user", "moment", "targets", history.alias("history"))
@@ -150,7 +149,8 @@ def queries(
     truths = bought.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
     start = F.greatest(F.size("lines") - max_history, F.lit(0)) + 1
     cut_short = histories.select("user", "seen", F.slice("lines", start, F.lit(max_history)).alias("lines"))
-    named = cut_short.join(users.select(F.col("index").alias("user"), F.col("id").alias("user_id")), on="user", how="inner")
+    ids = users.select(F.col("index").alias("user"), F.col("id").alias("user_id"))
+    named = cut_short.join(ids, on="user", how="inner")
     return named.join(truths, on="user", how="left").select(
         "user",
         "user_id",
@@ -181,13 +181,19 @@ def catalogue(
     """
     recent = F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
     has_user = F.col("user_id").isNotNull()
-    sales = lines.where(known_before(cut)).groupBy("item_id").agg(
-        F.count(F.lit(1)).alias("count"),
-        F.count_if(has_user).alias("user_count"),
-        F.count_if(has_user & recent).alias("recent_count"),
-        F.min("time").alias("first_sold"),
+    sales = (
+        lines.where(known_before(cut))
+        .groupBy("item_id")
+        .agg(
+            F.count(F.lit(1)).alias("count"),
+            F.count_if(has_user).alias("user_count"),
+            F.count_if(has_user & recent).alias("recent_count"),
+            F.min("time").alias("first_sold"),
+        )
     )
-    rows = items.select(F.col("index").alias("item"), F.col("id").alias("item_id")).join(sales, on="item_id", how="left")
+    rows = items.select(F.col("index").alias("item"), F.col("id").alias("item_id")).join(
+        sales, on="item_id", how="left"
+    )
     return rows.join(names.select("item_id", "name"), on="item_id", how="left").select(
         "item",
         "item_id",

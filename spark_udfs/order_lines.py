@@ -47,6 +47,7 @@ EVENT_COLUMNS = (
     "event_id", "order_id", "user_id", "item_id", "kind", "time", "arrival_time", "quantity", "price",
     "name", "category", "country",
 )  # fmt: skip
+TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
 MALFORMED = "_malformed_line"
 
 
@@ -89,9 +90,7 @@ def sort_out(raw: DataFrame, rules: Rules) -> DataFrame:
         (F.col(MALFORMED).isNotNull() if MALFORMED in names else F.lit(False)).alias("is_malformed"),
     )
     typed = row.select("*", *_typed(rules))
-    return typed.withColumn("disposition", _disposition(rules)).select(
-        *EVENT_COLUMNS, "row", "copies", "disposition"
-    )
+    return typed.withColumn("disposition", _disposition(rules)).select(*EVENT_COLUMNS, "row", "copies", "disposition")
 
 
 def events(sorted_out: DataFrame) -> DataFrame:
@@ -125,7 +124,8 @@ def items(events: DataFrame) -> DataFrame:
     )
     named = facts.join(_most_frequent(bought, "item_id", "name"), on="item_id", how="left")
     named = named.join(_most_frequent(bought, "item_id", "category"), on="item_id", how="left")
-    return named.select("item_id", F.coalesce("name", "item_id").alias("name"), "category", "first_sold", "last_sold", "price")
+    name = F.coalesce("name", "item_id").alias("name")
+    return named.select("item_id", name, "category", "first_sold", "last_sold", "price")
 
 
 def users(events: DataFrame) -> DataFrame:
@@ -152,7 +152,8 @@ def _raw(rules: Rules, name: str) -> Column:
 
 
 def _typed(rules: Rules) -> list[Column]:
-    is_return = F.coalesce(F.col("raw_order_id").startswith(rules.cancelled_prefix), F.lit(False)) if rules.cancelled_prefix else F.lit(False)
+    # A prefix of None makes this null, and no row a return.
+    is_return = F.startswith(F.col("raw_order_id"), F.lit(rules.cancelled_prefix).cast("string"))
     time = F.try_to_timestamp(F.col("raw_time"), F.lit(rules.time_format))
     arrival = F.try_to_timestamp(F.col("raw_arrival_time"), F.lit(rules.time_format))
     quantity = F.expr("try_cast(raw_quantity AS double)")
@@ -162,7 +163,7 @@ def _typed(rules: Rules) -> list[Column]:
     signed = F.when(whole, quantity.cast("bigint"))
     return [
         F.substring(F.sha2("row", 256), 1, 32).alias("event_id"),
-        *(F.col(f"raw_{name}").alias(name) for name in ("order_id", "user_id", "item_id", "name", "category", "country")),
+        *(F.col(f"raw_{name}").alias(name) for name in TEXTS),
         kind.alias("kind"),
         time.alias("time"),
         # What is not said to be late is known at once; nothing is known before it happens.
@@ -184,9 +185,8 @@ def _disposition(rules: Rules) -> Column:
         "missing_time": F.col("raw_time").isNull(),
         "unreadable_time": F.col("time").isNull(),
         "future_time": F.col("time") > now,
-        "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull() & F.try_to_timestamp(
-            F.col("raw_arrival_time"), F.lit(rules.time_format)
-        ).isNull(),
+        "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull()
+        & F.try_to_timestamp(F.col("raw_arrival_time"), F.lit(rules.time_format)).isNull(),
         "unreadable_quantity": F.col("quantity").isNull(),
         "quantity_not_positive": F.col("quantity") <= 0,
         "unreadable_price": F.col("price").isNull(),

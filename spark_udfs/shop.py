@@ -6,7 +6,7 @@ same rows, and nothing depends on how the data is partitioned. Thousands or bill
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -74,7 +74,7 @@ def order_lines(users: DataFrame, shop: ShopSize) -> DataFrame:
 def planted_lines(users: DataFrame, shop: ShopSize) -> DataFrame:
     """RAW_COLUMNS with what was planted: `user`, `item` (numbers) and `dirt` (a key of DIRT; null for clean lines)."""
 
-    def generate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def generate(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         per_chunk = max(1, int(LINES_PER_CHUNK / (shop.orders_per_user * tastes.LINES_PER_ORDER)))
         for batch in batches:
             numbers = batch.column(0).to_numpy()
@@ -119,7 +119,7 @@ def true_value(recommendations: DataFrame, shop: ShopSize) -> DataFrame:
     """
     schema = StructType([*recommendations.schema.fields]).add("true_value", DoubleType())
 
-    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             _, _, value = _valued(batch, shop)
             yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(value)], [*batch.schema.names, "true_value"])
@@ -141,7 +141,7 @@ def respond(recommendations: DataFrame, shop: ShopSize) -> DataFrame:
     schema = StructType([*recommendations.schema.fields])
     schema = schema.add("outcome", StringType()).add("outcome_time", TimestampType())
 
-    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             user, item, value = _valued(batch, shop)
             moment, rank = _seconds(batch), _integers(batch, "rank")

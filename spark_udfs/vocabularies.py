@@ -13,8 +13,8 @@ BUCKETS = 1_024
 def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
     """Number the ids that a vocabulary does not hold, from its highest index on.
 
-    The order is that of a hash of the id, so the same ids get the same indices however they are partitioned, and an index
-    tells nothing of its id.
+    The order is that of a hash of the id, so the same ids get the same indices however they are partitioned, and an
+    index tells nothing of its id.
 
     Args:
         ids: a column `id`; null and repeated ones are left out.

@@ -1,0 +1,209 @@
+"""Ingest: every raw row gets its one disposition; what cannot be read is said clearly; a second run changes nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import ingest
+from jobs.settings import Settings
+from jobs.tables import Tables
+from spark_udfs.order_lines import KEPT
+from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+
+HEADER = "Order,Item,Name,Count,When,Price,Customer,Land"
+COLUMNS = {
+    "order_id": "Order",
+    "item_id": "Item",
+    "name": "Name",
+    "quantity": "Count",
+    "time": "When",
+    "price": "Price",
+    "user_id": "Customer",
+    "country": "Land",
+}
+CLEAN = [
+    '1,10001,"cup, blue",2,2024-01-01 10:00:00,1.50,7,UK',
+    "1,10002,bowl,1,2024-01-01 10:00:00,3.00,7,UK",
+    "2,10001,mug,1,2024-02-01 10:00:00,1.75,8,FR",
+    "3,10001,mug,1,2024-03-01 10:00:00,1.70,8,FR",
+    '3,10001,"cup, blue",4,2024-01-15 10:00:00,1.60,,UK',
+    "C4,10002,bowl,-1,2024-01-03 10:00:00,3.00,7,UK",
+]
+DIRTY = {
+    "duplicate": "2,10001,mug,1,2024-02-01 10:00:00,1.75,8,FR",
+    "malformed_line": "5,10001,mug",
+    "missing_order_id": " ,10001,mug,1,2024-02-01 10:00:00,1.75,8,FR",
+    "missing_item_id": "6,,mug,1,2024-02-01 10:00:00,1.75,8,FR",
+    "not_a_product": "7,POST,postage,1,2024-02-01 10:00:00,1.75,8,FR",
+    "missing_time": "8,10001,mug,1,,1.75,8,FR",
+    "unreadable_time": "9,10001,mug,1,first of May,1.75,8,FR",
+    "future_time": "10,10001,mug,1,2031-02-01 10:00:00,1.75,8,FR",
+    "unreadable_quantity": "11,10001,mug,1.5,2024-02-01 10:00:00,1.75,8,FR",
+    "quantity_not_positive": "12,10001,mug,-1,2024-02-01 10:00:00,1.75,8,FR",
+    "unreadable_price": "13,10001,mug,1,2024-02-01 10:00:00,NaN,8,FR",
+    "price_not_positive": "14,10001,mug,1,2024-02-01 10:00:00,0,8,FR",
+}
+
+
+def settings_for(folder: Path, path: Path | str, **ingest_settings: Any) -> Settings:
+    section = {
+        "path": str(path),
+        "columns": COLUMNS,
+        "cancelled_prefix": "C",
+        "item_pattern": "^[0-9]{5}[A-Za-z]*$",
+        "now": "2025-01-01T00:00:00",
+        **ingest_settings,
+    }
+    return Settings.model_validate(
+        {"tables": {"root": str(folder / "tables"), "quarantine_limit": 0.6}, "ingest": section}
+    )
+
+
+def write_lines(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ingest")
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Settings:
+    return settings_for(folder, write_lines(folder / "lines.csv", *CLEAN, *DIRTY.values()))
+
+
+@pytest.fixture(scope="module")
+def ingested(spark: SparkSession, settings: Settings) -> dict[str, Any]:
+    return ingest.run(settings, spark)
+
+
+@pytest.fixture
+def tables(spark: SparkSession, settings: Settings, ingested: dict[str, Any]) -> Tables:
+    return Tables(spark, settings.tables.root)
+
+
+def test_every_row_has_one_disposition(ingested: dict[str, Any]) -> None:
+    planted = {"sale": 4, "sale_without_customer": 1, "return": 1} | dict.fromkeys(DIRTY, 1)
+    assert ingested["dispositions"] == planted
+    assert ingested["raw_rows"] == len(CLEAN) + len(DIRTY)
+
+
+def test_quarantine_holds_the_raw_rows(tables: Tables) -> None:
+    rows = {row["reason"]: json.loads(row["row"]) for row in tables.read("quarantine").collect()}
+    assert set(rows) == set(DIRTY) - {"duplicate"}
+    assert rows["unreadable_time"]["When"] == "first of May"
+
+
+def test_events_are_typed(tables: Tables) -> None:
+    events = tables.read("events")
+    types = {"quantity": "bigint", "price": "double", "time": "timestamp", "arrival_time": "timestamp"}
+    tables.require(events, "events", types)
+    assert events.count() == events.select("event_id").distinct().count() == len(CLEAN)
+    returned = events.where("kind = 'return'").collect()
+    assert [(row["order_id"], row["quantity"]) for row in returned] == [("C4", 1)]
+    assert events.where("user_id IS NULL").count() == 1
+    assert events.where("arrival_time != time").count() == 0
+
+
+def test_items_and_users(tables: Tables) -> None:
+    items = {row["item_id"]: row for row in tables.read("items").collect()}
+    # Two lines say "cup, blue", two say "mug": the first by alphabet; the price is that of the last sale.
+    assert (items["10001"]["name"], items["10001"]["price"]) == ("cup, blue", 1.70)
+    assert set(items) == {"10001", "10002"}
+    users = {row["user_id"]: row["country"] for row in tables.read("users").collect()}
+    assert users == {"7": "UK", "8": "FR"}
+
+
+def test_a_second_run_changes_nothing_and_another_file_adds(
+    spark: SparkSession, folder: Path, settings: Settings, ingested: dict[str, Any]
+) -> None:
+    again = ingest.run(settings, spark)
+    assert again == ingested | {"up_to_date": True}
+    # One line that the first file has, and one new one.
+    more = settings_for(folder, write_lines(folder / "more.csv", CLEAN[0], "20,10003,jar,1,2024-04-01 10:00:00,2,9,UK"))
+    assert ingest.run(more, spark)["dispositions"] == {"sale": 2}
+    tables = Tables(spark, settings.tables.root)
+    assert tables.read("events").count() == len(CLEAN) + 1
+    assert tables.read("items").count() == 3
+    versions = {name: tables.version(name) for name in ("events", "items", "users", "quarantine")}
+    assert ingest.run(settings, spark)["dispositions"] == ingested["dispositions"]
+    assert versions == {name: tables.version(name) for name in versions}
+
+
+def test_other_rules_are_refused(
+    spark: SparkSession, folder: Path, settings: Settings, ingested: dict[str, Any]
+) -> None:
+    other = settings_for(folder, folder / "lines.csv", item_pattern="^1")
+    with pytest.raises(DataError, match=r"ingested under other rules \(changed: item_pattern\)"):
+        ingest.run(other, spark)
+
+
+def test_too_many_bad_rows_stop_and_write_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", CLEAN[0], DIRTY["unreadable_time"]))
+    strict = settings.model_copy(update={"tables": settings.tables.model_copy(update={"quarantine_limit": 0.4})})
+    with pytest.raises(TooManyBadRows, match=r"1 of 2 rows .* over tables.quarantine_limit 0.4: unreadable_time: 1"):
+        ingest.run(strict, spark)
+    assert not Tables(spark, settings.tables.root).exists("quarantine")
+
+
+def test_charges_and_duplicates_are_not_bad(spark: SparkSession, tmp_path: Path) -> None:
+    ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 11, "here", limit=0.0)
+    with pytest.raises(DataError, match="must add up to its 12 rows, they add up to 11"):
+        ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 12, "here", limit=0.0)
+
+
+def test_missing_and_empty_files(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'.*nowhere.csv' does not exist"):
+        ingest.run(settings_for(tmp_path, tmp_path / "nowhere.csv"), spark)
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(DataError, match=r"empty.csv' is empty \(1 file"):
+        ingest.run(settings_for(tmp_path, tmp_path / "empty.csv"), spark)
+    with pytest.raises(DataError, match=r"header.csv' holds a header but no rows"):
+        ingest.run(settings_for(tmp_path, write_lines(tmp_path / "header.csv")), spark)
+
+
+def test_missing_column_names_it_and_what_there_is(spark: SparkSession, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "lines.csv", *CLEAN)
+    with pytest.raises(SchemaError, match=r"no column 'Cost' \(our price\); it has: Order, Item"):
+        ingest.run(settings_for(tmp_path, path, columns=COLUMNS | {"price": "Cost"}), spark)
+
+
+def test_a_corrupt_file_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join([HEADER, *CLEAN * 2_000]).encode())
+    (tmp_path / "torn.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"torn.csv.gz' cannot be read: .*end of input"):
+        ingest.run(settings_for(tmp_path, tmp_path / "torn.csv.gz"), spark)
+
+
+def test_the_mapping_is_checked_whole(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"needs 'order_id'.* needs 'price'; .*unknown name 'colour'"):
+        ingest.run(settings_for(tmp_path, "x.csv", columns={"item_id": "Item", "colour": "Colour"}), spark)
+
+
+@pytest.mark.slow
+def test_online_retail_adds_up(spark: SparkSession, online_retail: Path, tmp_path: Path) -> None:
+    """The counts that the data set's own description gives, and the protocol's training lines."""
+    from jobs import build_examples
+    from jobs.settings import load_settings
+
+    pipeline = Path(ingest.__file__).parent / "pipelines" / "online_retail.yaml"
+    flags = [f"tables.root={tmp_path}/tables", f"run_dir={tmp_path}/run", f"ingest.path={online_retail}"]
+    settings = load_settings(pipeline, flags)
+    summary = ingest.run(settings, spark)
+    assert summary["raw_rows"] == 541_909
+    assert summary["dispositions"]["duplicate"] == 5_268
+    assert sum(summary["dispositions"][name] for name in KEPT if name in summary["dispositions"]) == 531_172
+    counts = build_examples.run(settings, spark)["counts"]
+    assert (counts["training_lines"], counts["training_users"], counts["training_items"]) == (328_397, 4_082, 3_622)
+    queries = Tables(spark, settings.tables.root).read("queries").where("split = 'test'")
+    bought = queries.agg(F.count_if(F.size("truth") > 0), F.count_if(F.size(F.array_except("truth", "seen")) > 0))
+    assert tuple(bought.collect()[0]) == (1_374, 1_264)

@@ -1,0 +1,190 @@
+"""Examples, queries and catalogue against a plain-Python account of what was known at each moment."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from spark_udfs import features
+from spark_udfs.features import Cuts
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+CUTS = Cuts(validation=START + timedelta(days=20), test=START + timedelta(days=30))
+LINES = "user_id string, item_id string, time timestamp, arrival_time timestamp, weight double"
+MAX_HISTORY = 4
+
+
+def day(number: float) -> datetime:
+    return START + timedelta(days=number)
+
+
+def days_of(row: Row, name: str = "time") -> float:
+    """A collected timestamp (local, without a zone) in days from the start."""
+    return (row[name].astimezone(UTC) - START) / timedelta(days=1)
+
+
+def some_lines(count: int) -> list[tuple[str | None, str, datetime, datetime, float]]:
+    """Random lines with equal times, repeated items, late arrivals and lines without a customer."""
+    rng = random.Random(5)
+    lines = []
+    for _ in range(count):
+        user = rng.choice([None, "u1", "u2", "u3", "u4", "u5", "u6"])
+        when = rng.randrange(40)
+        late = rng.choice([0.0, 0.0, 0.0, 2.5])
+        lines.append((user, f"i{rng.randrange(12)}", day(when), day(when + late), 1.0))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def raw() -> list[tuple[str | None, str, datetime, datetime, float]]:
+    return some_lines(260)
+
+
+@pytest.fixture(scope="module")
+def lines(spark: SparkSession, raw: list[Any]) -> DataFrame:
+    return spark.createDataFrame(raw, LINES)
+
+
+@pytest.fixture(scope="module")
+def users(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame([(number, f"u{number}") for number in range(1, 7)], "index bigint, id string")
+
+
+@pytest.fixture(scope="module")
+def items(spark: SparkSession) -> DataFrame:
+    return spark.createDataFrame([(number + 1, f"i{number}") for number in range(12)], "index bigint, id string")
+
+
+@pytest.fixture(scope="module")
+def known(lines: DataFrame, users: DataFrame, items: DataFrame) -> Iterator[DataFrame]:
+    kept = features.indexed(lines, users, items).persist()
+    yield kept
+    kept.unpersist()
+
+
+@pytest.fixture(scope="module")
+def examples(known: DataFrame) -> list[Row]:
+    return features.examples(known, CUTS, MAX_HISTORY).collect()
+
+
+def of_user(raw: list[Any], user: int) -> dict[tuple[float, int], float]:
+    """(day, item) -> day of arrival, of one user's lines."""
+    found: dict[tuple[float, int], float] = {}
+    for user_id, item_id, time, arrival, _ in raw:
+        if user_id == f"u{user}":
+            key = ((time - START).days, int(item_id[1:]) + 1)
+            arrived = (arrival - START) / timedelta(days=1)
+            found[key] = min(arrived, found.get(key, arrived))
+    return found
+
+
+def test_one_row_for_every_moment_and_target(raw: list[Any], examples: list[Row]) -> None:
+    for user in range(1, 7):
+        wanted = {
+            (float(time), item): "train" if time < 20 and arrived <= 20 else "validation"
+            for (time, item), arrived in of_user(raw, user).items()
+            if time < 30 and arrived <= 30
+        }
+        rows = [row for row in examples if row["user"] == user]
+        assert len(rows) == len(wanted)
+        assert {(days_of(row), row["target"]): row["split"] for row in rows} == wanted
+
+
+def test_histories_hold_what_was_known_and_nothing_else(raw: list[Any], examples: list[Row]) -> None:
+    """Strictly before the moment by event time, arrived by then, the most recent, oldest first."""
+    compared = 0
+    for row in examples:
+        moment = days_of(row)
+        before = [
+            (time, item)
+            for (time, item), arrived in of_user(raw, row["user"]).items()
+            if time < moment and arrived <= moment
+        ]
+        history = [(moment - age, item) for age, item in zip(row["history_age"], row["history"], strict=True)]
+        times = [time for time, _ in history]
+        assert times == sorted(times)
+        assert set(history) <= {(float(time), item) for time, item in before}
+        assert times == [float(time) for time in sorted(time for time, _ in before)[-MAX_HISTORY:]]
+        compared += bool(history)
+    assert compared > 50
+
+
+def test_new_age_and_weight(raw: list[Any], examples: list[Row]) -> None:
+    for row in examples:
+        earlier = [
+            time
+            for (time, item), arrived in of_user(raw, row["user"]).items()
+            if item == row["target"] and arrived <= 30
+        ]
+        assert row["new"] == float(days_of(row) == min(earlier))
+        assert row["age"] == pytest.approx(30 - days_of(row))
+        assert row["weight"] == 1.0
+
+
+def test_ties_have_one_order(known: DataFrame, examples: list[Row]) -> None:
+    again = features.examples(known.repartition(5), CUTS, MAX_HISTORY).collect()
+    assert sorted(map(str, again)) == sorted(map(str, examples))
+
+
+def test_queries(raw: list[Any], known: DataFrame, users: DataFrame) -> None:
+    rows = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test").collect()
+    per_user = {user: of_user(raw, user) for user in range(1, 7)}
+    past = {user: {key for key, at in found.items() if key[0] < 30 and at <= 30} for user, found in per_user.items()}
+    catalogue = {item for found in past.values() for _, item in found}
+    assert {row["user"] for row in rows} == {user for user, found in past.items() if found}
+    for row in rows:
+        found = past[row["user"]]
+        assert row["user_id"] == f"u{row['user']}"
+        assert row["seen"] == sorted({item for _, item in found})
+        assert sorted(30 - age for age in row["history_age"]) == sorted(time for time, _ in found)[-MAX_HISTORY:]
+        later = {item for time, item in per_user[row["user"]] if time >= 30}
+        assert row["truth"] == sorted(later & catalogue)
+
+
+def test_validation_queries_end_at_the_test_cut(raw: list[Any], known: DataFrame, users: DataFrame) -> None:
+    rows = features.queries(known, users, CUTS.validation, CUTS.test, MAX_HISTORY, "validation").collect()
+    for row in rows:
+        held = of_user(raw, row["user"]).items()
+        assert row["truth"] == sorted({item for (time, item), at in held if 20 <= time < 30 and at <= 30})
+
+
+def test_catalogue(raw: list[Any], spark: SparkSession, lines: DataFrame, items: DataFrame) -> None:
+    names = spark.createDataFrame([("i0", "cup")], "item_id string, name string")
+    unsold = items.union(spark.createDataFrame([(13, "i99")], items.schema))
+    rows = {row["item_id"]: row for row in features.catalogue(lines, unsold, names, CUTS.test, 7, "test").collect()}
+    assert len(rows) == 13
+    assert (rows["i0"]["name"], rows["i1"]["name"]) == ("cup", "i1")
+    assert (rows["i99"]["count"], rows["i99"]["recent_count"], rows["i99"]["first_sold"]) == (0, 0, None)
+    for number in range(12):
+        sold = [
+            (user, time) for user, item, time, at, _ in raw if item == f"i{number}" and time < day(30) and at <= day(30)
+        ]
+        row = rows[f"i{number}"]
+        assert row["count"] == len(sold)
+        assert row["user_count"] == sum(user is not None for user, _ in sold)
+        assert row["recent_count"] == sum(user is not None and time >= day(23) for user, time in sold)
+        assert days_of(row, "first_sold") == (min(time for _, time in sold) - START).days
+
+
+def test_purchases_take_sales_and_bought_feedback_alone(spark: SparkSession) -> None:
+    events = spark.createDataFrame(
+        [("e1", "u1", "i1", "purchase", day(1), day(1)), ("e2", "u1", "i1", "return", day(2), day(2))],
+        "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp",
+    )
+    feedback = spark.createDataFrame(
+        [
+            ("u1", "i2", "purchased", day(3), 0.5),
+            ("u1", "i3", "viewed", day(3), 1.0),
+            ("u1", "i4", "ignored", None, 1.0),
+        ],
+        "user_id string, item_id string, outcome string, outcome_time timestamp, weight double",
+    )
+    rows = features.purchases(events, feedback).collect()
+    assert sorted((row["item_id"], days_of(row), row["weight"]) for row in rows) == [("i1", 1.0, 1.0), ("i2", 3.0, 0.5)]
+    unweighted = features.purchases(events, feedback.drop("weight")).collect()
+    assert {row["weight"] for row in unweighted} == {1.0}
