@@ -177,6 +177,16 @@ class Tables:
             merge.execute()
         return self._version_of(name, job, inputs)
 
+    def clone(self, name: str, root: str) -> None:
+        """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
+
+        Raises:
+            TableError: there is no such table here.
+        """
+        self._table(name)
+        there = Tables(self.spark, root).path(name)
+        self.spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{there}` SHALLOW CLONE delta.`{self.path(name)}`")
+
     def made_from(self, name: str) -> dict[str, Any] | None:
         """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
         metadata = next((metadata for _, metadata in self._changes(name)), None) if self.exists(name) else None

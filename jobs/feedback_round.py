@@ -1,0 +1,153 @@
+"""Close the loop once, in the simulated shop: show, see what happens, learn from it, show again.
+
+    show the first bundle's lists at the test cut -> the shop's true tastes answer -> ingest_feedback
+    a week later: build_examples and train again, without and with that feedback
+    which bundle's next list is worth most, by the true tastes that only a simulated shop knows?
+
+All three bundles are asked the same question: the users as of the later cut, and only items that a user has neither
+bought nor been shown, so no bundle gains by repeating what is known already. What the loop writes goes to a root of its
+own, whose events are a shallow clone of the shop's: the shop's tables stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from jobs import build_examples, ingest_feedback, score, train
+from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
+from jobs.console import say, show_table, step
+from jobs.settings import Settings
+from jobs.tables import Tables, open_session
+from spark_udfs import shop
+from spark_udfs.scoring import recommend
+from training.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+CLONED = ("events", "items", "users", "vocabulary_users", "vocabulary_items")
+DAYS_BETWEEN = 7  # what a shown item leads to comes within three days
+
+
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
+    """Show, learn, compare. Needs a trained bundle and a simulated shop.
+
+    Returns:
+        shown, viewed and purchased of the first showing; `rounds`: for each bundle its name and, of its next lists,
+        what was shown, viewed and purchased, and `true_value`, the expected purchases per user.
+
+    Raises:
+        SettingsError: examples.test_from is not set, or the events are not the simulated shop's.
+    """
+    if settings.examples.test_from is None or settings.ingest.path is not None:
+        raise SettingsError(
+            f"closing the loop needs a simulated shop and a fixed cut; ingest.path is {settings.ingest.path!r}, "
+            f"examples.test_from {settings.examples.test_from}; use jobs/pipelines/shop.yaml"
+        )
+    spark = open_session(settings, spark)
+    cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
+    source = Tables(spark, settings.tables.root)
+    inputs = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
+    inputs |= {name: source.version(name) for name in CLONED}
+    before: dict[str, Any] | None = read_json(settings.run_dir, FEEDBACK)
+    if before is not None and before.get("inputs") == inputs:
+        say("feedback: up to date; the loop was closed with this bundle")
+        return before
+    run_dir, settings = settings.run_dir, _apart(settings, source, inputs)
+    say(f"showing what {bundle.name} recommends as of {cut:%Y-%m-%d}")
+    first = _with(settings, scoring={"moment": cut}, feedback={"moment": cut})
+    score.run(first, spark)
+    tables = Tables(spark, settings.tables.root)
+    shown = _shown_at(tables, cut)
+    bundles = {"trained before": bundle}
+    later = _with(settings, examples={"test_from": cut + timedelta(days=DAYS_BETWEEN)})
+    bundles["trained a week later, without the feedback"] = _trained(later, spark, "without_feedback")
+    answered = ingest_feedback.run(first, spark, shop.respond(shown, settings.shop))
+    bundles["trained a week later, with the feedback"] = _trained(later, spark, "with_feedback")
+    with step("asking each bundle for its next lists"):
+        rounds = [
+            {"name": name, "bundle": bundle.name, **_worth(later, tables, shown, bundle)}
+            for name, bundle in bundles.items()
+        ]
+    summary = {name: answered[name] for name in ("moment", "shown", "ignored", "viewed", "purchased")}
+    summary |= {"rounds": rounds, "inputs": inputs}
+    write_json(run_dir, FEEDBACK, summary)
+    _show(summary)
+    return summary
+
+
+def _apart(settings: Settings, source: Tables, inputs: Mapping[str, Any]) -> Settings:
+    """The settings with places of their own for these inputs: a root made from clones, a run folder with the bundle."""
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+    root = f"{settings.tables.root}-loop-{digest}"
+    for name in CLONED:
+        source.clone(name, root)
+    run_dir = Path(settings.run_dir) / "loop" / digest
+    bundle = train.latest_bundle(settings.run_dir)
+    shutil.copytree(bundle, run_dir / "bundles" / bundle.name, dirs_exist_ok=True)
+    shutil.copyfile(Path(settings.run_dir) / LATEST, run_dir / LATEST)
+    return _with(settings, tables={"root": root}).model_copy(update={"run_dir": str(run_dir)})
+
+
+def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
+    """The settings with some values of some sections replaced."""
+    replaced = {name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()}
+    return settings.model_copy(update=replaced)
+
+
+def _trained(settings: Settings, spark: SparkSession, name: str) -> Path:
+    """Build the examples of the later cut and train on them in a run folder of their own."""
+    own = settings.model_copy(update={"run_dir": str(Path(settings.run_dir) / name)})
+    build_examples.run(own, spark)
+    train.run(own, spark)
+    return train.latest_bundle(own.run_dir)
+
+
+def _shown_at(tables: Tables, cut: datetime) -> DataFrame:
+    """What was recommended at a moment, fallbacks too: they were shown."""
+    moment = F.lit(cut.replace(tzinfo=None).isoformat(sep=" ")).cast("timestamp")
+    return tables.read("recommendations").where(F.col("moment") == moment)
+
+
+def _worth(settings: Settings, tables: Tables, shown: DataFrame, bundle: Path) -> dict[str, Any]:
+    """What a bundle's next lists lead to: items neither bought nor shown before, as of the later cut."""
+    ids = tables.read("vocabulary_items").select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    was_shown = shown.join(ids.withColumnRenamed("item", "index"), on="item_id", how="inner")
+    per_user = was_shown.groupBy("user_id").agg(F.collect_set("index").alias("shown"))
+    none = F.array().cast("array<bigint>")
+    queries = (
+        tables.read("queries")
+        .where(F.col("split") == "test")
+        .join(per_user, on="user_id", how="left")
+        .withColumn("seen", F.array_union("seen", F.coalesce("shown", none)))
+    )
+    sold = tables.read("catalogue").where((F.col("split") == "test") & (F.col("count") > 0)).select("item")
+    allowed = np.array([row["item"] for row in sold.collect()], np.int64)  # one number an item
+    ranked = recommend(queries, str(bundle), k=settings.scoring.k, allowed=allowed)
+    named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")
+    moment = F.lit(str(settings.examples.test_from)).cast("timestamp")
+    rows = named.select("user_id", "item_id", F.col("rank").cast("int").alias("rank"), moment.alias("moment"))
+    answered = shop.true_value(shop.respond(rows, settings.shop), settings.shop)
+    per = answered.agg(
+        F.count_if(F.col("outcome") != "ignored").alias("viewed"),
+        F.count_if(F.col("outcome") == "purchased").alias("purchased"),
+        F.count("*").alias("shown"),
+        (F.sum("true_value") / F.countDistinct("user_id")).alias("true_value"),
+    )
+    return dict(per.collect()[0].asDict())
+
+
+def _show(summary: Mapping[str, Any]) -> None:
+    say(f"of {summary['shown']:,} shown, {summary['viewed']:,} were looked at and {summary['purchased']:,} bought")
+    columns = ("bundle", "shown", "purchased", "expected purchases per user")
+    rows = [(row["name"], row["shown"], row["purchased"], row["true_value"]) for row in summary["rounds"]]
+    show_table("The next lists, by the shop's true tastes", columns, rows)
