@@ -1,0 +1,69 @@
+"""Histories of 1 to 200 ids, mean 50, shuffled: ours over Petastorm, whose lists must be padded to one length.
+
+    python benchmarks/loader_histories.py [ROWS ROUNDS]
+
+`detail` has the ratio to pyarrow's decoding of the same column too (goal 0.7).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from _loader import (
+    BATCH,
+    HISTORY,
+    WORKERS,
+    arguments,
+    decoded_by_pyarrow,
+    files,
+    histories,
+    in_turn,
+    loader,
+    open_snapshot,
+    rates,
+    report,
+    table,
+)
+
+WINDOW, GROUP, LONGEST, GOAL = 50_000, 20_000, 200, 4.0
+
+
+def padded(random: np.random.Generator, rows: int) -> pa.Table:
+    """The same lists, each filled up with zeros."""
+    lists = histories(random, rows)["history"].combine_chunks()
+    lengths = np.diff(lists.offsets.to_numpy())
+    filled = np.zeros((rows, LONGEST), np.int64)
+    filled[np.arange(LONGEST) < lengths[:, None]] = lists.values.to_numpy()
+    offsets = np.arange(rows + 1, dtype=np.int32) * LONGEST
+    return pa.table({"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(filled.ravel()))})
+
+
+def main() -> None:
+    from petastorm import make_batch_reader
+    from petastorm.pytorch import BatchedDataLoader
+
+    rows, rounds = arguments(2e6, 3)
+    snapshot = open_snapshot(table("histories", rows, GROUP, histories))
+    urls = [f"file://{path}" for path in files(open_snapshot(table("padded", rows, GROUP, padded)))]
+
+    def petastorm() -> int:
+        reader = make_batch_reader(urls, reader_pool_type="thread", workers_count=WORKERS, num_epochs=1)
+        with reader, BatchedDataLoader(reader, batch_size=BATCH, shuffling_queue_capacity=WINDOW) as batches:
+            return sum(int(batch["history"].sum()) for batch in batches)
+
+    def pyarrow() -> int:
+        return decoded_by_pyarrow(
+            snapshot, ["history"], lambda t: sum(int(c.values.to_numpy().sum()) for c in t[0].chunks)
+        )
+
+    epoch = iter(range(rounds))
+    with loader(snapshot, HISTORY, WINDOW) as ours:
+        mine = lambda: sum(int(b["history"].values.sum()) for b in ours.epoch(next(epoch)))  # noqa: E731
+        seconds = in_turn({"petastorm": petastorm, "pyarrow": pyarrow, "ours": mine}, rounds)
+    found = rates(rows, seconds)
+    detail = {**found, "over_pyarrow": round(found["ours"] / found["pyarrow"], 3), "over_pyarrow_goal": 0.7}
+    report("loader_histories", found["ours"] / found["petastorm"], GOAL, "x petastorm with padded lists", detail)
+
+
+if __name__ == "__main__":
+    main()
