@@ -1,0 +1,272 @@
+"""Doctor: a healthy machine passes, and each ailment is found with its value and a remedy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from cluster.errors import EnvironmentProblem, LaunchError
+from jobs import doctor, doctor_checks
+from jobs.artefacts import DOCTOR, read_json
+from jobs.doctor_checks import Finding
+from jobs.settings import Settings, load_settings
+from jobs.tables import Tables
+from jobs.tasks import TASKS
+from training.errors import TableError
+from training.world import World
+
+HEALTHY = Settings()
+EXAMPLE = (
+    "user bigint, history array<bigint>, history_age array<float>, target bigint, new float, age float, weight float"
+)
+
+
+def only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+@pytest.fixture
+def shop(spark: SparkSession, tmp_path: Path) -> Settings:
+    """A table of examples as build_examples leaves it, with vocabularies of 1,001 users and 501 items."""
+    tables = Tables(spark, str(tmp_path / "tables"))
+    rows = spark.createDataFrame([(1, [2], [1.0], 3, 1.0, 0.0, 1.0)], EXAMPLE)
+    rows = rows.selectExpr("*", "timestamp'2025-01-01' AS time", "'train' AS split")
+    build = {"schema": TASKS["recommend"].schema({"users": 1_001, "items": 501}).to_json()}
+    properties = {"delta.enableDeletionVectors": "false", "millrace.build": json.dumps(build)}
+    tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={}, partition_by=("split",))
+    tables.describe("examples", properties)
+    return settings(tmp_path)
+
+
+def settings(tmp_path: Path, *flags: str) -> Settings:
+    return load_settings(None, [f"tables.root={tmp_path}/tables", f"run_dir={tmp_path}/run", *flags])
+
+
+def test_a_healthy_machine_passes(shop: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ALONE", tuple(check for check in doctor.ALONE if check is not doctor_checks.horovod))
+    summary = doctor.run(shop, spark)
+    assert summary["counts"]["fail"] == 0
+    found = {finding["check"]: finding for finding in summary["findings"]}
+    assert found["examples"]["what"] == "version 1: 1 rows in 1 files, all readable"
+    assert found["tables"]["level"] == "ok"
+    assert "2 ranks take about" in found["memory"]["what"]
+    assert read_json(shop.run_dir, DOCTOR) == summary
+
+
+def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkSession) -> None:
+    sick = settings(tmp_path, "ingest.path=/nowhere/lines.csv", "training.ranks=1")
+    with pytest.raises(
+        EnvironmentProblem, match=r"1 thing\(s\) would fail:\n  - data: .*'/nowhere/lines\.csv' matches no"
+    ):
+        doctor.run(sick, spark)
+    held = read_json(sick.run_dir, DOCTOR)
+    assert held["counts"]["fail"] == 1
+    missing = next(finding for finding in held["findings"] if finding["check"] == "tables")
+    assert missing["level"] == "warn"
+    assert "millrace ingest, millrace build-examples" in missing["remedy"]
+
+
+def test_without_spark_the_rest_is_still_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_session(settings: Settings, spark: Any) -> None:
+        raise EnvironmentProblem("Spark did not start (no jars)")
+
+    monkeypatch.setattr(doctor, "ALONE", ())
+    monkeypatch.setattr(doctor, "open_session", no_session)
+    found = list(doctor.examine(settings(tmp_path)))
+    assert [finding.check for finding in found] == ["spark", "disk"]
+    assert found[0].level == "fail"
+    assert "no jars" in found[0].what
+
+
+def test_two_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(doctor_checks.horovod(HEALTHY)).level == "ok"
+
+    def broken(*args: object, **options: object) -> dict[str, Any]:
+        raise LaunchError("rank 0 of 2 failed: libhorovod.so: undefined symbol")
+
+    monkeypatch.setattr(doctor_checks, "launch", broken)
+    found = only(doctor_checks.horovod(HEALTHY))
+    assert (found.level, "undefined symbol" in found.what, "build.sh" in found.remedy) == ("fail", True, True)
+    monkeypatch.setattr(doctor_checks, "launch", lambda *_, **__: {"sum": 1})
+    assert "added 1 and 2 to 1" in only(doctor_checks.horovod(HEALTHY)).what
+    alone = load_settings(None, ["training.ranks=1"])
+    assert only(doctor_checks.horovod(alone)).level == "ok"
+    assert doctor_checks.add_up({"first": 1}, World()) == {"sum": 1}
+
+
+@pytest.mark.parametrize(("version", "level"), [((3, 10, 1), "fail"), ((3, 12, 0), "ok"), ((3, 13, 0), "fail")])
+def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], level: str) -> None:
+    monkeypatch.setattr(doctor_checks.sys, "version_info", version)
+    assert only(doctor_checks.python_version(HEALTHY)).level == level
+
+
+@pytest.mark.parametrize(
+    ("script", "level", "what"),
+    [
+        ("echo 'openjdk version \"17.0.1\"' >&2", "ok", "17"),
+        ("echo 'java version \"1.8.0_402\"' >&2", "fail", "version 1; 17 and 21 work"),
+        ("echo hello >&2", "fail", "'hello'"),
+    ],
+)
+def test_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, level: str, what: str) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    found = only(doctor_checks.java_version(HEALTHY))
+    assert (found.level, what in found.what) == (level, True), found
+
+
+def test_no_java_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    found = only(doctor_checks.java_version(HEALTHY))
+    assert (found.level, f"there is no '{tmp_path}/bin/java'" in found.what) == ("fail", True)
+    assert "apt-get install" in found.remedy
+
+
+def test_the_installed_packages_work_together() -> None:
+    assert only(doctor_checks.package_versions(HEALTHY)).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "what"),
+    [
+        ("pyarrow", "15.0.2", "pyarrow is 15.0.2: petastorm 0.12.1 fails on 15 and later"),
+        ("numpy", "2.0.1", "numpy is 2.0.1: pyarrow 14 is built against numpy 1"),
+        ("petastorm", "0.13.1", "petastorm is 0.13.1: 0.13 loses rows"),
+        ("torch", "2.13.0+cpu", "torch is 2.13.0"),
+        ("horovod", None, "horovod is not installed"),
+        (
+            "delta-spark",
+            "3.3.2",
+            "pyspark 4.0.5 with delta-spark 3.3.2; Spark 4.0 with Delta 4.0, 3.5 with Delta 3.3 work",
+        ),
+    ],
+)
+def test_versions_that_do_not_work_together(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str | None, what: str
+) -> None:
+    real: Callable[[str], str] = doctor_checks.version
+
+    def fake(name: str) -> str:
+        if name == "pyspark":
+            return "4.0.5"
+        if name != package:
+            return real(name)
+        if version is None:
+            raise doctor_checks.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(doctor_checks, "version", fake)
+    found = only(doctor_checks.package_versions(HEALTHY))
+    assert found.level == "fail"
+    assert what in found.what
+    assert found.remedy.startswith("pip install")
+
+
+def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(doctor_checks.loopback(HEALTHY)).level == "ok"
+
+    def closed(address: object, **options: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(doctor_checks.socket, "create_connection", closed)
+    assert "unreachable" in only(doctor_checks.loopback(HEALTHY)).what
+
+
+def test_settings_that_do_not_fit_each_other() -> None:
+    sick = load_settings(
+        None,
+        [
+            "training.ranks=3",
+            "training.batch_size=1000",
+            "training.launcher=spark",
+            "tuning.space={model.nope: {low: 1, high: 2}}",
+        ],
+    )
+    found = {finding.check: finding for finding in doctor_checks.fit_settings(sick)}
+    assert {finding.level for finding in found.values()} == {"fail"}
+    assert "multiple of ranks x accumulate = 3 x 1; got 1000" in found["batch"].what
+    assert "model.nope" in found["search space"].what
+    assert "training.launcher=spark" in found["study storage"].what
+
+
+def test_examples_that_cannot_be_trained_on(shop: Settings, spark: SparkSession) -> None:
+    folder = Path(shop.tables.root) / "examples"
+    tables = Tables(spark, shop.tables.root)
+    for file in folder.glob("split=train/*.parquet"):
+        file.unlink()
+    found = {finding.check: finding for finding in doctor_checks.tables(shop, spark)}
+    assert found["examples"].level == "fail"
+    assert "parquet" in found["examples"].what
+    rows = spark.createDataFrame([(1,)], "user bigint")
+    tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={"now": 1})
+    found = {finding.check: finding for finding in doctor_checks.tables(shop, spark)}
+    assert "has no column 'history'" in found["examples"].what
+
+
+def test_examples_that_another_job_wrote(tmp_path: Path, spark: SparkSession) -> None:
+    Tables(spark, f"{tmp_path}/tables").write("examples", spark.range(1), mode="append", job="mine", inputs={})
+    with pytest.raises(TableError, match=r"'examples' at .*/examples has no property millrace\.build"):
+        doctor_checks.examples_schema(settings(tmp_path))
+
+
+def test_empty_examples(shop: Settings, spark: SparkSession) -> None:
+    spark.sql(f"DELETE FROM delta.`{shop.tables.root}/examples`")
+    found = {finding.check: finding for finding in doctor_checks.tables(shop, spark)}
+    assert (found["examples"].level, "has no row" in found["examples"].what) == ("fail", True)
+
+
+def test_memory_and_disk_that_do_not_suffice(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = doctor_checks.model_bytes(shop)
+    assert held == (1_001 + 501) * (shop.model["dim"] + 1) * 4  # rowwise Adagrad keeps one number a row
+    monkeypatch.setattr(doctor_checks, "_free_memory", lambda: 1e9)
+    found = only(doctor_checks.memory(shop))
+    assert (found.level, "2 ranks take about 1.4 GB" in found.what) == ("fail", True)
+    monkeypatch.setattr(doctor_checks, "_free_memory", lambda: 1.6e9)
+    assert only(doctor_checks.memory(shop)).level == "warn"
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
+    assert only(doctor_checks.disk(shop)).level == "fail"
+
+
+def test_a_run_folder_that_cannot_be_written(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_checks.os, "access", lambda _place, _how: False)
+    monkeypatch.setattr(doctor, "ALONE", ())
+    with pytest.raises(EnvironmentProblem, match=r"disk: run_dir '.*/run' cannot be written\. set run_dir elsewhere"):
+        doctor.run(settings(tmp_path, "training.ranks=1"), spark)
+    assert only(doctor_checks.disk(settings(tmp_path, "run_dir=s3://bucket/run"))).level == "ok"
+
+
+def test_a_glob_and_a_url_are_data(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x")
+    assert only(doctor_checks.data_source(settings(tmp_path, f"ingest.path={tmp_path}/*.csv"))).level == "ok"
+    assert only(doctor_checks.data_source(settings(tmp_path, "ingest.path=s3://bucket/a.csv"))).level == "ok"
+
+
+def test_ranks_and_slots(tmp_path: Path) -> None:
+    def session(places: int, dynamic: str = "false") -> Any:
+        conf = SimpleNamespace(get=lambda _key, _default: dynamic)
+        return SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=places, getConf=lambda: conf))
+
+    away = settings(tmp_path, "training.launcher=barrier", "training.ranks=8")
+    assert only(doctor_checks.slots(away, session(8))).level == "ok"
+    assert "8 ranks need as many slots at once; Spark has 4" in only(doctor_checks.slots(away, session(4))).what
+    assert "dynamic allocation is on" in only(doctor_checks.slots(away, session(8, "true"))).what
+    many = settings(tmp_path, "training.ranks=512")
+    assert only(doctor_checks.slots(many, session(1))).level == "warn"
+    assert doctor_checks.memory(away) == []
+
+
+def test_python_is_this_one() -> None:
+    assert only(doctor_checks.python_version(HEALTHY)).what == f"{sys.version_info.major}.{sys.version_info.minor}"
