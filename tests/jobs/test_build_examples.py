@@ -1,0 +1,181 @@
+"""Build examples: tables that fit together, laid out as asked, unchanged by a second run, indices that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import build_examples
+from jobs.settings import Settings
+from jobs.tables import Tables
+from training.errors import DataError, SchemaError, TableError
+from training.schema import Schema
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+EVENTS = (
+    "event_id string, order_id string, user_id string, item_id string, kind string, time timestamp, "
+    "arrival_time timestamp, quantity bigint, price double"
+)
+
+
+def event(number: int, user: str | None, item: str, day: float, kind: str = "purchase") -> tuple[Any, ...]:
+    time = START + timedelta(days=day)
+    return (f"e{number}", f"o{number}", user, item, kind, time, time, 1, 1.0)
+
+
+# Ten customers buy an item every third day for ninety days; one item a round, so that all know all.
+BASE = [
+    event(user * 100 + round_, f"u{user}", f"i{(user + round_) % 12}", round_ * 3 + user / 10)
+    for user in range(10)
+    for round_ in range(30)
+]
+EXTRA = [event(5_000, None, "i0", 5), event(5_001, "u1", "i1", 6, "return"), event(5_002, "u1", "i3", 7, "view")]
+
+
+def write_events(tables: Tables, events: Sequence[tuple[Any, ...]]) -> None:
+    """As ingest would leave them."""
+    frame = tables.spark.createDataFrame(list(events), EVENTS)
+    inputs = {"rows": len(events)}
+    tables.write("events", frame, mode="overwrite", job="ingest", inputs=inputs)
+    names = frame.selectExpr("item_id", "concat('the ', item_id) AS name").distinct()
+    tables.write("items", names, mode="overwrite", job="ingest", inputs=inputs)
+
+
+def settings_for(root: Path, **examples: Any) -> Settings:
+    section = {"test_from": "2024-03-16", "validation_days": 15, "rows_per_group": 100, "max_history": 8, **examples}
+    return Settings.model_validate({"tables": {"root": str(root)}, "examples": section})
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return settings_for(tmp_path_factory.mktemp("build") / "tables")
+
+
+@pytest.fixture(scope="module")
+def tables(spark: SparkSession, settings: Settings) -> Tables:
+    tables = Tables(spark, settings.tables.root)
+    write_events(tables, BASE + EXTRA)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, settings: Settings, tables: Tables) -> dict[str, Any]:
+    return build_examples.run(settings, spark)
+
+
+def test_counts_and_cuts(built: dict[str, Any]) -> None:
+    assert built["cuts"] == {"validation": "2024-03-01T00:00:00+00:00", "test": "2024-03-16T00:00:00+00:00"}
+    # Rounds 0 to 19 fall in the first sixty days, 20 to 24 in the next fifteen, 25 to 29 are held out.
+    assert built["counts"] == {
+        "training_lines": 250,
+        "training_users": 10,
+        "training_items": 12,
+        "held_out_lines": 50,
+        "examples_train": 200,
+        "examples_validation": 50,
+    }
+    sizes = Schema.from_json(built["schema"]).vocabularies()
+    assert sizes == {"users": 11, "items": 13}
+
+
+def test_tables_have_their_columns(tables: Tables, built: dict[str, Any]) -> None:
+    ids, floats = "array<bigint>", "array<float>"
+    examples = {"user": "bigint", "history": ids, "history_age": floats, "target": "bigint", "new": "float"}
+    examples |= {"age": "float", "weight": "float", "time": "timestamp", "split": "string"}
+    queries = {"user": "bigint", "user_id": "string", "history": ids, "history_age": floats, "seen": ids, "truth": ids}
+    catalogue = {"item": "bigint", "item_id": "string", "name": "string", "first_sold": "timestamp", "split": "string"}
+    catalogue |= dict.fromkeys(("count", "user_count", "recent_count"), "bigint")
+    for name, columns in (("examples", examples), ("queries", queries), ("catalogue", catalogue)):
+        tables.require(tables.read(name), name, columns)
+
+
+def test_returns_views_and_strangers_change_no_history(tables: Tables, built: dict[str, Any]) -> None:
+    rows = {(row["item_id"], row["split"]): row for row in tables.read("catalogue").collect()}
+    assert len(rows) == 24
+    first = rows["i0", "test"]
+    assert (first["name"], first["count"] - first["user_count"]) == ("the i0", 1)
+    assert rows["i1", "test"]["count"] == rows["i1", "test"]["user_count"]
+    assert tables.read("queries").where("split = 'test' AND size(history) = 8").count() == 10
+
+
+def test_files_are_laid_out_for_streaming(settings: Settings, built: dict[str, Any]) -> None:
+    files = list((Path(settings.tables.root) / "examples" / "split=train").glob("*.zstd.parquet"))
+    assert len(files) == 1
+    metadata = pq.ParquetFile(files[0]).metadata
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [100, 100]
+    # Microseconds since 1970, not the INT96 that readers outside Spark take for nanoseconds.
+    assert metadata.schema.column(metadata.num_columns - 1).physical_type == "INT64"
+
+
+def test_a_second_run_changes_nothing(spark: SparkSession, settings: Settings, built: dict[str, Any]) -> None:
+    tables = Tables(spark, settings.tables.root)
+    names = ("examples", "queries", "catalogue", "vocabulary_users", "vocabulary_items")
+    versions = {name: tables.version(name) for name in names}
+    assert build_examples.run(settings, spark) == built | {"up_to_date": True}
+    assert versions == {name: tables.version(name) for name in names}
+
+
+def test_indices_stay_when_ids_are_added(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path / "tables"))
+    write_events(tables, BASE)
+    settings = settings_for(tmp_path / "tables")
+    build_examples.run(settings, spark)
+    before = {row["id"]: row["index"] for row in tables.read("vocabulary_items").collect()}
+    # A new item, one that is first bought after the cut, and feedback that led to a purchase.
+    write_events(tables, [*BASE, event(6_000, "u3", "a new one", 40), event(6_001, "u3", "too late", 80)])
+    shown = START + timedelta(days=50, hours=1)
+    feedback = spark.createDataFrame(
+        [("u3", "i0", "purchased", shown, 2.0), ("u3", "i5", "ignored", None, 1.0)],
+        "user_id string, item_id string, outcome string, outcome_time timestamp, weight double",
+    )
+    tables.write("feedback", feedback, mode="append", job="ingest_feedback", inputs={})
+    summary = build_examples.run(settings, spark)
+    assert not summary["up_to_date"]
+    after = {row["id"]: row["index"] for row in tables.read("vocabulary_items").collect()}
+    assert after == before | {"a new one": 13}
+    assert summary["counts"]["training_lines"] == 252
+    weighted = tables.read("examples").where("weight = 2").collect()
+    assert [(row["target"], row["time"].astimezone(UTC)) for row in weighted] == [(after["i0"], shown)]
+
+
+def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "tables")
+    tables = Tables(spark, settings.tables.root)
+    with pytest.raises(TableError, match=r"'events' does not exist .* run `millrace ingest` first"):
+        build_examples.run(settings, spark)
+    write_events(tables, [])
+    with pytest.raises(TableError, match=r"'events' at .* is empty"):
+        build_examples.run(settings, spark)
+    write_events(tables, [event(1, None, "i1", 1)])
+    with pytest.raises(DataError, match=r"no purchase at .* has a customer"):
+        build_examples.run(settings, spark)
+    write_events(tables, BASE)
+    with pytest.raises(DataError, match=r"before 2023-12-31 .* the first one is of 2024-01-01"):
+        build_examples.run(settings_for(tmp_path / "tables", test_from="2024-01-15"), spark)
+    wrong = tables.read("events").withColumn("time", tables.read("events")["time"].cast("string")).drop("kind")
+    tables.write("events", wrong, mode="overwrite", job="ingest", inputs={"wrong": 1})
+    with pytest.raises(SchemaError, match=r"'kind' must be string, it is missing; column 'time' must be timestamp, it"):
+        build_examples.run(settings, spark)
+
+
+def test_a_damaged_vocabulary_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "tables")
+    tables = Tables(spark, settings.tables.root)
+    write_events(tables, BASE)
+    damaged = spark.createDataFrame([(1, "u1"), (1, "u2")], "index bigint, id string")
+    tables.write("vocabulary_users", damaged, mode="append", job="build_examples", inputs={})
+    with pytest.raises(DataError, match=r"'vocabulary_users' .* once each; it has 1 indices that stand twice"):
+        build_examples.run(settings, spark)
+
+
+def test_the_default_cut_is_the_last_tenth(spark: SparkSession) -> None:
+    lines = spark.createDataFrame([("u", START), ("u", START + timedelta(days=100))], "user_id string, time timestamp")
+    settings = Settings.model_validate({"examples": {"validation_days": 20}})
+    cuts = build_examples._cuts(lines, settings.examples, "here")
+    assert (cuts.test - START, cuts.validation - START) == (timedelta(days=90), timedelta(days=70))

@@ -1,0 +1,58 @@
+"""The simulated shop's raw table: made once, read by ingest under its own rules, dirt counted where it was planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import ingest, simulate
+from jobs.settings import Settings
+from jobs.tables import Tables
+from spark_udfs import shop
+from training.errors import TableError
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("simulate") / "tables"
+    size = {"users": 120, "items": 60, "days": 60, "orders_per_user": 5.0, "tastes": 4}
+    return Settings.model_validate({"tables": {"root": str(root)}, "shop": size})
+
+
+@pytest.fixture(scope="module")
+def simulated(spark: SparkSession, settings: Settings) -> dict[str, Any]:
+    return simulate.run(settings, spark)
+
+
+def test_a_second_run_changes_nothing(spark: SparkSession, settings: Settings, simulated: dict[str, Any]) -> None:
+    assert simulated["path"] == str(Path(settings.tables.root).parent / "raw" / "order_lines")
+    assert simulate.run(settings, spark) == simulated | {"up_to_date": True}
+
+
+def test_ingest_finds_what_was_planted(spark: SparkSession, settings: Settings, simulated: dict[str, Any]) -> None:
+    found = ingest.run(settings, spark)["dispositions"]
+    assert sum(found.values()) == simulated["rows"]
+    users = spark.range(settings.shop.users).withColumnRenamed("id", "user")
+    planted = shop.planted_lines(users, settings.shop).groupBy("dirt").count().collect()
+    dirt = {row["dirt"]: row["count"] for row in planted}
+    reasons = {
+        "negative_quantity": "quantity_not_positive",
+        "future": "future_time",
+        "bad_price": "unreadable_price",
+        "no_item": "missing_item_id",
+    }
+    for name, reason in reasons.items():
+        assert found.get(reason, 0) == dirt.get(name, 0), name
+    assert found["return"] == dirt["cancelled"] // 2
+    # A customer may order one item twice in an order, in rows that are equal by chance.
+    assert found["duplicate"] >= dirt["duplicate"] // 2
+    assert Tables(spark, settings.tables.root).read("events").where("arrival_time > time").count() > 0
+
+
+def test_ingest_says_what_to_run_first(spark: SparkSession, tmp_path: Path) -> None:
+    settings = Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}})
+    with pytest.raises(TableError, match=r"'order_lines' does not exist .* run `millrace simulate` first"):
+        ingest.run(settings, spark)
