@@ -1,0 +1,121 @@
+"""The evaluation of a small shop: protocols, files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import evaluate
+from jobs.settings import Settings
+from jobs.tables import Tables
+from tests.jobs.small_shop import small_shop
+from tests.spark_udfs.bundles import two_tower_bundle
+from training.errors import BundleError, TableError
+
+MODELS = ["millrace", "popularity", "recent_popularity", "item_item", "als"]
+
+
+@pytest.fixture(scope="module")
+def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return small_shop(spark, tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def result(settings: Settings, spark: SparkSession) -> dict:
+    return evaluate.run(settings, spark)
+
+
+def test_every_model_is_judged_by_both_protocols(result: dict) -> None:
+    assert list(result["protocols"]) == ["new", "any"]
+    for protocol in result["protocols"].values():
+        assert list(protocol["models"]) == MODELS
+        assert list(protocol["differences"]) == MODELS[1:]
+        for metrics in protocol["models"].values():
+            recall = metrics["recall_at_5"]
+            assert 0 <= recall["low"] <= recall["value"] <= recall["high"] <= 1
+            assert set(metrics["coverage_at_3"]) == {"value"}
+            assert metrics["novelty_at_5"]["value"] > 0
+    new, every = (result["protocols"][name] for name in ("new", "any"))
+    assert 0 < new["users"] <= every["users"] <= 40
+
+
+def test_users_and_popularity_agree_with_a_plain_count(result: dict, settings: Settings, spark: SparkSession) -> None:
+    tables = Tables(spark, settings.tables.root)
+    queries = tables.read("queries").where("split = 'test'").collect()
+    counts = {row["item"]: row["user_count"] for row in tables.read("catalogue").where("split = 'test'").collect()}
+    order = sorted(counts, key=lambda item: (-counts[item], item))
+    for protocol, masked in (("new", True), ("any", False)):
+        recalls = []
+        for row in queries:
+            truth = set(row["truth"]) - (set(row["seen"]) if masked else set())
+            top = [item for item in order if not masked or item not in row["seen"]][:5]
+            recalls += [len(truth & set(top)) / len(truth)] if truth else []
+        judged = result["protocols"][protocol]
+        assert judged["users"] == len(recalls)
+        assert judged["models"]["popularity"]["recall_at_5"]["value"] == pytest.approx(sum(recalls) / len(recalls))
+
+
+def test_item_item_finds_the_planted_halves(result: dict) -> None:
+    models = result["protocols"]["new"]["models"]
+    assert models["item_item"]["recall_at_5"]["value"] > models["popularity"]["recall_at_5"]["value"]
+
+
+def test_examples_and_deciles_are_there_to_look_at(result: dict) -> None:
+    assert len(result["examples"]) == 10
+    for example in result["examples"]:
+        assert example["user_id"].startswith("user ")
+        assert all(name.startswith("the item ") for name in example["bought"] + example["recommended"])
+        assert len(example["recommended"]) == 5
+        assert not set(example["recommended"]) & set(example["bought"])
+    deciles = result["popularity_of_recommended"]
+    assert list(map(len, (deciles["bought"], *deciles["recommended"].values()))) == [10] * 6
+    assert set(deciles["recommended"]) == set(MODELS)
+
+
+def test_it_is_written_and_a_second_run_changes_nothing(result: dict, settings: Settings, spark: SparkSession) -> None:
+    file = Path(settings.run_dir) / "evaluation.json"
+    written = file.read_text()
+    assert json.loads(written) == json.loads(json.dumps(result))
+    assert result["bundle"].startswith("two_tower-")
+    assert result["test_from"] == "2025-02-20T00:00:00+00:00"
+    assert result["ks"] == [3, 5]
+    assert evaluate.run(settings, spark) == json.loads(written)
+    assert file.read_text() == written
+
+
+def test_the_main_k_is_20_or_the_largest() -> None:
+    assert evaluate.main_k((5, 20, 50)) == 20
+    assert evaluate.main_k((3, 5)) == 5
+
+
+def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = small_shop(spark, tmp_path)
+    later = {"build": {"cuts": {"test": "2025-03-01T00:00:00+00:00"}}}
+    bundle = two_tower_bundle(tmp_path / "run" / "bundles", users=41, items=31, provenance=later)
+    (tmp_path / "run" / "latest.json").write_text(json.dumps({"bundle": bundle.name}))
+    with pytest.raises(BundleError, match=r"trained on events up to 2025-03-01.*the test split begins at 2025-02-20"):
+        evaluate.run(settings, spark)
+
+
+def test_examples_of_unknown_making_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    tables.write("examples", spark.range(1), mode="overwrite", job="somebody", inputs={})
+    with pytest.raises(TableError, match=r"'examples' at .* has no 'millrace.build'; run `millrace build-examples`"):
+        evaluate.last_build(tables)
+
+
+def test_no_bundle_and_nobody_to_judge_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = small_shop(spark, tmp_path)
+    tables = Tables(spark, settings.tables.root)
+    spark.sql(f"DELETE FROM delta.`{tables.path('queries')}` WHERE size(truth) > 0")
+    build = evaluate.last_build(tables)
+    build["versions"]["queries"] = tables.version("queries")
+    tables.describe("examples", {"millrace.build": json.dumps(build)})
+    with pytest.raises(TableError, match=r"no user who bought a known item after the cut \(2025-02-20T00:00:00"):
+        evaluate.run(settings, spark)
+    (tmp_path / "run" / "latest.json").unlink()
+    with pytest.raises(BundleError, match="there is no bundle in"):
+        evaluate.run(settings, spark)

@@ -1,0 +1,138 @@
+"""Feedback on hand-made recommendations: from events, from given rows, twice."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs import ingest_feedback
+from jobs.settings import Settings
+from jobs.tables import Tables
+from training.errors import DataError, TableError, TooManyBadRows
+
+FIRST, SECOND = datetime(2025, 3, 1), datetime(2025, 3, 8)
+SHOWN = (
+    "user_id string, user bigint, rank int, item_id string, item bigint, score float, fallback boolean, "
+    "bundle string, moment timestamp"
+)
+OUTCOMES = "user_id string, item_id string, outcome string, outcome_time timestamp, bundle string"
+
+
+def at(days: float) -> datetime:
+    return FIRST + timedelta(days=days)
+
+
+@pytest.fixture
+def settings(spark: SparkSession, tmp_path: Path) -> Settings:
+    """Two moments: `a` and `b` shown to u and v at the first, `a` again to u at the second."""
+    tables = Tables(spark, str(tmp_path / "tables"))
+    rows = [
+        (user, 1, rank, item, rank, 0.5, False, "b1", FIRST) for user in "uv" for rank, item in ((1, "a"), (2, "b"))
+    ]
+    rows.append(("u", 1, 1, "a", 1, 0.5, False, "b2", SECOND))
+    tables.write("recommendations", spark.createDataFrame(rows, SHOWN), mode="overwrite", job="score", inputs={})
+    events = [
+        ("u", "a", "purchase", at(9)),
+        ("u", "b", "view", at(1)),
+        ("v", "z", "purchase", at(1)),
+        ("v", "a", "purchase", at(-1)),
+        ("v", "b", "purchase", at(20)),
+        (None, "b", "purchase", at(1)),
+    ]
+    event_rows = spark.createDataFrame(events, "user_id string, item_id string, kind string, time timestamp")
+    tables.write("events", event_rows, mode="overwrite", job="ingest", inputs={})
+    return Settings(tables={"root": str(tmp_path / "tables")}, run_dir=str(tmp_path / "run"))
+
+
+def of(settings: Settings, moment: datetime | None, **feedback: Any) -> Settings:
+    return Settings(**(settings.model_dump() | {"feedback": {"moment": moment, **feedback}}))
+
+
+def feedback(spark: SparkSession, settings: Settings) -> dict[tuple[str, str, str], tuple[str, Any]]:
+    rows = Tables(spark, settings.tables.root).read("feedback").collect()
+    return {(r["user_id"], r["item_id"], r["bundle"]): (r["outcome"], r["outcome_time"]) for r in rows}
+
+
+def given(spark: SparkSession, *rows: tuple[Any, ...]) -> DataFrame:
+    return spark.createDataFrame(list(rows), OUTCOMES)
+
+
+def test_events_are_attributed_to_the_first_showing(spark: SparkSession, settings: Settings) -> None:
+    summary = ingest_feedback.run(of(settings, FIRST), spark)
+    assert feedback(spark, settings) == {
+        ("u", "a", "b1"): ("purchased", at(9)),
+        ("u", "b", "b1"): ("viewed", at(1)),
+        ("v", "a", "b1"): ("ignored", None),
+        ("v", "b", "b1"): ("ignored", None),
+    }
+    counts = {name: summary[name] for name in ("shown", "purchased", "viewed", "ignored", "unmatched")}
+    assert counts == {"shown": 4, "purchased": 1, "viewed": 1, "ignored": 2, "unmatched": 2}
+    # The second showing gets nothing: the purchase belongs to the first. By default the latest moment is taken.
+    assert ingest_feedback.run(settings, spark)["moment"] == "2025-03-08 00:00:00"
+    assert feedback(spark, settings)["u", "a", "b2"] == ("ignored", None)
+    assert len(feedback(spark, settings)) == 5
+
+
+def test_a_shorter_window_lets_go(spark: SparkSession, settings: Settings) -> None:
+    summary = ingest_feedback.run(of(settings, FIRST, window_days=5), spark)
+    assert (summary["purchased"], summary["viewed"], summary["unmatched"]) == (0, 1, 2)
+
+
+def test_a_second_run_changes_nothing_and_new_events_replace_the_rows(spark: SparkSession, settings: Settings) -> None:
+    first = ingest_feedback.run(of(settings, FIRST), spark)
+    again = ingest_feedback.run(of(settings, FIRST), spark)
+    assert (first.pop("up_to_date"), again.pop("up_to_date")) == (False, True)
+    assert again == first
+    tables = Tables(spark, settings.tables.root)
+    assert tables.version("feedback") == first["version"]
+    more = spark.createDataFrame([("v", "a", "purchase", at(3))], tables.read("events").schema)
+    tables.write("events", more, mode="append", job="ingest", inputs={"more": 1})
+    assert ingest_feedback.run(of(settings, FIRST), spark)["purchased"] == 2
+    assert len(feedback(spark, settings)) == 4
+
+
+def test_given_outcomes_are_checked_and_bad_ones_set_aside(spark: SparkSession, settings: Settings) -> None:
+    good = [("u", "a", "purchased", at(1), "b1"), ("v", "b", "ignored", None, None)]
+    bad = [("u", None, "viewed", at(1), None), ("u", "a", "viewed", at(1), "b7"), ("v", "a", "viewed", at(-2), None)]
+    lenient = Settings(
+        **(of(settings, FIRST).model_dump() | {"tables": settings.tables.model_copy(update={"quarantine_limit": 0.7})})
+    )
+    summary = ingest_feedback.run(lenient, spark, given(spark, *good, *bad))
+    assert summary["purchased"] == 1
+    assert summary["quarantined"] == {"null key": 1, "outcome before shown": 1, "unknown bundle": 1}
+    tables = Tables(spark, settings.tables.root)
+    aside = {(row["source"], row["reason"]) for row in tables.read("quarantine").collect()}
+    assert aside == {("outcomes", reason) for reason in summary["quarantined"]}
+    assert ingest_feedback.run(lenient, spark, given(spark, *bad, *good))["up_to_date"]  # whatever their order
+    assert tables.read("quarantine").count() == 3
+
+
+def test_too_many_bad_rows_stop_the_job(spark: SparkSession, settings: Settings) -> None:
+    rows = given(spark, ("u", "a", "liked", at(1), None), ("u", "b", "viewed", at(1), None))
+    with pytest.raises(
+        TooManyBadRows, match=r"1 of 2 outcomes are bad, over tables\.quarantine_limit 0\.05: unknown outcome: 1"
+    ):
+        ingest_feedback.run(of(settings, FIRST), spark, rows)
+    assert not Tables(spark, settings.tables.root).exists("feedback")
+
+
+def test_no_outcomes_are_refused(spark: SparkSession, settings: Settings) -> None:
+    with pytest.raises(DataError, match="outcomes must hold at least one row; got 0"):
+        ingest_feedback.run(of(settings, FIRST), spark, given(spark).where("false"))
+
+
+def test_a_moment_without_recommendations_is_refused(spark: SparkSession, settings: Settings) -> None:
+    with pytest.raises(
+        TableError, match=r"no rows of feedback\.moment 2025-03-02 00:00:00; it has .*2025-03-01 00:00:00, 2025"
+    ):
+        ingest_feedback.run(of(settings, datetime(2025, 3, 2)), spark)
+    tables = Tables(spark, settings.tables.root)
+    spark.sql(f"DELETE FROM delta.`{tables.path('recommendations')}`")
+    with pytest.raises(TableError, match=r"'recommendations' at .* is empty; run `millrace score`"):
+        ingest_feedback.run(settings, spark)
+    with pytest.raises(TableError, match="table 'recommendations' does not exist"):
+        ingest_feedback.run(Settings(tables={"root": str(Path(settings.run_dir) / "none")}), spark)

@@ -1,0 +1,102 @@
+"""Scoring a small shop: who gets what, and that a second run changes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import Row, SparkSession
+
+from jobs import score
+from jobs.settings import Settings
+from jobs.tables import Tables
+from tests.jobs.small_shop import ITEMS, LOOKER, NEW_ITEM, NEWCOMER, USERS, small_shop
+from training.errors import BundleError, TableError
+
+
+@pytest.fixture(scope="module")
+def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return small_shop(spark, tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def summary(settings: Settings, spark: SparkSession) -> dict:
+    return score.run(settings, spark)
+
+
+@pytest.fixture(scope="module")
+def rows(summary: dict, settings: Settings, spark: SparkSession) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in Tables(spark, settings.tables.root).read("recommendations").orderBy("user_id", "rank").collect():
+        found.setdefault(row["user_id"], []).append(row)
+    return found
+
+
+def test_everybody_gets_k_rows_that_name_bundle_and_moment(summary: dict, rows: dict[str, list[Row]]) -> None:
+    assert set(rows) == {*(f"user {user}" for user in range(USERS)), LOOKER, NEWCOMER}
+    for of_user in rows.values():
+        assert [row["rank"] for row in of_user] == [1, 2, 3, 4]
+        assert {row["bundle"] for row in of_user} == {summary["bundle"]}
+        assert len({row["item_id"] for row in of_user}) == 4
+        scores = [row["score"] for row in of_user]
+        assert scores == sorted(scores, reverse=True)
+    assert summary["rows"] == 4 * (USERS + 2)
+
+
+def test_counts_say_who_is_cold_and_what_is_unknown(summary: dict, rows: dict[str, list[Row]]) -> None:
+    assert (summary["users"], summary["cold_users"], summary["unknown_users"]) == (USERS + 2, 1, 2)
+    assert summary["unknown_ids"] == 1  # the new item's purchase
+    assert summary["fallback_rows"] == 4
+    assert {user for user, of_user in rows.items() if of_user[0]["fallback"]} == {LOOKER}
+    assert {user for user, of_user in rows.items() if of_user[0]["user"] == 0} == {LOOKER, NEWCOMER}
+    assert NEW_ITEM not in {row["item_id"] for of_user in rows.values() for row in of_user}
+
+
+def test_nobody_is_shown_what_they_have(rows: dict[str, list[Row]], settings: Settings, spark: SparkSession) -> None:
+    events = Tables(spark, settings.tables.root).read("events").where("kind = 'purchase'").collect()
+    bought = {(row["user_id"], row["item_id"]) for row in events}
+    assert not bought & {(row["user_id"], row["item_id"]) for of_user in rows.values() for row in of_user}
+
+
+def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: SparkSession) -> None:
+    again = score.run(settings, spark)
+    assert again.pop("up_to_date")
+    assert {name: summary[name] for name in again} == again
+    assert Tables(spark, settings.tables.root).version("recommendations") == summary["version"]
+
+
+def test_another_moment_adds_rows_and_looks_no_further(summary: dict, settings: Settings, spark: SparkSession) -> None:
+    scoring = {"k": ITEMS, "exclude_seen": False, "cold_users": "skip", "moment": datetime(2025, 2, 1)}
+    earlier = Settings(**(settings.model_dump() | {"scoring": scoring}))
+    before = score.run(earlier, spark)
+    assert before["moment"] == "2025-02-01T00:00:00+00:00"
+    assert (before["cold_users"], before["fallback_rows"]) == (2, 0)  # the newcomer has not come yet
+    held = Tables(spark, settings.tables.root).read("recommendations").groupBy("moment").count().collect()
+    assert sorted(row["count"] for row in held) == sorted([summary["rows"], before["rows"]])
+    replaced = score.run(Settings(**(earlier.model_dump() | {"scoring": scoring | {"k": 2}})), spark)
+    assert replaced["rows"] == 2 * USERS
+    held = Tables(spark, settings.tables.root).read("recommendations").count()
+    assert held == summary["rows"] + replaced["rows"]
+
+
+def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: SparkSession) -> None:
+    too_early = Settings(**(settings.model_dump() | {"scoring": {"moment": datetime(2024, 1, 1)}}))
+    with pytest.raises(
+        TableError, match=r"before scoring\.moment 2024-01-01T00:00:00\+00:00; the first is of 2025-01-0"
+    ):
+        score.run(too_early, spark)
+
+
+def test_no_purchases_no_tables_and_no_bundle_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = small_shop(spark, tmp_path)
+    tables = Tables(spark, settings.tables.root)
+    spark.sql(f"DELETE FROM delta.`{tables.path('events')}`")
+    with pytest.raises(TableError, match="has no purchase of a known user; run `millrace ingest`"):
+        score.run(settings, spark)
+    nowhere = Settings(**(settings.model_dump() | {"tables": {"root": str(tmp_path / "nowhere")}}))
+    with pytest.raises(TableError, match=r"table 'events' does not exist at .*nowhere"):
+        score.run(nowhere, spark)
+    (tmp_path / "run" / "latest.json").unlink()
+    with pytest.raises(BundleError, match="there is no bundle in"):
+        score.run(settings, spark)
