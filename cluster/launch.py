@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import LaunchError
 from cluster.processes import Rank, RankLostError, supervise, to_stderr
 from cluster.rank import ONE_PROCESS, resolve, run_function, write_json
 from cluster.sizes import threads_per_rank
+
+if TYPE_CHECKING:
+    from cluster.spark_ranks import Lines
 
 Log = Callable[[str], None]
 Launcher = Literal["local", "spark", "barrier"]
@@ -172,9 +175,13 @@ def rendezvous(address: str, hosts: Sequence[tuple[str, int]]) -> Iterator[list[
         thread.join()
 
 
-def _horovod_spark_run(function: Callable[[], Any], ranks: int, env: dict[str, str], start_timeout_s: int) -> list[Any]:
+def _horovod_spark_run(
+    function: Callable[[], Any], ranks: int, env: dict[str, str], start_timeout_s: int, lines: Lines
+) -> list[Any]:
     """`horovod.spark.run`, which starts ranks in the tasks of a Spark job; results in rank order."""
     import horovod.spark
 
-    results: list[Any] = horovod.spark.run(function, num_proc=ranks, env=env, start_timeout=start_timeout_s, verbose=0)
+    results: list[Any] = horovod.spark.run(
+        function, num_proc=ranks, env=env, start_timeout=start_timeout_s, stdout=lines, stderr=lines, verbose=0
+    )
     return results

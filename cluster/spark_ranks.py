@@ -15,6 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from cluster.errors import LaunchError
 from cluster.processes import (
     GRACE_S,
     START_S,
+    TAIL_LINES,
     Failure,
     Rank,
     RankLostError,
@@ -219,9 +221,10 @@ def _interface(address: str) -> dict[str, str]:
 # --- horovod.spark.run
 
 
-def run_horovod_spark(
-    job: Job, run: Callable[[Callable[[], Any], int, dict[str, str], int], list[Any]]
-) -> dict[str, Any]:
+HorovodSparkRun = Callable[[Callable[[], Any], int, dict[str, str], int, "Lines"], list[Any]]
+
+
+def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     """Run the ranks through `horovod.spark.run`, given as `run`, in the active session.
 
     Raises:
@@ -232,13 +235,15 @@ def run_horovod_spark(
     _session()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     env = {**rank_env(job.ranks, job.stall_s), **job.env}
+    lines = Lines(job.log)
     try:
-        ended = run(partial(_horovod_rank, job.target, job.spec), job.ranks, env, int(START_S))
+        ended = run(partial(_horovod_rank, job.target, job.spec), job.ranks, env, int(START_S), lines)
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
+        last = "".join(f"\n    {line}" for line in lines.tail)
         raise RankLostError(
-            f"horovod.spark could not run {job.ranks} ranks: {first}; see the executors' logs. It needs {job.ranks} "
-            "free task slots and a classic cluster (no Spark Connect); training.launcher=barrier needs no RDDs"
+            f"horovod.spark could not run {job.ranks} ranks to their end: {' '.join(str(error).split())}. It needs "
+            f"{job.ranks} free task slots and a classic cluster (no Spark Connect); training.launcher=barrier needs no "
+            f"RDDs. The ranks' last lines:{last or ' none'}"
         ) from error
     return _answer(
         [
@@ -248,5 +253,30 @@ def run_horovod_spark(
     )
 
 
+class Lines:
+    """A stream that passes on whole lines and keeps the last ones; Horovod has put the rank in front of each."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log, self._rest = log, ""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def write(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self.tail.append(line)
+            self._log(line)
+
+    def flush(self) -> None:
+        """Nothing is held back but a line's beginning."""
+
+    def close(self) -> None:
+        """The stream belongs to the launch, not to the rank that ends."""
+
+
 def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
-    return run_rank(target, json.loads(spec), lambda: None)
+    ended = run_rank(target, json.loads(spec), lambda: None)
+    if "error" in ended and ended["error"]["stalled"]:
+        # Horovod ends ranks that still run only where another ends badly, and then gives back no results.
+        print(ended["error"]["message"], file=sys.stderr, flush=True)
+        os._exit(1)
+    return ended

@@ -39,11 +39,9 @@ class RowwiseAdagrad(torch.optim.Optimizer):
         if not state:
             state["sum"] = torch.zeros(parameter.shape[0], device=parameter.device)
         rows, values = gradient._indices()[0], gradient._values()
-        total = state["sum"].index_select(0, rows).add_(values.square().mean(1))
-        state["sum"].index_copy_(0, rows, total)
-        factor = total.sqrt_().add_(eps).reciprocal_().mul_(-lr)
-        updated = torch.addcmul(parameter.index_select(0, rows), values, factor.unsqueeze(1))
-        parameter.index_copy_(0, rows, updated)
+        state["sum"].index_add_(0, rows, values.square().mean(1))  # rows are unique: nothing adds up in a random order
+        factor = state["sum"].index_select(0, rows).sqrt_().add_(eps).reciprocal_().mul_(-lr)
+        parameter.index_add_(0, rows, values * factor.unsqueeze(1))
 
 
 class OptimizerSettings(Protocol):

@@ -216,7 +216,7 @@ def _fill(part: _Part, piece: Tensor) -> None:
         table.copy_(gradient)
         return
     rows = gradient._indices()[0]
-    table.index_copy_(0, rows, gradient._values())
+    table.index_add_(0, rows, gradient._values())
     if part.rows:
         piece[size:].index_fill_(0, rows, 1.0)
 
@@ -242,7 +242,7 @@ def _add_rows(contributions: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
     total = contributions[0][1].new_zeros(union.numel(), *contributions[0][1].shape[1:])
     for rows, values in contributions:
         place = torch.searchsorted(union, rows)
-        total.index_copy_(0, place, total.index_select(0, place).add_(values))
+        total.index_add_(0, place, values)
     return union, total
 
 

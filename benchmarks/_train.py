@@ -1,0 +1,38 @@
+"""What the trainer's benchmarks share: one thread a rank, middle times, the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def arguments(*defaults: float) -> list[int]:
+    """Whole numbers from the command line; those that are not given are the defaults."""
+    return [int(float(given)) for given in [*sys.argv[1:], *[str(d) for d in defaults][len(sys.argv) - 1 :]]]
+
+
+def middle_ms(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Middle milliseconds of each call, called in turn, after one call each that is not counted."""
+    for call in calls.values():
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            taken[name].append(1e3 * (time.perf_counter() - started))
+    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
+
+
+def report(name: str, ratio: float, goal: float, unit: str, detail: dict[str, Any]) -> None:
+    """The last line."""
+    print(json.dumps({"name": name, "ratio": round(ratio, 3), "goal": goal, "unit": unit, "detail": detail}))

@@ -1,0 +1,61 @@
+"""Ranks as Spark tasks: the same answers and the same verdicts as local ranks."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import SparkSession
+
+from cluster.errors import LaunchError
+from cluster.launch import launch
+from cluster.processes import RankLostError
+from cluster.spark_ranks import Lines, rank_order
+
+HERE = "tests.cluster.targets"
+
+
+def test_barrier_ranks_meet(spark: SparkSession) -> None:
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="barrier", timeout_s=120)
+    assert (result["total"], result["size"]) == (3.0, 2)
+
+
+def test_the_rank_that_failed_first_is_named(spark: SparkSession) -> None:
+    with pytest.raises(LaunchError) as caught:
+        launch(f"{HERE}:fail_knowingly", {"rank": 1}, ranks=2, launcher="barrier", timeout_s=120)
+    assert str(caught.value) == "rank 1 of 2 failed: column 'price' must not be negative; got -3; drop the row"
+
+
+def test_a_silent_rank_is_stopped_and_named(spark: SparkSession) -> None:
+    with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; .*in sleeping.*'the planted sum'"):
+        launch(f"{HERE}:sleeping", {"rank": 1}, ranks=2, launcher="barrier", stall_s=1.0, timeout_s=120)
+
+
+@pytest.mark.slow
+def test_horovod_spark_ranks_meet(spark: SparkSession) -> None:
+    lines: list[str] = []
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", log=lines.append)
+    assert (result["total"], result["size"]) == (3.0, 2)
+    assert sorted(line for line in lines if "hello" in line) == [
+        "[0]<stdout>:hello from rank 0",
+        "[1]<stdout>:hello from rank 1",
+    ]
+
+
+def test_no_session_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    for launcher in ("barrier", "spark"):
+        with pytest.raises(LaunchError, match="needs an active session; there is none"):
+            launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher=launcher)  # type: ignore[arg-type]
+
+
+def test_a_hosts_ranks_follow_each_other() -> None:
+    order, hosts = rank_order(["b", "a", "b", "c", "a"])
+    assert order == [0, 2, 1, 4, 3]
+    assert hosts == [("b", 2), ("a", 2), ("c", 1)]
+
+
+def test_lines_are_passed_on_whole() -> None:
+    passed: list[str] = []
+    lines = Lines(passed.append)
+    for text in ("[0]<stdout>:he", "llo\n[1]<stdout>:", "you\n"):
+        lines.write(text)
+    assert passed == ["[0]<stdout>:hello", "[1]<stdout>:you"]
