@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs import build_examples, evaluate, ingest, report, score, simulate, train, tune
+from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
 from jobs.console import CONSOLE, say, show_table
 from jobs.settings import Settings, load_settings
 from jobs.tables import open_session
@@ -66,8 +66,6 @@ def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
     evaluation = stages.run("evaluate", lambda: evaluate.run(tuned, spark))
     stages.run("score", lambda: score.run(tuned, spark))
     if data is None:
-        from jobs import feedback_round
-
         stages.run("feedback", lambda: feedback_round.run(tuned, spark))
     page = stages.run("report", lambda: report.run(tuned, spark))
     _show_end(tuned, evaluation, stages, page)

@@ -56,8 +56,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark)
     cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
     source = Tables(spark, settings.tables.root)
-    inputs = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
-    inputs |= {name: source.version(name) for name in CLONED}
+    inputs: dict[str, Any] = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
+    inputs["versions"] = {name: source.version(name) for name in CLONED}
     before: dict[str, Any] | None = read_json(settings.run_dir, FEEDBACK)
     if before is not None and before.get("inputs") == inputs:
         say("feedback: up to date; the loop was closed with this bundle")
