@@ -145,7 +145,7 @@ def _ground(tables: Tables, versions: Mapping[str, int | None], cut: datetime, b
                 f"table 'queries' at {tables.path('queries')} has no user who bought a known item after the cut "
                 f"({cut.isoformat()}); set examples.test_from to an earlier moment and run `millrace build-examples`"
             )
-        yield Ground(queries, catalogue, counts, popularity_order(catalogue, "recent_count"), bundle)
+        yield Ground(queries, catalogue, counts, popularity_order(catalogue, "recent_customers"), bundle)
     finally:
         for kept in (queries, catalogue, counts):
             kept.unpersist()
@@ -167,8 +167,8 @@ def _rankers(settings: Settings, ground: Ground) -> dict[str, Ranker]:
     allowed = np.sort(ground.order)
     rankers: dict[str, Ranker] = {
         OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=ground.order),
-        "popularity": partial(popularity, catalogue=catalogue, by="user_count"),
-        "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_count"),
+        "popularity": partial(popularity, catalogue=catalogue, by="customers"),
+        "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_customers"),
     }
     if "item_item" in wanted.baselines:
         with step("evaluate: count item-item neighbours"):

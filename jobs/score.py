@@ -138,7 +138,7 @@ def _rows(
     scoring, items = settings.scoring, read["vocabulary_items"]
     recent_days = settings.examples.recent_days
     sold = features.catalogue(lines, items, read["items"], moment, recent_days, JOB).where("count > 0")
-    order = popularity_order(sold, "recent_count")
+    order = popularity_order(sold, "recent_customers")
     ranked = recommend(
         queries,
         str(bundle),

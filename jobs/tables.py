@@ -45,6 +45,7 @@ MADE_BY = {
 HOUSEKEEPING = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "COMPUTE STATS")
 # They share no base class in Python.
 CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
+HISTORY = 100  # commits looked back for the last change of rows
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -254,8 +255,8 @@ class Tables:
         return DeltaTable.forPath(self.spark, self.path(name))
 
     def _changes(self, name: str) -> Iterator[tuple[int, str | None]]:
-        """(version, user metadata) of the commits that changed rows, newest first."""
-        for row in self._table(name).history().select("version", "operation", "userMetadata").toLocalIterator():
+        """(version, user metadata) of the commits that changed rows, newest first, among the last HISTORY."""
+        for row in self._table(name).history(HISTORY).select("version", "operation", "userMetadata").collect():
             if row["operation"] not in HOUSEKEEPING:
                 yield row["version"], row["userMetadata"]
 

@@ -33,7 +33,7 @@ def popularity_order(catalogue: DataFrame, by: str) -> Ints:
     """Item indices by a count of the catalogue, largest first, ties by index; as many as there are items.
 
     Args:
-        catalogue: item and the column `by` (count, user_count or recent_count).
+        catalogue: item and the column `by` (customers, recent_customers or another count).
         by: the column.
     """
     counts = catalogue.select("item", F.col(by).cast("bigint").alias("by")).toPandas()
@@ -46,7 +46,7 @@ def popularity(queries: DataFrame, catalogue: DataFrame, *, by: str, k: int, exc
 
     Args:
         queries: user, seen.
-        catalogue: item and the column `by`: user_count for all time, recent_count for the last 30 days.
+        catalogue: item and the column `by`: customers for all time, recent_customers for the last 30 days.
         by: the column.
         k: at least 1.
         exclude_seen: leave out each row's `seen`.

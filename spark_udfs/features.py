@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DAY_US = 86_400_000_000
+SALES = ("count", "user_count", "recent_count", "customers", "recent_customers")
 EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "age", "weight", "time", "split")
 
 
@@ -176,8 +177,9 @@ def catalogue(
         split: the name of this cut.
 
     Returns:
-        item, item_id, name, count (all lines), user_count (lines of known customers), recent_count (those of the last
-        `recent_days`), first_sold (null if not sold before), split.
+        item, item_id, name, first_sold (null if not sold before), split, and SALES: count (all lines), user_count (lines
+        of known customers), recent_count (those of the last `recent_days`), customers and recent_customers (distinct
+        ones in the same two).
     """
     recent = F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
     has_user = F.col("user_id").isNotNull()
@@ -188,6 +190,8 @@ def catalogue(
             F.count(F.lit(1)).alias("count"),
             F.count_if(has_user).alias("user_count"),
             F.count_if(has_user & recent).alias("recent_count"),
+            F.countDistinct("user_id").alias("customers"),
+            F.countDistinct(F.when(recent, F.col("user_id"))).alias("recent_customers"),
             F.min("time").alias("first_sold"),
         )
     )
@@ -198,7 +202,7 @@ def catalogue(
         "item",
         "item_id",
         F.coalesce("name", "item_id").alias("name"),
-        *(F.coalesce(name, F.lit(0)).alias(name) for name in ("count", "user_count", "recent_count")),
+        *(F.coalesce(name, F.lit(0)).alias(name) for name in SALES),
         "first_sold",
         F.lit(split).alias("split"),
     )

@@ -116,16 +116,15 @@ def _model(spec: Mapping[str, Any], columns: Schema) -> RetrievalModel:
     from training.models import MODELS
     from training.snapshot import open_snapshot, read_table
 
-    names = ("count", "user_count", "recent_count")
-    catalogue = read_table(open_snapshot(**_place(spec, "catalogue")), ["item", *names])
-    items = torch.from_numpy(catalogue["item"].to_numpy())
+    model_type = MODELS[spec["model"]["name"]]
+    config = {key: value for key, value in spec["model"].items() if key != "name"}
+    catalogue = read_table(open_snapshot(**_place(spec, "catalogue")), ["item", *model_type.FEATURES])
+    items = torch.tensor(catalogue["item"].to_numpy())
     size = columns["target"].size or 1
     features = {
-        name: torch.zeros(size).index_copy(0, items, torch.from_numpy(catalogue[name].to_numpy()).float())
-        for name in names
+        name: torch.zeros(size).index_copy(0, items, torch.tensor(catalogue[name].to_numpy()).float())
+        for name in model_type.FEATURES
     }
-    name, config = spec["model"]["name"], {key: value for key, value in spec["model"].items() if key != "name"}
-    model_type = MODELS[name]
     return model_type(model_type.Config.parse(config), columns, features)
 
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from jobs import build_examples
 from jobs.settings import Settings
 from jobs.tables import Tables
+from spark_udfs.features import SALES
 from training.errors import DataError, SchemaError, TableError
 from training.schema import Schema
 
@@ -90,7 +91,7 @@ def test_tables_have_their_columns(tables: Tables, built: dict[str, Any]) -> Non
     examples |= {"age": "float", "weight": "float", "time": "timestamp", "split": "string"}
     queries = {"user": "bigint", "user_id": "string", "history": ids, "history_age": floats, "seen": ids, "truth": ids}
     catalogue = {"item": "bigint", "item_id": "string", "name": "string", "first_sold": "timestamp", "split": "string"}
-    catalogue |= dict.fromkeys(("count", "user_count", "recent_count"), "bigint")
+    catalogue |= dict.fromkeys(SALES, "bigint")
     for name, columns in (("examples", examples), ("queries", queries), ("catalogue", catalogue)):
         tables.require(tables.read(name), name, columns)
 
