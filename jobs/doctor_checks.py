@@ -205,8 +205,8 @@ def examples_schema(settings: Settings) -> Schema:
     text = snapshot.properties.get("millrace.build")
     if text is None:
         raise TableError(
-            f"table 'examples' at {snapshot.uri} has no property millrace.build, so another job wrote it; "
-            "run `millrace build-examples`"
+            f"table 'examples' at {snapshot.uri} has no property millrace.build: its build did not end, or another "
+            "job wrote it; run `millrace build-examples`"
         )
     return Schema.from_json(json.loads(text)["schema"])
 

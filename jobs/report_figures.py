@@ -278,25 +278,31 @@ def _to_shares(counts: Sequence[float]) -> list[float]:
     return [count / total if total else 0.0 for count in counts]
 
 
-def rounds(names: Sequence[str], rates: Sequence[Metric]) -> go.Figure:
-    """One bar a round: purchases per item shown, with its interval."""
-    figure = _figure(300, y="purchases per item shown")
-    values = [rate["value"] for rate in rates]
+def rounds(rates: Mapping[str, Metric]) -> go.Figure:
+    """One bar a model, in the order given, with its interval.
+
+    Args:
+        rates: {"value", "low", "high"} by name.
+    """
+    names = list(reversed(rates))
+    values = [rates[name]["value"] for name in names]
+    figure = _figure(60 + 44 * len(names))
     figure.add_bar(
-        x=[escape(name) for name in names],
-        y=values,
-        width=0.4,
-        marker={"color": [SKY, *[BLUE] * len(names)][: len(names)]},
-        error_y={
+        y=[escape(name) for name in names],
+        x=values,
+        orientation="h",
+        marker={"color": [BLUE, *[SKY] * len(names)][: len(names)]},
+        error_x={
             "type": "data",
             "symmetric": False,
-            "array": [rate["high"] - rate["value"] for rate in rates],
-            "arrayminus": [rate["value"] - rate["low"] for rate in rates],
+            "array": [rates[name]["high"] - rates[name]["value"] for name in names],
+            "arrayminus": [rates[name]["value"] - rates[name]["low"] for name in names],
             "color": INK,
             "thickness": 1.4,
             "width": 6,
         },
-        hovertemplate="%{x}: %{y:.2%}<extra></extra>",
+        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
     )
-    figure.update_yaxes(tickformat=".1%", rangemode="tozero")
+    figure.update_xaxes(tickformat=".1%", rangemode="tozero", nticks=6)
+    figure.update_yaxes(showgrid=False, ticksuffix="  ")
     return figure

@@ -255,38 +255,46 @@ def _item(name: str, hit: bool) -> str:
 
 
 def feedback_section(feedback: Json | None) -> Section:
-    """What came of the recommendations that were shown; with several rounds, one against the next."""
+    """What came of what was shown; where a simulated shop can say, what each bundle's next lists are worth."""
     title = "Feedback"
     if not feedback:
         return Section("feedback", title, absent("No feedback has come back yet.", "ingest-feedback"))
-    rounds = feedback.get("rounds", [{**feedback, "round": 1}])
-    names = [f"round {entry['round']}" for entry in rounds]
-    rates = [_wilson(entry["purchased"], entry["shown"]) for entry in rounds]
-    columns = ["round", "bundle", "shown", "viewed", "purchased", "purchases per item shown"]
-    rows: list[list[Any]] = [
-        [
-            name,
-            entry.get("bundle", ""),
-            entry["shown"],
-            entry.get("viewed", 0),
-            entry["purchased"],
-            Html(f"{rate['value']:.2%}"),
-        ]
-        for name, entry, rate in zip(names, rounds, rates, strict=True)
-    ]
-    if all("true_value" in entry for entry in rounds):
-        columns.append("expected purchases, true tastes")
-        for row, entry in zip(rows, rounds, strict=True):
-            row.append(float(entry["true_value"]))
+    shown, purchased, viewed = feedback["shown"], feedback["purchased"], feedback.get("viewed", 0)
     words = paragraph(
-        "Recommendations were shown, and what followed came back as feedback that the next examples are built with."
+        f"Of {shown:,} recommendations shown, {viewed:,} were looked at and {purchased:,} bought "
+        f"({_wilson(purchased, shown)['value']:.2%}). The next examples are built with these outcomes."
+    )
+    if not feedback.get("rounds"):
+        return Section("feedback", title, words)
+    return Section("feedback", title, join(words, *_rounds(feedback["rounds"])))
+
+
+def _rounds(rounds: Sequence[Json]) -> tuple[Html, Html]:
+    """A table of the bundles' next lists, and their purchases per item shown."""
+    rates = {entry["name"]: _wilson(entry["purchased"], entry["shown"]) for entry in rounds}
+    rows = [
+        [
+            entry["name"],
+            entry["bundle"],
+            entry["shown"],
+            entry["purchased"],
+            Html(f"{rates[entry['name']]['value']:.2%}"),
+            Html(f"{entry['true_value']:.3f}"),
+        ]
+        for entry in rounds
+    ]
+    columns = ["model", "bundle", "shown", "purchased", "bought of shown", "expected purchases per customer"]
+    best = max(range(len(rounds)), key=lambda at: rounds[at]["true_value"])
+    caption = (
+        "Next lists, of items that a customer had neither bought nor been shown; expected purchases follow "
+        "from the tastes that only a simulated shop knows, and the marked row has most."
     )
     figure = plot(
-        figures.rounds(names, rates),
-        "Purchases per item shown in each round, with 95 % intervals (Wilson): a higher bar is the better round.",
+        figures.rounds(rates),
+        "Share of the items shown that were bought, with 95 % intervals (Wilson): a longer bar is the better model.",
         key="rounds",
     )
-    return Section("feedback", title, join(words, table(columns, rows, marked=len(rows) - 1), figure))
+    return table(columns, rows, marked=best, caption=caption), figure
 
 
 def _wilson(hits: int, shown: int) -> dict[str, float]:

@@ -133,12 +133,18 @@ def record() -> list[dict[str, Any]]:
 
 
 def feedback() -> dict[str, Any]:
-    return {
-        "rounds": [
-            {"round": 1, "bundle": "two_tower-0123456789ab", "shown": 40_000, "viewed": 5210, "purchased": 1432},
-            {"round": 2, "bundle": "two_tower-ba9876543210", "shown": 40_000, "viewed": 5904, "purchased": 1688},
-        ]
-    }
+    names = ("trained before", "trained a week later, without the feedback", "trained a week later, with the feedback")
+    rounds = [
+        {
+            "name": name,
+            "bundle": f"two_tower-{at}",
+            "shown": 40_000,
+            "purchased": 1400 + 150 * at,
+            "true_value": 0.7 + at,
+        }
+        for at, name in enumerate(names)
+    ]
+    return {"shown": 40_000, "ignored": 33_358, "viewed": 5_210, "purchased": 1_432, "rounds": rounds}
 
 
 def leave_run(run_dir: Path) -> None:

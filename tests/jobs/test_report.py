@@ -120,14 +120,14 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
         made(tmp_path)
 
 
-def test_one_round_of_feedback_and_two(tmp_path: Path) -> None:
+def test_feedback_with_and_without_a_comparison(tmp_path: Path) -> None:
     single = {"moment": "2025-01-01", "shown": 200, "viewed": 20, "purchased": 10, "ignored": 170}
-    assert "5.00%" in feedback_section(single).body.text
-    rounds = [{"round": n, "shown": 100, "purchased": n, "true_value": n / 10} for n in (1, 2)]
-    both = feedback_section({"rounds": rounds}).body.text
-    assert "true tastes" in both
-    assert "2.00%" in both
-    assert "0.00%" in feedback_section({"shown": 0, "purchased": 0}).body.text
+    assert "10 bought (5.00%)" in feedback_section(single).body.text
+    rounds = [{"name": f"<{n}>", "bundle": "b", "shown": 100, "purchased": n, "true_value": n / 10} for n in (2, 1)]
+    compared = feedback_section({**single, "rounds": rounds}).body.text
+    assert "<tr class=marked><td>&lt;2&gt;</td>" in compared
+    assert "2.00%" in compared
+    assert "(0.00%)" in feedback_section({"shown": 0, "purchased": 0}).body.text
     write_json(tmp_path, FEEDBACK, single)
     assert made(tmp_path)[1]["sections"] == ["feedback"]
 
