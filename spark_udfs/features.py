@@ -177,9 +177,9 @@ def catalogue(
         split: the name of this cut.
 
     Returns:
-        item, item_id, name, first_sold (null if not sold before), split, and SALES: count (all lines), user_count (lines
-        of known customers), recent_count (those of the last `recent_days`), customers and recent_customers (distinct
-        ones in the same two).
+        item, item_id, name, first_sold (null if not sold before), split, and SALES: count (all lines), user_count
+        (lines of known customers), recent_count (those of the last `recent_days`), customers and recent_customers
+        (distinct ones in the same two).
     """
     recent = F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
     has_user = F.col("user_id").isNotNull()

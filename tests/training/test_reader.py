@@ -164,12 +164,12 @@ def test_types_are_exact(snapshot: Snapshot) -> None:
 
 
 def test_shuffle_mixes_files(snapshot: Snapshot) -> None:
-    """Neighbours come from one file about as often as in a shuffle of the whole table."""
+    """Neighbours come from one file no more often than in a shuffle of the whole table."""
     bounds = np.cumsum([100, 7, 250, 1, 333, 200, 112])
     found = in_order(ranks_epoch(snapshot, ID, world_size=1, shuffle_rows=10_000)[0])
     files = np.searchsorted(bounds, np.array([row[0] for row in found]) - BIG, side="right")
     perfect = float(np.square(np.diff(bounds, prepend=0) / ROWS).sum())
-    assert abs(np.mean(files[1:] == files[:-1]) - perfect) < 0.05
+    assert np.mean(files[1:] == files[:-1]) < perfect + 0.05
 
 
 def test_stats(snapshot: Snapshot) -> None:
