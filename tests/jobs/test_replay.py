@@ -1,0 +1,146 @@
+"""Replay: the same bits from the same record, and a plain answer where that cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from deltalake import DeltaTable, write_deltalake
+
+from jobs import replay, train
+from jobs.artefacts import REPLAY, read_json
+from jobs.settings import Settings, load_settings
+from jobs.tasks import TASKS
+from training.bundle import load_bundle, write_bundle
+from training.errors import BundleError, SnapshotError, TableError, TrainingError
+from training.schema import Schema
+from training.snapshot import open_snapshot
+from training.world import World
+
+DRIFT: dict[str, float] = {"loss": 0.0, "weights": 0.0}
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Stands for a task's: loss and weights are a function of the seed and the pinned rows."""
+    schema, place = Schema.from_json(spec["schema"]), spec["tables"]["examples"]
+    split = {"split": place["splits"]}
+    Path(spec["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
+    (Path(spec["checkpoint_dir"]) / "record.jsonl").touch()
+    snapshot = open_snapshot(place["uri"], place["version"], columns=schema.names, partitions=split)
+    drawn = torch.randn(4, generator=torch.Generator().manual_seed(spec["training"]["seed"] + snapshot.rows))
+    bundle = write_bundle(
+        spec["bundle_dir"],
+        model_name="two_tower",
+        config={key: value for key, value in spec["model"].items() if key != "name"},
+        schema=schema,
+        tensors={"w": drawn + DRIFT["weights"]},
+        provenance=spec["provenance"] | {"examples_fingerprint": snapshot.fingerprint},
+        settings=spec["training"],
+        metrics={"loss": float(drawn.sum()) + DRIFT["loss"]},
+    )
+    summary = {"steps": 1, "epochs": 1, "rows": snapshot.rows, "history": [], "loader": {"rows": snapshot.rows}}
+    return {**summary, "final_loss": float(drawn.sum()), "bundle": bundle.name, "bundle_path": str(bundle.path)}
+
+
+def write_tables(root: Path) -> pa.Table:
+    """Examples, queries and catalogue with as little in them as a snapshot needs; returns the examples."""
+    schema = TASKS["recommend"].schema({"users": 5, "items": 7})
+    rows = {name: pa.array([1, 2]) for name in schema.names} | {"split": pa.array(["train", "validation"])}
+    build = {"versions": {"catalogue": 0, "queries": 0}, "schema": schema.to_json(), "cuts": {}, "inputs": {}}
+    write_deltalake(root / "examples", pa.table(rows), partition_by=["split"])
+    log = root / "examples" / "_delta_log" / f"{0:020}.json"  # delta-rs writes no property that it does not know
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    for action in actions:
+        if "metaData" in action:
+            action["metaData"]["configuration"]["millrace.build"] = json.dumps(build)
+    log.write_text("\n".join(map(json.dumps, actions)))
+    for name in ("catalogue", "queries"):
+        write_deltalake(root / name, pa.table({"item": [1], "split": ["test"]}), partition_by=["split"])
+    return pa.table(rows)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A run folder with a bundle of version 0 of the examples, whose newest version is 1."""
+    monkeypatch.setitem(
+        TASKS, "recommend", dataclasses.replace(TASKS["recommend"], learn="tests.jobs.test_replay:learn")
+    )
+    rows = write_tables(tmp_path / "tables")
+    flags = [f"tables.root={tmp_path}/tables", f"run_dir={tmp_path}/run", "training.ranks=1", "training.seed=7"]
+    settings = load_settings(None, flags)
+    train.run(settings)
+    write_deltalake(tmp_path / "tables" / "examples", rows, mode="append")
+    return settings
+
+
+def examples_of(settings: Settings) -> DeltaTable:
+    return DeltaTable(f"{settings.tables.root}/examples")
+
+
+def test_a_replay_of_the_pinned_version_gives_the_same_bits(trained: Settings) -> None:
+    before = train.latest_bundle(trained.run_dir)
+    other_seed = load_settings(None, [f"run_dir={trained.run_dir}", "training.seed=8", "tables.root=elsewhere"])
+    result = replay.run(other_seed)  # the bundle's settings count, not today's
+    assert result["bundle"] == before.name
+    assert result["loss"]["then"] == result["loss"]["now"]
+    assert result["weights"]["then"] == result["weights"]["now"]
+    assert result["versions"] == {}
+    assert read_json(trained.run_dir, REPLAY) == result
+    assert train.latest_bundle(trained.run_dir) == before
+    assert not (Path(trained.run_dir) / "replay").exists()
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_another_result_is_an_error_with_both(trained: Settings, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setitem(DRIFT, what, 0.5)
+    message = (
+        r"'two_tower-[0-9a-f]{12}' had loss .*, now .*; weights [0-9a-f]{16}, now .* no package of the record changed"
+    )
+    with pytest.raises(TrainingError, match=message):
+        replay.run(trained)
+
+
+def test_a_changed_package_is_the_first_suspect(trained: Settings) -> None:
+    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    held = dict(bundle.provenance["versions"])
+    other = dataclasses.replace(bundle, metrics={"loss": 1e9})
+    with pytest.raises(TrainingError, match=r"Look first at torch was .*, is 9\.9"):
+        replay.compare(bundle, other, held | {"torch": "9.9"})
+
+
+def test_a_vacuumed_version_is_named(trained: Settings) -> None:
+    table = examples_of(trained)
+    table.delete()
+    table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    message = (
+        r"was trained on version 0 of table 'examples', .*/examples, which cannot be read any more: .*before VACUUM"
+    )
+    with pytest.raises(SnapshotError, match=message):
+        replay.run(trained)
+
+
+def test_another_table_at_the_same_place_is_noticed(trained: Settings) -> None:
+    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    provenance = {**bundle.provenance, "examples_fingerprint": "0123456789abcdef"}
+    with pytest.raises(
+        TableError, match=r"fingerprint 0123456789abcdef; version 0 of .*: another table lies there now"
+    ):
+        replay.check_tables(dataclasses.replace(bundle, provenance=provenance))
+
+
+def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
+    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    held = {**bundle.provenance["settings"], "shape": "round"}
+    strange = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
+    with pytest.raises(BundleError, match=r"(?s)carries settings that this version .*round.* wrote it: "):
+        replay.settings_of(strange, trained)
+
+
+def test_there_is_nothing_to_replay(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="run `millrace train` first"):
+        replay.run(load_settings(None, [f"run_dir={tmp_path}"]))
