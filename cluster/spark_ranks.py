@@ -7,16 +7,18 @@ are stopped. A rank's result or failure comes back as a row. Ranks' lines go to 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import socket
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -146,7 +148,7 @@ def rank_order(addresses: Sequence[str]) -> tuple[list[int], list[tuple[str, int
 class _Board:
     """Where tasks leave notes for each other: the rendezvous' key-value store. A store that is gone holds nothing."""
 
-    def __init__(self, slot: dict[str, str]) -> None:
+    def __init__(self, slot: Mapping[str, str]) -> None:
         self._url = f"http://{slot['HOROVOD_GLOO_RENDEZVOUS_ADDR']}:{slot['HOROVOD_GLOO_RENDEZVOUS_PORT']}"
 
     def put(self, note: str) -> None:
@@ -274,9 +276,22 @@ class Lines:
 
 
 def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
+    """A rank in a process of horovod.spark, which itself would wait for ever for one that hangs."""
+    board, ended_well = _Board(os.environ), threading.Event()
+    threading.Thread(target=_leave_with_the_others, args=(board, ended_well), daemon=True).start()
     ended = run_rank(target, json.loads(spec), lambda: None)
-    if "error" in ended and ended["error"]["stalled"]:
-        # Horovod ends ranks that still run only where another ends badly, and then gives back no results.
+    ended_well.set()
+    if "error" in ended:
+        board.put("failed/any")
         print(ended["error"]["message"], file=sys.stderr, flush=True)
-        os._exit(1)
     return ended
+
+
+def _leave_with_the_others(board: _Board, ended: threading.Event) -> None:
+    """End this process, with its stack on stderr, where another rank failed and this one does not come to an end."""
+    while not board.has("failed/any"):
+        if ended.wait(1.0):
+            return
+    if not ended.wait(GRACE_S):
+        faulthandler.dump_traceback()
+        os._exit(1)

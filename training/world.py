@@ -27,7 +27,6 @@ class PeerLostError(TrainingError):
     """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
 
     lost_peer = True  # the launcher looks past this error for the cause
-    stalled = False  # the other rank is still there, and does not come
 
 
 class World:
@@ -149,12 +148,10 @@ class HorovodWorld(World):
             waited = time.perf_counter() - started
             if waited > self._stall_s:
                 self.comm_s += waited
-                stall = PeerLostError(
+                raise PeerLostError(
                     f"rank {self.rank} waited {waited:.1f} s in '{what}' for the other {self.size - 1} ranks, longer "
                     f"than the limit of {self._stall_s:g} s; find out what they do, or raise stall_s"
                 )
-                stall.stalled = True
-                raise stall
             time.sleep(_POLL_S)
         self.comm_s += time.perf_counter() - started
         return self._guard(what, lambda: self._hvd.synchronize(handle))
