@@ -284,7 +284,7 @@ def rounds(rates: Mapping[str, Metric]) -> go.Figure:
     Args:
         rates: {"value", "low", "high"} by name.
     """
-    names = list(reversed(rates))
+    names = list(rates)[::-1]
     values = [rates[name]["value"] for name in names]
     figure = _figure(60 + 44 * len(names))
     figure.add_bar(

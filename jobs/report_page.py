@@ -164,7 +164,7 @@ figure { margin: 1rem 0 0; min-width: 0; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; max-width: 50rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: .6rem 2rem; }
 .plotly-graph-div { width: 100%; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 1rem; margin: 1.6rem 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 265px)); gap: 1rem; margin: 1.6rem 0 0; }
 .tile { background: rgba(255, 255, 255, .08); border-radius: 8px; padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.75rem; line-height: 1.2; font-weight: 650; }
 .tile span { display: block; }
