@@ -140,10 +140,8 @@ def _source(settings: Settings, spark: SparkSession) -> tuple[str, list[Any]]:
         rows = listed.load(path).select("path", "length", "modificationTime").collect()
     except AnalysisException as error:
         raise DataError(f"ingest.path '{path}' does not exist; name a file, a folder or a glob") from error
-    if not rows or not any(row["length"] for row in rows):
-        raise DataError(
-            f"ingest.path '{path}' is empty ({len(rows)} file(s), no bytes); name files that hold order lines"
-        )
+    if not rows:  # files without a byte are not listed
+        raise DataError(f"ingest.path '{path}' is empty; name files that hold order lines")
     return path, sorted([row["path"], row["length"], str(row["modificationTime"])] for row in rows)
 
 

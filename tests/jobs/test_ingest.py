@@ -165,7 +165,7 @@ def test_missing_and_empty_files(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'.*nowhere.csv' does not exist"):
         ingest.run(settings_for(tmp_path, tmp_path / "nowhere.csv"), spark)
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(DataError, match=r"empty.csv' is empty \(1 file"):
+    with pytest.raises(DataError, match=r"empty.csv' is empty; name files"):
         ingest.run(settings_for(tmp_path, tmp_path / "empty.csv"), spark)
     with pytest.raises(DataError, match=r"header.csv' holds a header but no rows"):
         ingest.run(settings_for(tmp_path, write_lines(tmp_path / "header.csv")), spark)
