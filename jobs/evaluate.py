@@ -47,7 +47,7 @@ PROTOCOLS = {
     "any": "any item bought after the cut; nothing is left out",
 }
 EXAMPLES = 10
-SHOWN = ("recall", "ndcg", "mrr", "hit_rate", "map")
+JUDGED, SHOWN = ("recall", "ndcg"), ("mrr", "hit_rate", "map", "coverage", "novelty")
 
 
 @dataclass(frozen=True)
@@ -267,12 +267,11 @@ def _show(result: Mapping[str, Any], k: int) -> None:
     for protocol in result["protocols"].values():
         rows = []
         for name, metrics in protocol["models"].items():
-            stars = protocol["differences"].get(name, {})
-            cells = [_cell(metrics[f"{metric}_at_{k}"], stars.get(f"{metric}_at_{k}")) for metric in SHOWN]
-            spreads = [f"{metrics[f'{metric}_at_{k}']['value']:.3g}" for metric in ("coverage", "novelty")]
-            rows.append((name, *cells, *spreads))
-        title = f"{protocol['what']}: {protocol['users']:,} customers, at {k}, 95 % intervals; * ours differs"
-        show_table(title, ("", *SHOWN, "coverage", "novelty"), rows)
+            differences = protocol["differences"].get(name, {})
+            judged = [_cell(metrics[f"{metric}_at_{k}"], differences.get(f"{metric}_at_{k}")) for metric in JUDGED]
+            rows.append((name, *judged, *(f"{metrics[f'{metric}_at_{k}']['value']:.3f}" for metric in SHOWN)))
+        say(f"{protocol['what']}: {protocol['users']:,} customers, at {k}; 95 % intervals; * ours differs")
+        show_table("", ("", *JUDGED, *(name.removesuffix("_rate") for name in SHOWN)), rows)
 
 
 def _cell(metric: Mapping[str, float], difference: Mapping[str, float] | None) -> str:

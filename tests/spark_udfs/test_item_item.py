@@ -9,7 +9,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import item_item as module
-from spark_udfs.item_item import NeighbourFiles, item_item, neighbours, save_neighbours, sums_of_neighbours
+from spark_udfs.item_item import (
+    NeighbourFiles,
+    item_item,
+    neighbours,
+    pairs_of,
+    save_neighbours,
+    sums_of_neighbours,
+)
 from spark_udfs.top_k import Lists
 
 ALLOWED = np.array([0, 10, 11, 12, 13, 99])
@@ -83,3 +90,8 @@ def test_blocks_within_a_small_memory_bound_give_the_same(monkeypatch: pytest.Mo
     blocks = sums_of_neighbours(seen, items, similarities, may, 5, exclude_seen=True)
     assert blocks[0].tolist() == whole[0].tolist()
     assert blocks[1].tobytes() == whole[1].tobytes()
+
+
+def test_pairs_are_those_within_a_list() -> None:
+    first, second = pairs_of(Lists(np.array([3, 5, 9, 4, 1, 2]), np.array([0, 3, 3, 4, 6])))
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(3, 5), (3, 9), (5, 9), (1, 2)]
