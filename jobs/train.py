@@ -23,7 +23,7 @@ from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle
-from training.errors import BundleError, TableError
+from training.errors import BundleError, SettingsError, TableError
 from training.record import RECORD
 from training.schema import Schema
 from training.snapshot import Snapshot, open_snapshot
@@ -44,7 +44,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: no examples, or a version that is gone.
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
+        SettingsError: training.metric would choose the epoch on the held-out queries.
     """
+    _refuse_to_choose_on_the_test(settings)
     run_dir = Path(settings.run_dir)
     spec = learn_spec(settings, splits=("train", "validation"), validate=True)
     identity = spec_identity(spec)
@@ -62,6 +64,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     _publish(run_dir, identity, spec["checkpoint_dir"], summary)
     say(f"train: loss {summary['final_loss']:.6f} after {summary['steps']:,} steps; bundle {summary['bundle_path']}")
     return summary
+
+
+def _refuse_to_choose_on_the_test(settings: Settings) -> None:
+    if settings.training.metric != "loss":
+        raise SettingsError(
+            f"training.metric must be 'loss' in the train job, got '{settings.training.metric}': the queries after the test "
+            "cut are shown, never chosen on. Find the number of epochs with `millrace tune`, which has its own cut"
+        )
 
 
 def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -> dict[str, Any]:

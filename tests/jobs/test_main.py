@@ -1,0 +1,49 @@
+"""The command line: errors raised on purpose are one message and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.main import EXIT_REFUSED, JOBS, build_app, guarded
+from training.errors import TableError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_error_on_purpose_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise TableError("table 'events' is missing [x]; run ingest")
+
+    with pytest.raises(SystemExit) as stopped:
+        guarded(fail)
+    assert stopped.value.code == EXIT_REFUSED
+    assert "TableError: table 'events' is missing [x]; run ingest" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_any_other_error_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        guarded(lambda: 1 / 0)
+
+
+def test_every_job_has_a_module_with_run() -> None:
+    for name in JOBS:
+        source = (ROOT / "jobs" / f"{name.replace('-', '_')}.py").read_text()
+        assert "\ndef run(settings: Settings, spark: SparkSession | None = None" in source, name
+        assert '\nif __name__ == "__main__":' in source, name
+
+
+def test_every_job_is_a_command() -> None:
+    names = {command.name for command in build_app().registered_commands}
+    assert names == {"demo", *JOBS}
+
+
+def test_a_wrong_flag_ends_with_code_2() -> None:
+    command = [sys.executable, "-m", "jobs.train", "training.epoch=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_REFUSED
+    assert "did you mean 'epochs'?" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,104 @@
+"""The train job: same seed, same loss; a killed run goes on; what is finished is not run twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from jobs import train
+from jobs.settings import Settings
+from training.bundle import load_bundle
+from training.errors import BundleError, SettingsError, TableError
+from training.record import read_record
+
+from .small_shop import small_shop
+
+FIT: dict[str, Any] = {"ranks": 2, "epochs": 2, "batch_size": 64, "checkpoint_every_steps": 2, "seed": 3}
+
+
+def shop(spark: SparkSession, folder: Path, **fit: Any) -> Settings:
+    """The small shop, with a run folder that has no bundle yet."""
+    settings = small_shop(spark, folder, training={**FIT, **fit})
+    return settings.model_copy(update={"run_dir": str(folder / "fresh")})
+
+
+def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(spark: SparkSession, tmp_path: Path) -> None:
+    settings = shop(spark, tmp_path)
+    summary = train.run(settings)
+    bundle = load_bundle(train.latest_bundle(settings.run_dir))
+    assert bundle.name == summary["bundle"]
+    pinned = bundle.provenance["tables"]["examples"]
+    assert pinned["uri"] == f"{settings.tables.root}/examples"
+    assert pinned["splits"] == ["train", "validation"]
+    assert bundle.provenance["settings"]["training"]["seed"] == 3
+    epochs = [line for line in read_record(settings.run_dir) if line["kind"] == "epoch"]
+    assert [line["values"]["loss"] for line in epochs] == [entry["loss"] for entry in summary["history"]]
+    assert 0 <= summary["history"][-1]["recall_at_20"] <= 1
+    assert not list(Path(settings.run_dir, "checkpoints").iterdir())
+
+
+def test_the_same_seed_gives_the_same_loss_and_weights(spark: SparkSession, tmp_path: Path) -> None:
+    first, second = (train.run(shop(spark, tmp_path / name)) for name in ("a", "b"))
+    assert first["final_loss"] == second["final_loss"]
+    other = train.run(shop(spark, tmp_path / "c", seed=4))
+    assert other["final_loss"] != first["final_loss"]
+
+
+def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, monkeypatch: Any) -> None:
+    settings = shop(spark, tmp_path, ranks=1)
+    summary = train.run(settings)
+    monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it trained again"))
+    assert train.run(settings) == summary
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, tmp_path: Path) -> None:
+    unbroken = train.run(shop(spark, tmp_path / "unbroken", epochs=6))
+    settings = shop(spark, tmp_path / "broken", epochs=6)
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "jobs.train", "--settings", str(file)]
+    job = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, start_new_session=True)
+    checkpoints = Path(settings.run_dir, "checkpoints")
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/step-*")) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    assert job.wait(30) == -signal.SIGKILL, "it ended before it could be killed"
+    resumed = train.run(settings)
+    assert resumed["final_loss"] == unbroken["final_loss"]
+    assert [entry["loss"] for entry in resumed["history"]] == [entry["loss"] for entry in unbroken["history"]]
+    assert any(line["kind"] == "resume" for line in read_record(settings.run_dir))
+
+
+def test_examples_of_an_unfinished_build_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = shop(spark, tmp_path)
+    spark.sql(f"ALTER TABLE delta.`{settings.tables.root}/examples` UNSET TBLPROPERTIES ('millrace.build')")
+    with pytest.raises(TableError, match=r"examples' at version \d+ lacks the property millrace.build"):
+        train.run(settings)
+
+
+def test_missing_examples_are_named(tmp_path: Path) -> None:
+    settings = Settings(**{"tables": {"root": str(tmp_path / "tables")}, "run_dir": str(tmp_path / "run")})
+    with pytest.raises(TableError, match="tables/examples"):
+        train.run(settings)
+
+
+def test_the_epoch_is_not_chosen_on_the_test_queries(tmp_path: Path) -> None:
+    settings = Settings(**{"run_dir": str(tmp_path), "training": {"metric": "recall_at_20", "metric_mode": "max"}})
+    with pytest.raises(SettingsError, match=r"must be 'loss' in the train job, got 'recall_at_20'"):
+        train.run(settings)
+
+
+def test_a_run_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"there is no bundle in .*run.*millrace train"):
+        train.latest_bundle(str(tmp_path / "run"))

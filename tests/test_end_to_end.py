@@ -1,0 +1,51 @@
+"""The main job, all stages, on a small shop; then again, changing nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.demo import run_demo
+from jobs.tables import Tables
+
+FLAGS = [
+    "shop.users=150",
+    "shop.items=80",
+    "training.epochs=4",
+    "training.batch_size=256",
+    "tuning.trials=1",
+    "tuning.epochs=1",
+    "evaluation.als_rank=8",
+    "evaluation.als_iterations=3",
+    "evaluation.bootstrap=100",
+]
+STAGES = ["simulate", "ingest", "build_examples", "tune", "train", "evaluate", "score", "feedback", "report"]
+
+
+@pytest.mark.timeout(900)
+def test_the_main_job_end_to_end_and_again(spark: SparkSession, tmp_path: Path) -> None:
+    first = run_demo(None, str(tmp_path), FLAGS)
+    run = tmp_path / "shop" / "run"
+    assert [entry["stage"] for entry in json.loads((run / "stages.json").read_text())] == STAGES
+    recall = {name: figures["recall_at_20"]["value"] for name, figures in first["protocols"]["new"]["models"].items()}
+    assert set(recall) == {"millrace", "popularity", "recent_popularity", "item_item", "als"}
+    assert recall["millrace"] > recall["popularity"], "the planted tastes were not found"
+    tables = Tables(spark, str(tmp_path / "shop" / "tables"))
+    recommended = tables.read("recommendations")
+    assert recommended.where("item_id IS NULL OR bundle IS NULL").isEmpty()
+    assert recommended.groupBy("user_id", "moment", "bundle").count().where("count > 20").isEmpty()
+    rounds = json.loads((run / "feedback.json").read_text())["rounds"]
+    assert [entry["shown"] > 0 for entry in rounds] == [True, True, True]
+    page = (run / "report.html").read_text()
+    assert "<script src=" not in page, "the report must need no network"
+
+    names = ("events", "examples", "queries", "catalogue", "vocabulary_items", "recommendations")
+    versions = {name: tables.version(name) for name in names}
+    bundle = (run / "latest.json").read_text()
+    second = run_demo(None, str(tmp_path), FLAGS)
+    assert {name: tables.version(name) for name in names} == versions
+    assert (run / "latest.json").read_text() == bundle
+    assert second["protocols"] == first["protocols"]
