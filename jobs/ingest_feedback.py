@@ -62,7 +62,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         say(f"feedback on what was shown at {moment} is up to date")
         return dict(read_json(settings.run_dir, FEEDBACK) or _summary(tables, moment, {}, None)) | {"up_to_date": True}
     shown = _shown(every, moment, settings.feedback.window_days).persist()
-    checked = _happened(tables, shown, moment, outcomes)
+    checked = check(_happened(settings, tables, moment) if outcomes is None else outcomes, shown)
     with step(f"feedback on what was shown at {moment}"):
         bad = _quarantine(settings, tables, checked, inputs, outcomes)
         lost = _write(settings, tables, shown, checked.good, moment, inputs)
@@ -78,6 +78,10 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
 def _at(moment: str) -> Column:
     """A moment, written in UTC as all sessions are, as a timestamp."""
     return F.lit(moment).cast("timestamp")
+
+
+def _days(days: float) -> Column:
+    return F.make_dt_interval(secs=F.lit(days * 86_400))
 
 
 def _moment(settings: Settings, tables: Tables, every: DataFrame) -> str:
@@ -103,14 +107,14 @@ def _moment(settings: Settings, tables: Tables, every: DataFrame) -> str:
 
 def _shown(every: DataFrame, moment: str, window_days: float) -> DataFrame:
     """What was shown at the moment, and before it so lately that an outcome may belong to it instead."""
-    earliest = _at(moment) - F.make_dt_interval(secs=F.lit(window_days * 86_400))
-    near = (F.col("moment") <= _at(moment)) & (F.col("moment") > earliest)
+    near = (F.col("moment") <= _at(moment)) & (F.col("moment") > _at(moment) - _days(window_days))
     return every.where(near).select("user_id", "item_id", "rank", "bundle", F.col("moment").alias("shown_at"))
 
 
-def _happened(tables: Tables, shown: DataFrame, moment: str, outcomes: DataFrame | None) -> Checked:
-    given = from_events(tables.read("events"), _at(moment)) if outcomes is None else outcomes
-    return check(given, shown)
+def _happened(settings: Settings, tables: Tables, moment: str) -> DataFrame:
+    """The shop's own events while what was shown could have led to them."""
+    end = _at(moment) + _days(settings.feedback.window_days)
+    return from_events(tables.read("events"), start=_at(moment), end=end)
 
 
 def _quarantine(

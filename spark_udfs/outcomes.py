@@ -31,16 +31,17 @@ class Checked(NamedTuple):
     bad: DataFrame
 
 
-def from_events(events: DataFrame, after: Column) -> DataFrame:
-    """Events of known users as outcomes, from a moment on.
+def from_events(events: DataFrame, *, start: Column, end: Column) -> DataFrame:
+    """Events of known users as outcomes: what happened while what was shown could have led to it.
 
     Args:
         events: user_id, item_id, kind, time.
-        after: a timestamp; events before it cannot be an outcome of what was shown then.
+        start: a timestamp; when things were shown.
+        end: a timestamp; events from here on come too late.
     """
     kind_to_outcome = F.create_map(*[F.lit(part) for pair in OUTCOME_OF_KIND.items() for part in pair])
     return (
-        events.where(F.col("user_id").isNotNull() & (F.col("time") >= after))
+        events.where(F.col("user_id").isNotNull() & (F.col("time") >= start) & (F.col("time") < end))
         .select(
             "user_id",
             "item_id",

@@ -130,8 +130,12 @@ def test_events_become_outcomes(spark: SparkSession) -> None:
             ("u", "a", "return", at(2)),
             (None, "a", "purchase", at(1)),
             ("u", "a", "purchase", at(-1)),
+            ("u", "a", "purchase", at(14)),
         ],
         "user_id string, item_id string, kind string, time timestamp",
     )
-    found = {(row["outcome"], row["outcome_time"]) for row in from_events(events, F.lit(SHOWN_AT)).collect()}
+    found = {
+        (row["outcome"], row["outcome_time"])
+        for row in from_events(events, start=F.lit(SHOWN_AT), end=F.lit(at(14))).collect()
+    }
     assert found == {("purchased", at(1)), ("viewed", at(0))}
