@@ -91,7 +91,7 @@ class TrainingSettings(FitSettings):
     timeout_s: float = Field(3600, gt=0, description="a fit that takes longer is stopped and named")
     restarts: int = Field(1, ge=0, description="times a fit is started again from its checkpoint after a rank is lost")
     reader_workers: int = Field(2, ge=1)
-    shuffle_rows: int = Field(100_000, ge=1, description="rows, over all ranks, that are mixed with each other at a time")
+    shuffle_rows: int = Field(100_000, ge=1, description="rows, over all ranks, that are mixed at a time")
 
 
 class TuningSettings(Section):

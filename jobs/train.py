@@ -69,8 +69,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 def _refuse_to_choose_on_the_test(settings: Settings) -> None:
     if settings.training.metric != "loss":
         raise SettingsError(
-            f"training.metric must be 'loss' in the train job, got '{settings.training.metric}': the queries after the test "
-            "cut are shown, never chosen on. Find the number of epochs with `millrace tune`, which has its own cut"
+            f"training.metric must be 'loss' in the train job, got '{settings.training.metric}': the queries after the "
+            "test cut are shown, never chosen on. Find the number of epochs with `millrace tune`, which has its own cut"
         )
 
 
