@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-CONSOLE = Console(stderr=True, highlight=False)
+PIPED_WIDTH = 120  # columns where there is no terminal to ask: logs and notebooks
+
+CONSOLE = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
 
 
 def say(message: str) -> None:
@@ -38,7 +41,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
         numeric = any(isinstance(row[position], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_shown(value)) for value in row))
     CONSOLE.print(table)

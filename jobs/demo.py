@@ -19,7 +19,6 @@ from jobs.tables import open_session
 from jobs.tune import with_best
 
 PIPELINES = Path(__file__).parent / "pipelines"
-SHOWN_METRICS = ("recall_at_20", "ndcg_at_20", "hit_rate_at_20", "mrr_at_20", "map_at_20")
 
 
 class Stages:
@@ -75,12 +74,7 @@ def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
 def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, page: dict[str, Any]) -> None:
     """What a person wants to know at the end: how good, for whom, where it lies, how long it took."""
     CONSOLE.rule("[bold]the end", align="left")
-    for protocol in evaluation["protocols"].values():
-        rows = [
-            (name, *(_with_interval(metrics[metric]) for metric in SHOWN_METRICS))
-            for name, metrics in protocol["models"].items()
-        ]
-        show_table(f"{protocol['what']} ({protocol['users']:,} customers; 95 % intervals)", ("", *SHOWN_METRICS), rows)
+    evaluate.show(evaluation)
     examples = [
         (example["user_id"], "; ".join(example["bought"][-3:]), "; ".join(example["recommended"][:5]))
         for example in evaluation["examples"]
@@ -92,7 +86,3 @@ def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, pa
     say(f"tables  {settings.tables.root}")
     say(f"bundle  {train.latest_bundle(settings.run_dir)}")
     say(f"report  {page['path']}   (open it in a browser; it needs no server)")
-
-
-def _with_interval(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

@@ -97,7 +97,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     result = {"table": tables.path("queries"), "version": versions["queries"], "bundle": bundle.name} | result
     result |= {"test_from": cut.isoformat(), "ks": list(settings.evaluation.ks), "inputs": inputs}
     write_json(settings.run_dir, EVALUATION, result)
-    _show(result, main_k(settings.evaluation.ks))
+    show(result)
     return result
 
 
@@ -262,8 +262,13 @@ def _examples(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[st
     ]
 
 
-def _show(result: Mapping[str, Any], k: int) -> None:
-    """A table per protocol; a star: ours differs from this model beyond chance."""
+def show(result: Mapping[str, Any]) -> None:
+    """A table per protocol; a star: ours differs from this model beyond chance.
+
+    Args:
+        result: what `run` returns.
+    """
+    k = main_k(tuple(result["ks"]))
     for protocol in result["protocols"].values():
         rows = []
         for name, metrics in protocol["models"].items():
