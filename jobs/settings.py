@@ -9,6 +9,7 @@ A flag is `section.key=value`, its value read as YAML: `training.epochs=3`, `eva
 
 from __future__ import annotations
 
+import difflib
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from training.errors import SettingsError
 from training.fit import FitSettings
+
+DEFAULT_MODEL = "two_tower"
 
 
 class Section(BaseModel):
@@ -161,7 +164,7 @@ class Settings(Section):
     shop: ShopSettings = ShopSettings()
     ingest: IngestSettings = IngestSettings()
     examples: ExampleSettings = ExampleSettings()
-    model: dict[str, Any] = Field(default_factory=lambda: {"name": "two_tower"}, validate_default=True)
+    model: dict[str, Any] = Field(default_factory=lambda: {"name": DEFAULT_MODEL}, validate_default=True)
     training: TrainingSettings = TrainingSettings()
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -182,7 +185,7 @@ class Settings(Section):
     def _model(cls, model: dict[str, Any]) -> dict[str, Any]:
         from training.models import MODELS
 
-        name = model.get("name", "two_tower")
+        name = model.get("name", DEFAULT_MODEL)
         if name not in MODELS:
             raise ValueError(f"model.name is {name!r}; known: {', '.join(sorted(MODELS))}")
         config = {key: value for key, value in model.items() if key != "name"}
@@ -204,7 +207,8 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(item) for item in error.errors()]
+        model = values["model"].get("name", DEFAULT_MODEL) if isinstance(values.get("model"), dict) else DEFAULT_MODEL
+        problems += [_explain(item, model) for item in error.errors()]
     if problems:
         where = f" in {path}" if path is not None else ""
         raise SettingsError(
@@ -249,19 +253,19 @@ def _lay_over(values: dict[str, Any], flag: str) -> str | None:
     return None
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: str) -> str:
     place = ".".join(str(part) for part in item["loc"]) or "settings"
     if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key (value {item['input']!r}); {_did_you_mean(item['loc'])}"
+        return f"{place}: unknown key (value {item['input']!r}); {_did_you_mean(item['loc'], model)}"
     return f"{place}: {item['msg']} (value {item['input']!r})"
 
 
-def _did_you_mean(location: tuple[str | int, ...]) -> str:
-    import difflib
+def _did_you_mean(location: tuple[str | int, ...], model: str) -> str:
+    from training.models import MODELS
 
     section: Any = Settings
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        section = MODELS[model].Config if part == "model" else section.model_fields[part].annotation
     known = sorted(section.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
