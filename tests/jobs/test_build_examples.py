@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import build_examples
 from jobs.settings import Settings
@@ -159,7 +160,7 @@ def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:
     write_events(tables, BASE)
     with pytest.raises(DataError, match=r"before 2023-12-31 .* the first one is of 2024-01-01"):
         build_examples.run(settings_for(tmp_path / "tables", test_from="2024-01-15"), spark)
-    wrong = tables.read("events").withColumn("time", tables.read("events")["time"].cast("string")).drop("kind")
+    wrong = tables.read("events").withColumn("time", F.col("time").cast("string")).drop("kind")
     tables.write("events", wrong, mode="overwrite", job="ingest", inputs={"wrong": 1})
     with pytest.raises(SchemaError, match=r"'kind' must be string, it is missing; column 'time' must be timestamp, it"):
         build_examples.run(settings, spark)
