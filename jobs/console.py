@@ -38,7 +38,9 @@ def step(title: str) -> Iterator[None]:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table; numbers are aligned right."""
-    table = Table(title=title, title_justify="left")
+    if title:
+        say(title)
+    table = Table()
     for position, column in enumerate(columns):
         numeric = any(isinstance(row[position], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
