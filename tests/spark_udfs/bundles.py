@@ -7,25 +7,15 @@ from typing import Any
 
 import torch
 
+from jobs.tasks import TASKS
 from training.bundle import Bundle, write_bundle
 from training.models import MODELS
-from training.schema import Column, Kind, Schema
+from training.schema import Schema
 
 
 def example_schema(users: int, items: int) -> Schema:
-    """The columns of a retrieval model's examples."""
-    return Schema(
-        (
-            Column("user", Kind.ID, vocabulary="users", size=users),
-            Column("history", Kind.IDS, vocabulary="items", size=items),
-            Column("history_age", Kind.DENSE, ragged=True),
-            Column("target", Kind.ID, vocabulary="items", size=items),
-            Column("new", Kind.DENSE),
-            Column("age", Kind.DENSE),
-            Column("weight", Kind.WEIGHT),
-            Column("time", Kind.TIME),
-        )
-    )
+    """The columns of the recommendation task's examples."""
+    return TASKS["recommend"].schema({"users": users, "items": items})
 
 
 def two_tower_bundle(folder: Path, *, users: int, items: int, provenance: dict[str, Any] | None = None) -> Bundle:
