@@ -303,7 +303,7 @@ class _Stream:
                 if not self._put(batch):
                     break
         except _ClosedError:
-            pass
+            return  # the trainer closed the loader, so nobody waits for a batch
         except BaseException as error:
             self._put(error)  # raised again in the trainer's thread
         finally:
