@@ -38,8 +38,8 @@ test-all: install
 	@$(BIN)/python -m pytest
 
 lint: install
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --no-cache --check .
 	@$(BIN)/mypy
 
 bench: install

@@ -203,6 +203,7 @@ def _named(rows: pa.RecordBatch, name: str) -> pa.Array:
 def _open(bundle_path: str) -> tuple[str, Any]:
     """A bundle's name and model, opened once per worker and kept for its next tasks."""
     import torch
+
     from training.bundle import load_bundle
 
     if bundle_path not in _loaded:
