@@ -51,17 +51,18 @@ def row_sums(frame: DataFrame, schema: Schema) -> DataFrame:
     columns: list[Mapping[str, Any]] = [*schema.to_json()]
 
     def hashed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from training.columns import Lists, Objects, hold
+        from training.columns import hold
+        from training.held import Lists, Objects
         from training.schema import Schema
 
         for batch in batches:
             every, cells = np.arange(batch.num_rows), list[Cells]()
             for column in Schema.from_json(columns):
-                held = hold(column, batch.column(column.name), every, "Spark's rows")
+                held = hold([column], {column.name: batch.column(column.name)}, every, "Spark's rows")
                 if isinstance(held, Objects):
                     cells.append(held.values.to_pylist())
                 else:
-                    cells.append((held.values, held.offsets) if isinstance(held, Lists) else held.values)
+                    cells.append((held.values, held.offsets) if isinstance(held, Lists) else held.values[0])
             found = sums_of(cells, batch.num_rows)
             yield pa.record_batch([pa.array([number], pa.int64()) for number in found], names=list(Sums._fields))
 

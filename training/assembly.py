@@ -12,17 +12,18 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from training.batch import Batch
-from training.columns import Held, cut, empty, hold, join
+from training.columns import empty, held_together, hold
+from training.held import Arrangement, Cut, Held, join
 from training.plan import Block, IntArray, Mix, Plan, dealt
-from training.schema import Schema
+from training.schema import Column, Schema
 from training.snapshot import Snapshot
 
 
 class Decoded:
     """A row group's live rows in the epoch's order, while some shard of this rank still reads them."""
 
-    def __init__(self, columns: dict[str, Held]) -> None:
-        self.columns = columns
+    def __init__(self, held: list[Held]) -> None:
+        self.held = held  # in the order of `Epoch.together`
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ class Epoch:
     schema: Schema
     plan: Plan
     number: int
+    together: list[tuple[Column, ...]] = field(init=False)
     _alive: WeakValueDictionary[int, Decoded] = field(default_factory=WeakValueDictionary)
     _locks: dict[int, threading.Lock] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "together", held_together(self.schema))
 
     def decoded(self, group: int) -> Decoded:
         """A row group, read, shuffled and checked.
@@ -55,19 +60,36 @@ class Epoch:
 
     def _decode(self, group: int) -> Decoded:
         arrays = self.snapshot.read_group(group, self.schema.names)
-        live = self.snapshot.live_rows(group)
-        order = live[self.plan.row_order(self.number, group, len(live))]
+        order = self.plan.row_order(self.number, group, int(self.snapshot.groups.live[group]))
+        if len(order) < self.snapshot.groups.rows[group]:
+            order = self.snapshot.live_rows(group)[order]
         where = self.snapshot.describe(group)
-        return Decoded({column.name: hold(column, arrays[column.name], order, where) for column in self.schema})
+        return Decoded([hold(columns, arrays, order, where) for columns in self.together])
 
 
 class Part(NamedTuple):
-    """Consecutive rows of a piece that go to one batch, and their row numbers in the epoch."""
+    """Consecutive rows of a piece that go to one batch.
 
-    columns: dict[str, Held]
+    Attributes:
+        held: the row group's columns.
+        start: first of the rows there.
+        stop: one past the last.
+        shard: the shard that they come from.
+        first: row number, in the shard, of the first.
+        rows: their row numbers in the shard, where rows of other pieces stand between them, else None.
+    """
+
+    held: list[Held]
     start: int
     stop: int
-    numbers: IntArray
+    shard: int
+    first: int
+    rows: IntArray | None
+
+    def numbers(self, shards: int) -> IntArray:
+        """Row numbers in the epoch."""
+        rows = np.arange(self.first, self.first + self.stop - self.start) if self.rows is None else self.rows
+        return rows * shards + self.shard
 
 
 class Cursor:
@@ -99,16 +121,25 @@ class Cursor:
         if self._used is None:
             self._mix = plan.mix(self._epoch.number, block)
             self._used = _used(self._mix, block, start)
-        pieces = np.zeros(stop - start, np.uint16) if self._mix is None else self._mix[start:stop]
-        for number in np.flatnonzero(np.bincount(pieces)):
-            places = np.flatnonzero(pieces == number) + (block.start + start)
+        for number, rows in self._dealt(start, stop):
             piece, held = block.pieces[number], decoded[number]
             assert held is not None
+            count = stop - start if rows is None else len(rows)
             first = piece.start + int(self._used[number])
-            self._used[number] += len(places)
-            yield Part(held.columns, first, first + len(places), places * plan.shards + self.shard)
+            self._used[number] += count
+            row = block.start + (start if rows is None else int(rows[0]))
+            yield Part(held.held, first, first + count, self.shard, row, None if rows is None else rows + block.start)
             if self._used[number] == piece.rows:
                 decoded[number] = None  # read to its end: free it before the block ends
+
+    def _dealt(self, start: int, stop: int) -> Iterator[tuple[int, IntArray | None]]:
+        """Rows [start, stop) of the block by the piece that each comes from; None is all of them."""
+        if self._mix is None:
+            yield 0, None
+            return
+        pieces = self._mix[start:stop]
+        for number in np.flatnonzero(np.bincount(pieces)):
+            yield int(number), np.flatnonzero(pieces == number) + start
 
 
 class Assembly:
@@ -143,11 +174,22 @@ class Assembly:
             parts.extend(cursor.take(dealt(start, shards, shard), dealt(stop, shards, shard)))
         if not parts:
             return {column.name: empty(column) for column in self._epoch.schema}
-        order = _ranks(np.concatenate([part.numbers for part in parts]), start, stop)
-        return {
-            column.name: join(column, [cut(part.columns[column.name], part.start, part.stop) for part in parts], order)
-            for column in self._epoch.schema
-        }
+        arrangement = _arranged(parts, len(self._cursors), shards)
+        found: Batch = {}
+        for number, columns in enumerate(self._epoch.together):
+            values = join([Cut(part.held[number], part.start, part.stop) for part in parts], arrangement)
+            found.update(zip([column.name for column in columns], values, strict=True))
+        return {name: found[name] for name in self._epoch.schema.names}
+
+
+def _arranged(parts: list[Part], own: int, shards: int) -> Arrangement:
+    """The batch in the order of the epoch's row numbers; `own` of the shards are this rank's."""
+    if any(part.rows is not None for part in parts) or not len({part.shard for part in parts}) == len(parts) == own:
+        return Arrangement.by_order(np.argsort(np.concatenate([part.numbers(shards) for part in parts])))
+    # One part a shard, and shards take turns: each part fills every `own`-th row of the batch.
+    turns = sorted(range(own), key=lambda number: parts[number].first * shards + parts[number].shard)
+    places = [slice(turns.index(number), None, own) for number in range(own)]
+    return Arrangement.by_places(places, [part.stop - part.start for part in parts])
 
 
 def _used(mix: Mix | None, block: Block, start: int) -> IntArray:
@@ -155,13 +197,6 @@ def _used(mix: Mix | None, block: Block, start: int) -> IntArray:
     if mix is None:
         return np.array([start])
     return np.bincount(mix[:start], minlength=len(block.pieces)).astype(np.int64)
-
-
-def _ranks(numbers: IntArray, start: int, stop: int) -> IntArray:
-    """`argsort` of distinct numbers in [start, stop), in linear time."""
-    places = np.full(stop - start, -1, np.int64)
-    places[numbers - start] = np.arange(len(numbers))
-    return places if len(numbers) == stop - start else places[places >= 0]
 
 
 def _by_need(plan: Plan, epoch: int, shards: range, position: int) -> list[tuple[int, Block]]:

@@ -1,62 +1,18 @@
-"""From Arrow arrays to a batch's columns, by the schema: exact types, nothing per row in Python, every value checked.
-
-A column is held in one of three forms, each of which can be reordered, cut and joined:
-    Fixed    a numpy array (rows,) or (rows, length)
-    Lists    values (total,) with offsets (rows + 1,)
-    Objects  an Arrow array of strings or bytes
-"""
+"""From a row group's Arrow arrays to held columns, by the schema: exact types, nothing per row, every value checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from training.batch import Ragged, Value
 from training.errors import SchemaError
-from training.schema import Column, Kind
-
-IntArray = NDArray[np.int64]
-Array = NDArray[Any]
-
-# Lists are copied some rows at a time, so that their index stays in the processor's cache: two thirds of the time.
-_TILE_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Fixed:
-    values: Array
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.values.nbytes)
-
-
-@dataclass(frozen=True)
-class Lists:
-    values: Array
-    offsets: IntArray
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.values.nbytes + self.offsets.nbytes)
-
-
-@dataclass(frozen=True)
-class Objects:
-    values: pa.Array
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.values.nbytes)
-
-
-Held = Fixed | Lists | Objects
+from training.held import Array, Fixed, Held, IntArray, Lists, Objects, pool_array, take_objects
+from training.schema import Column, Kind, Schema
 
 
 def check_type(column: Column, arrow_type: pa.DataType) -> None:
@@ -79,12 +35,24 @@ def check_type(column: Column, arrow_type: pa.DataType) -> None:
     )
 
 
-def hold(column: Column, array: pa.Array, order: IntArray, where: str) -> Held:
-    """Take the rows `order` of an Arrow array as the schema says, checked.
+def held_together(schema: Schema) -> list[tuple[Column, ...]]:
+    """The schema's columns by how they are held: numbers of one type together, every other column by itself."""
+    numbers: dict[type, list[Column]] = {}
+    alone = []
+    for column in schema:
+        if column.kind in (Kind.TEXT, Kind.IMAGE) or column.is_ragged or column.length is not None:
+            alone.append((column,))
+        else:
+            numbers.setdefault(_dtype(column.kind), []).append(column)
+    return [*(tuple(columns) for columns in numbers.values()), *alone]
+
+
+def hold(columns: Sequence[Column], arrays: Mapping[str, pa.Array], order: IntArray, where: str) -> Held:
+    """Take the rows `order` of columns that are held together, as the schema says, checked.
 
     Args:
-        column: what the schema says.
-        array: all rows of a row group, deleted ones too.
+        columns: one tuple of `held_together`.
+        arrays: by name, all rows of a row group, deleted ones too.
         order: row numbers to keep, in their new order; rows that it leaves out are never judged.
         where: the file and row group, for errors.
 
@@ -92,112 +60,51 @@ def hold(column: Column, array: pa.Array, order: IntArray, where: str) -> Held:
         SchemaError: a null without `fill`, an id outside [0, size), a number that is not finite, a negative weight, or
             a fixed list of another length; names column, value and file.
     """
+    column, array = columns[0], arrays[columns[0].name]
     if column.kind in (Kind.TEXT, Kind.IMAGE):
-        taken = array.take(pa.array(order))
+        taken = take_objects(array, order)
         _refuse_nulls(column, taken.null_count, where)
         return Objects(taken)
-    held = (
-        _hold_lists(column, array, order, where) if _is_list(array.type) else _hold_scalars(column, array, order, where)
-    )
-    _check_values(column, held.values, where)
-    return held
-
-
-def cut(held: Held, start: int, stop: int) -> Held:
-    """Rows [start, stop), without copying."""
-    if isinstance(held, Fixed):
-        return Fixed(held.values[start:stop])
-    if isinstance(held, Lists):
-        offsets = held.offsets[start : stop + 1]
-        return Lists(held.values[offsets[0] : offsets[-1]], offsets - offsets[0])
-    return Objects(held.values.slice(start, stop - start))
-
-
-def join(column: Column, parts: list[Held], order: IntArray) -> Value:
-    """One batch's column: the parts, end to end, their rows then put in `order`."""
-    if not parts:
-        return empty(column)
-    first = parts[0]
-    if isinstance(first, Fixed):
-        return torch.from_numpy(_take(np.concatenate([part.values for part in parts]), order))
-    if isinstance(first, Lists):
-        lists = take_lists(_end_to_end(parts), order)
-        return Ragged(torch.from_numpy(lists.values), torch.from_numpy(lists.offsets))
-    objects: Value = pa.concat_arrays([part.values for part in parts]).take(pa.array(order)).to_pylist()
-    return objects
+    if column.is_ragged:
+        lists = _taken_lists(column, array, order, where)
+        _check_values(column, lists.values, where)
+        return lists
+    if column.length is not None:
+        values = _taken_vectors(column, array, order, where)
+        _check_values(column, values, where)
+        return Fixed(values[None])
+    block = pool_array((len(columns), len(order)), _dtype(column.kind))
+    for column, values in zip(columns, block, strict=True):
+        _take_scalars(column, arrays[column.name], order, where, values)
+        _check_values(column, values, where)
+    return Fixed(block)
 
 
 def empty(column: Column) -> Value:
     """A column of no rows."""
     if column.kind in (Kind.TEXT, Kind.IMAGE):
         return list[str]()
-    dtype = torch.int64 if column.kind in (Kind.ID, Kind.IDS, Kind.TIME) else torch.float32
+    dtype = torch.int64 if _dtype(column.kind) is np.int64 else torch.float32
     if column.is_ragged:
         return Ragged(torch.empty(0, dtype=dtype), torch.zeros(1, dtype=torch.int64))
     return torch.empty((0,) if column.length is None else (0, column.length), dtype=dtype)
 
 
-def take_lists(lists: Lists, order: IntArray) -> Lists:
-    """Rows `order` of a ragged column, without a loop over rows."""
-    starts = lists.offsets[order]
-    lengths = lists.offsets[order + 1] - starts
-    offsets = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    values = np.empty(offsets[-1], lists.values.dtype)
-    shift = starts - offsets[:-1]
-    for first in range(0, len(order), _TILE_ROWS):
-        last = min(first + _TILE_ROWS, len(order))
-        begin, end = offsets[first], offsets[last]
-        index = np.repeat(shift[first:last], lengths[first:last])
-        index += np.arange(begin, end)
-        np.take(lists.values, index, out=values[begin:end], mode="clip")
-    return Lists(values, offsets)
-
-
-def _take(values: Array, order: IntArray) -> Array:
-    # The order is a permutation of ours: `clip` spares numpy a second pass that checks it.
-    return np.take(values, order, axis=0, mode="clip")
-
-
-def _end_to_end(parts: list[Any]) -> Lists:
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Lists(np.concatenate([part.values for part in parts]), offsets)
-
-
-def _hold_scalars(column: Column, array: pa.Array, order: IntArray, where: str) -> Fixed:
+def _take_scalars(column: Column, array: pa.Array, order: IntArray, where: str, out: Array) -> None:
     if array.null_count:
-        return Fixed(_numbers(column.kind, _filled(column, array.take(pa.array(order)), where)))
-    return Fixed(_take(_numbers(column.kind, array), order))
+        out[:] = _numbers(column.kind, _filled(column, take_objects(array, order), where))
+    else:
+        # The order is one of ours: `clip` spares numpy a second pass that checks it.
+        np.take(_numbers(column.kind, array), order, mode="clip", out=out)
 
 
-def _hold_lists(column: Column, array: pa.Array, order: IntArray, where: str) -> Lists | Fixed:
-    lists = _lists(column, array, order, where)
-    if column.is_ragged:
-        return take_lists(*lists)
-    held, order = lists
-    starts = held.offsets[:-1]
-    if column.length and np.array_equal(starts, np.arange(len(starts)) * column.length + held.offsets[0]):
-        whole = held.values[held.offsets[0] : held.offsets[-1]]
-        if len(whole) == len(starts) * column.length:
-            return Fixed(_take(whole.reshape(len(starts), column.length), order))
-    return _unragged(column, take_lists(held, order), where)
-
-
-def _lists(column: Column, array: pa.Array, order: IntArray, where: str) -> tuple[Lists, IntArray]:
-    """A list array's values and offsets, with the rows still to be taken from them."""
-    if array.null_count == 0 and array.values.null_count == 0:
-        return Lists(_numbers(column.kind, array.values), np.asarray(array.offsets, np.int64)), order
-    array = array.take(pa.array(order))
-    _refuse_nulls(column, array.null_count, where)
-    values = _filled(column, array.flatten(), where)
-    offsets = np.zeros(len(array) + 1, np.int64)
-    np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
-    return Lists(_numbers(column.kind, values), offsets), np.arange(len(array))
-
-
-def _unragged(column: Column, lists: Lists, where: str) -> Fixed:
+def _taken_vectors(column: Column, array: pa.Array, order: IntArray, where: str) -> Array:
+    lists, order = _lists(column, array, order, where)
+    starts = lists.offsets
+    if column.length and np.array_equal(starts, np.arange(len(starts)) * column.length):
+        values, out = lists.values.reshape(-1, column.length), pool_array((len(order), column.length), np.float32)
+        return np.take(values, order, axis=0, mode="clip", out=out)
+    lists = lists.take(order)
     lengths = np.diff(lists.offsets)
     wrong = np.flatnonzero(lengths != column.length)
     if len(wrong):
@@ -205,7 +112,24 @@ def _unragged(column: Column, lists: Lists, where: str) -> Fixed:
             f"column '{column.name}' must hold lists of {column.length}; one has {lengths[wrong[0]]} elements, in "
             f"{where}. Rebuild the table, or make the column ragged in the schema"
         )
-    return Fixed(lists.values.reshape(len(lengths), -1))
+    return lists.values.reshape(len(lengths), -1)
+
+
+def _taken_lists(column: Column, array: pa.Array, order: IntArray, where: str) -> Lists:
+    lists, order = _lists(column, array, order, where)
+    return lists.take(order)
+
+
+def _lists(column: Column, array: pa.Array, order: IntArray, where: str) -> tuple[Lists, IntArray]:
+    """A list array's rows, and the order in which they are still to be taken."""
+    if array.null_count == 0 and array.values.null_count == 0:
+        return Lists.of(_numbers(column.kind, array.values), np.asarray(array.offsets, np.int64)), order
+    array = take_objects(array, order)
+    _refuse_nulls(column, array.null_count, where)
+    values = _filled(column, array.flatten(), where)
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
+    return Lists.of(_numbers(column.kind, values), offsets), np.arange(len(array))
 
 
 def _numbers(kind: Kind, array: pa.Array) -> Array:
@@ -214,10 +138,18 @@ def _numbers(kind: Kind, array: pa.Array) -> Array:
         array = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
     if pa.types.is_decimal(array.type):
         array = array.cast(pa.float64())
-    dtype = np.int64 if kind in (Kind.ID, Kind.IDS, Kind.TIME) else np.float32
+    dtype = _dtype(kind)
+    found: Array = array.to_numpy(zero_copy_only=False)
+    if found.dtype == dtype:
+        return found
+    values = pool_array(found.shape, dtype)
     with np.errstate(over="ignore"):  # becomes inf, which the check names
-        values: Array = array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        np.copyto(values, found, casting="unsafe")
     return values
+
+
+def _dtype(kind: Kind) -> type:
+    return np.int64 if kind in (Kind.ID, Kind.IDS, Kind.TIME) else np.float32
 
 
 def _filled(column: Column, array: pa.Array, where: str) -> pa.Array:
@@ -243,7 +175,7 @@ def _check_values(column: Column, values: Array, where: str) -> None:
         return
     if column.kind in (Kind.ID, Kind.IDS):
         size = column.size or 0
-        if int(values.min()) < 0 or int(values.max()) >= size:
+        if int(values.view(np.uint64).max()) >= size:  # a negative number is a very large one
             bad = values[(values < 0) | (values >= size)][0]
             raise SchemaError(
                 f"column '{column.name}' must lie in [0, {size}), the size of vocabulary '{column.vocabulary}'; "

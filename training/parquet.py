@@ -106,7 +106,8 @@ class Source:
         """
         try:
             with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us") as parquet:
-                physical = {name: self._physical(name, parquet) for name in columns}
+                schema = parquet.schema_arrow
+                physical = {name: self._physical(name, schema) for name in columns}
                 stored = [name for name in physical.values() if name is not None]
                 rows = parquet.metadata.row_group(number).num_rows
                 table = parquet.read_row_group(number, columns=stored, use_threads=False)
@@ -144,10 +145,9 @@ class Source:
             return filesystem.open_input_file(path)
         return self.filesystem.open_input_file(f"{self.root}/{file.path}" if self.root else file.path)
 
-    def _physical(self, name: str, parquet: pq.ParquetFile) -> str | None:
+    def _physical(self, name: str, stored: pa.Schema) -> str | None:
         """A column's name inside a file; None where the file has no such column."""
         metadata = self.schema.field(name).metadata or {}
-        stored = parquet.schema_arrow
         if self.by_id:
             wanted = metadata[_FIELD_ID]
             return next((f.name for f in stored if (f.metadata or {}).get(b"PARQUET:field_id") == wanted), None)

@@ -27,6 +27,7 @@ from training.assembly import Assembly, Decoded, Epoch
 from training.batch import Batch, Ragged, Value, batch_size
 from training.columns import check_type
 from training.errors import CheckpointError, SchemaError, SettingsError, TableError
+from training.held import reuse_memory
 from training.plan import Plan, canonical_shards, steps
 from training.schema import Schema
 from training.snapshot import Snapshot
@@ -118,6 +119,7 @@ class Loader:
                 f"version {snapshot.version} of table '{snapshot.uri}' has no rows to train on. "
                 "Build it first, or widen the partitions that are read"
             )
+        reuse_memory()
         self.snapshot, self.schema = snapshot, schema
         self.rank, self.world_size, self.batch_size, self.workers = rank, world_size, batch_size, workers
         self.stats = LoaderStats()
