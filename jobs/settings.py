@@ -95,6 +95,8 @@ class TrainingSettings(FitSettings):
     restarts: int = Field(1, ge=0, description="times a fit is started again from its checkpoint after a rank is lost")
     reader_workers: int = Field(2, ge=1)
     shuffle_rows: int = Field(100_000, ge=1, description="rows, over all ranks, that are mixed at a time")
+    cache_gb: float = Field(0, ge=0, description="what a rank may keep of decoded rows for later epochs; 0: nothing")
+    cache_dir: str | None = Field(None, description="a folder on a local disk to keep them in; none: in memory")
 
 
 class TuningSettings(Section):

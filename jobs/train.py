@@ -31,7 +31,10 @@ from training.snapshot import Snapshot, open_snapshot
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-LAUNCHER_KEYS = {"ranks", "launcher", "timeout_s", "restarts", "reader_workers", "shuffle_rows"}
+LAUNCHER_KEYS = {
+    *("ranks", "launcher", "timeout_s", "restarts"),
+    *("reader_workers", "shuffle_rows", "cache_gb", "cache_dir"),
+}
 
 
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  ranks need no JVM
@@ -97,6 +100,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "model": settings.model,
         "training": settings.training.model_dump(exclude=LAUNCHER_KEYS),
         "reader": {"workers": settings.training.reader_workers, "shuffle_rows": settings.training.shuffle_rows},
+        "cache": {"gigabytes": settings.training.cache_gb, "folder": settings.training.cache_dir},
         "validate": validate,
         "ranks": settings.training.ranks,
         "report": {"kind": "lines"},

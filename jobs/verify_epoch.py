@@ -135,8 +135,7 @@ def _stream_sums(snapshot: Snapshot, schema: Schema, world_size: int, epoch: int
     """Sums over all ranks, and each rank's steps."""
     total, steps = Sums(0, 0, 0), list[int]()
     for rank in range(world_size):
-        share = {"rank": rank, "world_size": world_size}
-        with Loader(snapshot, schema, batch_size=BATCH_ROWS, seed=seed, **share) as loader:
+        with Loader(snapshot, schema, batch_size=BATCH_ROWS, seed=seed, rank=rank, world_size=world_size) as loader:
             steps.append(0)
             for batch in loader.epoch(epoch):
                 total += sums_of(_cells(batch), batch_size(batch))

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from training.batch import Batch
+from training.cache import Cache
 from training.columns import empty, held_together, hold
 from training.held import Arrangement, Cut, Held, join
 from training.plan import Block, IntArray, Mix, Plan, dealt
@@ -38,6 +39,7 @@ class Epoch:
     schema: Schema
     plan: Plan
     number: int
+    cache: Cache | None = None
     together: list[tuple[Column, ...]] = field(init=False)
     _alive: WeakValueDictionary[int, Decoded] = field(default_factory=WeakValueDictionary)
     _locks: dict[int, threading.Lock] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class Epoch:
             return found
 
     def _decode(self, group: int) -> Decoded:
-        arrays = self.snapshot.read_group(group, self.schema.names)
+        names = self.schema.names
+        arrays = self.cache.read(self.snapshot, group, names) if self.cache else self.snapshot.read_group(group, names)
         order = self.plan.row_order(self.number, group, int(self.snapshot.groups.live[group]))
         if len(order) < self.snapshot.groups.rows[group]:
             order = self.snapshot.live_rows(group)[order]

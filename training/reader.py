@@ -25,6 +25,7 @@ from torch import Tensor
 
 from training.assembly import Assembly, Decoded, Epoch
 from training.batch import Batch, Ragged, Value, batch_size
+from training.cache import Cache
 from training.columns import check_type
 from training.errors import CheckpointError, SchemaError, SettingsError, TableError
 from training.held import reuse_memory
@@ -90,6 +91,7 @@ class Loader:
         workers: int = 2,
         shuffle_rows: int = 262_144,
         shards: int = 8,
+        cache: Cache | None = None,
     ) -> None:
         """Check the schema against the table and plan the first epoch.
 
@@ -104,6 +106,7 @@ class Loader:
             shuffle_rows: rows, over all ranks, that are mixed with each other at a time. Each shard mixes at least one
                 row group, so the memory is at least that of `shards / world_size` row groups a rank.
             shards: canonical shards; rounded up to a multiple of the world size.
+            cache: keeps decoded row groups for later epochs; loaders may share one.
 
         Raises:
             SchemaError: a column is missing or of the wrong type.
@@ -122,6 +125,7 @@ class Loader:
         reuse_memory()
         self.snapshot, self.schema = snapshot, schema
         self.rank, self.world_size, self.batch_size, self.workers = rank, world_size, batch_size, workers
+        self.cache = cache
         self.stats = LoaderStats()
         self._plan = Plan(snapshot.groups.live, seed, canonical_shards(world_size, shards), shuffle_rows)
         self._own = self._plan
@@ -270,7 +274,7 @@ class _Stream:
 
     def __init__(self, loader: Loader, plan: Plan, epoch: int, position: int) -> None:
         shards = range(loader.rank, plan.shards, loader.world_size)
-        work = _Work(Epoch(loader.snapshot, loader.schema, plan, epoch), threading.Event())
+        work = _Work(Epoch(loader.snapshot, loader.schema, plan, epoch, loader.cache), threading.Event())
         self._assembly = Assembly(work.epoch, shards, position, loader.batch_size * loader.world_size)
         self._work, self._stopped = work, work.stopped
         self._early: dict[int, _Result] = {}

@@ -57,6 +57,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     import torch
 
     from training.bundle import write_bundle
+    from training.cache import cache_of
     from training.fit import FitSettings, fit
     from training.reader import Loader
     from training.snapshot import open_snapshot
@@ -66,7 +67,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     examples = open_snapshot(**_place(spec, "examples"), columns=columns.names)
     torch.manual_seed(settings.seed)  # every rank starts from the same weights
     model = _model(spec, columns)
-    share = {"rank": world.rank, "world_size": world.size, **spec["reader"]}
+    share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     rows = settings.rows_per_batch(world.size)
     with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
         result = fit(

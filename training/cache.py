@@ -1,0 +1,153 @@
+"""Row groups kept decoded for the epochs after the first: an option of the loader, in memory or on a local disk.
+
+What is kept is what the table holds, before any shuffling or checking, so an epoch that comes from a cache is the same
+as one that comes from the table. A cache is filled until its limit and then left as it is: an epoch needs every row
+group once, so putting one out for another would gain nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from training.errors import SettingsError
+from training.snapshot import Snapshot
+
+
+class Cache(ABC):
+    """Decoded row groups by table, file, row group and columns. Safe for use by several threads.
+
+    Attributes:
+        hits: row groups that were given from the cache.
+        misses: row groups that were read from the table.
+        held_bytes: bytes that this object has put in.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise SettingsError(f"max_bytes, a cache's limit, must be at least 1; got {max_bytes}; or give no cache")
+        self.hits = self.misses = self.held_bytes = 0
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+
+    def read(self, snapshot: Snapshot, group: int, columns: Sequence[str]) -> dict[str, pa.Array]:
+        """As `Snapshot.read_group`.
+
+        Raises:
+            SnapshotError: the row group is not in the cache, and its file is gone or cannot be read.
+        """
+        key = _key(snapshot, group, columns)
+        found = self._get(key)
+        if found is not None:
+            with self._lock:
+                self.hits += 1
+            return dict(zip(columns, found.columns, strict=True))
+        arrays = snapshot.read_group(group, columns)
+        rows = pa.record_batch(list(arrays.values()), names=list(arrays))
+        with self._lock:
+            self.misses += 1
+            if self.held_bytes + rows.nbytes > self._max_bytes:
+                return arrays
+            self.held_bytes += rows.nbytes
+        self._put(key, rows)
+        return arrays
+
+    @abstractmethod
+    def _get(self, key: str) -> pa.RecordBatch | None: ...
+
+    @abstractmethod
+    def _put(self, key: str, rows: pa.RecordBatch) -> None: ...
+
+
+class MemoryCache(Cache):
+    """Keeps row groups in this process.
+
+    Args:
+        max_bytes: limit; 13 float32 and 8 int64 columns are 116 bytes a row.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self._held: dict[str, pa.RecordBatch] = {}
+
+    def _get(self, key: str) -> pa.RecordBatch | None:
+        return self._held.get(key)
+
+    def _put(self, key: str, rows: pa.RecordBatch) -> None:
+        self._held[key] = rows
+
+
+class DiskCache(Cache):
+    """Keeps row groups as Arrow files in a folder that processes, runs and trials on one host may share.
+
+    A file gets its name when it is whole; one that is damaged all the same is read from the table and written again.
+    The folder may be deleted at any time, and nothing else deletes it. Where it cannot be written (a full disk) that
+    is said once, as a warning, and rows come from the table.
+
+    Args:
+        folder: made where it does not exist; a local disk.
+        max_bytes: what this process may put into it.
+    """
+
+    def __init__(self, folder: Path | str, max_bytes: int) -> None:
+        super().__init__(max_bytes)
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._writable = True
+
+    def _get(self, key: str) -> pa.RecordBatch | None:
+        try:
+            with pa.OSFile(str(self._path(key))) as file, pa.ipc.open_file(file) as reader:
+                return reader.get_batch(0)
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowException, OSError) as error:
+            warnings.warn(
+                f"'{self._path(key)}' of the loader's cache is damaged ({error}): written again", stacklevel=2
+            )
+            return None
+
+    def _put(self, key: str, rows: pa.RecordBatch) -> None:
+        if not self._writable:
+            return
+        scratch = self._path(key).with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
+        try:
+            with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+                writer.write_batch(rows)
+            scratch.replace(self._path(key))
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            with self._lock:
+                said, self._writable = not self._writable, False
+            if not said:
+                warnings.warn(
+                    f"the loader's cache '{self.folder}' cannot be written: {error}; rows that are not in it come from "
+                    "the table each epoch. Make room there, or lower its limit",
+                    stacklevel=2,
+                )
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.arrow"
+
+
+def cache_of(gigabytes: float, folder: str | None) -> Cache | None:
+    """The cache that settings describe: none of 0 GB, in memory without a folder, else in the folder."""
+    if gigabytes == 0:
+        return None
+    size = int(gigabytes * 1e9)
+    return MemoryCache(size) if folder is None else DiskCache(folder, size)
+
+
+def _key(snapshot: Snapshot, group: int, columns: Sequence[str]) -> str:
+    """The same for every version of a table that holds the same file, and for no other rows or types."""
+    file = snapshot.files[snapshot.groups.file[group]]
+    types = [f"{name}:{snapshot.schema.field(name).type}" for name in columns]
+    parts = [snapshot.uri, file.path, str(file.size), str(snapshot.groups.number[group]), *types]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
