@@ -35,7 +35,7 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
     """Train a bundle again and compare.
 
     Args:
-        settings: names the run folder, and the launcher and time limits of today; all else is the bundle's.
+        settings: names the run folder, and the launcher, device and time limits of today; all else is the bundle's.
         spark: not needed; the ranks read the tables' files themselves.
         bundle: the bundle's folder; default: the one that the run folder names.
 
@@ -75,7 +75,7 @@ def settings_of(bundle: Bundle, settings: Settings) -> Settings:
             f"bundle '{bundle.path}' carries settings that this version of Millrace does not take ({error}); replay it "
             f"with the version that wrote it: {bundle.provenance.get('versions', {}).get('millrace', 'not recorded')}"
         ) from error
-    today = {name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "restarts")}
+    today = {name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "restarts", "device")}
     return then.model_copy(update={"training": then.training.model_copy(update=today)})
 
 

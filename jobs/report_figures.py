@@ -152,6 +152,22 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], epoch_ends: Sequen
     return figure
 
 
+def waits(steps: Sequence[int], shares: Mapping[str, Sequence[float | None]]) -> go.Figure:
+    """Shares of the time, 0 to 1, by step."""
+    figure = _figure(300, x="optimizer step", y="share of the time", legend=True)
+    for (name, values), colour in zip(shares.items(), (BLUE, ORANGE), strict=True):
+        figure.add_scatter(
+            x=list(steps),
+            y=list(values),
+            mode="lines" if len(steps) > 1 else "markers",
+            name=escape(name),
+            line={"color": colour, "width": 1.8},
+            hovertemplate=f"{escape(name)}, step %{{x}}: %{{y:.1%}}<extra></extra>",
+        )
+    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    return figure
+
+
 def metric_curves(epochs: Sequence[int], metrics: Mapping[str, Sequence[float | None]]) -> go.Figure:
     """Validation metrics after each epoch."""
     figure = _figure(300, x="epoch", y="metric", legend=True)

@@ -129,16 +129,35 @@ def training_section(record: Sequence[Json], latest: Json | None) -> Section:
         key="loss",
         title="Loss",
     )
-    curves = _curves(history)
+    parts, curves = [loss, *_speed(record)], _curves(history)
     if not curves:
-        return Section("training", title, loss)
+        return Section("training", title, grid(*parts))
     metric = plot(
         figures.metric_curves([int(entry["epoch"]) + 1 for entry in history], curves),
         "Metrics on held-out customers after each epoch: falling while the loss still falls means overfitting.",
         key="validation",
         title="Held-out metrics",
     )
-    return Section("training", title, grid(loss, metric))
+    return Section("training", title, grid(loss, metric, *parts[1:]))
+
+
+def _speed(record: Sequence[Json]) -> list[Html]:
+    """What the ranks waited for, and how fast the loaders delivered; nothing where the record does not say."""
+    said = [line for line in record if "wait_share" in line["values"]]
+    if not said:
+        return []
+    shares = {
+        "waiting for data": [line["values"]["wait_share"] for line in said],
+        "waiting for other ranks": [line["values"].get("comm_share") for line in said],
+    }
+    words = (
+        "What rank 0 waited for, as shares of the time: much waiting for data asks for more training.reader_workers."
+    )
+    loaded = [line["values"] for line in record if "loader_rows_per_s" in line["values"] and line["kind"] == "epoch"]
+    if loaded:
+        rows, size = loaded[-1]["loader_rows_per_s"], loaded[-1]["loader_bytes_per_s"]
+        words += f" In the last epoch the loaders delivered {rows:,.0f} rows/s ({size / 1e6:,.1f} MB/s) over all ranks."
+    return [plot(figures.waits([line["step"] for line in said], shares), words, key="waits", title="Waiting")]
 
 
 def _curves(history: Sequence[Json]) -> dict[str, list[float | None]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from training.device import DeviceChoice
 from training.errors import SettingsError
 from training.fit import FitSettings
 
@@ -87,7 +88,7 @@ class ExampleSettings(Section):
 
 
 class TrainingSettings(FitSettings):
-    """How a model is fitted, and on how many ranks."""
+    """How a model is fitted, where, on how many ranks, and who watches."""
 
     ranks: int = Field(2, ge=1)
     launcher: Literal["local", "spark", "barrier"] = "local"
@@ -97,6 +98,12 @@ class TrainingSettings(FitSettings):
     shuffle_rows: int = Field(100_000, ge=1, description="rows, over all ranks, that are mixed at a time")
     cache_gb: float = Field(0, ge=0, description="what a rank may keep of decoded rows for later epochs; 0: nothing")
     cache_dir: str | None = Field(None, description="a folder on a local disk to keep them in; none: in memory")
+    device: DeviceChoice = Field("auto", description="auto: GPUs where every rank has one to itself, else the CPU")
+    timeline: bool = Field(False, description="Horovod's timeline of all collectives: run_dir/timeline.json")
+    tensorboard: bool = Field(False, description="curves for TensorBoard in run_dir/tensorboard")
+    mlflow: bool = Field(False, description="a run in MLflow")
+    mlflow_uri: str = Field("", description="MLflow's tracking URI, without credentials; default: MLFLOW_TRACKING_URI")
+    mlflow_experiment: str = Field("", description="the experiment's name; default: the task and the model")
 
 
 class TuningSettings(Section):

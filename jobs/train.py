@@ -20,10 +20,12 @@ from cluster.launch import launch
 from jobs.artefacts import LATEST, read_json, write_json
 from jobs.console import say
 from jobs.main import main_of
-from jobs.settings import Settings
+from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle
 from training.errors import BundleError, SettingsError, TableError
+from training.fit import FitSettings
+from training.observers import refuse_password
 from training.record import RECORD
 from training.schema import Schema
 from training.snapshot import Snapshot, open_snapshot
@@ -31,10 +33,7 @@ from training.snapshot import Snapshot, open_snapshot
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-LAUNCHER_KEYS = {
-    *("ranks", "launcher", "timeout_s", "restarts"),
-    *("reader_workers", "shuffle_rows", "cache_gb", "cache_dir"),
-}
+LAUNCHER_KEYS = set(TrainingSettings.model_fields) - set(FitSettings.model_fields)
 
 
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  ranks need no JVM
@@ -47,9 +46,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: no examples, or a version that is gone.
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
-        SettingsError: training.metric would choose the epoch on the held-out queries.
+        SettingsError: training.metric would choose the epoch on the held-out queries; a timeline of one rank; a
+            password in training.mlflow_uri.
     """
     _refuse_to_choose_on_the_test(settings)
+    refuse_password(settings.training.mlflow_uri)
+    timeline = _timeline(settings)
     run_dir = Path(settings.run_dir)
     spec = learn_spec(settings, splits=("train", "validation"), validate=True)
     identity = spec_identity(spec)
@@ -60,10 +62,13 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spec |= {
         "checkpoint_dir": str(run_dir / "checkpoints" / identity),
         "bundle_dir": str(run_dir / "bundles"),
+        "observe": observation(settings, identity),
         "provenance": provenance(settings, spec),
     }
     say(f"train: {settings.training.ranks} rank(s), {settings.training.epochs} epoch(s), {_named(spec)}")
-    summary = start(settings, spec)
+    summary = start(settings, spec, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
+    if timeline is not None:
+        say(f"train: timeline {timeline} on rank 0's host (open it in chrome://tracing or ui.perfetto.dev)")
     _publish(run_dir, identity, spec["checkpoint_dir"], summary)
     say(f"train: loss {summary['final_loss']:.6f} after {summary['steps']:,} steps; bundle {summary['bundle_path']}")
     return summary
@@ -75,6 +80,31 @@ def _refuse_to_choose_on_the_test(settings: Settings) -> None:
             f"training.metric must be 'loss' in the train job, got '{settings.training.metric}': the queries after the "
             "test cut are shown, never chosen on. Find the number of epochs with `millrace tune`, which has its own cut"
         )
+
+
+def _timeline(settings: Settings) -> Path | None:
+    """Where Horovod writes its timeline, if it is to."""
+    if not settings.training.timeline:
+        return None
+    if settings.training.ranks == 1:
+        raise SettingsError(
+            "training.timeline shows what ranks exchange, so it needs training.ranks=2 or more; got 1; "
+            "set training.timeline=false"
+        )
+    path = Path(settings.run_dir).absolute() / "timeline.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def observation(settings: Settings, identity: str) -> dict[str, Any]:
+    """Who watches (JSON): no part of a training's identity."""
+    training, run_dir = settings.training, Path(settings.run_dir)
+    name = f"{settings.task}-{settings.model['name']}"
+    server = {"uri": training.mlflow_uri, "experiment": training.mlflow_experiment or name, "name": identity}
+    return {
+        "tensorboard": str(run_dir / "tensorboard" / identity) if training.tensorboard else None,
+        "mlflow": server if training.mlflow else None,
+    }
 
 
 def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -> dict[str, Any]:
@@ -103,7 +133,9 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "cache": {"gigabytes": settings.training.cache_gb, "folder": settings.training.cache_dir},
         "validate": validate,
         "ranks": settings.training.ranks,
+        "device": settings.training.device,
         "report": {"kind": "lines"},
+        "observe": {},
         "checkpoint_dir": None,
         "bundle_dir": None,
         "provenance": {},
@@ -116,8 +148,8 @@ def spec_identity(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def start(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
-    """Run the task's `learn` on the ranks that the settings name."""
+def start(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run the task's `learn` on the ranks that the settings name, with variables `env` over this process's."""
     training = settings.training
     return launch(
         TASKS[settings.task].learn,
@@ -126,6 +158,7 @@ def start(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
         launcher=training.launcher,
         timeout_s=training.timeout_s,
         restarts=training.restarts,
+        env=env,
     )
 
 

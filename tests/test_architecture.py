@@ -29,6 +29,7 @@ FRONT_DOORS = {
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report",),
+    "mlflow": ("training/observers.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

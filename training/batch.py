@@ -6,6 +6,7 @@ for an EmbeddingBag or for padding; no list needs a fixed length. Strings and by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,14 +36,17 @@ def batch_size(batch: Batch) -> int:
     return 0
 
 
+def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """A batch with each tensor changed; strings and bytes stay as they are."""
+
+    def one(value: Value) -> Value:
+        if isinstance(value, Ragged):
+            return Ragged(change(value.values), change(value.offsets))
+        return change(value) if isinstance(value, Tensor) else value
+
+    return {name: one(value) for name, value in batch.items()}
+
+
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """Copy the tensors to a device, without waiting where the memory is pinned; strings and bytes stay as they are."""
-    return {name: _moved(value, device) for name, value in batch.items()}
-
-
-def _moved(value: Value, device: torch.device | str) -> Value:
-    if isinstance(value, Ragged):
-        return Ragged(value.values.to(device, non_blocking=True), value.offsets.to(device, non_blocking=True))
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    return value
+    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))

@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.batch import Batch, batch_size, to_device
+from training.batch import Batch, batch_size
 from training.checkpoint import Checkpoints, State, pack
+from training.compute import Compute
+from training.device import Feed
 from training.errors import SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
 from training.optimizers import build_optimizers
@@ -33,7 +35,10 @@ __all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit", "step_seed"]
 
 
 class Loader(Protocol):
-    """What `fit` needs of a loader; `training.reader.Loader` is the one that streams."""
+    """What `fit` needs of a loader; `training.reader.Loader` is the one that streams.
+
+    One that keeps `stats` (`training.progress.LoaderStats`) has them told with the progress and each epoch.
+    """
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -97,13 +102,8 @@ def fit(
         )
     # --- The same start on every rank
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = parameters[0].device
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
-    generator = torch.Generator(device)
-    dropout_generator = (  # what layers draw from; torch.manual_seed would seed every device, slowly
-        torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-    )
     telling = _Telling(report, world)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     saver = None
@@ -117,25 +117,23 @@ def fit(
     telling.record = Record(folder, resumed_at=progress.step) if folder else None
     steps_per_epoch = -(-loader.steps_per_epoch // settings.accumulate)
     steps_in_all = steps_per_epoch * settings.epochs
-    meter = Meter(world, steps_in_all, progress.step)
+    meter = Meter(world, steps_in_all, progress.step, getattr(loader, "stats", None))
     best_weights: dict[str, Tensor] = {}
     due = _Due(settings.checkpoint_every_s)
     verb: Kind = "resume" if progress.step else "start"
     telling(verb, progress, f"{verb} at step {progress.step} of {steps_in_all}, {world.size} ranks")
+    compute = Compute(model, settings, world, say=lambda text: telling("warning", progress, text))
+    feed = Feed(loader, compute.device)
 
     # --- Train
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
         model.train()
-        for batches in _groups(loader.epoch(progress.epoch), settings.accumulate, meter):
-            loss = weight = 0.0
+        for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
+            sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
             for number, batch in enumerate(batches):
                 seed = step_seed(settings.seed, progress.epoch, progress.step, world.rank, number)
-                generator.manual_seed(seed)
-                dropout_generator.manual_seed(seed)
-                batch_loss, batch_weight = model.loss(to_device(batch, device), generator)  # type: ignore[operator]
-                if batch_loss.requires_grad:
-                    batch_loss.backward()
-                loss, weight = loss + batch_loss.item(), weight + batch_weight.item()
+                sums += compute(batch, seed)
+            loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
             totals = synchroniser.synchronise(
                 loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=bool(saver) and due()
             )
@@ -156,11 +154,13 @@ def fit(
             optimizers.zero_grad()
             meter.count(totals)
             if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
-                progress.loader = loader.state_dict()
+                progress.loader = feed.state_dict()
                 saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
             if meter.seconds >= settings.report_every_s:
-                telling.progress(progress, settings, steps_in_all, meter.read(progress.step))
+                rate = settings.learning_rate * settings.rate(progress.step - 1)
+                values = {**meter.read(progress.step), "learning_rate": rate}
+                telling.progress(progress, settings, steps_in_all, values)
 
         # --- The epoch's end: validate, save, stop early
         metrics = _validate(model, validate, world)
@@ -169,7 +169,7 @@ def fit(
             saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())), best=better)
         elif better and validate and checkpoint_dir is None:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        telling.epoch(progress)
+        telling.epoch(progress, meter.read_epoch())
         if world.broadcast_object(telling.pruned is not None):
             raise telling.pruned or Pruned("stopped by rank 0")
 
@@ -212,12 +212,12 @@ class _Telling:
         )
         self("progress", progress, message, values)
 
-    def epoch(self, progress: Progress) -> None:
-        """Say how the epoch went that `progress` has just closed."""
+    def epoch(self, progress: Progress, loaded: Mapping[str, float]) -> None:
+        """Say how the epoch went that `progress` has just closed, and what the loaders did in it."""
         entry = progress.history[-1]
         figures = ", ".join(f"{name} {value:.5g}" for name, value in entry.items() if name not in ("epoch", "step"))
         event = replace(progress, epoch=progress.epoch - 1)
-        self("epoch", event, f"epoch {progress.epoch} ended at step {progress.step}: {figures}", entry)
+        self("epoch", event, f"epoch {progress.epoch} ended at step {progress.step}: {figures}", {**entry, **loaded})
 
 
 class _Due:

@@ -34,7 +34,7 @@ class FitSettings(BaseModel):
     learning_rate: float = Field(
         default=1e-3,
         gt=0,
-        description="of AdamW, for dense parameters",
+        description="of the dense parameters' optimizer; LARS wants one of the order of 1",
         json_schema_extra={"search": {"low": 3e-4, "high": 1e-2, "log": True}},
     )
     embedding_learning_rate: float = Field(
@@ -44,12 +44,19 @@ class FitSettings(BaseModel):
         json_schema_extra={"search": {"low": 0.01, "high": 0.3, "log": True}},
     )
     embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
+    dense_optimizer: Literal["adamw", "lamb", "lars"] = Field(
+        default="adamw", description="LAMB and LARS step each matrix by its own norm: for large batches"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rates rise linearly from 0")
     scaling_rule: Literal["none", "linear", "sqrt"] = "none"
     base_batch_size: int = Field(default=1024, ge=1, description="at which the scaling rule leaves the rates as given")
     clip_norm: float | None = Field(default=None, gt=0, description="limit of the gradient's norm, over all parameters")
     compression: Compression = Field(default="none", description="type in which gradients travel between ranks")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16: products in bfloat16; weights, sums and what travels stay float32"
+    )
+    compile: bool = Field(default=False, description="torch.compile; goes on without where it fails, and says so")
     seed: int = 0
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     checkpoint_every_s: float | None = Field(default=600.0, gt=0)

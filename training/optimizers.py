@@ -1,4 +1,4 @@
-"""Optimizers that fit a recommender: embedding rows are updated only where a step used them, the rest by AdamW."""
+"""Optimizers that fit a recommender: embedding rows are updated only where a step used them, the rest as usual."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import CheckpointError
+from training.large_batch import Lamb, Lars
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -53,6 +54,8 @@ class OptimizerSettings(Protocol):
     def embedding_learning_rate(self) -> float: ...
     @property
     def embedding_optimizer(self) -> Literal["rowwise_adagrad", "sparse_adam"]: ...
+    @property
+    def dense_optimizer(self) -> Literal["adamw", "lamb", "lars"]: ...
     @property
     def weight_decay(self) -> float: ...
 
@@ -108,8 +111,9 @@ class Optimizers:
                     "train with the model and optimizers of the checkpoint, or into an empty checkpoint folder"
                 )
             is_count = tensor.dtype == torch.int64 and tensor.dim() == 0
-            value: Any = int(tensor) if is_count else tensor.clone()
-            self._optimizers[key].state[parameters[name]][field] = value
+            parameter = parameters[name]
+            value: Any = int(tensor) if is_count else tensor.to(parameter.device, copy=True)
+            self._optimizers[key].state[parameter][field] = value
 
 
 def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -120,7 +124,7 @@ def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
-    """Row-wise Adagrad or sparse Adam for sparse embedding tables, AdamW for everything else.
+    """Row-wise Adagrad or sparse Adam for sparse embedding tables; AdamW, LAMB or LARS for everything else.
 
     Weight decay applies to dense matrices alone: not to biases and norms (one dimension), nor to embedding rows.
     """
@@ -138,5 +142,14 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> Optimizer
             {"params": [p for p in dense if p.dim() <= 1], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizers["adamw"] = torch.optim.AdamW(groups, settings.learning_rate, fused=True)
+        kind = settings.dense_optimizer
+        optimizers[kind] = _dense_optimizer(kind, groups, settings.learning_rate)
     return Optimizers(optimizers, {parameter: name for name, parameter in model.named_parameters()})
+
+
+def _dense_optimizer(
+    kind: Literal["adamw", "lamb", "lars"], groups: list[dict[str, Any]], rate: float
+) -> torch.optim.Optimizer:
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, rate, fused=True)
+    return Lamb(groups, rate) if kind == "lamb" else Lars(groups, rate)

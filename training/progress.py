@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from training.errors import TrainingError
 from training.sync import Totals
@@ -79,11 +79,50 @@ def _is_better(new: float, old: float, mode: Literal["min", "max"]) -> bool:
     return new < old if mode == "min" else new > old
 
 
-class Meter:
-    """Rates since the last time they were read."""
+class LoaderStats(Protocol):
+    """What a loader may say of itself, counted since it was made; `training.reader.LoaderStats` does."""
 
-    def __init__(self, world: World, steps_in_all: int, step: int) -> None:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def wait_s(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class _Loaded:
+    """What a loader delivered since the last look: (rows, bytes, seconds waited for it, seconds)."""
+
+    def __init__(self, stats: LoaderStats) -> None:
+        self._stats = stats
+        self._before = self._now()
+
+    def _now(self) -> tuple[float, float, float, float]:
+        return self._stats.rows, self._stats.bytes, self._stats.wait_s, self._stats.seconds
+
+    def read(self) -> list[float]:
+        now = self._now()
+        since = [after - before for after, before in zip(now, self._before, strict=True)]
+        self._before = now
+        return since
+
+
+class Meter:
+    """Rates since the last time they were read.
+
+    Args:
+        world: the ranks.
+        steps_in_all: of the whole training.
+        step: steps done before.
+        stats: this rank's loader's, where it keeps any; the same on all ranks.
+    """
+
+    def __init__(self, world: World, steps_in_all: int, step: int, stats: LoaderStats | None = None) -> None:
         self._world, self._steps_in_all = world, steps_in_all
+        self._loaded = _Loaded(stats) if stats else None
+        self._loaded_in_epoch = _Loaded(stats) if stats else None
         self._reset(step)
 
     def _reset(self, step: int) -> None:
@@ -100,7 +139,10 @@ class Meter:
             self._loss, self._weight = self._loss + totals.loss, self._weight + totals.weight
 
     def read(self, step: int) -> dict[str, float]:
-        """Figures since the last call: loss, samples_per_s, wait_share (for data), comm_share, seconds_left."""
+        """Figures since the last call: loss, samples_per_s, wait_share (for data), comm_share, seconds_left.
+
+        Also loader_rows_per_s and loader_bytes_per_s, of this rank's loader, where it counts them.
+        """
         seconds = max(self.seconds, 1e-9)
         steps = step - self._step
         values = {
@@ -110,5 +152,26 @@ class Meter:
             "comm_share": (self._world.comm_s - self._comm_s) / seconds,
             "seconds_left": (self._steps_in_all - step) * seconds / steps if steps else float("nan"),
         }
+        if self._loaded:
+            rows, size, _, _ = self._loaded.read()
+            values |= {"loader_rows_per_s": rows / seconds, "loader_bytes_per_s": size / seconds}
         self._reset(step)
         return values
+
+    def read_epoch(self) -> dict[str, float]:
+        """What all ranks' loaders did since the last call; every rank must call. Nothing where they do not count.
+
+        Returns:
+            loader_rows and loader_bytes, loader_rows_per_s and loader_bytes_per_s (the ranks' rates added up), and
+            loader_wait_share: the share of the ranks' time that they waited for data.
+        """
+        if self._loaded_in_epoch is None:
+            return {}
+        ranks: list[list[float]] = self._world.all_gather_object(self._loaded_in_epoch.read())
+        return {
+            "loader_rows": sum(rows for rows, _, _, _ in ranks),
+            "loader_bytes": sum(size for _, size, _, _ in ranks),
+            "loader_rows_per_s": sum(rows / max(seconds, 1e-9) for rows, _, _, seconds in ranks),
+            "loader_bytes_per_s": sum(size / max(seconds, 1e-9) for _, size, _, seconds in ranks),
+            "loader_wait_share": sum(wait for _, _, wait, _ in ranks) / max(sum(row[3] for row in ranks), 1e-9),
+        }

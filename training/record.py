@@ -25,7 +25,8 @@ class Event:
         step: optimizer steps done so far.
         epoch: number of the epoch that is under way, from 0; for `epoch`, the one that ended.
         message: one line for people.
-        values: figures by name: loss, samples_per_s, wait_share, comm_share, seconds_left, metrics.
+        values: figures by name: loss, learning_rate, samples_per_s, wait_share, comm_share, seconds_left, metrics, and
+            what loaders that count delivered (`training.progress.Meter`).
     """
 
     kind: Kind

@@ -39,12 +39,14 @@ class World:
         size: number of ranks.
         local_rank: number of this rank on its host; picks the GPU.
         comm_s: seconds spent in collectives so far, waiting for the other ranks included.
+        takes_gpu_tensors: whether collectives can exchange between GPUs.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     comm_s: float = 0.0
+    takes_gpu_tensors: bool = True
 
     @staticmethod
     def current() -> World:
@@ -118,6 +120,7 @@ class HorovodWorld(World):
         self.rank, self.size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
         self._guard("the rendezvous", hvd.init)
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self.takes_gpu_tensors = bool(hvd.nccl_built())
 
     def _guard(self, what: str, call: Callable[[], Result]) -> Result:
         """Time a call into Horovod, and say what was waited for when it fails.

@@ -14,6 +14,7 @@ from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
     from training.models.base import RetrievalModel
+    from training.observers import Observers
     from training.record import Event
     from training.world import World
 
@@ -54,10 +55,19 @@ def query_schema(sizes: Mapping[str, int]) -> Schema:
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    with _observers(spec, world) as observers:
+        summary = _learn(spec, world, observers)
+        observers.tags |= {name: summary[name] for name in ("bundle", "bundle_path") if name in summary}
+    return summary
+
+
+def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str, Any]:
     import torch
 
+    from jobs.console import warn
     from training.bundle import write_bundle
     from training.cache import cache_of
+    from training.device import pick_device
     from training.fit import FitSettings, fit
     from training.reader import Loader
     from training.snapshot import open_snapshot
@@ -66,7 +76,10 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     columns = Schema.from_json(spec["schema"])
     examples = open_snapshot(**_place(spec, "examples"), columns=columns.names)
     torch.manual_seed(settings.seed)  # every rank starts from the same weights
-    model = _model(spec, columns)
+    device, why = pick_device(spec["device"], world)
+    if why and world.rank == 0:
+        warn(why)
+    model = _model(spec, columns).to(device)
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     rows = settings.rows_per_batch(world.size)
     with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
@@ -77,7 +90,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
             world=world,
             checkpoint_dir=spec["checkpoint_dir"],
             validate=_validation(spec, columns, world),
-            report=_reporter(spec),
+            report=_both(_reporter(spec), observers),
             identity={"examples": examples.fingerprint, "schema": columns.fingerprint, "model": spec["model"]},
         )
     summary: dict[str, Any] = {
@@ -146,6 +159,32 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
             return rank_queries(model, loader, world, VALIDATION_KS)
 
     return validate
+
+
+def _observers(spec: Mapping[str, Any], world: World) -> Observers:
+    """Who watches, on rank 0; nobody elsewhere."""
+    from jobs.console import warn
+    from training.observers import Mlflow, Observer, Observers, TensorBoard
+
+    asked: Mapping[str, Any] = spec["observe"] if world.rank == 0 else {}
+    observers: list[Observer] = []
+    if asked.get("tensorboard"):
+        observers.append(TensorBoard(asked["tensorboard"]))
+    if asked.get("mlflow"):
+        sections = {name: spec[name] for name in ("training", "model", "reader")}
+        params = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+        params |= {"task": spec["task"], "ranks": spec["ranks"], "device": spec["device"]}
+        params |= {"examples_version": spec["tables"]["examples"]["version"]}
+        observers.append(Mlflow(**asked["mlflow"], params=params, folder=spec["checkpoint_dir"]))
+    return Observers(observers, warn)
+
+
+def _both(first: Callable[[Event], None], second: Callable[[Event], None]) -> Callable[[Event], None]:
+    def report(event: Event) -> None:
+        second(event)
+        first(event)  # may raise Pruned
+
+    return report
 
 
 def _reporter(spec: Mapping[str, Any]) -> Callable[[Event], None]:

@@ -119,7 +119,9 @@ def record() -> list[dict[str, Any]]:
     lines = []
     for step in range(20, 620, 20):
         loss = 7.8 - 1.1 * math.log(1 + step / 60) + 0.05 * math.sin(step)
-        lines.append({"kind": "progress", "step": step, "epoch": step // 100, "message": "", "values": {"loss": loss}})
+        waits = {"wait_share": 0.02, "comm_share": 0.11}
+        values = {"loss": loss, **waits}
+        lines.append({"kind": "progress", "step": step, "epoch": step // 100, "message": "", "values": values})
         if step % 100 == 0:
             recall = 0.13 - 0.09 * math.exp(-step / 150)
             values = {
@@ -127,6 +129,8 @@ def record() -> list[dict[str, Any]]:
                 "recall_at_20": recall,
                 "ndcg_at_20": recall * 1.05,
                 "hit_rate_at_20": recall * 3,
+                "loader_rows_per_s": 123_456.0,
+                "loader_bytes_per_s": 7_890_000.0,
             }
             lines.append({"kind": "epoch", "step": step, "epoch": step // 100 - 1, "message": "", "values": values})
     return [{**line, "time_s": 1.0} for line in lines]

@@ -54,8 +54,9 @@ def test_a_full_run_fills_every_section(tmp_path: Path) -> None:
     text, summary = made(tmp_path)
     assert summary["sections"] == SECTIONS
     page = without_plotly(text)
-    assert page.count("Plotly.newPlot") == 13
-    assert page.count("<figcaption>") >= 13
+    assert page.count("Plotly.newPlot") == 14
+    assert page.count("<figcaption>") >= 14
+    assert "the loaders delivered 123,456 rows/s (7.9 MB/s) over all ranks" in page
     assert "0.131" in page  # ours, new items
     assert re.search(r"0\.100\*<?\s*<small>\[0\.092, 0\.108\]", page)  # ALS differs beyond chance
     assert not re.search(r"0\.093\*", page)  # item-item does not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,12 @@ from pyspark.sql import SparkSession
 
 from jobs import train
 from jobs.settings import Settings
+from jobs.tasks import recommend
 from training.bundle import load_bundle
 from training.errors import BundleError, SettingsError, TableError
+from training.fit import FitSettings
 from training.record import read_record
+from training.world import World
 
 from .small_shop import small_shop
 
@@ -32,8 +36,10 @@ def shop(spark: SparkSession, folder: Path, **fit: Any) -> Settings:
 
 
 def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(spark: SparkSession, tmp_path: Path) -> None:
-    settings = shop(spark, tmp_path)
+    settings = shop(spark, tmp_path, timeline=True)
     summary = train.run(settings)
+    timeline = json.loads(Path(settings.run_dir, "timeline.json").read_text())
+    assert any(str(event.get("name", "")).endswith("ALLGATHER") for event in timeline)
     bundle = load_bundle(train.latest_bundle(settings.run_dir))
     assert bundle.name == summary["bundle"]
     pinned = bundle.provenance["tables"]["examples"]
@@ -43,6 +49,8 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(spark: SparkSes
     epochs = [line for line in read_record(settings.run_dir) if line["kind"] == "epoch"]
     assert [line["values"]["loss"] for line in epochs] == [entry["loss"] for entry in summary["history"]]
     assert 0 <= summary["history"][-1]["recall_at_20"] <= 1
+    assert [line["values"]["loader_rows"] for line in epochs] == [summary["rows"]] * 2
+    assert all(line["values"]["loader_bytes_per_s"] > 0 for line in epochs)
     assert not list(Path(settings.run_dir, "checkpoints").iterdir())
 
 
@@ -97,6 +105,50 @@ def test_the_epoch_is_not_chosen_on_the_test_queries(tmp_path: Path) -> None:
     settings = Settings(**{"run_dir": str(tmp_path), "training": {"metric": "recall_at_20", "metric_mode": "max"}})
     with pytest.raises(SettingsError, match=r"must be 'loss' in the train job, got 'recall_at_20'"):
         train.run(settings)
+
+
+def test_a_timeline_of_one_rank_is_refused(tmp_path: Path) -> None:
+    settings = Settings(**{"run_dir": str(tmp_path), "training": {"timeline": True, "ranks": 1}})
+    with pytest.raises(SettingsError, match=r"training.timeline .* needs training.ranks=2 or more; got 1"):
+        train.run(settings)
+
+
+def test_a_password_in_the_tracking_uri_is_refused(tmp_path: Path) -> None:
+    training = {"mlflow": True, "mlflow_uri": "https://me:hidden@tracking.example"}
+    settings = Settings(**{"run_dir": str(tmp_path), "training": training})
+    with pytest.raises(SettingsError, match=r"got one for 'tracking\.example'"):
+        train.run(settings)
+
+
+def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Settings(**{"run_dir": str(tmp_path), "training": {"tensorboard": True, "mlflow": True}})
+    assert train.observation(watched, "1f") == {
+        "tensorboard": str(tmp_path / "tensorboard" / "1f"),
+        "mlflow": {"uri": "", "experiment": "recommend-two_tower", "name": "1f"},
+    }
+    assert train.observation(Settings(), "1f") == {"tensorboard": None, "mlflow": None}
+    named = {name for name in Settings().training.model_dump() if name not in train.LAUNCHER_KEYS}
+    assert named == set(FitSettings.model_fields)
+    made: list[Any] = []
+    monkeypatch.setattr("training.observers.TensorBoard", lambda folder: made.append(folder))
+    monkeypatch.setattr("training.observers.Mlflow", lambda **told: made.append(told))
+    spec = {
+        "observe": train.observation(watched, "1f"),
+        "training": {"epochs": 3},
+        "model": {"name": "two_tower"},
+        "reader": {"workers": 2},
+        "tables": {"examples": {"uri": "s3://key:secret@bucket/t", "version": 7}},
+        **{"task": "recommend", "ranks": 2, "device": "cpu", "checkpoint_dir": "c"},
+    }
+    second = World()
+    second.rank = 1
+    recommend._observers(spec, second)
+    assert made == []
+    recommend._observers(spec, World())
+    assert made[0] == str(tmp_path / "tensorboard" / "1f")
+    assert made[1]["params"]["training.epochs"] == 3
+    assert made[1]["params"]["examples_version"] == 7
+    assert "secret" not in str(made[1])
 
 
 def test_a_run_folder_without_a_bundle_is_named(tmp_path: Path) -> None:

@@ -182,7 +182,8 @@ def test_events_come_in_order_and_are_recorded(tmp_path: Path) -> None:
     kinds = ["start", "progress", "checkpoint", "progress", "progress", "epoch", "end"]
     assert [event.kind for event in events] == kinds
     assert [line["kind"] for line in read_record(tmp_path)] == kinds
-    assert set(events[1].values) == {"loss", "samples_per_s", "wait_share", "comm_share", "seconds_left"}
+    figures = {"loss", "samples_per_s", "wait_share", "comm_share", "seconds_left", "learning_rate"}
+    assert set(events[1].values) == figures
 
 
 def test_report_stops_one_process() -> None:

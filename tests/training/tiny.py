@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +146,28 @@ def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
         return loss(batch, generator)
 
     model.loss = deadly  # type: ignore[method-assign]
+
+
+def compile_on_ranks(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """A launch target: fit with a compiler that fails on rank 1 alone."""
+    calls, warnings = 0, list[str]()
+
+    def planted(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if world.rank == 1:
+                raise RuntimeError("planted on rank 1")
+            return function(*arguments)
+
+        return call
+
+    def report(event: Event) -> None:
+        if event.kind == "warning":
+            warnings.append(event.message)
+
+    torch.compile = planted  # type: ignore[assignment]
+    settings = FitSettings(**spec["settings"], compile=True)
+    loader = TinyLoader(rows(100), settings.rows_per_batch(world.size), world)
+    fit(TinyModel(), loader, settings, world=world, report=report)
+    return {"warnings": warnings, "compiled_calls": world.all_gather_object(calls)}

@@ -63,9 +63,14 @@ class Model(nn.Module, ABC):
 
     A model is built from its config and the schema, so that a bundle's JSON rebuilds it before its weights are loaded.
     Everything drawn at random while training comes from the generator that `loss` is given.
+
+    Attributes:
+        COMPILED: the methods that `training.compile` hands to torch.compile. Worth naming are those that only compute:
+            a generator, or an operation whose result's size depends on the data (unique, masks), breaks the graph.
     """
 
     Config: ClassVar[type[ModelConfig]]
+    COMPILED: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, config: ModelConfig, schema: Schema) -> None:
         super().__init__()

@@ -1,0 +1,152 @@
+"""Which device a rank takes, and batches that travel one ahead without moving the loader's position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training import tiny
+from training.batch import Batch, Ragged
+from training.device import Feed, StreamCopier, pick_device
+from training.errors import SettingsError
+from training.fit import FitSettings, fit
+from training.world import World
+
+CPU = torch.device("cpu")
+
+
+class _Ranks(World):
+    """The first of ranks that have planted numbers of GPUs, local ranks and NCCL."""
+
+    def __init__(self, *ranks: tuple[int, int, bool]) -> None:
+        self._ranks = [list(rank) for rank in ranks]
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return self._ranks
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        ([(0, 0, True)], "rank 0 sees no GPU"),
+        ([(1, 0, True), (0, 0, True)], "rank 1 sees no GPU"),
+        ([(1, 0, True), (1, 1, True)], "rank 1 is number 2 on its host, which has 1; run at most 1 ranks a host"),
+        ([(2, 0, False), (2, 1, False)], "Horovod on rank 0 was built without NCCL; install with `make install GPU=1`"),
+    ],
+)
+def test_a_gpu_that_cannot_be_had_is_an_error_or_said(ranks: list[tuple[int, int, bool]], words: str) -> None:
+    with pytest.raises(SettingsError, match=f"training.device is 'cuda', and .*{words}"):
+        pick_device("cuda", _Ranks(*ranks))
+    device, why = pick_device("auto", _Ranks(*ranks))
+    assert device == CPU
+    assert (words in why) == any(gpus for gpus, _, _ in ranks)  # where there is none at all, nothing is to be said
+
+
+def test_cpu_is_cpu_and_a_rank_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    world = _Ranks((2, 0, True), (2, 1, True))
+    world.local_rank = 1
+    assert pick_device("cpu", world) == (CPU, "")
+    assert pick_device("auto", world) == pick_device("cuda", world) == (torch.device("cuda", 1), "")
+    assert chosen == [torch.device("cuda", 1)] * 2
+
+
+class _Copier:
+    """Copies on the CPU and keeps a log."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def start(self, batch: Batch) -> Batch:
+        self.log.append("start")
+        return {name: value.clone() for name, value in batch.items()}  # type: ignore[union-attr]
+
+    def finish(self, batch: Batch) -> None:
+        self.log.append("finish")
+
+
+def _loader() -> tiny.TinyLoader:
+    return tiny.TinyLoader(tiny.rows(60), 24, World())
+
+
+def test_one_batch_is_ahead_and_the_position_is_not() -> None:
+    copier = _Copier()
+    plain, ahead = Feed(_loader(), CPU), Feed(_loader(), CPU, copier)
+    plain_epoch, ahead_epoch = plain.epoch(1), ahead.epoch(1)
+    for step in range(1, 4):
+        mine, other = next(ahead_epoch), next(plain_epoch)
+        assert all(torch.equal(mine[name], other[name]) for name in other)  # type: ignore[arg-type]
+        assert ahead.state_dict() == plain.state_dict() == {"epoch": 1, "step": step}
+        assert copier.log.count("start") == min(3, step + 1)
+        assert copier.log.count("finish") == step
+    assert next(ahead_epoch, None) is None
+
+
+def test_on_the_cpu_batches_are_the_loaders_own() -> None:
+    loader = _loader()
+    batches = iter([{"a": torch.ones(1)}])
+    loader.epoch = lambda _: batches  # type: ignore[method-assign,assignment,return-value]
+    assert Feed(loader, CPU).epoch(0) is batches
+
+
+def test_a_training_cut_with_a_batch_ahead_ends_like_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: dict[str, Any] = {"settings": {"batch_size": 24, "epochs": 2, "checkpoint_every_steps": 4, "seed": 5}}
+    unbroken = tiny.train(spec, World())
+    monkeypatch.setattr("training.fit.Feed", lambda loader, device: Feed(loader, device, _Copier()))
+
+    def cut(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit._check_skipped", cut)
+        broken = tiny.Poisoned({6})
+        broken.load_state_dict(tiny.TinyModel().state_dict())
+        settings = FitSettings(**spec["settings"])
+        loader = tiny.TinyLoader(tiny.rows(200), 24, World())
+        with pytest.raises(KeyboardInterrupt):
+            fit(broken, loader, settings, world=World(), checkpoint_dir=str(tmp_path))
+    assert tiny.train({**spec, "folder": str(tmp_path)}, World()) == unbroken
+
+
+gpu = pytest.mark.gpu
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+@gpu
+@needs_gpu
+def test_batches_arrive_on_the_gpu_whole() -> None:
+    device = torch.device("cuda", 0)
+    rows = [{"x": torch.randn(1000, 64), "r": Ragged(torch.arange(9), torch.tensor([0, 4, 9]))} for _ in range(20)]
+
+    class Fixed:
+        epoch: Callable[[int], Any] = staticmethod(lambda _: iter(rows))
+        state_dict = staticmethod(dict)
+
+    for mine, other in zip(Feed(Fixed(), device, StreamCopier(device)).epoch(0), rows, strict=True):
+        assert mine["x"].device == device  # type: ignore[union-attr]
+        assert torch.equal(mine["x"].cpu(), other["x"])  # type: ignore[union-attr,arg-type]
+        assert torch.equal(mine["r"].values.cpu(), other["r"].values)  # type: ignore[union-attr]
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"dense_optimizer": "lamb"}])
+def test_a_gpu_trains_like_the_cpu_and_resumes(changes: dict[str, str], tmp_path: Path) -> None:
+    settings = FitSettings.model_validate({"batch_size": 24, "epochs": 2, "seed": 5, **changes})
+    losses = []
+    for device, folder in (("cpu", None), ("cuda", None), ("cuda", str(tmp_path))):
+        for epochs in (1, 2) if folder else (2,):
+            model = tiny.TinyModel().to(device)
+            now = settings.model_copy(update={"epochs": epochs})
+            result = fit(model, _loader(), now, world=World(), checkpoint_dir=folder)
+        losses.append(result.final_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02 if "precision" in changes else 1e-3)
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5)

@@ -1,0 +1,185 @@
+"""Events to TensorBoard and MLflow: with the packages where they are installed, and with stand-ins that take notes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import tiny
+from training.errors import SettingsError
+from training.fit import FitSettings, fit
+from training.observers import Mlflow, Observers, TensorBoard, figures, refuse_password
+from training.record import Event, Pruned
+from training.world import World
+
+START = Event("start", 0, 0, "start")
+PROGRESS = Event("progress", 4, 0, "", {"loss": 2.5, "learning_rate": 0.1, "seconds_left": float("nan")})
+EPOCH = Event("epoch", 9, 0, "", {"epoch": 0, "step": 9, "loss": 2.0, "recall_at_20": 0.25})
+
+
+def test_figures_are_what_makes_a_curve() -> None:
+    found = [dict(figures(event)) for event in (START, PROGRESS, EPOCH)]
+    assert found == [
+        {},
+        {"progress/loss": 2.5, "progress/learning_rate": 0.1},
+        {"epoch/loss": 2.0, "epoch/recall_at_20": 0.25},
+    ]
+
+
+class _Notes:
+    """An observer that remembers, and breaks on the kind of event named."""
+
+    def __init__(self, breaks_on: str = "") -> None:
+        self.kinds, self.closed, self._breaks_on = list[str](), list[Any](), breaks_on
+
+    def __call__(self, event: Event) -> None:
+        self.kinds.append(event.kind)
+        if event.kind == self._breaks_on:
+            raise ConnectionError("planted: no answer\nfrom there")
+
+    def close(self, outcome: str, tags: Any) -> None:
+        self.closed.append((outcome, dict(tags)))
+
+
+def test_one_that_fails_is_dropped_aloud_and_the_training_goes_on() -> None:
+    broken, whole, lines = _Notes("progress"), _Notes(), list[str]()
+    settings = FitSettings(batch_size=24, report_every_s=0.0)
+    with Observers([broken, whole], lines.append) as observers:
+        fit(tiny.TinyModel(), tiny.TinyLoader(tiny.rows(60), 24, World()), settings, world=World(), report=observers)
+        observers.tags["bundle"] = "b-1"
+    assert broken.kinds == ["start", "progress"]
+    assert whole.kinds == ["start", "progress", "progress", "progress", "epoch", "end"]
+    assert (broken.closed, whole.closed) == ([], [("FINISHED", {"bundle": "b-1"})])
+    assert lines == [
+        "_Notes failed and gets no more events; the training goes on (ConnectionError: planted: no answer)"
+    ]
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(Pruned("p"), "KILLED"), (ZeroDivisionError(), "FAILED")])
+def test_how_it_ended_is_passed_on(error: Exception, outcome: str) -> None:
+    notes = _Notes()
+    with pytest.raises(type(error)), Observers([notes], print):
+        raise error
+    assert notes.closed == [(outcome, {})]
+
+
+@pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
+def test_a_missing_package_is_named_with_its_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if extra == "tensorboard" else extra, None)
+    with pytest.raises(SettingsError, match=rf"training\.{extra} is set, .*pip install 'millrace\[{extra}\]'"):
+        _ = TensorBoard("x") if extra == "tensorboard" else Mlflow(uri="", experiment="e", name="n", params={})
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    refuse_password("https://mlflow.shop.example/a@b")
+    with pytest.raises(SettingsError, match=r"got one for 'mlflow\.shop\.example:5000'") as caught:
+        refuse_password("https://me:hidden@mlflow.shop.example:5000/x")
+    assert "hidden" not in str(caught.value)
+
+
+class _Writer:
+    made: list[_Writer] = []  # noqa: RUF012
+
+    def __init__(self, folder: str, **options: Any) -> None:
+        self.folder, self.options, self.scalars, self.closed = folder, options, list[Any](), False
+        self.made.append(self)
+
+    def add_scalar(self, *scalar: Any) -> None:
+        self.scalars.append(scalar)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_tensorboard_gets_scalars_and_forgets_what_a_resume_undid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=_Writer))
+    for first in (START, Event("resume", 6, 0, "")):
+        board = TensorBoard("curves")
+        for event in (first, PROGRESS, EPOCH):
+            board(event)
+        board.close("FINISHED", {})
+    fresh, resumed = _Writer.made
+    assert (fresh.folder, fresh.options, resumed.options) == ("curves", {}, {"purge_step": 7})
+    assert fresh.scalars[:2] == [("progress/loss", 2.5, 4), ("progress/learning_rate", 0.1, 4)]
+    assert fresh.scalars[2:] == [("epoch/loss", 2.0, 9), ("epoch/recall_at_20", 0.25, 9)]
+    assert fresh.closed
+
+
+class _Client:
+    """Notes of what an MLflow server would be told."""
+
+    calls: list[tuple[Any, ...]] = []  # noqa: RUF012
+
+    def __init__(self, tracking_uri: str | None) -> None:
+        self.calls.append(("uri", tracking_uri))
+
+    def get_experiment_by_name(self, name: str) -> None:
+        return None
+
+    def create_experiment(self, name: str) -> str:
+        return f"id of {name}"
+
+    def create_run(self, experiment: str, run_name: str) -> Any:
+        self.calls.append(("run", experiment, run_name))
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id="r1"))
+
+    def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
+        self.calls.append(("batch", run_id, [m[:2] + m[3:] for m in metrics], list(params)))
+
+    def update_run(self, run_id: str, status: str) -> None:
+        self.calls.append(("again", run_id, status))
+
+    def set_tag(self, *tag: str) -> None:
+        self.calls.append(("tag", *tag))
+
+    def set_terminated(self, *end: str) -> None:
+        self.calls.append(("end", *end))
+
+
+def test_mlflow_gets_one_run_even_of_a_training_that_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entities = types.SimpleNamespace(Metric=lambda *values: values, Param=lambda *values: values)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=_Client, entities=entities))
+    params = {f"p{number}": number for number in range(150)}
+    told = {"uri": "", "experiment": "shop", "name": "n", "params": params, "folder": str(tmp_path / "new")}
+    first = Mlflow(**told)  # type: ignore[arg-type]
+    first(PROGRESS)
+    second = Mlflow(**told)  # type: ignore[arg-type]
+    second(EPOCH)
+    second.close("FINISHED", {"bundle": "b-1"})
+    calls = _Client.calls
+    assert calls[:2] == [("uri", None), ("run", "id of shop", "n")]
+    assert [len(call[3]) for call in calls[2:4]] == [100, 50]
+    assert calls[2][3][1] == ("p1", "1")
+    assert calls[4] == ("batch", "r1", [("progress/loss", 2.5, 4), ("progress/learning_rate", 0.1, 4)], [])
+    assert calls[5:7] == [("uri", None), ("again", "r1", "RUNNING")]
+    assert calls[7] == ("batch", "r1", [("epoch/loss", 2.0, 9), ("epoch/recall_at_20", 0.25, 9)], [])
+    assert calls[8:] == [("tag", "r1", "bundle", "b-1"), ("end", "r1", "FINISHED")]
+
+
+def test_the_real_tensorboard_reads_them_back(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(str(tmp_path))
+    for event in (START, PROGRESS, EPOCH):
+        board(event)
+    board.close("FINISHED", {})
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(scalar.step, scalar.value) for scalar in found.Scalars("epoch/recall_at_20")] == [(9, 0.25)]
+
+
+def test_the_real_mlflow_reads_them_back(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = Mlflow(uri=uri, experiment="shop", name="n", params={"training.epochs": 3}, folder=str(tmp_path))
+    for event in (START, PROGRESS, EPOCH):
+        run(event)
+    run.close("FINISHED", {"bundle": "b-1"})
+    found = mlflow.MlflowClient(tracking_uri=uri).get_run(run.run_id)
+    assert (found.info.status, found.data.params) == ("FINISHED", {"training.epochs": "3"})
+    assert found.data.metrics["epoch/recall_at_20"] == 0.25
+    assert found.data.tags["bundle"] == "b-1"

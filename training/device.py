@@ -1,0 +1,148 @@
+"""The device of a rank, and batches on it: on a GPU the next batch travels while the one before is computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from training.batch import Batch, mapped
+from training.errors import SettingsError
+from training.world import World
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+def pick_device(choice: DeviceChoice, world: World) -> tuple[torch.device, str]:
+    """This rank's device, of one kind on all ranks: its own GPU, by its number on its host, or the CPU.
+
+    Args:
+        choice: `auto` takes GPUs where every rank has one that Horovod can exchange between; `cuda` insists on it.
+        world: the ranks.
+
+    Returns:
+        The device, and for `auto` why there are GPUs that are left alone ("" otherwise).
+
+    Raises:
+        SettingsError: `cuda`, and a rank has no GPU, or Horovod cannot use it.
+    """
+    cpu = torch.device("cpu")
+    if choice == "cpu":
+        return cpu, ""
+    gpus = torch.cuda.device_count()
+    found = world.all_gather_object([gpus, world.local_rank, world.takes_gpu_tensors])
+    problem = next((text for rank, one in enumerate(found) if (text := _problem(rank, *one))), "")
+    if not problem:
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+        return device, ""
+    if choice == "cuda":
+        raise SettingsError(f"training.device is 'cuda', and {problem}")
+    return cpu, f"training.device is 'auto', which takes the CPU: {problem}" if any(one[0] for one in found) else ""
+
+
+def _problem(rank: int, gpus: int, local_rank: int, takes_gpu_tensors: bool) -> str:
+    if gpus == 0:
+        return f"rank {rank} sees no GPU; set training.device=cpu, or look at nvidia-smi and CUDA_VISIBLE_DEVICES there"
+    if local_rank >= gpus:
+        return (
+            f"every rank needs a GPU of its own; rank {rank} is number {local_rank + 1} on its host, which has {gpus}; "
+            f"run at most {gpus} ranks a host, or set training.device=cpu"
+        )
+    if not takes_gpu_tensors:
+        return (
+            f"Horovod on rank {rank} was built without NCCL; install with `make install GPU=1`, or set "
+            "training.ranks=1 or training.device=cpu"
+        )
+    return ""
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32: Ampere and later, AVX512_BF16, AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class _Source(Protocol):
+    """The part of `training.fit.Loader` that gives batches and says where it stands."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class Copier(Protocol):
+    """Takes batches to a device."""
+
+    def start(self, batch: Batch) -> Batch:
+        """Start the copy."""
+
+    def finish(self, batch: Batch) -> None:
+        """Let what is computed from now on wait for the copy."""
+
+
+class Feed:
+    """A loader's batches on the model's device, and the loader's position as of the batch that was handed out.
+
+    On the CPU these are the loader's own. On a GPU one batch is ahead: its copy, from pinned memory on a stream of its
+    own, runs beside the computing.
+
+    Args:
+        loader: where batches come from.
+        device: where they go.
+        copier: how; by default none to the CPU, `StreamCopier` to a GPU.
+    """
+
+    def __init__(self, loader: _Source, device: torch.device, copier: Copier | None = None) -> None:
+        self._loader = loader
+        self._copier = StreamCopier(device) if copier is None and device.type == "cuda" else copier
+        self._position: dict[str, Any] | None = None
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch; from the loader's position where that lies in this epoch."""
+        return self._loader.epoch(epoch) if self._copier is None else self._ahead(epoch, self._copier)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's position after the last batch handed out, not after the one that is ahead."""
+        return self._loader.state_dict() if self._position is None else self._position
+
+    def _ahead(self, epoch: int, copier: Copier) -> Iterator[Batch]:
+        batches = self._loader.epoch(epoch)
+
+        def pull() -> tuple[Batch, dict[str, Any]] | None:
+            batch = next(batches, None)
+            return None if batch is None else (copier.start(batch), self._loader.state_dict())
+
+        ready = pull()
+        while ready is not None:
+            following = pull()
+            batch, self._position = ready
+            copier.finish(batch)
+            yield batch
+            ready = following
+
+
+class StreamCopier:
+    """Copies from pinned memory on a stream beside the one that computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def start(self, batch: Batch) -> Batch:
+        with torch.cuda.stream(self._stream):
+            return mapped(batch, self._copied)
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        return tensor if tensor.is_cuda else tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def finish(self, batch: Batch) -> None:
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+
+        def use(tensor: Tensor) -> Tensor:
+            tensor.record_stream(computing)  # or its memory might go to a next copy while it is still read
+            return tensor
+
+        mapped(batch, use)

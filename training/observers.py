@@ -1,0 +1,178 @@
+"""Trainings watched from outside: events to TensorBoard and to MLflow, from rank 0.
+
+    with Observers([TensorBoard("out/run/tensorboard")], say=print) as observers:
+        fit(..., report=observers)
+
+Both packages are optional extras, imported only where one is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from training.errors import SettingsError
+from training.record import Event, Pruned
+
+Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+_RUN = "mlflow.json"  # beside the checkpoints: which MLflow run a training that goes on belongs to
+_PARAMS_AT_ONCE = 100  # MLflow takes no more
+
+
+class Observer(Protocol):
+    """Gets every event, and at the end how it went and what came of it."""
+
+    def __call__(self, event: Event) -> None: ...
+    def close(self, outcome: Outcome, tags: Mapping[str, str]) -> None: ...
+
+
+class Observers:
+    """Several observers as one `report`. What they do must not stop a training: one that fails is dropped, aloud.
+
+    Args:
+        observers: may be none.
+        say: gets a line when one is dropped.
+    """
+
+    def __init__(self, observers: Sequence[Observer], say: Callable[[str], None]) -> None:
+        self._observers, self._say = list(observers), say
+        self.tags: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        self._each(lambda observer: observer(event))
+
+    def _each(self, call: Callable[[Observer], None]) -> None:
+        for observer in list(self._observers):
+            try:
+                call(observer)
+            except Exception as error:  # whatever a server, a disk or a library may raise
+                self._observers.remove(observer)
+                why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+                self._say(f"{type(observer).__name__} failed and gets no more events; the training goes on ({why})")
+
+    def __enter__(self) -> Observers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome: Outcome = "FINISHED" if kind is None else "KILLED" if issubclass(kind, Pruned) else "FAILED"
+        self._each(lambda observer: observer.close(outcome, self.tags))
+
+
+def figures(event: Event) -> Iterator[tuple[str, float]]:
+    """Names and values worth a curve: `progress/loss`, `epoch/recall_at_20`; numbers that are none are left out."""
+    for name, value in event.values.items():
+        if event.kind in ("progress", "epoch") and name not in ("epoch", "step") and math.isfinite(value):
+            yield f"{event.kind}/{name}", float(value)
+
+
+class TensorBoard:
+    """Scalars by step, as TensorBoard's event files.
+
+    Args:
+        folder: where they go; a training that goes on adds to them, without what came after its checkpoint.
+
+    Raises:
+        SettingsError: the package is not installed.
+    """
+
+    def __init__(self, folder: str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise missing("tensorboard", error) from error
+        self._make, self._folder = SummaryWriter, folder
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if self._writer is None:
+            purge = {"purge_step": event.step + 1} if event.kind == "resume" else {}
+            self._writer = self._make(self._folder, **purge)
+        for name, value in figures(event):
+            self._writer.add_scalar(name, value, event.step)
+
+    def close(self, outcome: Outcome, tags: Mapping[str, str]) -> None:  # noqa: ARG002  it has no place for them
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Mlflow:
+    """A run in MLflow: params, metrics by step, and tags.
+
+    Credentials come from MLflow's own variables (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or _TOKEN) and are
+    neither asked for nor written down here.
+
+    Args:
+        uri: the tracking server or database; "" takes MLFLOW_TRACKING_URI.
+        experiment: its name; made where there is none.
+        name: of the run.
+        params: what was set, flat.
+        folder: the checkpoints', if there is one: a training that goes on there goes on in the same run.
+
+    Raises:
+        SettingsError: the package is not installed, or the URI holds a password.
+        MlflowException: the server cannot be reached.
+    """
+
+    def __init__(
+        self, *, uri: str, experiment: str, name: str, params: Mapping[str, Any], folder: str | None = None
+    ) -> None:
+        refuse_password(uri)
+        try:
+            from mlflow import MlflowClient, entities
+        except ImportError as error:
+            raise missing("mlflow", error) from error
+        self._entities, self._client = entities, MlflowClient(tracking_uri=uri or None)
+        note = Path(folder) / _RUN if folder else None
+        if note and note.exists():
+            self.run_id: str = json.loads(note.read_text())["run_id"]
+            self._client.update_run(self.run_id, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(experiment)
+        home = found.experiment_id if found else self._client.create_experiment(experiment)
+        self.run_id = self._client.create_run(home, run_name=name).info.run_id
+        held = [entities.Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(held), _PARAMS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=held[start : start + _PARAMS_AT_ONCE])
+        if note:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps({"run_id": self.run_id}))
+
+    def __call__(self, event: Event) -> None:
+        now_ms = int(time.time() * 1000)
+        metrics = [self._entities.Metric(name, value, now_ms, event.step) for name, value in figures(event)]
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics)
+
+    def close(self, outcome: Outcome, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+        self._client.set_terminated(self.run_id, outcome)
+
+
+def refuse_password(uri: str) -> None:
+    """Keep secrets out of settings, which are written into every bundle.
+
+    Raises:
+        SettingsError: the URI has one; the message does not repeat it.
+    """
+    place = uri.partition("://")[2].partition("/")[0]
+    if "@" in place:
+        raise SettingsError(
+            "training.mlflow_uri must hold no user or password, for settings are written into bundles; got one for "
+            f"'{place.rpartition('@')[2]}'; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+
+
+def missing(extra: str, error: ImportError) -> SettingsError:
+    """What to install."""
+    return SettingsError(
+        f"training.{extra} is set, and its package cannot be imported ({error}); "
+        f"install it with: pip install 'millrace[{extra}]', or set training.{extra}=false"
+    )
