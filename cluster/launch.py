@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import LaunchError
-from cluster.processes import Rank, RankLostError, supervise, to_stderr
+from cluster.processes import Limit, Rank, RankLostError, stop, supervise, to_stderr
 from cluster.rank import ONE_PROCESS, resolve, run_function, write_json
 from cluster.sizes import threads_per_rank
 
@@ -36,10 +37,27 @@ class Job:
     target: str
     spec: str
     ranks: int
-    timeout_s: float | None
+    limit: Limit
     stall_s: float
     env: Mapping[str, str]
     log: Log
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where some of the ranks run.
+
+    Attributes:
+        address: its IP address, which the other hosts can reach.
+        ranks: how many run there.
+        interface: the network interface that has the address.
+        enter: what stands in front of a rank's command to run it there; nothing for the launcher's own host.
+    """
+
+    address: str
+    ranks: int
+    interface: str
+    enter: tuple[str, ...] = ()
 
 
 def launch(
@@ -63,7 +81,7 @@ def launch(
         launcher: where the ranks run, joined by Horovod over Gloo: `local` starts a process for each on this machine;
             `spark` lets `horovod.spark.run` start them in tasks of the active session (classic clusters, it uses RDDs);
             `barrier` runs them in the tasks of one barrier stage (static allocation; Spark Connect too).
-        timeout_s: limit for the whole call; None is no limit.
+        timeout_s: limit for the whole call, restarts included; None is no limit.
         stall_s: how long ranks wait in a collective for one that does not come, before all are stopped.
         restarts: how often all ranks are started again after one was killed or fell silent; a function that goes on
             from its checkpoint loses no more than what came after it.
@@ -73,25 +91,38 @@ def launch(
     Raises:
         LaunchError: the target or the spec is wrong, or a rank failed, was killed, or did not answer in time.
     """
-    job = Job(target, _checked(target, spec, ranks), ranks, timeout_s, stall_s, env or {}, log)
+    job = Job(target, _checked(target, spec, ranks), ranks, Limit(timeout_s), stall_s, env or {}, log)
     if ranks == 1:
         return run_function(target, json.loads(job.spec), resolve(ONE_PROCESS)())
+    return with_restarts(job, partial(_run, launcher=launcher), restarts)
+
+
+def with_restarts(job: Job, run: Callable[[Job], dict[str, Any]], restarts: int) -> dict[str, Any]:
+    """Run a job, and again where a rank was lost, at most `restarts` times and not past its time limit.
+
+    Raises:
+        LaunchError: as `run` raised it the last time.
+    """
     for attempt in range(restarts + 1):
         try:
-            return _run(job, launcher)
+            return run(job)
         except RankLostError as lost:
-            if attempt == restarts:
+            if attempt == restarts or job.limit.left_s() <= 0:
                 raise
-            log(f"{lost}\nstarting all {ranks} ranks again ({attempt + 1} of at most {restarts} times)")
+            job.log(f"{lost}\nstarting all {job.ranks} ranks again ({attempt + 1} of at most {restarts} times)")
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _run(job: Job, launcher: Launcher) -> dict[str, Any]:
     if launcher == "local":
-        return _run_local(job)
-    from cluster.spark_ranks import run_barrier, run_horovod_spark
+        return run_on_hosts(job, [Host("127.0.0.1", job.ranks, "lo")])
+    if launcher == "barrier":
+        from cluster.barrier import run_barrier
 
-    return run_barrier(job) if launcher == "barrier" else run_horovod_spark(job, _horovod_spark_run)
+        return run_barrier(job)
+    from cluster.spark_ranks import run_horovod_spark
+
+    return run_horovod_spark(job, _horovod_spark_run)
 
 
 def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
@@ -108,18 +139,29 @@ def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
         ) from error
 
 
-def _run_local(job: Job) -> dict[str, Any]:
-    address = "127.0.0.1"
+def run_on_hosts(job: Job, hosts: Sequence[Host]) -> dict[str, Any]:
+    """Run the ranks as children of this process, which is on the first host; they share its file system.
+
+    Raises:
+        LaunchError: a rank failed, was lost, or did not end in time.
+    """
+    address = hosts[0].address
     with (
         tempfile.TemporaryDirectory(prefix="millrace-launch-") as name,
-        rendezvous(address, [(address, job.ranks)]) as slots,
+        rendezvous(address, [(host.address, host.ranks) for host in hosts]) as slots,
     ):
         folder = Path(name)
         write_json(folder / "spec.json", json.loads(job.spec))
-        shared = {**os.environ, **rank_env(job.ranks, job.stall_s), "HOROVOD_GLOO_IFACE": "lo", **job.env}
-        command = rank_command(job.target, folder)
-        started = [Rank(rank, command, {**shared, **slot}, job.log) for rank, slot in enumerate(slots)]
-        return supervise(started, folder, timeout_s=job.timeout_s)
+        started: list[Rank] = []
+        try:
+            for rank, host in enumerate(place for place in hosts for _ in range(place.ranks)):
+                command = [*host.enter, *rank_command(job.target, folder)]
+                settings = {**rank_env(host.ranks, job.stall_s), "HOROVOD_GLOO_IFACE": host.interface, **job.env}
+                started.append(Rank(rank, command, {**os.environ, **settings, **slots[rank]}, job.log))
+        except OSError as error:
+            stop(started)
+            raise LaunchError(f"rank {len(started)} of {job.ranks} must start with {command}: {error}") from error
+        return supervise(started, folder, job.limit)
 
 
 def rank_command(target: str, folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,16 +12,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]
 
 from cluster.errors import LaunchError
 from cluster.rank import PARENT
 
 START_S = 180.0  # until every rank has met the others: Python, torch and Horovod load from a cold disk
 GRACE_S = 3.0  # for the rank that caused a failure to say so, after another rank noticed
+END_S = 30.0  # for the other ranks to end, after the first has: all have met in the world's last barrier by then
 TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a launch may take, restarts included; None is no limit."""
+
+    timeout_s: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def left_s(self) -> float:
+        return math.inf if self.timeout_s is None else self.started + self.timeout_s - time.monotonic()
+
+    def passed(self, what: str) -> str:
+        """The message for a launch that did not end in time."""
+        return f"the launch must end within timeout_s={self.timeout_s:g}; {what}; raise it, or see what it waits for"
 
 
 class RankLostError(LaunchError):
@@ -84,6 +103,14 @@ class Rank:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
+    @property
+    def state(self) -> str:
+        """The process' state in the system's words: running, sleeping, stopped, disk-sleep, ..."""
+        try:
+            return str(psutil.Process(self._process.pid).status())
+        except psutil.NoSuchProcess:
+            return "gone"
+
     def signal(self, number: int) -> None:
         """Send a signal to the rank and to what it started."""
         try:
@@ -96,7 +123,7 @@ class Rank:
         self._reader.join(timeout=2.0)
 
 
-def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -> dict[str, Any]:
+def supervise(ranks: Sequence[Rank], folder: Path, limit: Limit) -> dict[str, Any]:
     """Wait for all ranks and return rank 0's result; whatever happens, none is left running.
 
     Raises:
@@ -105,6 +132,7 @@ def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -
     """
     started = time.monotonic()
     first_failure_at: float | None = None
+    first_end_at: float | None = None
     try:
         while True:
             now = time.monotonic()
@@ -114,11 +142,15 @@ def supervise(ranks: Sequence[Rank], folder: Path, *, timeout_s: float | None) -
                 first_failure_at = now
             told = [failure for failure in failures if not failure.noticed_only]
             if told or (first_failure_at is not None and (not running or now - first_failure_at > GRACE_S)):
-                silent = [] if told else [silent_failure(rank, len(ranks)) for rank in running]
+                silent = [] if told else [silent_failure(rank, folder, len(ranks)) for rank in running]
                 raise verdict(failures + silent)
             if not running:
                 return _result(folder)
-            _check_time(ranks, running, folder, now - started, timeout_s)
+            if len(running) < len(ranks) and first_end_at is None:
+                first_end_at = now
+            if first_end_at is not None and now - first_end_at > END_S:
+                raise verdict([silent_failure(rank, folder, len(ranks)) for rank in running])
+            _check_time(ranks, running, folder, now - started, limit)
             time.sleep(0.02)
     finally:
         stop(ranks)
@@ -138,12 +170,17 @@ def failure_of(rank: Rank, folder: Path, size: int) -> Failure | None:
     return Failure(rank.rank, f"rank {rank.rank} of {size} {how}; its last lines:{last or ' none'}", lost=True)
 
 
-def silent_failure(rank: Rank, size: int) -> Failure:
+def silent_failure(rank: Rank, folder: Path, size: int) -> Failure:
     """A rank that still runs after another gave up waiting for it; asks for its stack, which goes to its log."""
+    state = rank.state
     rank.signal(signal.SIGUSR1)
     time.sleep(0.3)
+    if (ended := failure_of(rank, folder, size)) is not None and (folder / f"rank-{rank.rank}.json").exists():
+        return ended  # it noticed as well, just now
     where = "".join(f"\n    [{rank.rank}] {line}" for line in rank.tail)
-    message = f"rank {rank.rank} of {size} did not answer; where it stands:{where}"
+    message = (
+        f"rank {rank.rank} of {size} did not answer; its process is {state}; where it stands:{where or ' unknown'}"
+    )
     return Failure(rank.rank, message, lost=True, silent=True)
 
 
@@ -154,7 +191,10 @@ def verdict(failures: Sequence[Failure]) -> LaunchError:
     noticed = [failure for failure in failures if failure.noticed_only]
     if told:
         return (RankLostError if told[0].lost else LaunchError)(told[0].message)
-    return RankLostError("\n".join(failure.message for failure in [*silent, *noticed[:1]]))
+    if silent:
+        return RankLostError("\n".join(failure.message for failure in [*silent, *noticed[:1]]))
+    head = "no rank failed by itself, each lost the others: the network between their hosts broke, or one came too late"
+    return RankLostError("\n".join([head, *(failure.message for failure in noticed)]))
 
 
 def _describe_exit(code: int) -> str:
@@ -165,22 +205,17 @@ def _describe_exit(code: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def _check_time(
-    ranks: Sequence[Rank], running: Sequence[Rank], folder: Path, passed_s: float, timeout_s: float | None
-) -> None:
+def _check_time(ranks: Sequence[Rank], running: Sequence[Rank], folder: Path, passed_s: float, limit: Limit) -> None:
     absent = [str(rank.rank) for rank in ranks if not (folder / f"rank-{rank.rank}.joined").exists()]
     if absent and passed_s > START_S:
         raise RankLostError(
             f"all {len(ranks)} ranks must meet within {START_S:.0f} s; rank {', '.join(absent)} did not; "
             "see its lines above, and look whether this machine is overloaded"
         )
-    if timeout_s is not None and passed_s > timeout_s:
+    if limit.left_s() <= 0:
         names = ", ".join(str(rank.rank) for rank in running)
         last = "".join(f"\n    [{rank.rank}] {line}" for rank in running for line in rank.tail)
-        raise LaunchError(
-            f"the launch must end within timeout_s={timeout_s:g}; rank {names} of {len(ranks)} still ran; raise the "
-            f"limit or find out what it waits for; its last lines:{last or ' none'}"
-        )
+        raise LaunchError(limit.passed(f"rank {names} of {len(ranks)} still ran; its last lines:{last or ' none'}\n"))
 
 
 def _result(folder: Path) -> dict[str, Any]:

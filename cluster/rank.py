@@ -11,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import importlib
+import ipaddress
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,7 @@ def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> d
     """
     try:
         resolve(target)
+        check_host_name(os.environ)
         world = resolve(WORLD)()
         joined()
         result = run_function(target, spec, world)
@@ -92,6 +95,31 @@ def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> d
                 "lost_peer": getattr(error, "lost_peer", False),
             }
         }
+
+
+def check_host_name(env: Mapping[str, str]) -> None:
+    """Refuse a host of several whose own name leads to itself alone, as /etc/hosts of Debian has it.
+
+    Horovod 0.28.1 listens where HOROVOD_GLOO_IFACE says, but for its process sets where the host's name leads: it
+    forgets the interface in `GlooContext::InitializeForProcessSet`. The other hosts' ranks would then call themselves.
+
+    Raises:
+        LaunchError: the name leads nowhere, or to a loopback address.
+    """
+    if int(env.get("HOROVOD_CROSS_SIZE", "1")) <= 1:
+        return
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError as error:
+        address = str(error)
+    else:
+        if not ipaddress.ip_address(address).is_loopback:
+            return
+    raise LaunchError(
+        f"the name of each host of several must lead to an address that the others can reach; '{name}' leads to "
+        f"{address}; put '{env['HOROVOD_HOSTNAME']} {name}' into that host's /etc/hosts, before its other lines"
+    )
 
 
 def die_with_parent() -> None:

@@ -99,16 +99,15 @@ class Checkpoints:
             ) from failure
 
     def _write_in_thread(self, state: State, best: bool) -> None:
-        try:
-            self._write(state, best)
-        except OSError as error:
-            self._failure = error
-        except SafetensorError as error:  # how safetensors reports a full disk
-            self._failure = OSError(str(error))
-
-    def _write(self, state: State, best: bool) -> None:
         name = f"step-{state.step:09d}"
         scratch = self.directory / f".partial-{name}"
+        try:
+            self._write(state, best, name, scratch)
+        except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
+            self._failure = error if isinstance(error, OSError) else OSError(str(error))
+            shutil.rmtree(scratch, ignore_errors=True)  # a full disk needs the room
+
+    def _write(self, state: State, best: bool, name: str, scratch: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         path = scratch / _TENSORS

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from training.compute import Compute
 from training.device import Feed
 from training.errors import SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
+from training.lock import only_writer
 from training.optimizers import build_optimizers
 from training.progress import Meter, Progress
 from training.record import Event, Kind, Pruned, Record
@@ -93,9 +95,28 @@ def fit(
 
     Raises:
         Pruned: `report` raised it.
-        CheckpointError: the folder's checkpoint is of another training, or one could not be written.
+        CheckpointError: the folder's checkpoint is of another training, one could not be written, or another training
+            writes into the folder.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
+    folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
+    telling = _Telling(report, world)
+    say = partial(telling, "warning", Progress())
+    with only_writer(folder, say) if folder else nullcontext():
+        return _fit(model, loader, settings, world, checkpoint_dir, validate, telling, identity)
+
+
+def _fit(
+    model: nn.Module,
+    loader: Loader,
+    settings: FitSettings,
+    world: World,
+    checkpoint_dir: str | None,
+    validate: Callable[[Any], Mapping[str, float]] | None,
+    telling: _Telling,
+    identity: Mapping[str, Any] | None,
+) -> FitResult:
+    """The loop itself; on rank 0 the checkpoint folder is locked."""
     if validate is None and settings.metric != "loss":
         raise SettingsError(
             f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
@@ -104,7 +125,6 @@ def fit(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
-    telling = _Telling(report, world)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     saver = None
     if folder:

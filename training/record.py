@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from training.errors import CheckpointError
+
 RECORD = "record.jsonl"
 Kind = Literal["start", "resume", "progress", "skipped", "checkpoint", "warning", "epoch", "end"]
 
@@ -50,8 +52,19 @@ class Record:
         scratch.replace(self._path)
 
     def add(self, event: Event, time_s: float) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + "\n")
+        """Append an event.
+
+        Raises:
+            CheckpointError: the line could not be written.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"the run record '{self._path}' could not be written: {error}; the checkpoints there are whole. Make "
+                "room there, or choose another checkpoint folder, and start again"
+            ) from error
 
 
 def read_record(directory: Path | str) -> list[dict[str, Any]]:

@@ -118,9 +118,15 @@ class HorovodWorld(World):
         self._hvd = hvd
         self._stall_s = float(os.environ.get(STALL_VARIABLE, "300"))
         self.rank, self.size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
+        self._me = f"rank {self.rank} on host {os.environ.get('HOROVOD_HOSTNAME', 'unknown')}"
         self._guard("the rendezvous", hvd.init)
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.takes_gpu_tensors = bool(hvd.nccl_built())
+
+    @property
+    def _others(self) -> str:
+        others = [str(rank) for rank in range(self.size) if rank != self.rank]
+        return f"rank {' or '.join(others)}" if len(others) < 4 else f"the other {len(others)} ranks"
 
     def _guard(self, what: str, call: Callable[[], Result]) -> Result:
         """Time a call into Horovod, and say what was waited for when it fails.
@@ -134,7 +140,7 @@ class HorovodWorld(World):
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PeerLostError(
-                f"rank {self.rank} was in '{what}' with the other {self.size - 1} ranks when Horovod gave up "
+                f"{self._me} was in '{what}' with {self._others} when Horovod gave up "
                 f"({reason}); look for the first rank that failed"
             ) from error
         finally:
@@ -152,8 +158,8 @@ class HorovodWorld(World):
             if waited > self._stall_s:
                 self.comm_s += waited
                 raise PeerLostError(
-                    f"rank {self.rank} waited {waited:.1f} s in '{what}' for the other {self.size - 1} ranks, longer "
-                    f"than the limit of {self._stall_s:g} s; find out what they do, or raise stall_s"
+                    f"{self._me} waited {waited:.1f} s in '{what}' for {self._others}, longer than the limit of "
+                    f"{self._stall_s:g} s; find out what keeps them, or raise stall_s"
                 )
             time.sleep(_POLL_S)
         self.comm_s += time.perf_counter() - started

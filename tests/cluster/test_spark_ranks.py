@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import SparkSession
 
+from cluster.barrier import rank_order
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from cluster.processes import RankLostError
-from cluster.spark_ranks import Lines, rank_order
+from cluster.spark_ranks import Lines
 
 HERE = "tests.cluster.targets"
 
@@ -35,8 +36,8 @@ def test_horovod_spark_ranks_meet(spark: SparkSession) -> None:
     result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", log=lines.append)
     assert (result["total"], result["size"]) == (3.0, 2)
     assert sorted(line for line in lines if "hello" in line) == [
-        "[0]<stdout>:hello from rank 0",
-        "[1]<stdout>:hello from rank 1",
+        "[0] hello from rank 0",
+        "[1] hello from rank 1",
     ]
 
 
@@ -58,4 +59,4 @@ def test_lines_are_passed_on_whole() -> None:
     lines = Lines(passed.append)
     for text in ("[0]<stdout>:he", "llo\n[1]<stdout>:", "you\n"):
         lines.write(text)
-    assert passed == ["[0]<stdout>:hello", "[1]<stdout>:you"]
+    assert passed == ["[0] hello", "[1] you"]

@@ -1,0 +1,220 @@
+"""Ranks in the tasks of one barrier stage.
+
+Each task starts its rank as a process and looks after it. The first task's host keeps Horovod's rendezvous; the tasks
+also say there that their rank has failed, so that all others are stopped. A rank's lines go to the driver while it runs
+(cluster.relay); its result or failure comes back as a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
+
+from cluster.errors import LaunchError
+from cluster.processes import (
+    END_S,
+    GRACE_S,
+    START_S,
+    Failure,
+    Limit,
+    Rank,
+    RankLostError,
+    failure_of,
+    silent_failure,
+    stop,
+)
+from cluster.rank import write_json
+from cluster.relay import Address, Listener, Sender
+from cluster.spark_ranks import ENDED, FAILED, POLL_S, Board, answer, session
+
+if TYPE_CHECKING:
+    from cluster.launch import Job
+
+_LATE_S = 15.0  # for the tasks to say themselves which rank still ran, before the driver cancels the stage
+
+
+def run_barrier(job: Job) -> dict[str, Any]:
+    """Run the ranks in one barrier stage of the active session.
+
+    Raises:
+        LaunchError: there is no session, a rank failed, or the stage did not end in time.
+    """
+    spark = session()
+    passed = threading.Event()
+    try:
+        with closing(Listener(driver_address(spark), job.log)) as listener:
+            plan = {
+                "target": job.target,
+                "spec": job.spec,
+                "stall_s": job.stall_s,
+                "timeout_s": job.limit.timeout_s,
+                "used_s": time.monotonic() - job.limit.started,
+                "env": dict(job.env),
+                "lines": asdict(listener.address),
+            }
+            stage = spark.range(0, job.ranks, 1, job.ranks).mapInArrow(
+                partial(_rank_task, json.dumps(plan)), "rank long, ended string", barrier=True
+            )
+            with _cancel_after(spark, job.limit.left_s() + _LATE_S, passed):
+                rows = stage.collect()
+    except Exception as error:
+        if passed.is_set():
+            what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
+            raise LaunchError(job.limit.passed(what)) from error
+        first = str(error).strip().splitlines()[0]
+        raise RankLostError(
+            f"the barrier stage of {job.ranks} ranks failed: {first}; see the executors' logs. It needs {job.ranks} "
+            "free task slots at once and static allocation (spark.dynamicAllocation.enabled=false)"
+        ) from error
+    return answer([json.loads(row["ended"]) for row in sorted(rows, key=lambda row: int(row["rank"]))])
+
+
+def driver_address(spark: SparkSession) -> str:
+    """This process's host as executors know it: what Spark itself tells them, or the way to a Spark Connect server."""
+    if not is_remote():
+        return str(spark.conf.get("spark.driver.host"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
+        connect: Any = spark
+        probe.connect((connect.client.host, 1))
+        return str(probe.getsockname()[0])
+
+
+@contextmanager
+def _cancel_after(spark: SparkSession, seconds: float, passed: threading.Event) -> Iterator[None]:
+    """Cancel what this thread runs on Spark when the time has passed, and set `passed`."""
+    tag = f"millrace-{os.getpid()}-{time.monotonic_ns()}"
+    owner: Any = spark if is_remote() else spark.sparkContext
+    kind = "Tag" if is_remote() else "JobTag"  # PySpark 3.5 has the first for Spark Connect alone
+    cancel = owner.interruptTag if is_remote() else owner.cancelJobsWithTag
+
+    def late() -> None:
+        passed.set()
+        cancel(tag)
+
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), late)
+    timer.daemon = True
+    getattr(owner, f"add{kind}")(tag)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        getattr(owner, f"remove{kind}")(tag)
+
+
+def _rank_task(plan_text: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """One task of the stage: meet the others, run a rank, give back how it ended."""
+    from pyspark import BarrierTaskContext
+
+    from cluster.launch import rendezvous
+
+    for _ in batches:  # the row that made this task
+        pass
+    plan = json.loads(plan_text)
+    context = BarrierTaskContext.get()
+    me = context.partitionId()
+    host = socket.gethostbyname(context.getTaskInfos()[me].address.rpartition(":")[0])
+    order, hosts = rank_order(context.allGather(host))
+    rank = order.index(me)
+    with ExitStack() as stack:
+        slots = stack.enter_context(rendezvous(host, hosts)) if rank == 0 else []
+        meeting = json.loads(next(text for text in context.allGather(json.dumps(slots)) if text != "[]"))
+        board = Board(meeting[rank])
+        ended = _run_one(plan, rank, meeting[rank], dict(hosts)[host], board)
+        board.put(f"ended/{rank}")
+        if rank == 0:
+            board.wait_for([f"ended/{other}" for other in range(len(order))])
+    yield pa.RecordBatch.from_pydict({"rank": [rank], "ended": [json.dumps(ended)]})
+
+
+def rank_order(addresses: Sequence[str]) -> tuple[list[int], list[tuple[str, int]]]:
+    """Number the tasks so that a host's ranks follow each other, as Horovod wants it.
+
+    Args:
+        addresses: of each task's host, by partition.
+
+    Returns:
+        The partition of each rank, and the hosts in order with their number of ranks.
+    """
+    hosts = list(dict.fromkeys(addresses))
+    order = sorted(range(len(addresses)), key=lambda partition: (hosts.index(addresses[partition]), partition))
+    return order, [(host, list(addresses).count(host)) for host in hosts]
+
+
+def _run_one(plan: dict[str, Any], rank: int, slot: dict[str, str], ranks_here: int, board: Board) -> dict[str, Any]:
+    """Start a rank's process, watch it and the others' notes, and stop it where another failed."""
+    from cluster.launch import rank_command, rank_env
+
+    size = int(slot["HOROVOD_SIZE"])
+    with (
+        tempfile.TemporaryDirectory(prefix="millrace-rank-") as name,
+        closing(Sender(Address(**plan["lines"]))) as send,
+    ):
+        folder = Path(name)
+        write_json(folder / "spec.json", json.loads(plan["spec"]))
+        shared = {**os.environ, **rank_env(ranks_here, plan["stall_s"]), **_interface(slot["HOROVOD_HOSTNAME"])}
+        process = Rank(rank, rank_command(plan["target"], folder), {**shared, **slot, **plan["env"]}, send)
+        try:
+            limit = Limit(plan["timeout_s"], time.monotonic() - plan["used_s"])
+            failure = _watch(process, folder, size, board, limit)
+        finally:
+            stop([process])
+        if failure is None:
+            board.put(ENDED)
+            return {"ok": json.loads((folder / f"rank-{rank}.json").read_text())["ok"]}
+        board.put(FAILED)
+        return {"failure": asdict(failure)}
+
+
+class _Since:
+    """For how long a note has been on the board."""
+
+    def __init__(self, board: Board, note: str) -> None:
+        self._seen: Callable[[], bool] = partial(board.has, note)
+        self._first: float | None = None
+
+    def __call__(self, now: float) -> float:
+        if self._first is None and self._seen():
+            self._first = now
+        return now - self._first if self._first is not None else 0.0
+
+
+def _watch(process: Rank, folder: Path, size: int, board: Board, limit: Limit) -> Failure | None:
+    """Wait for the rank's end; returns how it failed, or None where it ended well."""
+    started, failed, ended = time.monotonic(), _Since(board, FAILED), _Since(board, ENDED)
+    joined = folder / f"rank-{process.rank}.joined"
+    while process.exit_code is None:
+        now = time.monotonic()
+        if failed(now) > GRACE_S or ended(now) > END_S:
+            return silent_failure(process, folder, size)
+        if now - started > START_S and not joined.exists():
+            message = f"rank {process.rank} of {size} must meet the others within {START_S:.0f} s, and did not"
+            return Failure(process.rank, f"{message}; see its lines", lost=True)
+        if limit.left_s() <= 0:
+            message = limit.passed(f"rank {process.rank} of {size} still ran")
+            return Failure(process.rank, message, lost=False)
+        time.sleep(POLL_S)
+    return failure_of(process, folder, size)
+
+
+def _interface(address: str) -> dict[str, str]:
+    """The network interface that has this address, for Gloo; nothing where none has it (Gloo then looks itself)."""
+    for name, held in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in held):
+            return {"HOROVOD_GLOO_IFACE": name}
+    return {}
