@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from cluster.sizes import threads_per_rank
 if TYPE_CHECKING:
     from cluster.spark_ranks import Lines
 
+PAUSE_S = 10.0  # before the second restart; twice as long and as much again before each further one
 Log = Callable[[str], None]
 Launcher = Literal["local", "spark", "barrier"]
 
@@ -100,6 +102,8 @@ def launch(
 def with_restarts(job: Job, run: Callable[[Job], dict[str, Any]], restarts: int) -> dict[str, Any]:
     """Run a job, and again where a rank was lost, at most `restarts` times and not past its time limit.
 
+    The first time at once, then after 10, 30, 70, ... s: a host or a link may need time to come back.
+
     Raises:
         LaunchError: as `run` raised it the last time.
     """
@@ -110,6 +114,7 @@ def with_restarts(job: Job, run: Callable[[Job], dict[str, Any]], restarts: int)
             if attempt == restarts or job.limit.left_s() <= 0:
                 raise
             job.log(f"{lost}\nstarting all {job.ranks} ranks again ({attempt + 1} of at most {restarts} times)")
+            time.sleep(max(0.0, min(PAUSE_S * (2**attempt - 1), job.limit.left_s())))
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

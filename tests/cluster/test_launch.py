@@ -21,10 +21,11 @@ HERE = "tests.cluster.targets"
 
 def test_ranks_meet_and_their_lines_say_who_wrote_them() -> None:
     lines: list[str] = []
-    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, timeout_s=60, log=lines.append)
-    assert (result["total"], result["size"]) == (3.0, 2)
+    env = {"OMP_NUM_THREADS": "1"}
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=4, timeout_s=120, log=lines.append, env=env)
+    assert (result["total"], result["size"], result["threads"]) == (10.0, 4, 1)
     assert result["pid"] != os.getpid()
-    assert sorted(line for line in lines if "hello" in line) == ["[0] hello from rank 0", "[1] hello from rank 1"]
+    assert sorted(line for line in lines if "hello" in line) == [f"[{n}] hello from rank {n}" for n in range(4)]
 
 
 def test_one_rank_runs_in_this_process() -> None:

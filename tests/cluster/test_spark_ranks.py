@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from pathlib import Path
+
 import pytest
 from pyspark.sql import SparkSession
 
+from cluster import barrier
+from cluster import launch as launching
 from cluster.barrier import rank_order
 from cluster.errors import LaunchError
 from cluster.launch import launch
@@ -15,8 +21,22 @@ HERE = "tests.cluster.targets"
 
 
 def test_barrier_ranks_meet(spark: SparkSession) -> None:
-    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="barrier", timeout_s=120)
+    lines: list[str] = []
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="barrier", timeout_s=120, log=lines.append)
     assert (result["total"], result["size"]) == (3.0, 2)
+    assert sorted(line for line in lines if "hello" in line) == ["[0] hello from rank 0", "[1] hello from rank 1"]
+
+
+def test_a_stage_that_finds_no_slots_in_time_is_cancelled(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barrier, "_LATE_S", 1.0)
+    with pytest.raises(LaunchError, match="within timeout_s=2; the barrier stage of 3 ranks waited for task slots"):
+        launch(f"{HERE}:add_up", {"value": 1}, ranks=3, launcher="barrier", timeout_s=2)
+    assert spark.range(3).count() == 3  # nothing of it is left in the way
+
+
+def test_barrier_ranks_that_take_too_long_are_named(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"within timeout_s=20; rank 0 of 2 still ran"):
+        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, launcher="barrier", timeout_s=20)
 
 
 def test_the_rank_that_failed_first_is_named(spark: SparkSession) -> None:
@@ -39,6 +59,29 @@ def test_horovod_spark_ranks_meet(spark: SparkSession) -> None:
         "[0] hello from rank 0",
         "[1] hello from rank 1",
     ]
+
+
+@pytest.mark.slow
+def test_horovod_spark_ranks_that_take_too_long_are_stopped(spark: SparkSession, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(LaunchError, match=r"(?s)within timeout_s=60; the ranks still ran; their last lines:"):
+        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, launcher="spark", timeout_s=60)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert spark.range(3).count() == 3
+
+
+def test_a_horovod_spark_that_hangs_is_interrupted(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Spark's minute: a stand-in that waits as horovod.spark does, in the main thread."""
+
+    def hang(*given: object) -> list[object]:
+        time.sleep(60)
+        return []
+
+    monkeypatch.setattr(launching, "_horovod_spark_run", hang)
+    started = time.monotonic()
+    with pytest.raises(LaunchError, match=r"(?s)within timeout_s=1; the ranks still ran; their last lines: none"):
+        launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", timeout_s=1)
+    assert time.monotonic() - started < 10
 
 
 def test_no_session_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
