@@ -76,9 +76,10 @@ def run_barrier(job: Job) -> dict[str, Any]:
         if passed.is_set():
             what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
             raise LaunchError(job.limit.passed(what)) from error
-        first = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if "Exception: " in line), lines[0])  # py4j puts its own line first
         raise RankLostError(
-            f"the barrier stage of {job.ranks} ranks failed: {first}; see the executors' logs. It needs {job.ranks} "
+            f"the barrier stage of {job.ranks} ranks failed: {reason}; see the executors' logs. It needs {job.ranks} "
             "free task slots at once and static allocation (spark.dynamicAllocation.enabled=false)"
         ) from error
     return answer([json.loads(row["ended"]) for row in sorted(rows, key=lambda row: int(row["rank"]))])
