@@ -65,6 +65,13 @@ def sleeping(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {}
 
 
+def stays_behind(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One rank comes to the last barrier and never ends."""
+    if world.rank == spec["rank"]:
+        world.close = lambda: (world.barrier(), time.sleep(600))  # type: ignore[assignment,method-assign,return-value]
+    return {}
+
+
 def not_json(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {"value": object()}
 

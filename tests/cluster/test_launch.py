@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import processes
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from cluster.processes import RankLostError
@@ -52,6 +53,12 @@ def test_a_killed_rank_is_named() -> None:
 def test_a_rank_that_does_not_come_is_named_with_where_it_stands() -> None:
     with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; .*in sleeping.*'the planted sum'"):
         launch(f"{HERE}:sleeping", {"rank": 1}, ranks=2, stall_s=1.0, timeout_s=60)
+
+
+def test_a_rank_that_does_not_end_with_the_others_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "END_S", 1.0)
+    with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; its process is sleeping; .*in <lambda>"):
+        launch(f"{HERE}:stays_behind", {"rank": 1}, ranks=2, timeout_s=120)
 
 
 def _alive(pid: int) -> bool:

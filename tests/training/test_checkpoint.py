@@ -12,6 +12,7 @@ import torch
 
 from training.checkpoint import Checkpoints, State, pack, unpack
 from training.errors import CheckpointError
+from training.record import RECORD, Event, Record
 
 IDENTITY = {"settings": {"seed": 1}, "schema": "abc"}
 
@@ -150,6 +151,14 @@ def test_a_write_that_fails_is_raised_and_the_one_before_stays(tmp_path: Path) -
     state = _open(tmp_path).load_latest()
     assert state is not None
     assert state.step == 1
+
+
+def test_a_run_record_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    record = Record(tmp_path, resumed_at=0)
+    (tmp_path / RECORD).unlink()
+    (tmp_path / RECORD).symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"run record .* could not be written: .*No space left .*Make room"):
+        record.add(Event("start", 0, 0, "start"), 0.0)
 
 
 def test_packing_keeps_names_apart() -> None:
