@@ -44,6 +44,7 @@ def _cut_in_step(step: int, run: Path, link: Link, mend_after_s: float, times: d
     return thread
 
 
+@pytest.mark.slow
 def test_a_cut_link_is_noticed_and_the_job_ends_unbroken(tmp_path: Path) -> None:
     """Cut before step 13; both sides notice at the stall limit; mended after the first restart has begun."""
     table, times = lineage.make_table(tmp_path / "table"), dict[str, float]()
