@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import LaunchError
@@ -55,7 +55,6 @@ def run_barrier(job: Job) -> dict[str, Any]:
         LaunchError: there is no session, a rank failed, or the stage did not end in time.
     """
     spark = session()
-    passed = threading.Event()
     try:
         with closing(Listener(driver_address(spark), job.log)) as listener:
             plan = {
@@ -70,12 +69,11 @@ def run_barrier(job: Job) -> dict[str, Any]:
             stage = spark.range(0, job.ranks, 1, job.ranks).mapInArrow(
                 partial(_rank_task, json.dumps(plan)), "rank long, ended string", barrier=True
             )
-            with _cancel_after(spark, job.limit.left_s() + _LATE_S, passed):
-                rows = stage.collect()
+            rows = _collect(spark, stage, job.limit.left_s() + _LATE_S)
+    except TimeoutError as error:
+        what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
+        raise LaunchError(job.limit.passed(what)) from error
     except Exception as error:
-        if passed.is_set():
-            what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
-            raise LaunchError(job.limit.passed(what)) from error
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "Exception: " in line), lines[0])  # py4j puts its own line first
         raise RankLostError(
@@ -95,27 +93,44 @@ def driver_address(spark: SparkSession) -> str:
         return str(probe.getsockname()[0])
 
 
-@contextmanager
-def _cancel_after(spark: SparkSession, seconds: float, passed: threading.Event) -> Iterator[None]:
-    """Cancel what this thread runs on Spark when the time has passed, and set `passed`."""
+def _collect(spark: SparkSession, stage: DataFrame, seconds: float) -> list[Any]:
+    """The rows of a stage; past the time it is cancelled.
+
+    Spark cannot cancel a barrier stage that still waits for slots (it looks again every 15 s, for 10 minutes), so this
+    thread does not wait with it, and another cancels it again and again until it is gone.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    """
     tag = f"millrace-{os.getpid()}-{time.monotonic_ns()}"
     owner: Any = spark if is_remote() else spark.sparkContext
-    kind = "Tag" if is_remote() else "JobTag"  # PySpark 3.5 has the first for Spark Connect alone
+    add = owner.addTag if is_remote() else owner.addJobTag  # PySpark 3.5 has the first for Spark Connect alone
     cancel = owner.interruptTag if is_remote() else owner.cancelJobsWithTag
+    outcome: list[Any] = []
+    ended = threading.Event()
 
-    def late() -> None:
-        passed.set()
-        cancel(tag)
+    def collect() -> None:
+        try:
+            add(tag)  # it is this thread's
+            outcome.append(stage.collect())
+        except Exception as error:
+            outcome.append(error)
+        finally:
+            ended.set()
 
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), late)
-    timer.daemon = True
-    getattr(owner, f"add{kind}")(tag)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        getattr(owner, f"remove{kind}")(tag)
+    def cancel_until_it_ends() -> None:
+        while not ended.is_set():
+            cancel(tag)
+            ended.wait(5.0)
+
+    threading.Thread(target=collect, name="barrier stage", daemon=True).start()
+    if not ended.wait(min(seconds, threading.TIMEOUT_MAX)):
+        threading.Thread(target=cancel_until_it_ends, name="cancel barrier stage", daemon=True).start()
+        raise TimeoutError(f"the stage did not end within {seconds:.0f} s")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    rows: list[Any] = outcome[0]
+    return rows
 
 
 def _rank_task(plan_text: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
