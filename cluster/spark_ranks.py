@@ -6,7 +6,6 @@ that all others are stopped.
 
 from __future__ import annotations
 
-import _thread
 import faulthandler
 import json
 import os
@@ -136,7 +135,7 @@ def _interrupt_after(seconds: float, passed: threading.Event) -> Iterator[None]:
 
     def interrupt() -> None:
         passed.set()
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it from a system call too
 
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), interrupt)
     timer.daemon = True
