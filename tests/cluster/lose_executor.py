@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any, cast
+
+import pyspark
 
 from cluster.launch import Launcher, launch
 from cluster.session import build_session
@@ -18,7 +21,6 @@ from tests.cluster import lineage
 
 
 def main(folder: str, launcher: str, kind: str) -> None:
-    os.environ["SPARK_WORKER_DIR"] = f"{folder}/work"  # its default is inside the installed package
     conf = {
         "spark.executorEnv.PYTHONPATH": str(Path.cwd()),
         "spark.executorEnv.OMP_NUM_THREADS": "1",
@@ -52,7 +54,9 @@ def main(folder: str, launcher: str, kind: str) -> None:
     )
     noticed_s = times["noticed"] - float(mark.read_text()) if "noticed" in times else None
     print(json.dumps({"result": result, "lines": lines, "noticed_s": noticed_s, **lineage.seen_once(run)}))
+    work = Path(pyspark.__file__).parent / "work" / spark.sparkContext.applicationId
     spark.stop()
+    shutil.rmtree(work, ignore_errors=True)  # where local-cluster's workers put their files
     os._exit(0)
 
 
