@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from training import models
-from training.checkpoint import sha256, sync_to_disk, write_json
 from training.errors import BundleError, SchemaError
+from training.files import Streamed, describe, sha256, sync_to_disk, write_json, write_tensors
 from training.models.base import Model
 from training.schema import Schema
 
@@ -105,7 +104,7 @@ def write_bundle(
     model_name: str,
     config: Mapping[str, Any],
     schema: Schema,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Streamed],
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
@@ -117,7 +116,8 @@ def write_bundle(
         model_name: key of `training.models.MODELS`.
         config: the model's hyper-parameters.
         schema: of the examples.
-        tensors: the model's `state_dict()`; further tensors may be added.
+        tensors: the model's `state_dict()`, or `training.export.whole_state` of one with sharded tables; further
+            tensors may be added.
         provenance: where it comes from.
         settings: of the job.
         metrics: what was measured.
@@ -128,8 +128,7 @@ def write_bundle(
     scratch.mkdir()
     try:
         path = scratch / _WEIGHTS
-        save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
-        sync_to_disk(path)
+        write_tensors(path, tensors)
         content = {
             "format": FORMAT,
             "model": model_name,
@@ -139,7 +138,7 @@ def write_bundle(
             "provenance": dict(provenance),
             "settings": dict(settings),
             "metrics": dict(metrics),
-            "weights": {"bytes": path.stat().st_size, "sha256": sha256(path)},
+            "weights": describe(path),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
         target = root / f"{model_name}-{digest}"

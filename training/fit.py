@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
-from training.checkpoint import Checkpoints, State, pack
+from training.checkpoint import Checkpoints
 from training.compute import Compute
 from training.device import Feed
 from training.errors import SettingsError, TrainingError
@@ -29,7 +29,8 @@ from training.lock import only_writer
 from training.optimizers import build_optimizers
 from training.progress import Meter, Progress
 from training.record import Event, Kind, Pruned, Record
-from training.resume import restore_best, resume
+from training.resume import restore_best, resume, state_of
+from training.sharded import sharded_tables, used_rows
 from training.sync import Synchroniser, global_norm, scale_gradients
 from training.world import World
 
@@ -88,7 +89,8 @@ def fit(
         loader: this rank's batches; every rank's gives the same number.
         settings: how to train.
         world: the ranks.
-        checkpoint_dir: where checkpoints and the run record go; rank 0 writes them. None keeps nothing.
+        checkpoint_dir: where checkpoints and the run record go; None keeps nothing. Rank 0 writes there, and every
+            rank its rows of sharded tables: then it must be the same folder on all of them.
         validate: called on every rank after each epoch, in eval mode without gradients; rank 0's metrics count.
         report: gets events, on rank 0 alone; raising `Pruned` there stops the training on all ranks.
         identity: JSON dict of what else must be equal for a checkpoint to fit: model config, schema, snapshot.
@@ -97,6 +99,7 @@ def fit(
         Pruned: `report` raised it.
         CheckpointError: the folder's checkpoint is of another training, one could not be written, or another training
             writes into the folder.
+        SettingsError: the settings do not go together with the model, or with no validation.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
@@ -121,16 +124,21 @@ def _fit(
         raise SettingsError(
             f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
         )
+    if settings.compile and sharded_tables(model):
+        raise SettingsError(
+            "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
+            f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
+        )
     # --- The same start on every rank
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     saver = None
-    if folder:
+    if checkpoint_dir is not None:
         made_for = {"settings": settings.identity(), **(identity or {})}
         say = partial(telling, "warning", Progress())
-        saver = Checkpoints(folder, identity=made_for, keep=settings.keep_checkpoints, say=say)
+        saver = Checkpoints(checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=say, world=world)
     progress = resume(model, optimizers, saver, world)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
@@ -139,7 +147,7 @@ def _fit(
     steps_in_all = steps_per_epoch * settings.epochs
     meter = Meter(world, steps_in_all, progress.step, getattr(loader, "stats", None))
     best_weights: dict[str, Tensor] = {}
-    due = _Due(settings.checkpoint_every_s)
+    due = _Due(settings.checkpoint_every_s if folder else None)  # rank 0's clock counts
     verb: Kind = "resume" if progress.step else "start"
     telling(verb, progress, f"{verb} at step {progress.step} of {steps_in_all}, {world.size} ranks")
     compute = Compute(model, settings, world, say=lambda text: telling("warning", progress, text))
@@ -155,14 +163,16 @@ def _fit(
                 sums += compute(batch, seed)
             loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
             totals = synchroniser.synchronise(
-                loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=bool(saver) and due()
+                loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=due()
             )
             if totals.stop:
                 raise telling.pruned or Pruned("stopped by rank 0")
-            norm = global_norm(parameters, world)
+            norm = global_norm(synchroniser.shared, world, synchroniser.local)
             if totals.usable and norm < float("inf"):
                 if settings.clip_norm is not None and norm > settings.clip_norm:
                     scale_gradients(parameters, settings.clip_norm / norm)
+                if saver:
+                    saver.before_update(used_rows(model))
                 optimizers.set_rate(settings.rate(progress.step))
                 optimizers.step()
                 progress.count(totals, skipped=False)
@@ -175,7 +185,7 @@ def _fit(
             meter.count(totals)
             if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
                 progress.loader = feed.state_dict()
-                saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())))
+                saver.save(state_of(model, optimizers, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
             if meter.seconds >= settings.report_every_s:
                 rate = settings.learning_rate * settings.rate(progress.step - 1)
@@ -186,7 +196,7 @@ def _fit(
         metrics = _validate(model, validate, world)
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
         if saver:
-            saver.save(State(progress.step, progress.to_json(), pack(model, optimizers.state())), best=better)
+            saver.save(state_of(model, optimizers, progress), best=better)
         elif better and validate and checkpoint_dir is None:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         telling.epoch(progress, meter.read_epoch())

@@ -57,6 +57,9 @@ class FitSettings(BaseModel):
         default="fp32", description="bf16: products in bfloat16; weights, sums and what travels stay float32"
     )
     compile: bool = Field(default=False, description="torch.compile; goes on without where it fails, and says so")
+    shard_tables_above_mb: float | None = Field(
+        default=None, ge=0, description="embedding tables larger than this are dealt out over the ranks by row"
+    )
     seed: int = 0
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     checkpoint_every_s: float | None = Field(default=600.0, gt=0)

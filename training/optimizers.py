@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.errors import CheckpointError
 from training.large_batch import Lamb, Lars
+from training.sharded import ShardedEmbedding
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -95,7 +96,7 @@ class Optimizers:
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave.
+        """Take over what `state` gave; the tensors themselves, not copies.
 
         Raises:
             CheckpointError: a tensor belongs to no parameter of this model, or to another optimizer.
@@ -112,13 +113,14 @@ class Optimizers:
                 )
             is_count = tensor.dtype == torch.int64 and tensor.dim() == 0
             parameter = parameters[name]
-            value: Any = int(tensor) if is_count else tensor.to(parameter.device, copy=True)
+            value: Any = int(tensor) if is_count else tensor.to(parameter.device)
             self._optimizers[key].state[parameter][field] = value
 
 
 def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Weights of the embedding tables that give sparse gradients (`sparse=True`), each once."""
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    kinds = nn.Embedding | nn.EmbeddingBag | ShardedEmbedding
+    embeddings = [module for module in model.modules() if isinstance(module, kinds)]
     weights = [cast(nn.Parameter, module.weight) for module in embeddings if module.sparse]
     return [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
 

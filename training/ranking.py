@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from training.batch import Batch, Ragged, batch_size, to_device
+from training.batch import Batch, Ragged, to_device
 from training.metrics import MetricSums, ranking_metrics
 from training.models.base import RetrievalModel
 from training.reader import Loader
@@ -35,9 +35,9 @@ def rank_queries(model: RetrievalModel, loader: Loader, world: World, ks: Sequen
     items = model.item_matrix()
     sums = MetricSums.of(ranking_metrics(torch.zeros(0, max(ks), dtype=torch.int64), _no_lists(), ks))
     for batch in loader.epoch(0):
-        if batch_size(batch):
-            top, truth = _ranked(model, to_device(batch, items.device), items, max(ks))
-            sums = sums + MetricSums.of(ranking_metrics(top, truth, ks))
+        # an empty batch too: the lookups of its query are a collective where tables are sharded
+        top, truth = _ranked(model, to_device(batch, items.device), items, max(ks))
+        sums = sums + MetricSums.of(ranking_metrics(top, truth, ks))
     total = sums.with_tensor(world.all_reduce_sum(sums.to_tensor(), "ranking metrics"))
     return {**total.means(), "queries": float(total.queries)}
 

@@ -3,7 +3,8 @@
 A step costs at most four collectives. First a small header: each rank's loss and weight, and for each parameter whether
 it has a gradient here and how many rows. From it every rank knows the same, so all take the same way: a rank with an
 empty batch sends nothing and hangs nobody. Then dense gradients travel joined in one buffer; sparse ones (embedding
-rows, de-duplicated here first) travel as rows, or within the dense buffer where that moves fewer bytes.
+rows, de-duplicated here first) travel as rows, or within the dense buffer where that moves fewer bytes. The gradients
+of sharded tables' rows go to the ranks that hold them, in two more collectives a table.
 
 Sums run in rank order or in Gloo's fixed ring order, so one seed gives the same bits each time.
 """
@@ -18,6 +19,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from training.rows import add_rows, sparse_gradient
+from training.sharded import exchange_gradients, sharded_tables
 from training.world import World
 
 Compression = Literal["none", "fp16", "bf16"]
@@ -80,18 +83,19 @@ class Synchroniser:
         model: its parameters must be the same, in the same order, on all ranks.
         world: the ranks.
         compression: type in which gradients travel; sums are always formed in float32.
-        local: parameters of which each rank holds another part (sharded tables): these are scaled, not exchanged.
+
+    Attributes:
+        shared: the parameters that are the same on all ranks.
+        local: the weights of sharded tables, of which each rank holds other rows.
     """
 
-    def __init__(
-        self, model: nn.Module, world: World, compression: Compression = "none", local: Sequence[nn.Parameter] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, world: World, compression: Compression = "none") -> None:
         self._world = world
-        held_here = {id(parameter) for parameter in local}
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._local = [parameter for parameter in trainable if id(parameter) in held_here]
-        self._shared = [parameter for parameter in trainable if id(parameter) not in held_here]
-        self._wire = _WIRE.get(compression)
+        self._tables = list(dict.fromkeys(sharded_tables(model).values()))
+        self.local = [table.weight for table in self._tables if table.weight.requires_grad]
+        held_here = set(map(id, self.local))
+        self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in held_here]
+        self._wire = _WIRE.get(compression) if world.size > 1 else None
 
     def synchronise(
         self, loss: float, weight: float, rows: int = 0, *, stop: bool = False, save: bool = False
@@ -108,37 +112,42 @@ class Synchroniser:
             stop: ask all ranks to stop.
             save: ask all ranks for a checkpoint.
         """
-        for parameter in (*self._shared, *self._local):
+        for parameter in self.shared:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
-        headers = self._gather_headers([loss, weight, rows, stop, save])
+        lookups = [table.take_gradient() for table in self._tables]
+        headers = self._gather_headers([loss, weight, rows, stop, save], [found is not None for found in lookups])
         sums = headers[:, :_HEADER].sum(0).tolist()
         totals = Totals(sums[0], sums[1], int(sums[2]), sums[3] > 0, sums[4] > 0)
         if not totals.usable:
-            for parameter in (*self._shared, *self._local):
+            for parameter in self.shared:
                 parameter.grad = None
             return totals
-        scale_gradients((*self._shared, *self._local), 1.0 / totals.weight)
+        scale_gradients(self.shared, 1.0 / totals.weight)
         if self._world.size > 1:
             self._exchange(headers[:, _HEADER:].long())
+        used = headers[:, headers.shape[1] - len(lookups) :].any(0).tolist()
+        used_tables = [table for table, is_used in zip(self._tables, used, strict=True) if is_used]
+        used_rows = [found for found, is_used in zip(lookups, used, strict=True) if is_used]
+        exchange_gradients(used_tables, used_rows, 1.0 / totals.weight, self._wire)
         return totals
 
-    def _gather_headers(self, figures: list[float]) -> Tensor:
-        """(ranks, 5 + 2 * parameters) float64, the same on all ranks."""
-        for parameter in self._shared:
+    def _gather_headers(self, figures: list[float], used: list[bool]) -> Tensor:
+        """(ranks, 5 + 2 * shared parameters + sharded tables) float64, the same on all ranks."""
+        for parameter in self.shared:
             gradient = parameter.grad
             if gradient is None:
                 figures += [_NO_GRADIENT, 0]
             else:
                 figures += [_SPARSE, gradient._nnz()] if gradient.is_sparse else [_DENSE, 0]
-        mine = torch.tensor(figures, dtype=torch.float64)
+        mine = torch.tensor([*figures, *used], dtype=torch.float64)
         return self._world.all_gather(mine, "gradient header").reshape(self._world.size, -1)
 
     def _exchange(self, headers: Tensor) -> None:
-        """Sum the gradients over ranks; `headers` is (ranks, 2 * parameters): kind and rows of each."""
+        """Sum the gradients over ranks; `headers` is (ranks, 2 * parameters or more): kind and rows of each."""
         joined: list[_Part] = []
         gathered: list[_Part] = []
-        for number, parameter in enumerate(self._shared):
+        for number, parameter in enumerate(self.shared):
             kinds, rows = headers[:, 2 * number], headers[:, 2 * number + 1]
             if not kinds.any():
                 continue
@@ -187,7 +196,7 @@ class Synchroniser:
             table = piece[: part.parameter.numel()].view_as(part.parameter)
             if part.rows:
                 used = piece[part.parameter.numel() :].nonzero().reshape(-1)
-                part.parameter.grad = _sparse(used, table.index_select(0, used), part.parameter)
+                part.parameter.grad = sparse_gradient(used, table.index_select(0, used), part.parameter)
             else:
                 part.parameter.grad = table.to(part.parameter.dtype)
 
@@ -233,24 +242,7 @@ def _place_rows(parts: list[_Part], indices: Tensor, values: Tensor, ranks: int)
             pieces[number].append((indices[row_start : row_start + rows], piece))
             row_start, value_start = row_start + rows, value_start + width
     for part, contributions in zip(parts, pieces, strict=True):
-        part.parameter.grad = _sparse(*_add_rows(contributions), part.parameter)
-
-
-def _add_rows(contributions: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Union of sorted, duplicate-free rows and the sum of their values, added in the order given."""
-    union = torch.unique(torch.cat([rows for rows, _ in contributions]))
-    total = contributions[0][1].new_zeros(union.numel(), *contributions[0][1].shape[1:])
-    for rows, values in contributions:
-        place = torch.searchsorted(union, rows)
-        total.index_add_(0, place, values)
-    return union, total
-
-
-def _sparse(rows: Tensor, values: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A coalesced gradient from rows that are sorted and unique, which torch need not check again."""
-    values = values.to(parameter.dtype)
-    with torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
-        return torch.sparse_coo_tensor(rows.unsqueeze(0), values, parameter.shape, is_coalesced=True)
+        part.parameter.grad = sparse_gradient(*add_rows(contributions), part.parameter)
 
 
 def global_norm(parameters: Sequence[nn.Parameter], world: World, local: Sequence[nn.Parameter] = ()) -> float:

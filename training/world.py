@@ -79,6 +79,10 @@ class World:
         """Send `splits[r]` leading rows to each rank r; returns the rows received, in rank order, and their counts."""
         return tensor, splits
 
+    def all_to_all_start(self, tensor: Tensor, splits: Tensor, name: str) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Start `all_to_all` and return the function that waits for its result; several may be under way at once."""
+        return lambda: (tensor, splits)
+
     def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
         """Overwrite `tensor` with rank `root`'s, in place, and return it."""
         return tensor
@@ -180,10 +184,17 @@ class HorovodWorld(World):
         return lambda: self._wait(handle, name)
 
     def all_to_all(self, tensor: Tensor, splits: Tensor, name: str = "exchange") -> tuple[Tensor, Tensor]:
-        counts = splits.to(torch.int32)
+        return self.all_to_all_start(tensor, splits, name)()
+
+    def all_to_all_start(self, tensor: Tensor, splits: Tensor, name: str) -> Callable[[], tuple[Tensor, Tensor]]:
+        counts = splits.to("cpu", torch.int32)
         handle = self._guard(name, lambda: self._hvd.alltoall_async(tensor.contiguous(), splits=counts, name=name))
-        received, received_counts = self._wait(handle, name)
-        return received, received_counts.to(torch.int64)
+
+        def finish() -> tuple[Tensor, Tensor]:
+            received, received_counts = self._wait(handle, name)
+            return received, received_counts.to("cpu", torch.int64)
+
+        return finish
 
     def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
         handle = self._guard(name, lambda: self._hvd.broadcast_async_(tensor, root, name=name))

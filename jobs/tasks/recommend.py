@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from training.models.base import RetrievalModel
     from training.observers import Observers
     from training.record import Event
+    from training.sharded import Tables
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
@@ -68,8 +69,10 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     from training.bundle import write_bundle
     from training.cache import cache_of
     from training.device import pick_device
+    from training.export import send_tables, whole_state
     from training.fit import FitSettings, fit
     from training.reader import Loader
+    from training.sharded import Tables
     from training.snapshot import open_snapshot
 
     settings = FitSettings(**spec["training"])
@@ -79,7 +82,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     device, why = pick_device(spec["device"], world)
     if why and world.rank == 0:
         warn(why)
-    model = _model(spec, columns).to(device)
+    model = _model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     rows = settings.rows_per_batch(world.size)
     with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
@@ -108,12 +111,14 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
             model_name=spec["model"]["name"],
             config={key: value for key, value in spec["model"].items() if key != "name"},
             schema=columns,
-            tensors=model.state_dict(),
+            tensors=whole_state(model),
             provenance={**spec["provenance"], "examples_fingerprint": examples.fingerprint},
             settings=spec["training"],
             metrics={**result.best, "final_loss": result.final_loss},
         )
         summary |= {"bundle": bundle.name, "bundle_path": str(bundle.path)}
+    elif spec["bundle_dir"] is not None:
+        send_tables(model)
     return summary
 
 
@@ -123,8 +128,8 @@ def _place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:
     return {"uri": pinned["uri"], "version": pinned["version"], "partitions": {"split": pinned["splits"]}}
 
 
-def _model(spec: Mapping[str, Any], columns: Schema) -> RetrievalModel:
-    """The model, with the items' counts as of the cut."""
+def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> RetrievalModel:
+    """The model with its tables, and with the items' counts as of the cut."""
     import torch
 
     from training.models import MODELS
@@ -139,7 +144,7 @@ def _model(spec: Mapping[str, Any], columns: Schema) -> RetrievalModel:
         name: torch.zeros(size).index_copy(0, items, torch.tensor(catalogue[name].to_numpy()).float())
         for name in model_type.FEATURES
     }
-    return model_type(model_type.Config.parse(config), columns, features)
+    return model_type(model_type.Config.parse(config), columns, features, tables)
 
 
 def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:

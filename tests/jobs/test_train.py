@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pyspark.sql import SparkSession
 
@@ -21,6 +22,7 @@ from jobs.tasks import recommend
 from training.bundle import load_bundle
 from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitSettings
+from training.models import RetrievalModel
 from training.record import read_record
 from training.world import World
 
@@ -59,6 +61,23 @@ def test_the_same_seed_gives_the_same_loss_and_weights(spark: SparkSession, tmp_
     assert first["final_loss"] == second["final_loss"]
     other = train.run(shop(spark, tmp_path / "c", seed=4))
     assert other["final_loss"] != first["final_loss"]
+
+
+def test_sharded_tables_give_the_bundle_of_whole_ones(spark: SparkSession, tmp_path: Path) -> None:
+    """Every table of the model in shards: the loss, the validation and the bundle's tensors of whole tables."""
+    fit = {"epochs": 1, "batch_size": 256}
+    shops = {
+        "whole": shop(spark, tmp_path / "whole", **fit),
+        "sharded": shop(spark, tmp_path / "sharded", **fit, shard_tables_above_mb=0),
+    }
+    summaries = {name: train.run(settings) for name, settings in shops.items()}
+    whole, sharded = (load_bundle(summaries[name]["bundle_path"]) for name in ("whole", "sharded"))
+    for found, expected in zip(summaries["sharded"]["history"], summaries["whole"]["history"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert sharded.tensor_names() == whole.tensor_names()
+    for name in whole.tensor_names():
+        torch.testing.assert_close(sharded.tensor(name), whole.tensor(name), atol=1e-4, rtol=1e-4, msg=name)
+    assert isinstance(sharded.model(), RetrievalModel)
 
 
 def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, monkeypatch: Any) -> None:

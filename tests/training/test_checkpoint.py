@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from training.checkpoint import Checkpoints, State, pack, unpack
+from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError
 from training.record import RECORD, Event, Record
+from training.resume import pack, unpack
 
 IDENTITY = {"settings": {"seed": 1}, "schema": "abc"}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.training import collectives
+from training.rows import add_rows
 from training.sync import rows_are_cheaper
 from training.world import World
 
@@ -33,9 +34,7 @@ def test_rows_travel_where_they_are_fewer_bytes() -> None:
 
 def test_sums_are_in_rank_order() -> None:
     """1e8 + 1 - 1e8 is 0 in float32 in this order, and 1 in another."""
-    from training.sync import _add_rows
-
     parts = [(torch.tensor([0, 3]), torch.tensor([[1e8], [1.0]])), (torch.tensor([0]), torch.tensor([[1.0]]))]
-    rows, values = _add_rows([*parts, (torch.tensor([0, 9]), torch.tensor([[-1e8], [2.0]]))])
+    rows, values = add_rows([*parts, (torch.tensor([0, 9]), torch.tensor([[-1e8], [2.0]]))])
     assert rows.tolist() == [0, 3, 9]
     assert values.tolist() == [[0.0], [1.0], [2.0]]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training.batch import Batch
 from training.errors import SchemaError, SettingsError
 from training.schema import Schema
+from training.sharded import Tables
 
 
 class ModelConfig(BaseModel):
@@ -64,18 +65,24 @@ class Model(nn.Module, ABC):
     A model is built from its config and the schema, so that a bundle's JSON rebuilds it before its weights are loaded.
     Everything drawn at random while training comes from the generator that `loss` is given.
 
+    Embedding tables come from `table(name, rows, dimension, std=...)`, whole or sharded as the training wants it. A
+    lookup in a sharded table is a collective: `loss` and `queries` make the same lookups in the same order whatever the
+    batch holds, nothing included, and read no table's `weight` directly.
+
     Attributes:
         COMPILED: the methods that `training.compile` hands to torch.compile. Worth naming are those that only compute:
             a generator, or an operation whose result's size depends on the data (unique, masks), breaks the graph.
+        table: makes the model's tables.
     """
 
     Config: ClassVar[type[ModelConfig]]
     COMPILED: ClassVar[tuple[str, ...]] = ("loss",)
 
-    def __init__(self, config: ModelConfig, schema: Schema) -> None:
+    def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__()
         self.config = config
         self.schema = schema
+        self.table = tables or Tables()
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -97,13 +104,19 @@ class RetrievalModel(Model):
     FEATURES: ClassVar[tuple[str, ...]] = ()
     item_features: Tensor
 
-    def __init__(self, config: ModelConfig, schema: Schema, item_features: Mapping[str, Tensor] | None = None) -> None:
-        """Build the model; None leaves the features zero, for weights that are loaded afterwards.
+    def __init__(
+        self,
+        config: ModelConfig,
+        schema: Schema,
+        item_features: Mapping[str, Tensor] | None = None,
+        tables: Tables | None = None,
+    ) -> None:
+        """Build the model; no features leaves them zero, for weights that are loaded afterwards.
 
         Raises:
             SchemaError: a feature is missing, or is not one finite number per item of the vocabulary.
         """
-        super().__init__(config, schema)
+        super().__init__(config, schema, tables)
         items = schema["target"].size or 1
         given = {} if item_features is None else {name: item_features.get(name) for name in self.FEATURES}
         for name, values in given.items():
@@ -124,4 +137,7 @@ class RetrievalModel(Model):
 
     @abstractmethod
     def item_matrix(self) -> Tensor:
-        """(items, dim) float32: `queries @ item_matrix.T` is the score. Row 0, the unknown item, scores below all."""
+        """(items, dim) float32: `queries @ item_matrix.T` is the score. Row 0, the unknown item, scores below all.
+
+        Whole on every rank, since ranking needs all of it; read from the tables in pieces.
+        """

@@ -25,8 +25,10 @@ from training.batch import Batch, Ragged
 from training.losses import Candidates, draw_candidates, sampled_softmax
 from training.models.base import ModelConfig, RetrievalModel, choices, search
 from training.schema import Schema
+from training.sharded import Tables
 
 UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
+MATRIX_PIECE = 65_536  # items whose rows are read at a time
 PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
 
 
@@ -73,26 +75,26 @@ class TwoTower(RetrievalModel):
     target_shares: Tensor
     drift_days: Tensor
 
-    def __init__(self, config: ModelConfig, schema: Schema, item_features: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__(config, schema, item_features)
+    def __init__(
+        self,
+        config: ModelConfig,
+        schema: Schema,
+        item_features: Mapping[str, Tensor] | None = None,
+        tables: Tables | None = None,
+    ) -> None:
+        super().__init__(config, schema, item_features, tables)
         dim, self.biases_each = self.config.dim, 1 + len(self.config.drift_days)
         users, items = cast(int, schema["user"].size), cast(int, schema["target"].size)
-        self.users = nn.Embedding(users, dim, sparse=True, padding_idx=0)
-        self.items = nn.Embedding(items, dim, sparse=True)
-        self.biases = nn.Embedding(items, self.biases_each, sparse=True)
+        # A user without rows stays at zero, the history alone; an item starts at the log of its count.
+        self.users = self.table("users", users, dim, padding_idx=0)
+        self.items = self.table("items", items, dim, std=dim**-0.5)
+        self.biases = self.table("biases", items, self.biases_each)
         self.mix = nn.Linear(dim + 1, dim)
         self.feature_weights = nn.Linear(len(self.FEATURES), 1, bias=False)
         self.log_history_days = nn.Parameter(torch.tensor(self.config.history_days).log())
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
         self.register_buffer("drift_days", torch.tensor(self.config.drift_days))
-        self._start()
-
-    def _start(self) -> None:
-        """A user without rows stays at zero, the history alone; an item starts at the log of its count."""
-        nn.init.zeros_(self.users.weight)
-        nn.init.normal_(self.items.weight, std=self.config.dim**-0.5)
-        nn.init.zeros_(self.biases.weight)
         nn.init.zeros_(self.feature_weights.weight)
         with torch.no_grad():
             self.feature_weights.weight[0, 0] = 1.0
@@ -128,8 +130,9 @@ class TwoTower(RetrievalModel):
         return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
 
     def item_matrix(self) -> Tensor:
-        weight = self.items.weight
-        matrix = self._items(torch.arange(len(weight), device=weight.device), F.normalize(weight, dim=1))
+        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
+        pieces = [self._items(ids, F.normalize(self.items(ids), dim=1)) for ids in torch.split(every, MATRIX_PIECE)]
+        matrix = torch.cat(pieces)
         unknown = torch.zeros_like(matrix[:1])
         unknown[0, self.config.dim] = UNKNOWN_BIAS
         return torch.cat([unknown, matrix[1:]])

@@ -1,0 +1,208 @@
+"""What test_sharded.py runs on every rank: sharded tables beside whole ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.training.tiny import ITEMS, USERS, TinyLoader, TinyModel, rows
+from training.batch import Batch
+from training.export import send_tables, whole_state
+from training.files import Streamed, write_tensors
+from training.fit import Event, FitSettings, fit
+from training.rows import fill_rows
+from training.sharded import ShardedEmbedding, Tables
+from training.sync import Compression, Synchroniser, global_norm
+from training.world import World
+
+ROWS, DIMENSION = 53, 6  # a prime: no number of ranks divides it
+
+
+class Model(TinyModel):
+    """The tiny model with its two tables from the factory, `users` with a padding row."""
+
+    def __init__(self, tables: Tables, users: int = USERS) -> None:
+        super().__init__()
+        self.users = tables("users", users, 8, std=1.0, padding_idx=0)
+        self.items = tables("items", ITEMS, 8, std=1.0)
+
+
+def checks(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """All checks of one world size in one launch."""
+    lookups(world)
+    compared = [
+        gradients(world, compression, idle)
+        for compression in ("none", "fp16", "bf16")
+        for idle in ([], [0], [world.size - 1], list(range(world.size)))
+    ]
+    poisoned(world)
+    return {
+        "compared": len(compared),
+        **{name: train(one, world) for name, one in spec["train"].items()},
+        "exported": exported(spec["export"], world),
+    }
+
+
+def _whole(padding_idx: int | None = None) -> nn.Embedding:
+    table = Tables()("planted", ROWS, DIMENSION, std=0.5, padding_idx=padding_idx)
+    assert isinstance(table, nn.Embedding)
+    return table
+
+
+def _sharded(world: World, padding_idx: int | None = None) -> ShardedEmbedding:
+    table = Tables(world, 0.0)("planted", ROWS, DIMENSION, std=0.5, padding_idx=padding_idx)
+    assert isinstance(table, ShardedEmbedding)
+    return table
+
+
+def lookups(world: World) -> None:
+    """Rows come back in the ids' shape, the same bits as from a whole table, also where a rank asks for none."""
+    whole, sharded = _whole(), _sharded(world)
+    assert torch.equal(sharded.weight, whole.weight[world.rank :: world.size])
+    generator = torch.Generator().manual_seed(world.rank)
+    for shape in ((7,), (4, 3), (0,), (), (5 * world.rank,)):
+        ids = torch.randint(ROWS, shape, generator=generator)
+        with torch.no_grad():
+            found = sharded(ids)
+        assert found.shape == (*shape, DIMENSION)
+        assert torch.equal(found, whole(ids))
+    pieces = torch.cat(list(sharded.pieces()))
+    assert pieces.numel() == 0 if world.rank else torch.equal(pieces, whole.weight)
+
+
+def _ids(rank: int, lookup: int) -> Tensor:
+    """Ids with many duplicates, and with the padding row among them."""
+    return torch.randint(20, (15 + rank,), generator=torch.Generator().manual_seed(10 * rank + lookup))
+
+
+def _loss(table: nn.Module, rank: int) -> Tensor:
+    """Two lookups in one step, as with accumulated batches."""
+    return sum((table(_ids(rank, n)) * (n + 1)).square().sum() for n in range(2))  # type: ignore[return-value]
+
+
+def gradients(world: World, compression: Compression, idle: list[int]) -> None:
+    """The owners' gradients against one process with all ranks' rows. Idle ranks look up, but have no backward pass."""
+    alone, weight = _whole(padding_idx=3), 0.0
+    for rank in range(world.size):
+        if rank not in idle:
+            _loss(alone, rank).backward()
+            weight += 2.0
+    sharded = _sharded(world, padding_idx=3)
+    model = nn.ModuleDict({"table": sharded, "layer": nn.Linear(1, 1)})
+    mine = _loss(sharded, world.rank)
+    if world.rank not in idle:
+        mine.backward()
+    loss = 0.0 if world.rank in idle else float(mine.detach())
+    synchroniser = Synchroniser(model, world, compression)
+    totals = synchroniser.synchronise(loss, 0.0 if world.rank in idle else 2.0)
+    assert totals.weight == weight
+    if not weight:
+        assert sharded.weight.grad is None
+        return
+    assert alone.weight.grad is not None
+    expected = alone.weight.grad.coalesce() / weight
+    gradient = sharded.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse
+    assert gradient.is_coalesced()
+    used = expected.coalesce()._indices()[0]
+    assert 3 not in used
+    assert torch.equal(gradient._indices()[0] * world.size + world.rank, used[used % world.size == world.rank])
+    tolerance = {"none": 1e-6, "fp16": 2e-3, "bf16": 2e-2}[compression]
+    dense = expected.to_dense()
+    atol = tolerance * float(dense.abs().max())
+    torch.testing.assert_close(gradient.to_dense(), dense[world.rank :: world.size], atol=atol, rtol=0.0)
+    norm = global_norm(synchroniser.shared, world, synchroniser.local)
+    assert abs(norm - float(dense.norm())) <= max(tolerance, 1e-5) * float(dense.norm())
+    assert world.all_gather_object(norm) == [norm] * world.size
+
+
+def poisoned(world: World) -> None:
+    """A loss that is not a number on one rank drops the step, and what was looked up does not reach the next one."""
+    sharded = _sharded(world)
+    _loss(sharded, world.rank).backward()
+    synchroniser = Synchroniser(sharded, world)
+    assert not synchroniser.synchronise(float("nan") if world.rank == 0 else 1.0, 1.0).usable
+    assert sharded.weight.grad is None
+    synchroniser.synchronise(1.0, 1.0)
+    assert sharded.weight.grad is None, "no lookup, no gradient"
+
+
+def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit the model; its loss, what it warned of, and all its tensors, whole, as lists."""
+    settings = FitSettings(**spec["settings"])
+    model = Model(Tables(world, settings.shard_tables_above_mb, settings.seed), spec.get("users", USERS))
+    data = rows(124)  # six steps of 24 an epoch; in the last, ranks have nothing
+    loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
+    events: list[Event] = []
+
+    def validate(model: Model) -> dict[str, float]:
+        loss, weight = model.loss(data, torch.Generator())
+        return {"validation_loss": float(loss / weight)}
+
+    result = fit(
+        model,
+        loader,
+        settings,
+        world=world,
+        checkpoint_dir=spec.get("folder"),
+        validate=validate if settings.metric != "loss" else None,
+        report=events.append,
+    )
+    return {
+        "loss": result.final_loss,
+        "best": result.best,
+        "warnings": [event.message for event in events if event.kind == "warning"],
+        "resumed_at": [event.step for event in events if event.kind == "resume"],
+        "tensors": {name: tensor.tolist() for name, tensor in _gathered(model, world).items()},
+    }
+
+
+def _gathered(model: nn.Module, world: World) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in sorted(whole_state(model).items()):
+        found[name] = torch.cat(list(tensor.pieces())) if isinstance(tensor, Streamed) else tensor
+    return found
+
+
+def exported(folder: str, world: World) -> bool:
+    """A file of the sharded model, and one of the same model with whole tables."""
+    sharded, whole = Model(Tables(world, 0.0)), Model(Tables())
+    if world.rank == 0:
+        write_tensors(Path(folder) / f"sharded-{world.size}.safetensors", whole_state(sharded))
+        write_tensors(Path(folder) / f"whole-{world.size}.safetensors", whole_state(whole))
+    else:
+        send_tables(sharded)
+    return world.rank == 0
+
+
+class Forgetful(Model):
+    """Leaves the lookup out where its batch is empty, which the contract forbids."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        user = batch["user"]
+        assert isinstance(user, Tensor)
+        return super().loss(batch, generator) if len(user) else (torch.zeros(()), torch.zeros(()))
+
+
+def forgetful(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One row for all ranks: the others' batches are empty."""
+    settings = FitSettings(batch_size=world.size)
+    fit(Forgetful(Tables(world, 0.0)), TinyLoader(rows(1), 1, world), settings, world=world)
+    return {}
+
+
+def outside(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One rank looks up an id that the table does not have; the others wait for it in the same lookup."""
+    _sharded(world)(torch.tensor([1, ROWS if world.rank == world.size - 1 else 2]))
+    return {}
+
+
+def fill_values(count: int, rank: int = 0, ranks: int = 1) -> Tensor:
+    """Initial values of a table of one column."""
+    weight = torch.empty(count, 1)
+    fill_rows(weight, std=2.0, seed=1, name="planted", rank=rank, ranks=ranks)
+    return weight[:, 0]
