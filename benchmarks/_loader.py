@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import Snapshot, open_snapshot
 

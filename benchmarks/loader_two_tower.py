@@ -16,8 +16,8 @@ from _loader import WORKERS, arguments, in_turn, open_snapshot, rates, report, t
 from training.batch import Batch
 from training.fit import fit
 from training.fit_settings import FitSettings
+from training.loader import Loader
 from training.models.two_tower import TwoTower, TwoTowerConfig
-from training.reader import Loader
 from training.schema import Column, Kind, Schema
 from training.world import World
 

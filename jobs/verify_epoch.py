@@ -23,7 +23,7 @@ from jobs.tables import Tables, open_session
 from spark_udfs.row_hashes import Cells, Sums, row_sums, sums_of
 from training.batch import Batch, Ragged, batch_size
 from training.errors import DataError
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import Snapshot, open_snapshot
 

@@ -38,7 +38,7 @@ __all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit", "step_seed"]
 
 
 class Loader(Protocol):
-    """What `fit` needs of a loader; `training.reader.Loader` is the one that streams.
+    """What `fit` needs of a loader; `training.loader.Loader` is the one that streams.
 
     One that keeps `stats` (`training.progress.LoaderStats`) has them told with the progress and each epoch.
     """

@@ -80,7 +80,7 @@ def _is_better(new: float, old: float, mode: Literal["min", "max"]) -> bool:
 
 
 class LoaderStats(Protocol):
-    """What a loader may say of itself, counted since it was made; `training.reader.LoaderStats` does."""
+    """What a loader may say of itself, counted since it was made; `training.loader.LoaderStats` does."""
 
     @property
     def rows(self) -> int: ...

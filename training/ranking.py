@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from training.batch import Batch, Ragged, to_device
+from training.loader import Loader
 from training.metrics import MetricSums, ranking_metrics
 from training.models.base import RetrievalModel
-from training.reader import Loader
 from training.world import World
 
 # A block of queries is scored against the whole catalogue at once; its scores stay below this.

@@ -71,7 +71,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     from training.device import pick_device
     from training.export import send_tables, whole_state
     from training.fit import FitSettings, fit
-    from training.reader import Loader
+    from training.loader import Loader
     from training.sharded import Tables
     from training.snapshot import open_snapshot
 
@@ -149,8 +149,8 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
 
 def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Full ranking of the held-out queries, or None where the spec wants none."""
+    from training.loader import Loader
     from training.ranking import block_rows, rank_queries
-    from training.reader import Loader
     from training.snapshot import open_snapshot
 
     if not spec["validate"]:

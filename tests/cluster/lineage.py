@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch
 from training.fit import Event, FitSettings, fit
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import open_snapshot
 from training.world import World

@@ -15,7 +15,7 @@ from jobs import verify_epoch
 from jobs.verify_epoch import verify
 from spark_udfs.row_hashes import Sums, sums_of
 from training.errors import DataError, TableError
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Schema
 
 

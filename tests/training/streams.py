@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from training.batch import Batch, Ragged, batch_size
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Schema
 from training.snapshot import Snapshot
 

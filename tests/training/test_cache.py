@@ -14,7 +14,7 @@ from deltalake import WriterProperties, write_deltalake
 from tests.training.streams import rows_of
 from training.cache import Cache, DiskCache, MemoryCache, cache_of
 from training.errors import SettingsError, SnapshotError
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import Snapshot, open_snapshot
 

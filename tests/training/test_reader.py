@@ -17,7 +17,7 @@ from deltalake import WriterProperties, write_deltalake
 from tests.training.streams import WORLD_SIZES, in_order, ranks_epoch, rows_of
 from training.batch import Ragged, batch_size, to_device
 from training.errors import CheckpointError, SchemaError, SettingsError, SnapshotError, TableError
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import Snapshot, open_snapshot
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.training import tiny
 from training.batch import Batch
 from training.fit import Event, FitSettings, Pruned, fit
-from training.reader import Loader
+from training.loader import Loader
 from training.schema import Column, Kind, Schema
 from training.snapshot import open_snapshot
 from training.world import World
