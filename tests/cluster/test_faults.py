@@ -41,7 +41,7 @@ def unbroken(table: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     ("kind", "words"),
     [
         ("SIGKILL", "rank 1 of 2 was killed by SIGKILL"),
-        ("SIGSTOP", "rank 1 of 2 did not answer; its process is stopped"),
+        pytest.param("SIGSTOP", "rank 1 of 2 did not answer; its process is stopped", marks=pytest.mark.slow),
     ],
 )
 def test_a_lost_rank_costs_no_row(kind: str, words: str, table: str, unbroken: dict[str, Any], tmp_path: Path) -> None:

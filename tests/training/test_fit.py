@@ -28,44 +28,38 @@ def _train(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    """Several trainings on 2 and on 3 ranks, one launch each."""
-    seen = {}
-    for ranks in (2, 3):
-        specs = {
-            "even": EVEN,
-            "sparse_adam": SPARSE_ADAM,
-            "first": SPEC,
-            "again": {**SPEC, "folder": str(tmp_path_factory.mktemp("again"))},
-            "pruned": {**SPEC, "prune": "progress", "settings": {**SETTINGS, "report_every_s": 0.0}},
-            "pruned_at_epoch": {**SPEC, "prune": "epoch"},
-            "best": {**SPEC, "validate": True, "settings": {**SETTINGS, "metric": "validation_loss"}},
-            "fp16": {"settings": {**SETTINGS, "compression": "fp16"}},
-        }
-        seen[ranks] = launch("tests.training.tiny:train_each", specs, ranks=ranks, timeout_s=200)
-    return seen
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Several trainings on two ranks, in one launch; `test_world_sizes.py` has the other sizes."""
+    specs = {
+        "even": EVEN,
+        "sparse_adam": SPARSE_ADAM,
+        "first": SPEC,
+        "again": {**SPEC, "folder": str(tmp_path_factory.mktemp("again"))},
+        "pruned": {**SPEC, "prune": "progress", "settings": {**SETTINGS, "report_every_s": 0.0}},
+        "pruned_at_epoch": {**SPEC, "prune": "epoch"},
+        "best": {**SPEC, "validate": True, "settings": {**SETTINGS, "metric": "validation_loss"}},
+        "fp16": {"settings": {**SETTINGS, "compression": "fp16"}},
+    }
+    return launch("tests.training.tiny:train_each", specs, ranks=2, timeout_s=200)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_world_sizes_agree_within_rounding(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
+def test_world_sizes_agree_within_rounding(on_ranks: dict[str, Any]) -> None:
     for name, spec in (("even", EVEN), ("sparse_adam", SPARSE_ADAM)):
-        alone, many = tiny.train(spec, World()), on_ranks[ranks][name]
+        alone, many = tiny.train(spec, World()), on_ranks[name]
         assert many["steps"] == alone["steps"]
         assert many["loss"] == pytest.approx(alone["loss"], rel=1e-5)
         assert many["weights"] == pytest.approx(alone["weights"], rel=1e-4)
-    assert on_ranks[ranks]["fp16"]["loss"] == pytest.approx(on_ranks[ranks]["even"]["loss"], rel=1e-2)
+    assert on_ranks["fp16"]["loss"] == pytest.approx(on_ranks["even"]["loss"], rel=1e-2)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_same_seed_same_bits_on_ranks(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
-    assert on_ranks[ranks]["first"] == on_ranks[ranks]["again"]
+def test_same_seed_same_bits_on_ranks(on_ranks: dict[str, Any]) -> None:
+    assert on_ranks["first"] == on_ranks["again"]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_pruning_is_agreed(ranks: int, on_ranks: dict[int, dict[str, Any]]) -> None:
+def test_pruning_is_agreed(on_ranks: dict[str, Any]) -> None:
     for name in ("pruned", "pruned_at_epoch"):
-        assert on_ranks[ranks][name] == {"pruned": ["planted"] + ["stopped by rank 0"] * (ranks - 1)}
-    assert len(on_ranks[ranks]["best"]["history"]) == 3
+        assert on_ranks[name] == {"pruned": ["planted", "stopped by rank 0"]}
+    assert len(on_ranks["best"]["history"]) == 3
 
 
 def test_accumulated_batches_are_one_step() -> None:
@@ -88,12 +82,12 @@ def test_killed_and_resumed_is_unbroken(step: int, tmp_path: Path) -> None:
     assert [line["step"] for line in record] == sorted(line["step"] for line in record)
 
 
-def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: dict[int, dict[str, Any]]) -> None:
+def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: dict[str, Any]) -> None:
     kill = {"rank": 1, "step": 14, "mark": str(tmp_path / "killed")}
     spec = {**SPEC, "folder": str(tmp_path / "checkpoints"), "kill": kill}
     lines: list[str] = []
     resumed = launch("tests.training.tiny:train", spec, ranks=2, restarts=1, timeout_s=100, log=lines.append)
-    assert resumed == on_ranks[2]["first"]
+    assert resumed == on_ranks["first"]
     assert any("rank 1 of 2 was killed by SIGKILL" in line and "(1 of at most 1 times)" in line for line in lines)
     resumed_at = [line for line in read_record(tmp_path / "checkpoints") if line["kind"] == "resume"]
     assert [line["step"] for line in resumed_at] == [12]

@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulated_sparse_adam": ACCUMULATED,
     "bf16": {"compression": "bf16"},
 }
-RUN_ON = {2: list(VARIANTS), 3: ["rowwise_adagrad"], 4: ["accumulated_sparse_adam"], 1: list(VARIANTS)}
+RUN_ON = {2: list(VARIANTS), 3: ["rowwise_adagrad", "accumulated_sparse_adam"], 1: list(VARIANTS)}
 FIRST = {"epochs": 1, "embedding_optimizer": "sparse_adam", "metric": "validation_loss"}  # then a second epoch
 LAST, BEFORE = 6, 4  # steps of the checkpoints of an epoch
 TORN = "shard-00001-of-00002.safetensors"
@@ -60,12 +60,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> dict[int, dict[str, Any]]:
-    """All checks at world sizes 1 to 4, a launch each. A training begun on n ranks goes on at the next size."""
+    """All checks at world sizes 1 to 3, a launch each. A training begun on n ranks goes on at the next size."""
     results = {}
-    for ranks in (2, 3, 4, 1):
+    for ranks in (2, 3, 1):
         specs = {name: _spec(VARIANTS[name]) for name in RUN_ON[ranks]}
         specs["begun"] = _spec(FIRST, folder / f"from-{ranks}")
-        before = {3: 2, 4: 3, 1: 4}.get(ranks)
+        before = {3: 2, 1: 3}.get(ranks)
         if before:
             specs["resumed"] = _spec({**FIRST, "epochs": 2}, folder / f"resumed-{before}-by-{ranks}")
             shutil.copytree(folder / f"from-{before}", folder / f"resumed-{before}-by-{ranks}")
@@ -84,7 +84,7 @@ def _flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_steps_equal_those_of_a_whole_table(ranks: int, seen: dict[int, dict[str, Any]]) -> None:
     assert seen[ranks]["compared"] == 12
 
@@ -101,7 +101,7 @@ def test_clipping_and_the_optimizer_make_a_difference() -> None:
     assert len({round(loss, 3) for loss in losses}) == 3
 
 
-@pytest.mark.parametrize(("ranks", "before"), [(3, 2), (4, 3), (1, 4)])
+@pytest.mark.parametrize(("ranks", "before"), [(3, 2), (1, 3)])
 def test_resumed_at_another_world_size_is_unbroken(
     ranks: int, before: int, seen: dict[int, dict[str, Any]], folder: Path
 ) -> None:
@@ -159,7 +159,7 @@ def test_best_weights_are_left(tmp_path: Path) -> None:
         assert left["tensors"] == sharding.train(_spec({**upside_down, "epochs": 1}), World())["tensors"]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_exported_file_is_that_of_whole_tables(ranks: int, seen: dict[int, dict[str, Any]], folder: Path) -> None:
     assert seen[ranks]["exported"]
     sharded, whole = (folder / f"{kind}-{ranks}.safetensors" for kind in ("sharded", "whole"))
