@@ -19,7 +19,7 @@ from training import sync
 from training.world import World
 
 DIMENSION, GOAL = 64, 1.1
-PERCENT = (0.1, 1.0, 5.0, 20.0, 50.0, 80.0, 100.0)
+PERCENT = (0.1, 1.0, 5.0, 20.0, 40.0, 60.0, 80.0, 100.0)
 
 
 def measure(spec: dict[str, Any], world: World) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _at(percent: float, rows: int, rounds: int, world: World) -> dict[str, float
 
 
 def main() -> None:
-    rows, rounds = arguments(200_000, 7)
+    rows, rounds = arguments(200_000, 21)
     found = launch("train_gradient_sync:measure", {"rows": rows, "rounds": rounds}, ranks=2, timeout_s=900)
     worst = max(ms["ours"] / min(ms["rows"], ms["table"]) for ms in found.values())
     report("train_gradient_sync", worst, GOAL, "x the better of rows and table, at the worst density", found)

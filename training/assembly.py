@@ -63,9 +63,10 @@ class Epoch:
     def _decode(self, group: int) -> Decoded:
         names = self.schema.names
         arrays = self.cache.read(self.snapshot, group, names) if self.cache else self.snapshot.read_group(group, names)
-        order = self.plan.row_order(self.number, group, int(self.snapshot.groups.live[group]))
-        if len(order) < self.snapshot.groups.rows[group]:
-            order = self.snapshot.live_rows(group)[order]
+        groups = self.snapshot.groups
+        whole = groups.live[group] == groups.rows[group]
+        live = int(groups.rows[group]) if whole else self.snapshot.live_rows(group)
+        order = self.plan.row_order(self.number, group, live)
         where = self.snapshot.describe(group)
         return Decoded([hold(columns, arrays, order, where) for columns in self.together])
 

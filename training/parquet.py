@@ -173,7 +173,7 @@ class Source:
 def bits(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:
     """Bits [start, stop) of a packed mask; 0 past its end (a deletion vector may be shorter than its file)."""
     found = np.unpackbits(packed[start // 8 : -(-stop // 8)])[start % 8 : start % 8 + stop - start]
-    return np.pad(found, (0, stop - start - len(found)))
+    return found if len(found) == stop - start else np.pad(found, (0, stop - start - len(found)))
 
 
 def _arrays(files: Sequence[DataFile], counts: list[list[int]]) -> RowGroups:

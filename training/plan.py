@@ -88,8 +88,8 @@ class Plan:
         order: IntArray = self._random(_GROUPS, epoch, 0).permutation(len(self.group_rows))
         return order[np.take(self.group_rows, order) > 0]
 
-    def row_order(self, epoch: int, group: int, rows: int) -> IntArray:
-        """Permutation of a row group's live rows."""
+    def row_order(self, epoch: int, group: int, rows: int | IntArray) -> IntArray:
+        """Permutation of a row group's live rows: their numbers, or how many they are where none is deleted."""
         return self._random(_ROWS, epoch, group).permutation(rows)
 
     def blocks(self, epoch: int, shards: Sequence[int]) -> Iterator[Block]:

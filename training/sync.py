@@ -3,7 +3,7 @@
 A step costs at most four collectives. First a small header: each rank's loss and weight, and for each parameter whether
 it has a gradient here and how many rows. From it every rank knows the same, so all take the same way: a rank with an
 empty batch sends nothing and hangs nobody. Then dense gradients travel joined in one buffer; sparse ones (embedding
-rows, de-duplicated here first) travel as rows, or within the dense buffer where that moves fewer bytes. The gradients
+rows, de-duplicated here first) travel as rows, or within the dense buffer where that costs less. The gradients
 of sharded tables' rows go to the ranks that hold them, in two more collectives a table.
 
 Sums run in rank order or in Gloo's fixed ring order, so one seed gives the same bits each time.
@@ -62,7 +62,7 @@ class _Part:
 
 
 def rows_are_cheaper(total_rows: int, table_rows: int, dimension: int, value_bytes: int = 4) -> bool:
-    """Whether gathering rows moves fewer bytes than summing the whole table.
+    """Whether gathering rows costs less than summing the whole table.
 
     Args:
         total_rows: rows with a gradient, added up over ranks after each removed its own duplicates.
@@ -70,10 +70,10 @@ def rows_are_cheaper(total_rows: int, table_rows: int, dimension: int, value_byt
         dimension: width of a row.
         value_bytes: bytes of a value on the wire.
 
-    A gathered row brings its values and its index (8 bytes) to every rank; a ring sum moves the table twice, and a
-    mark a row with it.
+    A gathered row brings its values and its index (8 bytes) to every rank, where adding it to the others costs as much
+    again; a ring sum moves the table twice, and a mark a row with it.
     """
-    return total_rows * (value_bytes * dimension + 8) < 2 * table_rows * value_bytes * (dimension + 1)
+    return 2 * total_rows * (value_bytes * dimension + 8) < 2 * table_rows * value_bytes * (dimension + 1)
 
 
 class Synchroniser:

@@ -27,9 +27,9 @@ def test_rows_travel_where_they_are_fewer_bytes() -> None:
     assert rows_are_cheaper(total_rows=2 * 8192, table_rows=1_000_000, dimension=64)
     assert not rows_are_cheaper(total_rows=2 * 1000, table_rows=1000, dimension=64)
     turning_point = next(rows for rows in range(4000) if not rows_are_cheaper(rows, 1000, 64))
-    assert turning_point * (4 * 64 + 8) >= 2 * 1000 * 4 * 65 > (turning_point - 1) * (4 * 64 + 8)
-    assert rows_are_cheaper(1950, 1000, 64, value_bytes=4)
-    assert not rows_are_cheaper(1950, 1000, 64, value_bytes=2)
+    assert turning_point * (4 * 64 + 8) >= 1000 * 4 * 65 > (turning_point - 1) * (4 * 64 + 8)
+    assert rows_are_cheaper(980, 1000, 64, value_bytes=4)
+    assert not rows_are_cheaper(980, 1000, 64, value_bytes=2)
 
 
 def test_sums_are_in_rank_order() -> None:
