@@ -13,7 +13,23 @@ import torch
 from torch import Tensor
 
 
-class Lamb(torch.optim.Optimizer):
+class _ByParameter(torch.optim.Optimizer):
+    """Steps one parameter after the other, each by its own norms."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Update one parameter in place from its gradient, with its state and its group's settings."""
+        raise NotImplementedError
+
+
+class Lamb(_ByParameter):
     """Adam's direction, stepped by the norm of the weights (You et al. 2020, "Large Batch Optimization", algorithm 2).
 
     update = m / (sqrt(v) + eps) + weight_decay * w, with both moments corrected for their bias;
@@ -37,14 +53,6 @@ class Lamb(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
@@ -60,7 +68,7 @@ class Lamb(torch.optim.Optimizer):
         parameter.add_(update, alpha=-group["lr"])
 
 
-class Lars(torch.optim.Optimizer):
+class Lars(_ByParameter):
     """Momentum SGD, stepped by the ratio of the norms (You et al. 2017, "Large Batch Training", algorithm 1).
 
     velocity = momentum * velocity + lr * trust * ||w|| / (||g|| + weight_decay ||w||) * (g + weight_decay w);
@@ -84,14 +92,6 @@ class Lars(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, decay = self.state[parameter], group["weight_decay"]
