@@ -43,15 +43,16 @@ class Listener:
         self._log = log
         self._server = socket.create_server((host, 0))
         self.address = Address(host, self._server.getsockname()[1], secrets.token_hex(16))
+        self._closer: tuple[str, int] | None = None
         self._connections: list[tuple[socket.socket, threading.Thread]] = []
         self._thread = threading.Thread(target=self._accept, name="rank lines", daemon=True)
         self._thread.start()
 
     def _accept(self) -> None:
         while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:  # closed
+            connection, peer = self._server.accept()
+            if peer == self._closer:
+                connection.close()
                 return
             thread = threading.Thread(target=self._take, args=(connection,), name="rank lines", daemon=True)
             self._connections.append((connection, thread))
@@ -69,9 +70,12 @@ class Listener:
 
     def close(self) -> None:
         """Hand on what has arrived, then stop."""
-        self._server.shutdown(socket.SHUT_RDWR)
+        with socket.socket() as last:  # connections wait in line: when this one is taken, all before it were
+            last.bind((self.address.host, 0))
+            self._closer = last.getsockname()
+            last.connect((self.address.host, self.address.port))
+            self._thread.join()
         self._server.close()
-        self._thread.join()
         for connection, thread in self._connections:
             thread.join(_LAST_LINES_S)
             if thread.is_alive():  # the other end is cut off

@@ -31,6 +31,19 @@ def test_lines_of_several_ranks_arrive_whole() -> None:
     assert len(lines) == 151
 
 
+def test_connections_not_yet_taken_are_heard_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    accept = Listener._accept
+    monkeypatch.setattr(Listener, "_accept", lambda self: (go_on.wait(30.0), accept(self))[1])
+    lines: list[str] = []
+    with closing(Listener("127.0.0.1", lines.append)) as listener:
+        for rank in range(3):
+            with closing(Sender(listener.address)) as send:
+                send(f"[{rank}] hello")
+        threading.Timer(0.2, go_on.set).start()
+    assert sorted(lines) == [f"[{rank}] hello" for rank in range(3)]
+
+
 def test_a_stranger_is_not_heard() -> None:
     lines: list[str] = []
     with closing(Listener("127.0.0.1", lines.append)) as listener:
