@@ -3,7 +3,7 @@
 The rows of a table version are dealt to a fixed number of *canonical shards*, whatever the number of ranks:
 
     row groups, permuted by (seed, epoch)   | g7 | g2 | g9 | g0 | g4 | ...
-    cut into equal shards of rows           |  shard 0  |  shard 1  |  shard 2 ...
+    cut into equal shards of rows           |  shard 0->|<-shard 1  |  shard 2->...
     a shard is cut into blocks of pieces    a piece is a range of one row group's shuffled rows
     a block's pieces are mixed row by row   each row of the block is equally likely at each place
 
@@ -98,7 +98,10 @@ class Plan:
         ends = np.cumsum(self.group_rows[order])
         bounds = np.concatenate([[0], np.cumsum([shard_rows(self.rows, self.shards, s) for s in range(self.shards)])])
         for shard in shards:
-            yield from self._shard_blocks(shard, _pieces(order, ends, int(bounds[shard]), int(bounds[shard + 1])))
+            pieces = _pieces(order, ends, int(bounds[shard]), int(bounds[shard + 1]))
+            # Every second shard goes backwards: neighbours then meet at the row group that their border cuts, in time
+            # too, and a rank that serves both reads it once.
+            yield from self._shard_blocks(shard, pieces[::-1] if shard % 2 else pieces)
 
     def mix(self, epoch: int, block: Block) -> Mix | None:
         """For each row of a block the piece that it comes from; None where the block has one piece.

@@ -1,6 +1,6 @@
 """Petastorm's workers -> batches: what `plan` says, in the order that it says, whatever order the workers finish in.
 
-    Petastorm's ventilator --row groups, numbered, as far ahead as `prefetch`--> its worker threads
+    a ventilator --row groups, numbered, a few ahead of their turn--> Petastorm's worker threads
       worker: one row group -> live rows, shuffled, checked, as numpy columns
     one thread a rank puts results back in order, cuts and joins them to batches, a few ahead of the trainer
 
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from petastorm.workers_pool.thread_pool import ThreadPool
-from petastorm.workers_pool.ventilator import ConcurrentVentilator
+from petastorm.workers_pool.ventilator import Ventilator
 from petastorm.workers_pool.worker_base import WorkerBase
 
 from training.assembly import Assembly, Decoded, Epoch
@@ -23,7 +25,6 @@ from training.batch import Batch
 
 _BATCHES_AHEAD = 4
 _GROUPS_AHEAD = 2  # for each worker
-_VENTILATION_INTERVAL_S = 0.001
 _STOP_CHECK_S = 0.1
 
 
@@ -62,17 +63,34 @@ class _ClosedError(Exception):
     """The loader was closed while a worker was asked for a row group."""
 
 
-class _Ventilator(ConcurrentVentilator):  # type: ignore[misc]
-    """Counts an item as done when its turn came, not when a worker finished it.
+class _Ventilator(Ventilator):  # type: ignore[misc]
+    """Hands out an item when the turn of an earlier one has come, not when a worker has finished it.
 
-    So no more row groups wait than the queue's size, even if the first of them is slow and the others are not.
+    So no more row groups wait than may be ahead, even if the first of them is slow and the others are not. Petastorm's
+    own ventilator looks for room every millisecond, in a thread; this one is told.
     """
+
+    def __init__(self, ventilate: Callable[..., None], groups: Sequence[int], ahead: int) -> None:
+        super().__init__(ventilate)
+        self._left, self._ahead = deque(enumerate(groups)), ahead
+
+    def start(self) -> None:
+        for _ in range(self._ahead):
+            self.taken()
+
+    def taken(self) -> None:
+        if self._left:
+            number, group = self._left.popleft()
+            self._ventilate_fn(number=number, group=group)
 
     def processed_item(self) -> None:
         return
 
-    def taken(self) -> None:
-        super().processed_item()
+    def completed(self) -> bool:
+        return not self._left
+
+    def stop(self) -> None:
+        self._left.clear()
 
 
 class Stream:
@@ -89,12 +107,7 @@ class Stream:
         self._taken = 0
         self._batches: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
         self._pool = ThreadPool(workers)
-        self._ventilator = _Ventilator(
-            self._pool.ventilate,
-            [{"number": number, "group": group} for number, group in enumerate(self._assembly.groups())],
-            max_ventilation_queue_size=_GROUPS_AHEAD * workers,
-            ventilation_interval=_VENTILATION_INTERVAL_S,
-        )
+        self._ventilator = _Ventilator(self._pool.ventilate, self._assembly.groups(), _GROUPS_AHEAD * workers)
         self._thread = threading.Thread(target=self._run, name=f"millrace-loader-{rank}", daemon=True)
         self._thread.start()
 

@@ -48,6 +48,14 @@ def test_shards_are_equal_and_blocks_follow_each_other(groups: list[int]) -> Non
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_shards_meet_at_the_groups_that_their_borders_cut() -> None:
+    found = plan([90] * 50, shards=8, shuffle_rows=8)
+    pieces = [[piece for block in found.blocks(0, [shard]) for piece in block.pieces] for shard in range(8)]
+    for shard in range(7):
+        end = 0 if shard % 2 else -1  # both begin there, or both end there
+        assert pieces[shard][end].group == pieces[shard + 1][end].group
+
+
 @tables
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("batch", [1, 7, 64])
