@@ -18,8 +18,9 @@ ROW_BYTES = 8 * 8 + 13 * 4
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    """Bytes that this process has in memory, less the pages of files (its own code)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 class Watch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -40,19 +40,20 @@ def held_together(schema: Schema) -> list[tuple[Column, ...]]:
     numbers: dict[type, list[Column]] = {}
     alone = []
     for column in schema:
-        if column.kind in (Kind.TEXT, Kind.IMAGE) or column.is_ragged or column.length is not None:
+        if _alone(column):
             alone.append((column,))
         else:
             numbers.setdefault(_dtype(column.kind), []).append(column)
     return [*(tuple(columns) for columns in numbers.values()), *alone]
 
 
-def hold(columns: Sequence[Column], arrays: Mapping[str, pa.Array], order: IntArray, where: str) -> Held:
+def hold(columns: Sequence[Column], arrays: dict[str, pa.Array], order: IntArray, where: str) -> Held:
     """Take the rows `order` of columns that are held together, as the schema says, checked.
 
     Args:
         columns: one tuple of `held_together`.
-        arrays: by name, all rows of a row group, deleted ones too.
+        arrays: by name, all rows of a row group, deleted ones too; `columns` are taken out of it, one after the other,
+            so that their memory is free for the next.
         order: row numbers to keep, in their new order; rows that it leaves out are never judged.
         where: the file and row group, for errors.
 
@@ -60,7 +61,14 @@ def hold(columns: Sequence[Column], arrays: Mapping[str, pa.Array], order: IntAr
         SchemaError: a null without `fill`, an id outside [0, size), a number that is not finite, a negative weight, or
             a fixed list of another length; names column, value and file.
     """
-    column, array = columns[0], arrays[columns[0].name]
+    if not _alone(columns[0]):
+        block = pool_array((len(columns), len(order)), _dtype(columns[0].kind))
+        for column, values in zip(columns, block, strict=True):
+            _take_scalars(column, arrays.pop(column.name), order, where, values)
+            _check_values(column, values, where)
+        return Fixed(block)
+    [column] = columns
+    array = arrays.pop(column.name)
     if column.kind in (Kind.TEXT, Kind.IMAGE):
         taken = take_objects(array, order)
         _refuse_nulls(column, taken.null_count, where)
@@ -69,15 +77,9 @@ def hold(columns: Sequence[Column], arrays: Mapping[str, pa.Array], order: IntAr
         lists = _taken_lists(column, array, order, where)
         _check_values(column, lists.values, where)
         return lists
-    if column.length is not None:
-        values = _taken_vectors(column, array, order, where)
-        _check_values(column, values, where)
-        return Fixed(values[None])
-    block = pool_array((len(columns), len(order)), _dtype(column.kind))
-    for column, values in zip(columns, block, strict=True):
-        _take_scalars(column, arrays[column.name], order, where, values)
-        _check_values(column, values, where)
-    return Fixed(block)
+    values = _taken_vectors(column, array, order, where)
+    _check_values(column, values, where)
+    return Fixed(values[None])
 
 
 def empty(column: Column) -> Value:
@@ -88,6 +90,10 @@ def empty(column: Column) -> Value:
     if column.is_ragged:
         return Ragged(torch.empty(0, dtype=dtype), torch.zeros(1, dtype=torch.int64))
     return torch.empty((0,) if column.length is None else (0, column.length), dtype=dtype)
+
+
+def _alone(column: Column) -> bool:
+    return column.kind in (Kind.TEXT, Kind.IMAGE) or column.is_ragged or column.length is not None
 
 
 def _take_scalars(column: Column, array: pa.Array, order: IntArray, where: str, out: Array) -> None:

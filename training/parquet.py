@@ -107,11 +107,10 @@ class Source:
         try:
             with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us") as parquet:
                 schema = parquet.schema_arrow
-                physical = {name: self._physical(name, schema) for name in columns}
-                stored = [name for name in physical.values() if name is not None]
-                rows = parquet.metadata.row_group(number).num_rows
-                table = parquet.read_row_group(number, columns=stored, use_threads=False)
-            return {name: self._column(name, physical[name], table, file, rows) for name in columns}
+                # Column by column: Arrow keeps a reader's pages until all columns of the call are read.
+                return {
+                    name: self._column(name, self._physical(name, schema), parquet, file, number) for name in columns
+                }
         except FileNotFoundError as error:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
@@ -154,13 +153,13 @@ class Source:
         physical: str = metadata[_PHYSICAL_NAME].decode() if _PHYSICAL_NAME in metadata else name
         return physical if physical in stored.names else None
 
-    def _column(self, name: str, stored: str | None, table: pa.Table, file: DataFile, rows: int) -> pa.Array:
-        wanted = self.schema.field(name).type
+    def _column(self, name: str, stored: str | None, parquet: pq.ParquetFile, file: DataFile, number: int) -> pa.Array:
+        wanted, rows = self.schema.field(name).type, parquet.metadata.row_group(number).num_rows
         if name in file.partition:
             return pa.repeat(pa.scalar(file.partition[name], wanted), rows)
         if stored is None:
             return pa.nulls(rows, wanted)
-        chunks = table.column(stored)
+        chunks = parquet.read_row_group(number, columns=[stored], use_threads=False).column(stored)
         return _as_type(chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks(), wanted)
 
     def _gone(self, file: DataFile) -> SnapshotError:
