@@ -22,7 +22,9 @@ $(READY): cluster/requirements.lock cluster/horovod/build.sh cluster/horovod/cxx
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@grep -v '^horovod==' cluster/requirements.lock > $(VENV)/requirements.lock
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -r $(VENV)/requirements.lock
+	@# Every rank and Spark worker is a new Python; where the machine keeps it from caching what it compiles, as container
+	@# images do, each would compile torch's and the other packages' sources again.
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(VENV)/requirements.lock
 	@GPU=$(GPU) cluster/horovod/build.sh $(BIN)/python
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps -e .
 	@$(BIN)/python cluster/horovod/check.py
