@@ -37,9 +37,15 @@ def shop(spark: SparkSession, folder: Path, **fit: Any) -> Settings:
     return settings.model_copy(update={"run_dir": str(folder / "fresh")})
 
 
-def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(spark: SparkSession, tmp_path: Path) -> None:
-    settings = shop(spark, tmp_path, timeline=True)
-    summary = train.run(settings)
+@pytest.fixture(scope="module")
+def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, dict[str, Any]]:
+    """One training of two ranks, with a timeline: what others are held against."""
+    settings = shop(spark, tmp_path_factory.mktemp("trained"), timeline=True)
+    return settings, train.run(settings)
+
+
+def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[Settings, dict[str, Any]]) -> None:
+    settings, summary = trained
     timeline = json.loads(Path(settings.run_dir, "timeline.json").read_text())
     assert any(str(event.get("name", "")).endswith("ALLGATHER") for event in timeline)
     bundle = load_bundle(train.latest_bundle(settings.run_dir))
@@ -56,10 +62,16 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(spark: SparkSes
     assert not list(Path(settings.run_dir, "checkpoints").iterdir())
 
 
-def test_the_same_seed_gives_the_same_loss_and_weights(spark: SparkSession, tmp_path: Path) -> None:
-    first, second = (train.run(shop(spark, tmp_path / name)) for name in ("a", "b"))
-    assert first["final_loss"] == second["final_loss"]
-    other = train.run(shop(spark, tmp_path / "c", seed=4))
+def test_the_same_seed_gives_the_same_loss_and_weights(
+    spark: SparkSession, trained: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    first = trained[1]
+    second = train.run(shop(spark, tmp_path / "again"))
+    assert second["final_loss"] == first["final_loss"]
+    weights, again = (load_bundle(summary["bundle_path"]) for summary in (first, second))
+    assert again.tensor_names() == weights.tensor_names()
+    assert all(torch.equal(again.tensor(name), weights.tensor(name)) for name in weights.tensor_names())
+    other = train.run(shop(spark, tmp_path / "other", seed=4))
     assert other["final_loss"] != first["final_loss"]
 
 
