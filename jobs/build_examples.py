@@ -60,7 +60,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         items = _vocabulary(tables, "items", lines, cuts, inputs)
     versions = _write(tables, settings.examples, lines, (users, items), cuts, counts, inputs)
     sizes = {"users": users.count() + 1, "items": items.count() + 1}
-    written = tables.read("examples").groupBy("split").count().collect()
+    written = tables.read("examples", versions["examples"]).groupBy("split").count().collect()
     counts |= {f"examples_{row['split']}": row["count"] for row in sorted(written)}
     build = {
         "versions": versions,
@@ -149,8 +149,7 @@ def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs:
     # Serializable: of two merges at once the second is refused, so no index is given twice.
     properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
     new = vocabularies.new_entries(ids, held)
-    tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties)
-    vocabulary = tables.read(name)
+    vocabulary = tables.read(name, tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties))
     faults = vocabularies.faults(vocabulary)
     if faults:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
