@@ -26,6 +26,7 @@ from training.device import Feed
 from training.errors import SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
 from training.lock import only_writer
+from training.memory import reuse_memory
 from training.optimizers import build_optimizers
 from training.progress import Meter, Progress
 from training.record import Event, Kind, Pruned, Record
@@ -102,6 +103,7 @@ def fit(
         SettingsError: the settings do not go together with the model, or with no validation.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
+    reuse_memory()
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     telling = _Telling(report, world)
     say = partial(telling, "warning", Progress())

@@ -5,9 +5,9 @@ They are held in one of three forms:
     Lists    each row's numbers as one binary value, so that Arrow copies whole rows at a time
     Objects  an Arrow array of strings or bytes
 
-All memory here comes from Arrow's pool. A fresh page costs more than the copying into it (4 us for 4 KB where this was
-measured), so `reuse_memory` has the pool hand freed pages out again. Of Arrow's pools mimalloc would be a tenth faster,
-but what one thread allocates and another frees stays in it for long: twice the memory, and growing with the epochs.
+All memory here comes from Arrow's pool, which keeps freed pages for the next (`training.memory`). Of Arrow's pools
+mimalloc would be a tenth faster, but what one thread allocates and another frees stays in it for long: twice the
+memory, and growing with the epochs.
 """
 
 from __future__ import annotations
@@ -28,14 +28,6 @@ from training.batch import Ragged, Value
 
 IntArray = NDArray[np.int64]
 Array = NDArray[Any]
-
-_KEEP_MS = 300
-
-
-def reuse_memory() -> None:
-    """Let Arrow keep what it freed for 0.3 s, for what it needs next; jemalloc would give it back at once."""
-    if pa.default_memory_pool().backend_name == "jemalloc":
-        pa.jemalloc_set_decay_ms(_KEEP_MS)
 
 
 def pool_array(shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:

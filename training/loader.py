@@ -17,7 +17,7 @@ from training.batch import Batch, Ragged, Value, batch_size
 from training.cache import Cache
 from training.columns import check_type
 from training.errors import CheckpointError, SchemaError, SettingsError, TableError
-from training.held import reuse_memory
+from training.memory import reuse_memory
 from training.plan import Plan, canonical_shards, steps
 from training.reader import Stream
 from training.schema import Schema
