@@ -11,19 +11,19 @@ import ctypes
 import pyarrow as pa
 
 _ARROW_KEEPS_MS = 300
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEPT_BYTES, _LARGEST_KEPT_BYTES = 2**30, 2**25  # 32 MB is the most that glibc takes
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_KEPT_BYTES = 2**31 - 1  # the most that mallopt takes
 
 
 def reuse_memory() -> None:
-    """Have this process keep freed memory: Arrow for 0.3 s; glibc's malloc up to 1 GB, of blocks below 32 MB.
+    """Have this process keep freed memory: Arrow for 0.3 s, glibc's malloc what lies below its highest block and 2 GB.
 
-    Both would give it back to the kernel at once. Does nothing where Arrow's pool is not jemalloc, or the C library not
-    glibc.
+    Both would give much of it back at once: glibc maps each block of 32 MB or more anew, and a matrix of scores is one
+    in each step. Does nothing where Arrow's pool is not jemalloc, or the C library not glibc.
     """
     if pa.default_memory_pool().backend_name == "jemalloc":
         pa.jemalloc_set_decay_ms(_ARROW_KEEPS_MS)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+        mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
