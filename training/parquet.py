@@ -104,15 +104,17 @@ class Source:
             SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
         """
         try:
-            opened = self._open(file)
-            # A store is asked for all columns at once, not for one after the other.
-            far = isinstance(opened, pa.PythonFile)
-            with pq.ParquetFile(opened, coerce_int96_timestamp_unit="us", pre_buffer=far) as parquet:
-                schema = parquet.schema_arrow
-                # Column by column: Arrow keeps a reader's pages until all columns of the call are read.
-                return {
-                    name: self._column(name, self._physical(name, schema), parquet, file, number) for name in columns
-                }
+            far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
+            with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us", pre_buffer=far) as parquet:
+                schema, rows = parquet.schema_arrow, parquet.metadata.row_group(number).num_rows
+                physical = {name: self._physical(name, schema) for name in columns}
+                # Column by column: Arrow keeps a reader's pages until all columns of the call are read. A store takes
+                # its time for each answer, so it is asked for all columns at once.
+                found = [name for name in physical.values() if name is not None]
+                calls = [found] if far else [[name] for name in found]
+                read = [parquet.read_row_group(number, columns=call, use_threads=False) for call in calls]
+                stored = {name: table.column(name) for table in read for name in table.column_names}
+            return {name: self._column(name, stored.get(physical[name]), file, rows) for name in columns}
         except FileNotFoundError as error:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
@@ -153,14 +155,13 @@ class Source:
         physical: str = metadata[_PHYSICAL_NAME].decode() if _PHYSICAL_NAME in metadata else name
         return physical if physical in stored.names else None
 
-    def _column(self, name: str, stored: str | None, parquet: pq.ParquetFile, file: DataFile, number: int) -> pa.Array:
-        wanted, rows = self.schema.field(name).type, parquet.metadata.row_group(number).num_rows
+    def _column(self, name: str, stored: pa.ChunkedArray | None, file: DataFile, rows: int) -> pa.Array:
+        wanted = self.schema.field(name).type
         if name in file.partition:
             return pa.repeat(pa.scalar(file.partition[name], wanted), rows)
         if stored is None:
             return pa.nulls(rows, wanted)
-        chunks = parquet.read_row_group(number, columns=[stored], use_threads=False).column(stored)
-        return _as_type(chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks(), wanted)
+        return _as_type(stored.chunk(0) if stored.num_chunks == 1 else stored.combine_chunks(), wanted)
 
     def _gone(self, file: DataFile) -> SnapshotError:
         return SnapshotError(
