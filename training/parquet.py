@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from training.errors import SnapshotError
+from training.storage import cut_short, from_store, reason, split_root
 
 _FOOTER_THREADS = 16
 _PHYSICAL_NAME, _FIELD_ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
@@ -73,16 +74,14 @@ class Source:
         uri: the table, for errors.
         version: the version, for errors.
         schema: logical columns, with the log's metadata.
-        filesystem: local, or an object store's.
-        root: the table's folder on that file system.
+        filesystems: of the table's folder, under the name "", and of the other buckets that its log names.
         by_id: columns are found by field id (column mapping mode `id`) instead of by physical name.
     """
 
     uri: str
     version: int
     schema: pa.Schema
-    filesystem: pyarrow.fs.FileSystem
-    root: str
+    filesystems: Mapping[str, pyarrow.fs.FileSystem]
     by_id: bool
 
     def place(self, file: DataFile) -> str:
@@ -105,19 +104,21 @@ class Source:
             SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
         """
         try:
-            with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us") as parquet:
-                schema = parquet.schema_arrow
-                # Column by column: Arrow keeps a reader's pages until all columns of the call are read.
-                return {
-                    name: self._column(name, self._physical(name, schema), parquet, file, number) for name in columns
-                }
+            far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
+            with pq.ParquetFile(self._open(file), coerce_int96_timestamp_unit="us", pre_buffer=far) as parquet:
+                schema, rows = parquet.schema_arrow, parquet.metadata.row_group(number).num_rows
+                physical = {name: self._physical(name, schema) for name in columns}
+                # Column by column: Arrow keeps a reader's pages until all columns of the call are read. A store takes
+                # its time for each answer, so it is asked for all columns at once.
+                found = [name for name in physical.values() if name is not None]
+                calls = [found] if far else [[name] for name in found]
+                read = [parquet.read_row_group(number, columns=call, use_threads=False) for call in calls]
+                stored = {name: table.column(name) for table in read for name in table.column_names}
+            return {name: self._column(name, stored.get(physical[name]), file, rows) for name in columns}
         except FileNotFoundError as error:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
-            raise SnapshotError(
-                f"row group {number} of {self.place(file)} cannot be read: {error}. "
-                "Restore the file, or pin another version"
-            ) from error
+            raise _unreadable(f"row group {number} of {self.place(file)} cannot be read", error) from _cause(error)
 
     def _footer(self, file: DataFile) -> list[int]:
         """Rows of each row group."""
@@ -128,9 +129,8 @@ class Source:
         except FileNotFoundError as error:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
-            raise SnapshotError(
-                f"{self.place(file)} is not a whole Parquet file: {error}. Restore the file, or pin another version"
-            ) from error
+            rule = "cannot be read" if _refused(error) else "is not a whole Parquet file"
+            raise _unreadable(f"{self.place(file)} {rule}", error) from _cause(error)
         if file.records is not None and sum(rows) != file.records:
             raise SnapshotError(
                 f"{self.place(file)} holds {sum(rows)} rows, the log says {file.records}: it was changed behind "
@@ -139,10 +139,12 @@ class Source:
         return rows
 
     def _open(self, file: DataFile) -> pa.NativeFile:
-        if "://" in file.path or file.path.startswith("file:/"):  # a shallow clone names its source's files whole
+        if file.path.startswith("file:/"):  # a shallow clone names its source's files whole
             filesystem, path = pyarrow.fs.FileSystem.from_uri(file.path)
-            return filesystem.open_input_file(path)
-        return self.filesystem.open_input_file(f"{self.root}/{file.path}" if self.root else file.path)
+        else:
+            root, path = split_root(file.path)
+            filesystem = self.filesystems[root]
+        return filesystem.open_input_file(path)
 
     def _physical(self, name: str, stored: pa.Schema) -> str | None:
         """A column's name inside a file; None where the file has no such column."""
@@ -153,20 +155,38 @@ class Source:
         physical: str = metadata[_PHYSICAL_NAME].decode() if _PHYSICAL_NAME in metadata else name
         return physical if physical in stored.names else None
 
-    def _column(self, name: str, stored: str | None, parquet: pq.ParquetFile, file: DataFile, number: int) -> pa.Array:
-        wanted, rows = self.schema.field(name).type, parquet.metadata.row_group(number).num_rows
+    def _column(self, name: str, stored: pa.ChunkedArray | None, file: DataFile, rows: int) -> pa.Array:
+        wanted = self.schema.field(name).type
         if name in file.partition:
             return pa.repeat(pa.scalar(file.partition[name], wanted), rows)
         if stored is None:
             return pa.nulls(rows, wanted)
-        chunks = parquet.read_row_group(number, columns=[stored], use_threads=False).column(stored)
-        return _as_type(chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks(), wanted)
+        return _as_type(stored.chunk(0) if stored.num_chunks == 1 else stored.combine_chunks(), wanted)
 
     def _gone(self, file: DataFile) -> SnapshotError:
         return SnapshotError(
             f"{self.place(file)} is gone; VACUUM deletes the files of old versions. "
             "Pin a later version, or keep files for longer (delta.deletedFileRetentionDuration)"
         )
+
+
+def _unreadable(what: str, error: Exception) -> SnapshotError:
+    remedy = (
+        "See that the store answers and that this process has credentials that still hold (docs/loader.md)"
+        if _refused(error)
+        else "Restore the file, or pin another version"
+    )
+    return SnapshotError(f"{what}: {reason(error)}. {remedy}")
+
+
+def _refused(error: Exception) -> bool:
+    """Whether it is the store's doing, not the object's."""
+    return from_store(error) and not cut_short(error)
+
+
+def _cause(error: Exception) -> Exception | None:
+    """The error to chain: none of a store's, whose text may hold what is secret."""
+    return None if from_store(error) else error
 
 
 def bits(packed: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.uint8]:

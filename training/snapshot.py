@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from training.errors import SchemaError, SnapshotError, TableError
 from training.parquet import DataFile, RowGroups, Source, bits
+from training.storage import reason, split_root
 
 # Reader features that this module and training.parquet honour, or that leave data files as they are.
 READER_FEATURES = frozenset(
@@ -36,6 +37,8 @@ READER_FEATURES = frozenset(
         "vacuumProtocolCheck",
     }
 )
+# Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
+_OPENING = {"retry_timeout": "30s"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +106,11 @@ def open_snapshot(
         version: the Delta version; None is the newest.
         columns: keep these, in this order; None keeps all.
         partitions: keep only files whose partition column has one of these values, written as Spark writes them.
-        storage_options: credentials and the like for the object store, by delta-rs's names.
+        storage_options: credentials and the like for the object store, by delta-rs's names; environment variables of
+            these names hold for what is not given.
 
     Raises:
-        TableError: there is no Delta table.
+        TableError: there is no Delta table, or its folder or object store cannot be reached.
         SchemaError: a named column, or partition column, does not exist.
         SnapshotError: the version is not there, a file of it is gone or not what the log says, or the table uses a
             reader feature that Millrace does not know.
@@ -117,10 +121,9 @@ def open_snapshot(
     _check_features(table, uri)
     whole = pa.schema(table.schema().to_arrow())
     files = _kept(_live_files(table, uri), table.metadata().partition_columns, partitions or {}, uri)
-    filesystem, root = _filesystem(uri, options)
     properties = dict(table.metadata().configuration)
     by_id = properties.get("delta.columnMapping.mode") == "id"
-    source = Source(uri, table.version(), whole, filesystem, root, by_id)
+    source = Source(uri, table.version(), whole, _filesystems(uri, files, options), by_id)
     return Snapshot(
         uri=uri,
         version=table.version(),
@@ -151,17 +154,25 @@ def read_table(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.T
 
 def _open_table(uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
     try:
-        return DeltaTable(uri, version=version, storage_options=options)
+        return DeltaTable(uri, version=version, storage_options={**_OPENING, **options})
     except TableNotFoundError as error:
         raise TableError(
-            f"there is no Delta table at '{uri}' ({_first_line(error)}). Write it first, or correct the path"
+            f"there is no Delta table at '{uri}' ({reason(error)}). Write it first, or correct the path"
         ) from error
     except DeltaError as error:
         wanted = "the newest version" if version is None else f"version {version}"
         raise SnapshotError(
-            f"{wanted} of table '{uri}' cannot be opened: {_first_line(error)}. A version that is still to come, that "
+            f"{wanted} of table '{uri}' cannot be opened: {reason(error)}. A version that is still to come, that "
             "log clean-up removed, or that needs an unknown reader feature cannot be pinned; see DESCRIBE HISTORY"
         ) from error
+    except OSError as error:
+        remedy = (
+            "See that bucket, region and endpoint are right and that this process has credentials: AWS_ACCESS_KEY_ID, "
+            "AWS_ENDPOINT_URL and the like in its environment, or storage_options (docs/loader.md)"
+            if "://" in uri
+            else "See that this process may read it"
+        )
+        raise TableError(f"table '{uri}' cannot be reached: {reason(error)}. {remedy}") from None
 
 
 def _check_features(table: DeltaTable, uri: str) -> None:
@@ -209,7 +220,7 @@ def _deletion_vectors(table: DeltaTable, paths: Sequence[str], uri: str) -> dict
                 found[_log_path(path, logged)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
     except DeltaError as error:
         raise SnapshotError(
-            f"the deletion vectors of table '{uri}' cannot be read: {_first_line(error)}. Purge them (REORG ... APPLY "
+            f"the deletion vectors of table '{uri}' cannot be read: {reason(error)}. Purge them (REORG ... APPLY "
             "(PURGE)), then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or the one that is named"
         ) from error
     return found
@@ -255,11 +266,22 @@ def _fingerprint(files: tuple[DataFile, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _filesystem(uri: str, options: dict[str, str]) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where data files lie: the local disk by path, all else through delta-rs, with the same credentials as the log."""
-    if "://" not in uri:
-        return pyarrow.fs.LocalFileSystem(), uri
-    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(uri, options)), ""
+def _filesystems(uri: str, files: Sequence[DataFile], options: dict[str, str]) -> dict[str, pyarrow.fs.FileSystem]:
+    """Where data files lie: the local disk by path, all else through delta-rs, with the same credentials as the log.
+
+    Delta-rs asks a store for a file's size, and holds Python's lock meanwhile, unless it is told: so it is told.
+    """
+    sizes: dict[str, dict[str, int]] = {"": {}}
+    for file in files:
+        root, path = split_root(file.path)
+        sizes.setdefault(root, {})[path] = file.size
+    return {root: _filesystem(root or uri, known, options) for root, known in sizes.items()}
+
+
+def _filesystem(place: str, sizes: dict[str, int], options: dict[str, str]) -> pyarrow.fs.FileSystem:
+    if "://" in place:
+        return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place, options, sizes))
+    return pyarrow.fs.SubTreeFileSystem(place, pyarrow.fs.LocalFileSystem())
 
 
 def _plain(uri: str) -> str:
@@ -269,7 +291,3 @@ def _plain(uri: str) -> str:
     if uri.startswith("file:"):
         uri = unquote(urlparse(uri).path)
     return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
