@@ -98,6 +98,7 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._frozen: FrozenRows | None = None
         self._failure: OSError | None = None
+        self._given_up = threading.Event()
         self._world = world or World()
         self._saves = 0
         if self._world.rank == 0:
@@ -141,6 +142,15 @@ class Checkpoints:
                 "Make room there, or choose another checkpoint folder, and start again"
             ) from failure
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Return when nothing is being written, whether it could be or not; other ranks' files are not waited for."""
+        self._given_up.set()
+        if self._writer is not None:
+            self._writer.join()
+
     def _write_in_thread(self, state: State, best: bool) -> None:
         name = f"step-{state.step:09d}"
         scratch = self.directory / f".partial-{name}-{self._run}-{self._saves}"
@@ -170,7 +180,7 @@ class Checkpoints:
         scratch.mkdir(exist_ok=True)
         path = scratch / _TENSORS
         write_tensors(path, state.tensors)
-        shards = collect_shards(scratch, self._world.size) if sharded else {}
+        shards = collect_shards(scratch, self._world.size, self._given_up) if sharded else {}
         write_json(
             scratch / "state.json",
             {

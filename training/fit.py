@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -107,8 +107,15 @@ def fit(
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     telling = _Telling(report, world)
     say = partial(telling, "warning", Progress())
-    with only_writer(folder, say) if folder else nullcontext():
-        return _fit(model, loader, settings, world, checkpoint_dir, validate, telling, identity)
+    with ExitStack() as stack:
+        saver = None
+        if folder:
+            stack.enter_context(only_writer(folder, say))
+        if checkpoint_dir is not None:
+            made_for = {"settings": settings.identity(), **(identity or {})}
+            saver = Checkpoints(checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=say, world=world)
+            stack.enter_context(saver)  # a training that is cut short leaves no thread that writes on
+        return _fit(model, loader, settings, world, folder, saver, validate, telling)
 
 
 def _fit(
@@ -116,10 +123,10 @@ def _fit(
     loader: Loader,
     settings: FitSettings,
     world: World,
-    checkpoint_dir: str | None,
+    folder: Path | None,
+    saver: Checkpoints | None,
     validate: Callable[[Any], Mapping[str, float]] | None,
     telling: _Telling,
-    identity: Mapping[str, Any] | None,
 ) -> FitResult:
     """The loop itself; on rank 0 the checkpoint folder is locked."""
     if validate is None and settings.metric != "loss":
@@ -135,12 +142,6 @@ def _fit(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
-    folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
-    saver = None
-    if checkpoint_dir is not None:
-        made_for = {"settings": settings.identity(), **(identity or {})}
-        say = partial(telling, "warning", Progress())
-        saver = Checkpoints(checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=say, world=world)
     progress = resume(model, optimizers, saver, world)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
@@ -199,7 +200,7 @@ def _fit(
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
         if saver:
             saver.save(state_of(model, optimizers, progress), best=better)
-        elif better and validate and checkpoint_dir is None:
+        elif better and validate:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         telling.epoch(progress, meter.read_epoch())
         if world.broadcast_object(telling.pruned is not None):

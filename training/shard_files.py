@@ -44,20 +44,19 @@ def write_shard(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Strea
     write_json(_note(path), describe(path))
 
 
-def collect_shards(folder: Path, ranks: int) -> dict[str, Any]:
+def collect_shards(folder: Path, ranks: int, given_up: threading.Event) -> dict[str, Any]:
     """Wait until every rank has written its file; returns name -> size and SHA-256, and takes the notes away.
 
     Raises:
-        OSError: a rank's file did not come in time, or this process ends.
+        OSError: a rank's file did not come in time, or `given_up` was set: the training has ended without it.
     """
     deadline = time.monotonic() + PEER_S
     files = {}
     for rank in range(ranks):
         path = folder / shard_name(rank, ranks)
         while not _note(path).exists():
-            if time.monotonic() > deadline or not threading.main_thread().is_alive():
+            if time.monotonic() > deadline or given_up.wait(_POLL_S):
                 raise OSError(f"{path.name} of rank {rank} was not there after {PEER_S:g} s, or the training ended")
-            time.sleep(_POLL_S)
         files[path.name] = json.loads(_note(path).read_text())
     for name in files:
         _note(folder / name).unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from cluster.launch import launch
 from tests.training import tiny
+from training.checkpoint import Checkpoints
 from training.errors import CheckpointError, SettingsError, TrainingError
 from training.fit import Event, FitSettings, Pruned, fit
 from training.record import read_record
@@ -80,6 +83,27 @@ def test_killed_and_resumed_is_unbroken(step: int, tmp_path: Path) -> None:
     record = read_record(tmp_path / "checkpoints")
     assert [line["epoch"] for line in record if line["kind"] == "epoch"] == [0, 1, 2]
     assert [line["step"] for line in record] == sorted(line["step"] for line in record)
+
+
+def test_a_cut_training_leaves_nothing_that_writes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Checkpoints._write_shared
+
+    def slowly(*arguments: Any, **named: Any) -> None:
+        time.sleep(0.3)
+        write(*arguments, **named)
+
+    monkeypatch.setattr(Checkpoints, "_write_shared", slowly)
+
+    def interrupt(event: Event) -> None:
+        if event.kind == "checkpoint":
+            raise KeyboardInterrupt
+
+    settings = FitSettings(batch_size=24, epochs=1, checkpoint_every_steps=2)
+    loader = tiny.TinyLoader(tiny.rows(200), 24, World())
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny.TinyModel(), loader, settings, world=World(), checkpoint_dir=str(tmp_path), report=interrupt)
+    assert "checkpoint" not in {thread.name for thread in threading.enumerate()}
+    assert [path.name for path in tmp_path.glob("*step-*")] == ["step-000000002"]
 
 
 def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,12 @@ def test_a_rank_whose_file_does_not_come_is_named(tmp_path: Path, monkeypatch: p
     rows = FrozenRows({"t": {"model/t": torch.ones(4, 2)}})
     shard_files.write_shard(tmp_path, 0, 2, rows.streams())
     with pytest.raises(OSError, match=r"shard-00001-of-00002.safetensors of rank 1 was not there after 0.1 s"):
-        shard_files.collect_shards(tmp_path, 2)
+        shard_files.collect_shards(tmp_path, 2, threading.Event())
+    given_up = threading.Event()
+    given_up.set()
+    monkeypatch.setattr(shard_files, "PEER_S", 600.0)
+    with pytest.raises(OSError, match="or the training ended"):
+        shard_files.collect_shards(tmp_path, 2, given_up)
 
 
 def _update(tensors: dict[str, Tensor], seed: int) -> Tensor:
