@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -120,7 +120,8 @@ def _collect(spark: SparkSession, stage: DataFrame, seconds: float) -> list[Any]
 
     def cancel_until_it_ends() -> None:
         while not ended.is_set():
-            cancel(tag)
+            with suppress(Exception):  # the session may be stopped meanwhile, and the stage ends with it
+                cancel(tag)
             ended.wait(5.0)
 
     threading.Thread(target=collect, name="barrier stage", daemon=True).start()
