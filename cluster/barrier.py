@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ def run_barrier(job: Job) -> dict[str, Any]:
             stage = spark.range(0, job.ranks, 1, job.ranks).mapInArrow(
                 partial(_rank_task, json.dumps(plan)), "rank long, ended string", barrier=True
             )
-            rows = _collect(spark, stage, job.limit.left_s() + _LATE_S)
+            rows = _collect(spark, stage, job.limit.left_s() + _LATE_S, job.log)
     except TimeoutError as error:
         what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
         raise LaunchError(job.limit.passed(what)) from error
@@ -93,7 +93,7 @@ def driver_address(spark: SparkSession) -> str:
         return str(probe.getsockname()[0])
 
 
-def _collect(spark: SparkSession, stage: DataFrame, seconds: float) -> list[Any]:
+def _collect(spark: SparkSession, stage: DataFrame, seconds: float, log: Callable[[str], None]) -> list[Any]:
     """The rows of a stage; past the time it is cancelled.
 
     Spark cannot cancel a barrier stage that still waits for slots (it looks again every 15 s, for 10 minutes), so this
@@ -120,8 +120,11 @@ def _collect(spark: SparkSession, stage: DataFrame, seconds: float) -> list[Any]
 
     def cancel_until_it_ends() -> None:
         while not ended.is_set():
-            with suppress(Exception):  # the session may be stopped meanwhile, and the stage ends with it
+            try:
                 cancel(tag)
+            except Exception as error:  # mostly the session was stopped meanwhile, and the stage ends with it
+                if not ended.wait(5.0):
+                    log(f"the barrier stage '{tag}' could not be cancelled and may still hold task slots: {error}")
             ended.wait(5.0)
 
     threading.Thread(target=collect, name="barrier stage", daemon=True).start()
