@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from training.record import Event, Kind, Pruned, Record
 from training.resume import restore_best, resume, state_of
 from training.sharded import sharded_tables, used_rows
 from training.sync import Synchroniser, global_norm, scale_gradients
+from training.telling import Telling
 from training.world import World
 
 __all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit", "step_seed"]
@@ -103,9 +104,10 @@ def fit(
         SettingsError: the settings do not go together with the model, or with no validation.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
+    _check_settings(settings, model, has_validation=validate is not None)
     reuse_memory()
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
-    telling = _Telling(report, world)
+    telling = Telling(report, world)
     say = partial(telling, "warning", Progress())
     with ExitStack() as stack:
         saver = None
@@ -126,18 +128,9 @@ def _fit(
     folder: Path | None,
     saver: Checkpoints | None,
     validate: Callable[[Any], Mapping[str, float]] | None,
-    telling: _Telling,
+    telling: Telling,
 ) -> FitResult:
     """The loop itself; on rank 0 the checkpoint folder is locked."""
-    if validate is None and settings.metric != "loss":
-        raise SettingsError(
-            f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
-        )
-    if settings.compile and sharded_tables(model):
-        raise SettingsError(
-            "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
-            f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
-        )
     # --- The same start on every rank
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
@@ -216,43 +209,6 @@ def _fit(
     return FitResult(progress.step, progress.epoch, final_loss, progress.history, progress.best, progress.skipped)
 
 
-class _Telling:
-    """Passes events on, on rank 0 alone, and remembers that `report` wants to stop until all ranks can agree on it."""
-
-    def __init__(self, report: Callable[[Event], None] | None, world: World) -> None:
-        self._report, self._rank = report, world.rank
-        self.pruned: Pruned | None = None
-        self.record: Record | None = None
-
-    def __call__(self, kind: Kind, progress: Progress, message: str, values: Mapping[str, float] | None = None) -> None:
-        if self._rank != 0:
-            return
-        event = Event(kind, progress.step, progress.epoch, message, values or {})
-        if self.record:
-            self.record.add(event, time.time())
-        try:
-            if self._report:
-                self._report(event)
-        except Pruned as pruned:
-            self.pruned = pruned
-
-    def progress(self, progress: Progress, settings: FitSettings, steps: int, values: Mapping[str, float]) -> None:
-        message = (
-            f"epoch {progress.epoch + 1} of {settings.epochs}, step {progress.step} of {steps}: "
-            f"loss {values['loss']:.5g}, {values['samples_per_s']:,.0f} samples/s, "
-            f"{values['wait_share']:.0%} waiting for data, {values['comm_share']:.0%} for other ranks, "
-            f"{values['seconds_left']:,.0f} s left"
-        )
-        self("progress", progress, message, values)
-
-    def epoch(self, progress: Progress, loaded: Mapping[str, float]) -> None:
-        """Say how the epoch went that `progress` has just closed, and what the loaders did in it."""
-        entry = progress.history[-1]
-        figures = ", ".join(f"{name} {value:.5g}" for name, value in entry.items() if name not in ("epoch", "step"))
-        event = replace(progress, epoch=progress.epoch - 1)
-        self("epoch", event, f"epoch {progress.epoch} ended at step {progress.step}: {figures}", {**entry, **loaded})
-
-
 class _Due:
     """Says when the next checkpoint by the clock is due."""
 
@@ -292,6 +248,23 @@ def _validate(
         metrics = {name: float(value) for name, value in validate(model).items()}
     shared: dict[str, float] = world.broadcast_object(metrics)
     return shared
+
+
+def _check_settings(settings: FitSettings, model: nn.Module, *, has_validation: bool) -> None:
+    """Before the folder is touched.
+
+    Raises:
+        SettingsError: the settings do not go together with the model, or with no validation.
+    """
+    if not has_validation and settings.metric != "loss":
+        raise SettingsError(
+            f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
+        )
+    if settings.compile and sharded_tables(model):
+        raise SettingsError(
+            "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
+            f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
+        )
 
 
 def _check_skipped(progress: Progress, settings: FitSettings, steps_in_all: int, loss: float, norm: float) -> None:
