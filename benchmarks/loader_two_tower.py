@@ -56,12 +56,12 @@ def examples(random: np.random.Generator, rows: int) -> pa.Table:
 
 
 class Frozen:
-    """One batch, again and again, as many steps as the loader would take."""
+    """A loader's first batch, again and again: `steps` times an epoch, or as often as the loader would step."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, steps: int | None = None) -> None:
         batches = loader.epoch(0)
         self._batch = next(batches)
-        self.steps_per_epoch = loader.steps_per_epoch
+        self.steps_per_epoch = steps or loader.steps_per_epoch
         loader.close()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:  # noqa: ARG002  as the loader's

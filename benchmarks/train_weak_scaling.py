@@ -15,21 +15,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _loader import open_snapshot, table
 from _train import arguments, report
 
-import numpy as np  # isort: skip  after _train has set the number of threads
-import pyarrow as pa
-import torch
-from loader_two_tower import ITEMS, SCHEMA, USERS, examples
+import torch  # isort: skip  after _train has set the number of threads
+from loader_two_tower import GROUP, ITEMS, SCHEMA, USERS, Frozen, examples
 from torch import Tensor, nn
 
 from cluster.launch import launch
-from training.batch import Batch, Ragged
+from training.batch import Batch
 from training.fit import FitSettings, fit
+from training.loader import Loader
 from training.models.two_tower import TwoTower, TwoTowerConfig
 from training.world import World
 
@@ -56,38 +55,12 @@ def two_tower() -> nn.Module:
     return TwoTower(TwoTowerConfig(), SCHEMA, {name: torch.ones(ITEMS) for name in TwoTower.FEATURES})
 
 
-class Frozen:
-    """The same batch again and again: the loader costs nothing here."""
-
-    def __init__(self, rows: int, steps: int, rank: int) -> None:
-        arrays = examples(np.random.default_rng(rank), rows)
-        columns = {name: arrays[name].combine_chunks() for name in arrays.column_names}
-        self.batch: Batch = {name: held(column) for name, column in columns.items()}
-        self.steps_per_epoch = steps
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:  # noqa: ARG002
-        return (self.batch for _ in range(self.steps_per_epoch))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A frozen batch has no position."""
-
-
-def held(column: pa.Array) -> Tensor | Ragged:
-    """A column as the loader would give it."""
-    if pa.types.is_list(column.type):
-        return Ragged(held(column.values), torch.tensor(column.offsets.to_numpy(), dtype=torch.int64))
-    integers = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-    return torch.tensor(integers.to_numpy())
-
-
 def measure(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Samples/s over all ranks in the second epoch; the first warms up."""
     started: list[float] = []
     settings = FitSettings(epochs=2, batch_size=spec["rows"] * world.size)
-    loader = Frozen(spec["rows"], spec["steps"], world.rank)
+    with Loader(open_snapshot(spec["table"]), SCHEMA, batch_size=spec["rows"], seed=world.rank) as stream:
+        loader = Frozen(stream, spec["steps"])  # so the loader costs nothing here
     comm: list[float] = []
 
     def validate(_: nn.Module) -> dict[str, float]:
@@ -124,9 +97,9 @@ def compare(spec: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     rows, steps = arguments(4096, 12)
-    shipped, small = (
-        compare({"rows": rows, "steps": n, "small": is_small}) for n, is_small in ((steps, 0), (3 * steps, 1))
-    )
+    spec = {"rows": rows, "table": table("examples", 200_000, GROUP, examples)}
+    shipped = compare({**spec, "steps": steps, "small": False})
+    small = compare({**spec, "steps": 3 * steps, "small": True})
     detail = {**shipped, "small_steps": small}
     report("train_weak_scaling", shipped["over_perfect"], GOAL, "of perfect scaling to 2 processes", detail)
 
