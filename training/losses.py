@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_PIECE_SCORES = {"cpu": 2**20, "cuda": 2**26}  # 4 MB stay in a core's caches; a GPU wants larger products
+_LEAST_ROWS = 64  # or adding up the items' gradients would cost more than the products
 
 
 class Candidates(NamedTuple):
@@ -46,23 +50,139 @@ def draw_candidates(
     return Candidates(chosen, torch.log(-torch.expm1(log_missed)))
 
 
-def sampled_softmax(logits: Tensor, target_logits: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
-    """Cross-entropy of each row's target against the candidates, an estimate of the one against all items.
+def sampled_softmax(
+    query: Tensor,
+    items: Tensor,
+    target_logits: Tensor,
+    targets: Tensor,
+    candidates: Candidates,
+    weight: Tensor,
+    piece: Piece | None = None,
+) -> Tensor:
+    """Weighted sum of each row's cross-entropy against the candidates, an estimate of the one against all items.
 
     The sum over all items is estimated without bias (Horvitz-Thompson): exp(target's logit), known exactly, plus every
     other candidate's exp(logit) over its chance of being drawn. A candidate that is the row's own target (an accidental
     hit) counts once only. The target itself takes no correction: it is always there.
 
+    The (batch, candidates) scores never exist as a whole: a piece of the batch is scored, summed and turned into
+    gradients while it lies in the processor's cache (as in "Cut Your Losses", Wijmans et al. 2025, for vocabularies).
+    Memory grows with batch + candidates, not with their product, and the gradients come with the loss: it is for
+    training. Differentiable once, by `query`, `items` and `target_logits`. Under autocast the products alone are in its
+    type.
+
     Args:
-        logits: (batch, candidates) scores of the candidates, uncorrected.
+        query: (batch, dimension).
+        items: (candidates, dimension) vectors of the candidates; a score is the inner product, uncorrected.
         target_logits: (batch,) scores of the targets.
         targets: (batch,) int64.
         candidates: what was drawn.
-
-    Returns:
-        (batch,) losses, not reduced.
+        weight: (batch,) of each row's loss.
+        piece: `softmax_piece`, compiled or not.
     """
-    others = logits - candidates.log_inclusion
-    others = others.masked_fill_(targets[:, None] == candidates.items, -torch.inf)
-    partition = torch.logsumexp(torch.cat([target_logits[:, None], others], dim=1), dim=1)
-    return partition - target_logits
+    inputs = query, items, target_logits, targets, candidates, weight, piece
+    total: Tensor = _SampledSoftmax.apply(*inputs)  # type: ignore[no-untyped-call]
+    return total
+
+
+class PieceSums(NamedTuple):
+    """What a piece of the batch gives: (rows,) losses, unweighted, and the gradients of their weighted sum.
+
+    `items_share` is that of the candidates' vectors, (candidates, dimension), before the division by their chances.
+    """
+
+    losses: Tensor
+    query: Tensor
+    items_share: Tensor
+    target_logits: Tensor
+
+
+class Piece(Protocol):
+    """`softmax_piece`'s signature."""
+
+    def __call__(
+        self, query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: _Drawn
+    ) -> PieceSums: ...
+
+
+class _Drawn(NamedTuple):
+    """The candidates for all pieces: their vectors, the vectors over the chances, and one over the chances."""
+
+    items: Tensor
+    over_chance: Tensor
+    inverse_chance: Tensor
+
+
+def softmax_piece(
+    query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: _Drawn
+) -> PieceSums:
+    """Losses and gradients of some rows.
+
+    Exponentials stay uncorrected; the chances go into what they are multiplied with. That saves two of the passes over
+    the scores, which cost as much as the products.
+
+    Args:
+        query: (rows, dimension), in the products' type.
+        target_logits: (rows,)
+        weight: (rows,)
+        own: (rows,) int64, a candidate that may be the row's own target.
+        hit: (rows,) bool, whether it is.
+        drawn: the candidates.
+    """
+    scores = (query @ drawn.items.T).to(target_logits.dtype)
+    others = torch.where(hit, -torch.inf, scores.gather(1, own[:, None])[:, 0])
+    scores.scatter_(1, own[:, None], others[:, None])
+    highest = torch.maximum(scores.amax(dim=1), target_logits)
+    scores.sub_(highest[:, None]).exp_()
+    target = torch.exp(target_logits - highest)
+    partition = scores @ drawn.inverse_chance + target
+    share = weight / partition
+    exponentials = scores.to(query.dtype)
+    return PieceSums(
+        losses=partition.log() + highest - target_logits,
+        query=(exponentials @ drawn.over_chance) * share[:, None],
+        items_share=exponentials.T @ (query * share[:, None]).to(query.dtype),
+        target_logits=target * share - weight,
+    )
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        items: Tensor,
+        target_logits: Tensor,
+        targets: Tensor,
+        candidates: Candidates,
+        weight: Tensor,
+        piece: Piece | None,
+    ) -> Tensor:
+        kind, wide = query.device.type, torch.promote_types(target_logits.dtype, torch.float32)
+        product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else wide
+        sums = torch.zeros(len(query), dtype=wide, device=query.device)
+        gradients = query.new_zeros(query.shape, dtype=wide), items.new_zeros(items.shape, dtype=wide), sums.clone()
+        if len(candidates.items):
+            with torch.autocast(kind, enabled=False):
+                inverse = torch.exp(-candidates.log_inclusion.to(wide))
+                drawn = _Drawn(items.to(product), (items * inverse[:, None]).to(product), inverse)
+                own = torch.searchsorted(candidates.items, targets).clamp_(max=len(items) - 1)
+                hit = candidates.items[own] == targets
+                rows = max(_LEAST_ROWS, _PIECE_SCORES.get(kind, _PIECE_SCORES["cpu"]) // len(items))
+                query, target_logits, weight = query.to(product), target_logits.to(wide), weight.to(wide)
+                for first in range(0, len(query), rows):
+                    here = slice(first, first + rows)
+                    found = (piece or softmax_piece)(
+                        query[here], target_logits[here], weight[here], own[here], hit[here], drawn
+                    )
+                    sums[here], gradients[0][here], gradients[2][here] = found.losses, found.query, found.target_logits
+                    gradients[1].add_(found.items_share)
+                gradients[1].mul_(inverse[:, None])
+        ctx.save_for_backward(*gradients)
+        return (sums * weight).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        query, items, target_logits = ctx.saved_tensors
+        return query * upstream, items * upstream, target_logits * upstream, None, None, None, None

@@ -168,10 +168,10 @@ class Shifting(tiny.TinyModel):
 
 
 @pytest.mark.usefixtures("quick_compiler")
-def test_compiling_for_ever_ends_and_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 3)
+def test_compiling_for_ever_ends_and_is_said_once() -> None:
     eager, _ = _fit(tiny.TinyModel())
-    loss, warnings = _fit(Shifting(), compile=True)
+    with torch._dynamo.config.patch(recompile_limit=3):
+        loss, warnings = _fit(Shifting(), compile=True)
     assert loss == eager
     assert len(warnings) == 1
     assert "part of the model is compiled no more" in warnings[0]

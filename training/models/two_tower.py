@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
-from training.losses import Candidates, draw_candidates, sampled_softmax
+from training.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.models.base import ModelConfig, RetrievalModel, choices, search
 from training.schema import Schema
 from training.sharded import Tables
@@ -69,7 +69,9 @@ class TwoTower(RetrievalModel):
 
     Config: ClassVar[type[ModelConfig]] = TwoTowerConfig
     FEATURES: ClassVar[tuple[str, ...]] = ("user_count", "recent_count")
-    COMPILED: ClassVar[tuple[str, ...]] = ("_losses",)  # the (B, C) part, where the time goes
+    COMPILED: ClassVar[tuple[str, ...]] = ("_softmax_piece",)  # the (B, C) part, where the time goes
+
+    _softmax_piece = staticmethod(softmax_piece)
 
     config: TwoTowerConfig
     target_shares: Tensor
@@ -111,16 +113,18 @@ class TwoTower(RetrievalModel):
         taste_BD = self._taste(batch, directions_UD, Ragged(where_history, history.offsets), days, generator)
         query_BD = self._query(taste_BD, cast(Tensor, batch["age"]))
         items_UD = self._items(distinct, directions_UD)
-        losses = self._losses(query_BD, items_UD[where_B], items_UD[where_C], target, candidates)
+        target_BD = items_UD[where_B]
         weight = self._row_weights(batch)
-        return (losses * weight).sum(), weight.sum()
-
-    def _losses(
-        self, query_BD: Tensor, target_BD: Tensor, items_CD: Tensor, target: Tensor, candidates: Candidates
-    ) -> Tensor:
-        """(B,): each row's sampled softmax."""
-        target_logits = (query_BD * target_BD).sum(dim=1)
-        return sampled_softmax(query_BD @ items_CD.T, target_logits, target, candidates)
+        loss = sampled_softmax(
+            query_BD,
+            items_UD[where_C],
+            (query_BD * target_BD).sum(dim=1),
+            target,
+            candidates,
+            weight,
+            piece=self._softmax_piece,
+        )
+        return loss, weight.sum()
 
     def queries(self, batch: Batch) -> Tensor:
         history, days = self._history(batch, None)
