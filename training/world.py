@@ -10,6 +10,8 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -110,6 +112,25 @@ class World:
         """Leave the world together; no collective may follow."""
 
 
+def _threads() -> set[int]:
+    """This process's threads by their numbers in the kernel; none where it does not tell."""
+    try:
+        return {int(thread.name) for thread in Path("/proc/self/task").iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
+def _let_compute_first(threads: set[int]) -> None:
+    """Have Horovod's threads wait for the end of a time slice instead of breaking into it, as SCHED_BATCH does.
+
+    They ask each other for work every millisecond, which takes a tenth of a core and more from the thread that
+    computes there. While that one waits for them they run at once; and they keep their fair share on a busy host.
+    """
+    for thread in threads:
+        with suppress(OSError):  # it has ended, or a sandbox forbids it
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+
+
 class HorovodWorld(World):
     """Ranks joined by Horovod. Created once per process, by `World.current()`.
 
@@ -123,7 +144,9 @@ class HorovodWorld(World):
         self._stall_s = float(os.environ.get(STALL_VARIABLE, "300"))
         self.rank, self.size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
         self._me = f"rank {self.rank} on host {os.environ.get('HOROVOD_HOSTNAME', 'unknown')}"
+        before = _threads()
         self._guard("the rendezvous", hvd.init)
+        _let_compute_first(_threads() - before)
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.takes_gpu_tensors = bool(hvd.nccl_built())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,4 +130,11 @@ def poisoned(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 def both(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """All checks in one launch."""
-    return {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}
+    found = {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}
+    return {**found, "policies": policies()}
+
+
+def policies() -> dict[int, int]:
+    """How many threads of this process, but for the main one, have each of the kernel's scheduling policies."""
+    threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+    return Counter(os.sched_getscheduler(thread) for thread in threads if thread != os.getpid())

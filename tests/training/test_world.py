@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.training import collectives
-from training.world import World
+from training.world import World, _let_compute_first, _threads
 
 
 def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +42,21 @@ def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:
         True,
         False,
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel lists its threads in /proc")
+def test_horovods_threads_let_compute_first(seen_by_ranks: dict[int, dict]) -> None:  # type: ignore[type-arg]
+    assert seen_by_ranks[2]["policies"][str(os.SCHED_BATCH)] >= 2  # its background loop, and Gloo's
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_where_the_kernel_lists_no_threads_none_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(folder: Path) -> None:
+        raise FileNotFoundError(folder)
+
+    monkeypatch.setattr(Path, "iterdir", missing)
+    assert _threads() == set()
+
+
+def test_a_thread_that_has_ended_is_passed_over() -> None:
+    _let_compute_first({2**22 + 1})  # above the kernel's highest number
