@@ -14,22 +14,19 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
+from training.checkpoint_search import FORMAT, STATE_FILE, TENSORS_FILE, Found, Search
 from training.errors import CheckpointError
-from training.files import damage, describe, sync_to_disk, write_json, write_tensors
+from training.files import describe, sync_to_disk, write_json, write_tensors
 from training.frozen_rows import FrozenRows
-from training.shard_files import ShardReader, collect_shards, shard_name, write_shard
+from training.shard_files import collect_shards, shard_name, write_shard
 from training.world import World
-
-FORMAT = 1
-_TENSORS = "tensors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,23 +44,6 @@ class State:
     progress: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     shards: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint that was found whole.
-
-    Attributes:
-        step: optimizer steps done.
-        progress: where the training stood.
-        tensors: what is the same on all ranks; on rank 0, none elsewhere.
-        shards: reads this rank's rows of the sharded tables; None where none were sharded.
-    """
-
-    step: int
-    progress: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-    shards: ShardReader | None
 
 
 class Checkpoints:
@@ -93,13 +73,13 @@ class Checkpoints:
         world: World | None = None,
     ) -> None:
         self.directory = Path(directory)
-        self._identity = json.loads(json.dumps(identity))
-        self._keep, self._say = keep, say
+        self._keep = keep
         self._writer: threading.Thread | None = None
         self._frozen: FrozenRows | None = None
         self._failure: OSError | None = None
         self._given_up = threading.Event()
         self._world = world or World()
+        self._search = Search(self.directory, json.loads(json.dumps(identity)), say, self._world)
         self._saves = 0
         if self._world.rank == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -178,17 +158,17 @@ class Checkpoints:
     def _write_shared(self, scratch: Path, state: State, *, sharded: bool) -> None:
         """What is the same on all ranks, and, once every rank has written its own, the description of it all."""
         scratch.mkdir(exist_ok=True)
-        path = scratch / _TENSORS
+        path = scratch / TENSORS_FILE
         write_tensors(path, state.tensors)
         shards = collect_shards(scratch, self._world.size, self._given_up) if sharded else {}
         write_json(
-            scratch / "state.json",
+            scratch / STATE_FILE,
             {
                 "format": FORMAT,
                 "step": state.step,
                 "progress": state.progress,
-                "identity": self._identity,
-                "files": {_TENSORS: describe(path), **shards},
+                "identity": self._search.identity,
+                "files": {TENSORS_FILE: describe(path), **shards},
                 "shards": len(shards),
             },
         )
@@ -224,93 +204,14 @@ class Checkpoints:
         Raises:
             CheckpointError: the newest whole one was made by another training.
         """
-        return self._first_whole(self._names())
+        return self._search.first_whole(self._names())
 
     def load_best(self) -> Found | None:
         """The checkpoint that was saved as best, or None where none was or it is damaged (said aloud)."""
         self.wait()
         best = self._best_name()
-        return self._first_whole([best] if best else [])
-
-    def _first_whole(self, names: list[str]) -> Found | None:
-        """The first of rank 0's names that every rank finds whole."""
-        for name in self._world.broadcast_object(names):
-            try:
-                return self._load(self.directory / name)
-            except _DamagedError as found:
-                if self._world.rank == 0:
-                    self._say(f"checkpoint '{self.directory / name}' is damaged ({found}) and is passed over")
-        return None
-
-    def _load(self, folder: Path) -> Found:
-        """Rank 0 looks at the description, and all ranks at the files, each at its share; they agree on the outcome."""
-        meta, problem = self._read_on_first(folder)
-        self._agree(problem)
-        rank, ranks = self._world.rank, self._world.size
-        mine = [shard_name(number, meta["shards"]) for number in range(rank, meta["shards"], ranks)]
-        mine += [_TENSORS] if rank == 0 else []
-        self._agree(next(filter(None, (damage(folder / name, meta["files"][name]) for name in mine)), None))
-        shards = ShardReader(folder, meta["shards"], rank, ranks) if meta["shards"] else None
-        return Found(meta["step"], meta["progress"], load_file(folder / _TENSORS) if rank == 0 else {}, shards)
-
-    def _read_on_first(self, folder: Path) -> tuple[dict[str, Any], str | None]:
-        """What state.json says, on every rank, or what is wrong with it."""
-        meta: dict[str, Any] = {}
-        problem = None
-        if self._world.rank == 0:
-            try:
-                meta = _read_state(folder)
-                self._check_identity(folder, meta["identity"])
-            except _DamagedError as found:
-                problem = str(found)
-        return self._world.broadcast_object(meta), problem
-
-    def _agree(self, problem: str | None) -> None:
-        """Go on together.
-
-        Raises:
-            _DamagedError: on every rank, where any has a problem.
-        """
-        problems = [one for one in self._world.all_gather_object(problem) if one]
-        if problems:
-            raise _DamagedError(problems[0])
-
-    def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        different = list(_differences(identity, self._identity))
-        if different:
-            raise CheckpointError(
-                f"checkpoint '{folder}' is of another training: {'; '.join(different)}. Go back to its settings and "
-                "table version, or give this training another checkpoint folder"
-            )
-
-
-class _DamagedError(Exception):
-    """A checkpoint is not whole."""
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise _DamagedError(f"state.json cannot be read: {error}") from error
-    if not isinstance(meta, dict) or not {"step", "progress", "identity", "files"} <= meta.keys():
-        raise _DamagedError("state.json is not complete")
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint '{folder}' must have format {FORMAT}; it has {meta.get('format')!r}; "
-            "go on with the version of Millrace that wrote it, or start in another folder"
-        )
-    return {"shards": 0, **meta}
+        return self._search.first_whole([best] if best else [])
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def _differences(theirs: Any, ours: Any, place: str = "") -> Iterator[str]:
-    """`key: it has X, this training Y` for each leaf that differs."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted(theirs.keys() | ours.keys()):
-            yield from _differences(theirs.get(key), ours.get(key), f"{place}.{key}" if place else str(key))
-    elif theirs != ours:
-        yield f"{place} is {theirs!r} there and {ours!r} here"
