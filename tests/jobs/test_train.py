@@ -151,6 +151,15 @@ def test_a_password_in_the_tracking_uri_is_refused(tmp_path: Path) -> None:
         train.run(settings)
 
 
+def test_the_studys_password_is_not_in_the_bundle() -> None:
+    settings = Settings(**{"tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3}})
+    decisive = {key: {} for key in ("task", "tables", "schema", "model", "training", "reader", "ranks", "build")}
+    carried = train.provenance(settings, decisive)
+    assert "hidden" not in json.dumps(carried)
+    again = Settings.model_validate(carried["settings"])
+    assert (again.tuning.trials, again.tuning.storage) == (3, "")
+
+
 def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Settings(**{"run_dir": str(tmp_path), "training": {"tensorboard": True, "mlflow": True}})
     assert train.observation(watched, "1f") == {
