@@ -1,4 +1,4 @@
-"""What the trainer's benchmarks share: one thread a rank, middle times, the last line."""
+"""What the trainer's benchmarks share: one thread a rank, middle times, memory, the last line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def middle_ms(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
             call()
             taken[name].append(1e3 * (time.perf_counter() - started))
     return {name: round(statistics.median(times), 3) for name, times in taken.items()}
+
+
+def memory_mb(field: str) -> int:
+    """A line of /proc/self/status in megabytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 // 10**6
 
 
 def report(name: str, ratio: float, goal: float, unit: str, detail: dict[str, Any]) -> None:

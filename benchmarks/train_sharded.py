@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _train import arguments, middle_ms, report
+from _train import arguments, memory_mb, middle_ms, report
 
 import torch  # isort: skip  after _train has set the number of threads
 from torch import Tensor, nn
@@ -55,12 +55,6 @@ def limit_memory(megabytes: int, rank: int) -> str:
 def remove_cgroups() -> None:
     for group in CGROUPS.glob(f"millrace-{os.getpid()}-*"):
         group.rmdir()
-
-
-def memory_mb(field: str) -> int:
-    """A line of /proc/self/status in megabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 // 10**6
 
 
 class Model(nn.Module):
