@@ -21,12 +21,15 @@ def arguments(*defaults: float) -> list[int]:
 
 
 def middle_ms(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Middle milliseconds of each call, called in turn, after one call each that is not counted."""
+    """Middle milliseconds of each call, called in turn, after one call each that is not counted.
+
+    Every second round goes backwards, so that no call always finds what the same other one left in the caches.
+    """
     for call in calls.values():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
+    for number in range(rounds):
+        for name, call in list(calls.items())[:: 1 if number % 2 == 0 else -1]:
             started = time.perf_counter()
             call()
             taken[name].append(1e3 * (time.perf_counter() - started))
