@@ -80,8 +80,8 @@ def sampled_softmax(
         weight: (batch,) of each row's loss.
         piece: `softmax_piece`, compiled or not.
     """
-    inputs = query, items, target_logits, targets, candidates, weight, piece
-    total: Tensor = _SampledSoftmax.apply(*inputs)  # type: ignore[no-untyped-call]
+    given = _Given(targets, candidates, weight, piece or softmax_piece)
+    total: Tensor = _SampledSoftmax.apply(query, items, target_logits, given)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -146,18 +146,19 @@ def softmax_piece(
     )
 
 
+class _Given(NamedTuple):
+    """What `sampled_softmax` gets that has no gradient."""
+
+    targets: Tensor
+    candidates: Candidates
+    weight: Tensor
+    piece: Piece
+
+
 class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        items: Tensor,
-        target_logits: Tensor,
-        targets: Tensor,
-        candidates: Candidates,
-        weight: Tensor,
-        piece: Piece | None,
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, items: Tensor, target_logits: Tensor, given: _Given) -> Tensor:
+        targets, candidates, weight, piece = given
         kind, wide = query.device.type, torch.promote_types(target_logits.dtype, torch.float32)
         product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else wide
         sums = torch.zeros(len(query), dtype=wide, device=query.device)
@@ -172,9 +173,7 @@ class _SampledSoftmax(torch.autograd.Function):
                 query, target_logits, weight = query.to(product), target_logits.to(wide), weight.to(wide)
                 for first in range(0, len(query), rows):
                     here = slice(first, first + rows)
-                    found = (piece or softmax_piece)(
-                        query[here], target_logits[here], weight[here], own[here], hit[here], drawn
-                    )
+                    found = piece(query[here], target_logits[here], weight[here], own[here], hit[here], drawn)
                     sums[here], gradients[0][here], gradients[2][here] = found.losses, found.query, found.target_logits
                     gradients[1].add_(found.items_share)
                 gradients[1].mul_(inverse[:, None])
@@ -185,4 +184,4 @@ class _SampledSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, items, target_logits = ctx.saved_tensors
-        return query * upstream, items * upstream, target_logits * upstream, None, None, None, None
+        return query * upstream, items * upstream, target_logits * upstream, None
