@@ -18,11 +18,12 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psutil  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cluster.launch import Job
 
 POLL_S = 0.2
+LEAVE_S = 20.0  # for Horovod to end its ranks, which it gives 10 s, and for Spark to end their tasks
 FAILED, ENDED = "failed/any", "ended/any"
 
 
@@ -130,24 +132,38 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
 def _interrupt_after(seconds: float, passed: threading.Event) -> Iterator[None]:
     """Interrupt the main thread as Ctrl-C does, which is what horovod.spark listens to, and set `passed`.
 
-    Horovod keeps the handlers of SIGINT and SIGTERM for itself; they are put back.
+    It then waits for the ranks' hosts, for ever where one of them does not answer; so after a while the main thread is
+    taken out of that wait, by a signal of its own. Horovod keeps the handlers of SIGINT and SIGTERM for itself; all are
+    put back.
     """
+    main, over = threading.main_thread(), threading.Event()
 
     def interrupt() -> None:
+        if over.wait(min(seconds, threading.TIMEOUT_MAX)):
+            return
         passed.set()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it from a system call too
+        number = signal.SIGINT
+        while True:
+            signal.pthread_kill(main.ident or 0, number)  # wakes it from a system call too
+            if over.wait(LEAVE_S):
+                return
+            number = signal.SIGUSR2
 
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), interrupt)
-    timer.daemon = True
+    def leave(*_: object) -> None:
+        if not over.is_set():
+            raise TimeoutError("horovod.spark did not end its ranks")
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    timer.start()
+    handlers[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)
+    thread = threading.Thread(target=interrupt, name="launch limit", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        over.set()
+        thread.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Lines:
@@ -175,7 +191,11 @@ class Lines:
 
 
 def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
-    """A rank in a process of horovod.spark, which itself would wait for ever for one that hangs."""
+    """A rank in a process of horovod.spark, which itself would wait for ever for one that hangs.
+
+    And for what that one started: Horovod reads a rank's lines until the last process that can write them has ended.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: _leave())
     board, joined, ended_well = Board(os.environ), threading.Event(), threading.Event()
     threading.Thread(target=_leave_with_the_others, args=(board, joined, ended_well), daemon=True).start()
     ended = run_rank(target, json.loads(spec), joined.set)
@@ -183,6 +203,7 @@ def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
     if "error" in ended:
         board.put(FAILED)
         print(ended["error"]["message"], file=sys.stderr, flush=True)
+    _end_children()
     return ended
 
 
@@ -197,4 +218,15 @@ def _leave_with_the_others(board: Board, joined: threading.Event, ended: threadi
             board.put(FAILED)
     if not ended.wait(GRACE_S):
         faulthandler.dump_traceback()
-        os._exit(1)
+        _leave()
+
+
+def _leave() -> None:
+    _end_children()
+    os._exit(1)
+
+
+def _end_children() -> None:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended just now
+            child.kill()

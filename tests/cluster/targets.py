@@ -76,6 +76,13 @@ def not_json(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {"value": object()}
 
 
+def leave_child(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Start a process that outlives this rank and could write into its lines."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(spec["folder"], f"pid-{world.rank}").write_text(str(child.pid))
+    return {}
+
+
 def wait_with_child(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Write this rank's process id and its child's, then stay."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -6,16 +6,17 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from cluster import barrier
+from cluster import barrier, spark_ranks
 from cluster import launch as launching
 from cluster.barrier import rank_order
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from cluster.processes import RankLostError
-from cluster.spark_ranks import Lines
+from cluster.spark_ranks import LEAVE_S, Lines
 
 HERE = "tests.cluster.targets"
 
@@ -64,10 +65,42 @@ def test_horovod_spark_ranks_meet(spark: SparkSession) -> None:
 @pytest.mark.slow
 def test_horovod_spark_ranks_that_take_too_long_are_stopped(spark: SparkSession, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(LaunchError, match=r"(?s)within timeout_s=60; the ranks still ran; their last lines:"):
-        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, launcher="spark", timeout_s=60)
+    started = time.monotonic()
+    with pytest.raises(LaunchError, match=r"(?s)within timeout_s=30; the ranks still ran; their last lines:"):
+        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, launcher="spark", timeout_s=30)
+    assert time.monotonic() - started < 30 + LEAVE_S, "Horovod's wait had to be left: it did not end by itself"
     assert signal.getsignal(signal.SIGINT) is before
     assert spark.range(3).count() == 3
+    pids = [int(pid) for rank in (0, 1) for pid in (tmp_path / f"pids-{rank}").read_text().split()]
+    assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.slow
+def test_horovod_spark_ranks_leave_no_child(spark: SparkSession, tmp_path: Path) -> None:
+    """Nor do they wait for it."""
+    launch(f"{HERE}:leave_child", {"folder": str(tmp_path)}, ranks=2, launcher="spark", timeout_s=60)
+    assert not any(psutil.pid_exists(int((tmp_path / f"pid-{rank}").read_text())) for rank in (0, 1))
+
+
+def test_a_horovod_spark_that_does_not_end_its_ranks_is_left(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in that hears the interrupt, as horovod.spark does, and waits on."""
+
+    def hang(*given: object) -> list[object]:
+        signal.signal(signal.SIGINT, lambda *_: None)
+        for _ in range(600):
+            time.sleep(0.1)
+        return []
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr(launching, "_horovod_spark_run", hang)
+    monkeypatch.setattr(spark_ranks, "LEAVE_S", 1.0)
+    started = time.monotonic()
+    with pytest.raises(LaunchError, match=r"(?s)within timeout_s=1; the ranks still ran; their last lines: none"):
+        launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", timeout_s=1)
+    assert time.monotonic() - started < 10
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR2)) == before
 
 
 def test_a_horovod_spark_that_hangs_is_interrupted(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
