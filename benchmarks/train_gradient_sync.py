@@ -15,8 +15,9 @@ import torch  # isort: skip  after _train has set the number of threads
 from torch import nn
 
 from cluster.launch import launch
-from training import sync
+from training import exchange
 from training.memory import reuse_memory
+from training.sync import Synchroniser
 from training.world import World
 
 DIMENSION, GOAL = 64, 1.1
@@ -38,12 +39,13 @@ def _at(percent: float, rows: int, rounds: int, world: World) -> dict[str, float
     used = torch.randperm(rows, generator=generator)[: max(1, int(rows * percent / 100))]
     table(used).sum().backward()
     gradient = table.weight.grad
-    synchroniser = sync.Synchroniser(table, world)
-    rule = sync.rows_are_cheaper
+    rule = exchange.rows_are_cheaper
 
     def way(decide: Any) -> Any:
+        synchroniser = Synchroniser(table, world)  # each goes its own way, call after call
+
         def call() -> None:
-            sync.rows_are_cheaper = decide
+            exchange.rows_are_cheaper = decide
             table.weight.grad = gradient.clone()
             synchroniser.synchronise(1.0, 1.0, 1)
 
@@ -51,7 +53,7 @@ def _at(percent: float, rows: int, rounds: int, world: World) -> dict[str, float
 
     ways = {"ours": way(rule), "rows": way(lambda *_: True), "table": way(lambda *_: False)}
     found = middle_ms(ways, rounds)
-    sync.rows_are_cheaper = rule
+    exchange.rows_are_cheaper = rule
     return found
 
 

@@ -136,6 +136,7 @@ def _fit(
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
     progress = resume(model, optimizers, saver, world)
+    synchroniser.load(progress.exchange)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
     telling.record = Record(folder, resumed_at=progress.step) if folder else None
@@ -180,7 +181,7 @@ def _fit(
             optimizers.zero_grad()
             meter.count(totals)
             if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
-                progress.loader = feed.state_dict()
+                progress.loader, progress.exchange = feed.state_dict(), synchroniser.state()
                 saver.save(state_of(model, optimizers, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
             if meter.seconds >= settings.report_every_s:
@@ -191,6 +192,7 @@ def _fit(
         # --- The epoch's end: validate, save, stop early
         metrics = _validate(model, validate, world)
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
+        progress.exchange = synchroniser.state()
         if saver:
             saver.save(state_of(model, optimizers, progress), best=better)
         elif better and validate:

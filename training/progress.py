@@ -25,6 +25,7 @@ class Progress:
         loader: the loader's position within the epoch; None at its start.
         history: one dict an epoch: epoch, step, loss, and the validation's metrics.
         best: the entry of `history` with the best metric.
+        exchange: `training.sync.Synchroniser.state`.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class Progress:
     loader: dict[str, Any] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
+    exchange: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

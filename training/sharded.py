@@ -112,7 +112,7 @@ class ShardedEmbedding(nn.Module):
         self._lookups = []
         if not used:
             return None
-        keys, values = used[0] if len(used) == 1 else add_rows(used)
+        keys, values = used[0] if len(used) == 1 else add_rows(used, self._stride * self.world.size)
         if self.padding_idx is not None:
             kept = keys != self._key(torch.tensor(self.padding_idx, device=keys.device))
             keys, values = keys[kept], values[kept]
@@ -140,7 +140,7 @@ class ShardedEmbedding(nn.Module):
                 values = values.view(wire).float()
             parts = received.tolist()
             contributions = list(zip(torch.split(rows, parts), torch.split(values, parts), strict=True))
-            self.weight.grad = sparse_gradient(*add_rows(contributions), self.weight)
+            self.weight.grad = sparse_gradient(*add_rows(contributions, self.weight.shape[0]), self.weight)
 
         return finish
 

@@ -128,9 +128,49 @@ def poisoned(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {}
 
 
+CASES = ("none", "dense", "one dense", "few rows", "many rows", "one sparse", "sparse and dense")
+
+
+def _gradient(case: str, rank: int, ranks: int, step: int) -> Tensor | None:
+    """A rank's gradient of a (40, 3) table in a case."""
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    last = rank == ranks - 1
+    if case == "none" or (case.startswith("one") and not last):
+        return None
+    if case in ("dense", "one dense") or (case == "sparse and dense" and last):
+        return torch.randn(40, 3, generator=generator)
+    rows = torch.randperm(40, generator=generator)[: 35 if case == "many rows" else 2]
+    values = torch.randn(len(rows), 3, generator=generator)
+    return torch.sparse_coo_tensor(rows[None], values, (40, 3), check_invariants=False)
+
+
+def changing(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Every case after every other, and a step without a finite loss now and then: the sums are right all the same."""
+    for compression, tolerance in {"none": 1e-6, "fp16": 2e-3}.items():
+        model = nn.Embedding(40, 3)
+        synchroniser = Synchroniser(model, world, compression)  # type: ignore[arg-type]
+        for step, case in enumerate(case for first in CASES for second in CASES for case in (first, second)):
+            poison = step % 5 == 4
+            model.weight.grad = _gradient(case, world.rank, world.size, step)
+            totals = synchroniser.synchronise(float("nan") if poison and world.rank == 0 else 1.0, 1e4)
+            every = [_gradient(case, rank, world.size, step) for rank in range(world.size)]
+            held = [gradient for gradient in every if gradient is not None]
+            assert totals.usable != poison
+            if poison or not held:
+                assert model.weight.grad is None, (case, step)
+                continue
+            found = model.weight.grad
+            assert found.is_sparse == all(gradient.is_sparse for gradient in held), (case, step)
+            expected = sum(gradient.to_dense() for gradient in held) / (1e4 * world.size)
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(found.to_dense(), expected, atol=tolerance * scale, rtol=0.0)
+    return {"steps": step + 1}
+
+
 def both(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """All checks in one launch."""
     found = {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}
+    found |= changing(spec, world)
     return {**found, "policies": policies()}
 
 

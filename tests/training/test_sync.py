@@ -2,25 +2,99 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training import collectives
+from training.exchange import rows_are_cheaper
 from training.rows import add_rows
-from training.sync import rows_are_cheaper
+from training.sync import Synchroniser
 from training.world import World
 
 
 def test_one_process_gives_the_mean() -> None:
     assert collectives.synchronised({}, World())["checked"] == 12
     collectives.poisoned({}, World())
+    collectives.changing({}, World())
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_give_the_mean_of_all_rows(ranks: int, seen_by_ranks: dict[int, dict[str, Any]]) -> None:
     assert seen_by_ranks[ranks]["checked"] == 12
+    assert seen_by_ranks[ranks]["steps"] == 98
+
+
+class Mirror(World):
+    """A second rank that does as this one does; writes down what is started and what is waited for."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _wait(self, name: str, result: torch.Tensor) -> Callable[[], torch.Tensor]:
+        self.calls.append(f"start {name}")
+
+        def wait() -> torch.Tensor:
+            self.calls.append(f"wait {name}")
+            return result
+
+        return wait
+
+    def all_gather_start(self, tensor: torch.Tensor, name: str) -> Callable[[], torch.Tensor]:
+        return self._wait(name, torch.cat([tensor, tensor]))
+
+    def all_reduce_sum_start(self, tensor: torch.Tensor, name: str) -> Callable[[], torch.Tensor]:
+        return self._wait(name, 2 * tensor)
+
+
+def step(model: collectives.Tables, synchroniser: Synchroniser) -> None:
+    model.zero_grad()
+    model.loss(torch.tensor([3, 4, 3]), torch.tensor([0, 1, 2])).backward()
+    synchroniser.synchronise(1.0, 3.0)
+
+
+def test_ranks_wait_for_each_other_once() -> None:
+    world, model = Mirror(), collectives.Tables()
+    synchroniser = Synchroniser(model, world)
+    step(model, synchroniser)
+    assert world.calls[:3] == ["start gradient header", "wait gradient header", "start gradient rows"]
+    world.calls.clear()
+    step(model, synchroniser)
+    started = [f"start {name}" for name in ("gradient header", "gradient rows", "gradient values", "gradients")]
+    assert sorted(world.calls[:4]) == sorted(started)
+    assert sum(call.startswith("start") for call in world.calls) == 4, "nothing is sent twice"
+
+
+def test_a_resumed_training_sums_as_one_that_went_on() -> None:
+    """Rows where many of them had been before: the way of the step before decides, not this step's rows."""
+    worlds, calls = [Mirror(), Mirror()], []
+    model = collectives.Tables()
+    unbroken = Synchroniser(model, worlds[0])
+    step(model, unbroken)
+    resumed = Synchroniser(model, worlds[1])
+    resumed.load(json.loads(json.dumps(unbroken.state())))
+    for synchroniser, world in zip((unbroken, resumed), worlds, strict=True):
+        world.calls.clear()
+        step(model, synchroniser)
+        calls.append(world.calls)
+    assert calls[0] == calls[1]
+    assert resumed.state() == unbroken.state()
+
+
+def test_gradients_keep_their_memory_apart() -> None:
+    """Two tables whose rows are added get the very same tensor as their gradients' values."""
+    tables = nn.ModuleList(nn.Embedding(5, 2, sparse=True) for _ in range(2))
+    sum(table(torch.tensor([1, 3])) for table in tables).sum().backward()
+    Synchroniser(tables, World()).synchronise(1.0, 4.0)
+    for table in tables:
+        assert table.weight.grad.is_coalesced()
+        assert table.weight.grad._values().tolist() == [[0.25, 0.25], [0.25, 0.25]]
 
 
 def test_rows_travel_where_they_are_fewer_bytes() -> None:
@@ -32,9 +106,10 @@ def test_rows_travel_where_they_are_fewer_bytes() -> None:
     assert not rows_are_cheaper(980, 1000, 64, value_bytes=2)
 
 
-def test_sums_are_in_rank_order() -> None:
-    """1e8 + 1 - 1e8 is 0 in float32 in this order, and 1 in another."""
+@pytest.mark.parametrize("table_rows", [10, 10_000])
+def test_sums_are_in_rank_order(table_rows: int) -> None:
+    """1e8 + 1 - 1e8 is 0 in float32 in this order, and 1 in another. In a small table rows are marked, not sorted."""
     parts = [(torch.tensor([0, 3]), torch.tensor([[1e8], [1.0]])), (torch.tensor([0]), torch.tensor([[1.0]]))]
-    rows, values = add_rows([*parts, (torch.tensor([0, 9]), torch.tensor([[-1e8], [2.0]]))])
+    rows, values = add_rows([*parts, (torch.tensor([0, 9]), torch.tensor([[-1e8], [2.0]]))], table_rows)
     assert rows.tolist() == [0, 3, 9]
     assert values.tolist() == [[0.0], [1.0], [2.0]]
