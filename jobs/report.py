@@ -17,17 +17,15 @@ from jobs.console import say
 from jobs.main import main_of
 from jobs.report_figures import model_name
 from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
-from jobs.report_sections import (
+from jobs.report_results import (
     examples_section,
     feedback_section,
     main_k,
     metrics_section,
     popularity_section,
     score_section,
-    stages_section,
-    training_section,
-    tuning_section,
 )
+from jobs.report_runs import stages_section, training_section, tuning_section
 from jobs.settings import Settings
 from training.record import read_record
 

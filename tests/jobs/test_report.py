@@ -12,7 +12,7 @@ import pytest
 from jobs import report
 from jobs.artefacts import EVALUATION, FEEDBACK, TUNING, write_json
 from jobs.report_page import html, table
-from jobs.report_sections import feedback_section, main_k
+from jobs.report_results import feedback_section, main_k
 from jobs.settings import Settings
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
 from training.errors import DataError

@@ -1,4 +1,7 @@
-"""The report's sections, each from the JSON that a job left; one that did not run leaves words in place of figures."""
+"""The report's sections on what a model is worth: metrics, recommendations, feedback; from the JSON that jobs left.
+
+A job that did not run leaves words in place of figures.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,7 @@ METRICS = {
     "novelty": ("Novelty", "how rarely bought the recommended items are, in bits"),
 }
 PREFERRED_K = 20
-TRIALS_SHOWN = 10
 CUSTOMERS_OPEN = 4
-STATES = {"fail": "failed"}
 
 
 def main_k(ks: Sequence[int]) -> int:
@@ -103,124 +104,6 @@ def _metric(name: str, metrics: Json, differences: Json) -> Html:
     interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
     star = "*" if difference and (difference["low"] > 0 or difference["high"] < 0) else ""
     return join(f"{metric['value']:.3f}{star}", tag("small", interval))
-
-
-def training_section(record: Sequence[Json], latest: Json | None) -> Section:
-    """Loss by step and validation metrics by epoch, from the run record, or from the training's summary without one."""
-    title = "Training"
-    history = latest["summary"].get("history", []) if latest else []
-    ends = [line for line in record if line["kind"] == "epoch"]
-    if ends:
-        history = [{"epoch": line["epoch"], "step": line["step"], **line["values"]} for line in ends]
-    if not history:
-        return Section("training", title, absent("No training has left a record here.", "train"))
-    said = [
-        (line["step"], line["values"]["loss"])
-        for line in record
-        if "loss" in line["values"] and line["kind"] != "epoch"
-    ]
-    loss = plot(
-        figures.loss_curve(
-            [step for step, _ in said],
-            [value for _, value in said],
-            [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
-        ),
-        "Training loss by optimizer step, over all ranks: it should fall and level off; a rise means a rate too high.",
-        key="loss",
-        title="Loss",
-    )
-    parts, curves = [loss, *_speed(record)], _curves(history)
-    if not curves:
-        return Section("training", title, grid(*parts))
-    metric = plot(
-        figures.metric_curves([int(entry["epoch"]) + 1 for entry in history], curves),
-        "Metrics on held-out customers after each epoch: falling while the loss still falls means overfitting.",
-        key="validation",
-        title="Held-out metrics",
-    )
-    return Section("training", title, grid(loss, metric, *parts[1:]))
-
-
-def _speed(record: Sequence[Json]) -> list[Html]:
-    """What the ranks waited for, and how fast the loaders delivered; nothing where the record does not say."""
-    said = [line for line in record if "wait_share" in line["values"]]
-    if not said:
-        return []
-    shares = {
-        "waiting for data": [line["values"]["wait_share"] for line in said],
-        "waiting for other ranks": [line["values"].get("comm_share") for line in said],
-    }
-    words = (
-        "What rank 0 waited for, as shares of the time: much waiting for data asks for more training.reader_workers."
-    )
-    loaded = [line["values"] for line in record if "loader_rows_per_s" in line["values"] and line["kind"] == "epoch"]
-    if loaded:
-        rows, size = loaded[-1]["loader_rows_per_s"], loaded[-1]["loader_bytes_per_s"]
-        words += f" In the last epoch the loaders delivered {rows:,.0f} rows/s ({size / 1e6:,.1f} MB/s) over all ranks."
-    return [plot(figures.waits([line["step"] for line in said], shares), words, key="waits", title="Waiting")]
-
-
-def _curves(history: Sequence[Json]) -> dict[str, list[float | None]]:
-    """The metrics worth a line: of recall, NDCG and hit rate the list length that the tables show."""
-    names = {name for entry in history for name in entry if "_at_" in name}
-    ks = sorted({int(name.rsplit("_", 1)[1]) for name in names if name.rsplit("_", 1)[1].isdigit()})
-    wanted = [f"{name}_at_{main_k(ks)}" for name in METRICS] if ks else []
-    return {name: [entry.get(name) for entry in history] for name in wanted[:4] if name in names}
-
-
-def tuning_section(tuning: Json | None) -> Section:
-    """Values by trial, what mattered, and the best trials."""
-    title = "Tuning"
-    if tuning is None or not tuning["trials"]:
-        return Section("tuning", title, absent("No study has run here.", "tune"))
-    trials, best, start = tuning["trials"], tuning["best"], tuning["start"]
-    counted = ", ".join(f"{number} {STATES.get(state, state)}" for state, number in tuning["counts"].items())
-    words = f"{len(trials)} trials on the validation split ({counted}), for the highest {tuning['metric']}."
-    if best and start:
-        words += f" As configured: {start['value']:.4f}; best, trial {best['number']}: {best['value']:.4f}."
-    history = plot(
-        figures.tuning_history(trials, tuning["metric"]),
-        "Each trial's best value in order: the stair is the best so far, crosses were given up early, and trial 0 is "
-        "the configuration as it was.",
-        key="trials",
-        title="Trials",
-    )
-    if tuning["importances"]:
-        importance = plot(
-            figures.shares(tuning["importances"]),
-            "How much each value decided whether a trial was among the better ones (PED-ANOVA), as shares of 100 %.",
-            key="importance",
-            title="What mattered",
-        )
-    else:
-        importance = paragraph("Too few finished trials to say which values mattered.", "absent")
-    return Section("tuning", title, join(paragraph(words), grid(history, importance), _best_trials(trials, best)))
-
-
-def _best_trials(trials: Sequence[Json], best: Json | None) -> Html:
-    ranked = sorted(
-        (t for t in trials if t["value"] is not None), key=lambda t: (t["state"] != "complete", -t["value"])
-    )
-    shown = ranked[:TRIALS_SHOWN]
-    names = sorted({name for trial in shown for name in trial["params"]})
-    rows = [
-        [
-            str(trial["number"]),
-            trial["state"],
-            Html(f"{trial['value']:.4f}"),
-            *(_value(trial["params"].get(name, "")) for name in names),
-        ]
-        for trial in shown
-    ]
-    marked = next((at for at, trial in enumerate(shown) if best and trial["number"] == best["number"]), None)
-    columns = ["trial", "state", "value", *(name.replace("training.", "").replace("model.", "") for name in names)]
-    more = f" The {len(ranked) - len(shown)} others are in tuning.json." if len(ranked) > len(shown) else ""
-    caption = f"The best trials with their values; the marked one went to best.json.{more}"
-    return table(columns, rows, marked=marked, caption=caption)
-
-
-def _value(value: Any) -> Html:
-    return Html(f"{value:.3g}" if isinstance(value, float) else html(str(value)))
 
 
 def popularity_section(evaluation: Json | None) -> Section:
@@ -325,23 +208,6 @@ def _wilson(hits: int, shown: int) -> dict[str, float]:
     middle = (rate + z * z / (2 * shown)) / (1 + z * z / shown)
     half = z * math.sqrt(rate * (1 - rate) / shown + z * z / (4 * shown * shown)) / (1 + z * z / shown)
     return {"value": rate, "low": middle - half, "high": middle + half}
-
-
-def stages_section(stages: Sequence[Json] | None) -> Section:
-    """Where the time went."""
-    title = "Where the time went"
-    if not stages:
-        return Section("stages", title, absent("The stages were not timed together.", "demo"))
-    seconds: dict[str, float] = {}
-    for entry in stages:
-        seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
-    total = sum(seconds.values())
-    figure = plot(
-        figures.shares(seconds, percent=False),
-        f"Seconds that each stage took on this machine, longest on top; {total:,.0f} s in all.",
-        key="stages",
-    )
-    return Section("stages", title, figure)
 
 
 def score_section(score: Json | None) -> Section:
