@@ -79,8 +79,8 @@ class Synchroniser:
         return {"ways": [int(way) for way in self._ways], "scale": self._scale}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on as `state` says; nothing for a model of other parameters, or of a checkpoint without it."""
-        if len(state.get("ways", [])) == len(self.shared):
+        """Go on as `state` says; it says nothing where it is of one rank, or of other parameters."""
+        if self._world.size > 1 and len(state.get("ways", [])) == len(self.shared):
             self._ways, self._scale = [Way(way) for way in state["ways"]], float(state["scale"])
 
     def synchronise(

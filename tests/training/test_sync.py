@@ -85,6 +85,9 @@ def test_a_resumed_training_sums_as_one_that_went_on() -> None:
         calls.append(world.calls)
     assert calls[0] == calls[1]
     assert resumed.state() == unbroken.state()
+    alone = Synchroniser(model, World())
+    alone.load(unbroken.state())
+    assert alone.state()["ways"] == []
 
 
 def test_gradients_keep_their_memory_apart() -> None:
