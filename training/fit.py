@@ -154,11 +154,7 @@ def _fit(
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
         model.train()
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
-            sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
-            for number, batch in enumerate(batches):
-                seed = step_seed(settings.seed, progress.epoch, progress.step, world.rank, number)
-                sums += compute(batch, seed)
-            loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
+            loss, weight = _add_gradients(compute, batches, settings, progress, world.rank)
             totals = synchroniser.synchronise(
                 loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=due()
             )
@@ -181,8 +177,8 @@ def _fit(
             optimizers.zero_grad()
             meter.count(totals)
             if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
-                progress.loader, progress.exchange = feed.state_dict(), synchroniser.state()
-                saver.save(state_of(model, optimizers, progress))
+                progress.loader = feed.state_dict()
+                saver.save(state_of(model, optimizers, synchroniser, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
             if meter.seconds >= settings.report_every_s:
                 rate = settings.learning_rate * settings.rate(progress.step - 1)
@@ -192,9 +188,8 @@ def _fit(
         # --- The epoch's end: validate, save, stop early
         metrics = _validate(model, validate, world)
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
-        progress.exchange = synchroniser.state()
         if saver:
-            saver.save(state_of(model, optimizers, progress), best=better)
+            saver.save(state_of(model, optimizers, synchroniser, progress), best=better)
         elif better and validate:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         telling.epoch(progress, meter.read_epoch())
@@ -209,6 +204,17 @@ def _fit(
     telling("end", progress, f"{progress.epoch} epochs, {progress.step} steps, loss {progress.history[-1]['loss']:.6g}")
     final_loss = progress.history[-1]["loss"]
     return FitResult(progress.step, progress.epoch, final_loss, progress.history, progress.best, progress.skipped)
+
+
+def _add_gradients(
+    compute: Compute, batches: list[Batch], settings: FitSettings, progress: Progress, rank: int
+) -> tuple[float, float]:
+    """Add up a step's gradients in `.grad`; returns the sums of this rank's losses and of their weights."""
+    sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
+    for number, batch in enumerate(batches):
+        sums += compute(batch, step_seed(settings.seed, progress.epoch, progress.step, rank, number))
+    loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
+    return loss, weight
 
 
 class _Due:

@@ -13,11 +13,13 @@ from training.optimizers import Optimizers
 from training.progress import Progress
 from training.shard_files import ShardReader
 from training.sharded import sharded_tables
+from training.sync import Synchroniser
 from training.world import World
 
 
-def state_of(model: nn.Module, optimizers: Optimizers, progress: Progress) -> State:
+def state_of(model: nn.Module, optimizers: Optimizers, synchroniser: Synchroniser, progress: Progress) -> State:
     """What a checkpoint of this moment holds; the tensors are those in use, not copies."""
+    progress.exchange = synchroniser.state()
     tensors = pack(model, optimizers.state())
     rows: dict[str, dict[str, Tensor]] = {table: {} for table in sharded_tables(model)}
     for name in list(tensors):

@@ -146,14 +146,14 @@ class Synchroniser:
         wrong = finish(rows, right) if finish else []
         if not totals.usable:
             return
+        scale = self._scale if finish else _scale_of(totals.weight)
+        self._ways, self._scale = right, _scale_of(totals.weight)
         if finish is None:
-            self._ways, self._scale = right, _scale_of(totals.weight)
             self._send()(rows, right)
         elif any(wrong):
             self._exchange.start(wrong)(rows, right)
         if self._wire:
-            scale_gradients(self.shared, 1.0 / self._scale)
-        self._ways, self._scale = right, _scale_of(totals.weight)
+            scale_gradients(self.shared, 1.0 / scale)
 
 
 def _scale_of(weight: float) -> float:
