@@ -17,8 +17,10 @@ class Task:
         schema: (size of each vocabulary, the unknown 0 included) -> the examples' columns.
         learn: "module:function", called on every rank with a JSON spec and its world; a name, so that importing a task
             loads no torch.
+        metrics: names of what its validation gives; of each, higher is better. A study may choose by any of them.
     """
 
     name: str
     schema: Callable[[Mapping[str, int]], Schema]
     learn: str
+    metrics: tuple[str, ...]

@@ -48,7 +48,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         best (model, training, value, trial, epochs), start (value of the configured settings), counts by state, path.
 
     Raises:
-        SettingsError: the search space is wrong, or the ranks could not reach the study's storage.
+        SettingsError: the metric or the search space is wrong, or the ranks could not reach the study's storage.
         TuningError: the study is another one's, its storage cannot be opened, or its first trials all failed.
         TableError: no examples, or a version that is gone.
     """
@@ -65,7 +65,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         shutil.rmtree(_checkpoints(settings, plan.name, end.number), ignore_errors=True)
         _show_trial(end)
 
-    run_study(plan, lambda job: _run_trial(settings, spec, job), ended)
+    run_study(plan, lambda job: _run_trial(settings, spec, job), ended, say)
     return _finish(settings, summarise(plan))
 
 
@@ -73,8 +73,9 @@ def study_plan(settings: Settings, spec: Mapping[str, Any]) -> StudyPlan:
     """The study that the settings describe.
 
     Raises:
-        SettingsError: see `search_space` and `study_storage`.
+        SettingsError: the task's validation gives no such metric; see `search_space` and `study_storage`.
     """
+    _check_metric(settings)
     tuning, space = settings.tuning, search_space(settings)
     return StudyPlan(
         name=tuning.study or f"{settings.task}-{settings.model['name']}",
@@ -86,6 +87,15 @@ def study_plan(settings: Settings, spec: Mapping[str, Any]) -> StudyPlan:
         pruning=Pruning(tuning.pruner, tuning.epochs, tuning.pruner_warmup),
         seed=tuning.seed,
     )
+
+
+def _check_metric(settings: Settings) -> None:
+    metric, known = settings.tuning.metric, TASKS[settings.task].metrics
+    if metric not in known:
+        raise SettingsError(
+            f"tuning.metric must be one that the validation of task '{settings.task}' gives, got '{metric}'; known: "
+            f"{', '.join(known)}. The training's own loss says nothing of customers that were held out"
+        )
 
 
 def search_space(settings: Settings) -> Space:

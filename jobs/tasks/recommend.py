@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
+METRICS = tuple(f"{name}_at_{k}" for k in VALIDATION_KS for name in ("recall", "ndcg", "mrr", "hit_rate", "map"))
 SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
@@ -211,4 +212,5 @@ TASK = Task(
     name="recommend",
     schema=schema,
     learn="jobs.tasks.recommend:learn",
+    metrics=METRICS,
 )

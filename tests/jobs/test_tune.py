@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs import tune
 from jobs.artefacts import BEST, TUNING, read_json, write_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
+from jobs.tasks.recommend import VALIDATION_KS
 from tests.tuning import toy
+from training.batch import Ragged
 from training.errors import DataError, SettingsError, TuningError
+from training.metrics import ranking_metrics
 from training.record import Event
 from training.world import World
 from tuning.objective import study_reporter
@@ -124,6 +128,18 @@ def test_another_version_of_the_table_is_another_study(settings: Settings, monke
 def test_no_trials_asked_for(settings: Settings, tmp_path: Path) -> None:
     assert tune.run(load_settings(None, flags(tmp_path, "tuning.trials=0")))["best"] is None
     assert tune.with_best(settings) == settings
+
+
+@pytest.mark.parametrize("metric", ["loss", "recall_at_7"])
+def test_a_metric_that_the_validation_does_not_give_is_refused(settings: Settings, tmp_path: Path, metric: str) -> None:
+    with pytest.raises(SettingsError, match=rf"tuning\.metric must be one .* got '{metric}'; known: recall_at_10, "):
+        tune.run(load_settings(None, flags(tmp_path, f"tuning.metric={metric}")))
+
+
+def test_the_tasks_metrics_are_those_that_its_validation_gives() -> None:
+    nothing = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    given = ranking_metrics(torch.zeros(0, 50, dtype=torch.int64), nothing, VALIDATION_KS)
+    assert set(TASKS["recommend"].metrics) == set(given)
 
 
 def test_ranks_elsewhere_cannot_reach_a_file_here(settings: Settings, tmp_path: Path) -> None:
