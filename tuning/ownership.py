@@ -1,4 +1,7 @@
-"""Who runs a trial: drivers sign what they run, so that a dead driver's trial can be told from a live one's."""
+"""Who runs a trial: drivers sign what they run, so that a dead driver's trial can be told from a live one's.
+
+No two machines' clocks are compared: a driver's sign changes every `BEAT_S`, and who watches counts by its own clock.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,29 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-HOST, PROCESS, SEEN = "driver_host", "driver_process", "driver_seen"
+HOST, PROCESS, BEAT = "driver_host", "driver_process", "driver_seen"
 BEAT_S = 20.0
-STALE_S = 120.0  # a driver on another machine that was not seen for this long is dead
+STALE_S = 120.0  # a driver whose sign stood still for this long is dead
+SETTLE_S = 1.0  # longer than a storage takes to show one driver's sign to another
 
 
 @contextmanager
 def claimed(storage: BaseStorage, trial_id: int) -> Iterator[None]:
     """Sign a trial and show every `BEAT_S` that its driver lives."""
-    storage.set_trial_user_attr(trial_id, HOST, socket.gethostname())
-    storage.set_trial_user_attr(trial_id, PROCESS, os.getpid())
-    storage.set_trial_user_attr(trial_id, SEEN, time.time())
+    _sign(storage, trial_id)
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(BEAT_S):
-            storage.set_trial_user_attr(trial_id, SEEN, time.time())
+            with suppress(Exception):  # a storage that is away for a moment; the next beat tells as much
+                storage.set_trial_user_attr(trial_id, BEAT, uuid.uuid4().hex)
 
     thread = threading.Thread(target=beat, name=f"heartbeat of trial {trial_id}", daemon=True)
     thread.start()
@@ -38,13 +42,50 @@ def claimed(storage: BaseStorage, trial_id: int) -> Iterator[None]:
         thread.join()
 
 
-def is_stale(trial: FrozenTrial) -> bool:
-    """Whether a running trial's driver is gone. Call it before this process runs any trial of the study."""
-    signed = trial.user_attrs
-    if signed.get(HOST) == socket.gethostname() and not _lives(int(signed.get(PROCESS, 0))):
-        return True
-    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - float(signed.get(SEEN, begun)) > STALE_S
+def take_over(storage: BaseStorage, trial_id: int) -> bool:
+    """Sign a dead driver's trial; whether no other driver did so at the same time.
+
+    Of several that find it dead together the last to sign has it (Fischer's algorithm: Lamport, "A fast mutual
+    exclusion algorithm", 1987).
+    """
+    signed = _sign(storage, trial_id)
+    time.sleep(SETTLE_S)
+    trial = storage.get_trial(trial_id)
+    return trial.state == TrialState.RUNNING and trial.user_attrs[BEAT] == signed
+
+
+def _sign(storage: BaseStorage, trial_id: int) -> str:
+    storage.set_trial_user_attr(trial_id, HOST, socket.gethostname())
+    storage.set_trial_user_attr(trial_id, PROCESS, os.getpid())
+    signed = uuid.uuid4().hex
+    storage.set_trial_user_attr(trial_id, BEAT, signed)
+    return signed
+
+
+class Watch:
+    """What one driver has seen of the others' signs."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, object] = {}
+        self._last: dict[int, tuple[object, float]] = {}
+
+    def is_dead(self, trial: FrozenTrial) -> bool:
+        """Whether a running trial's driver is gone, as far as this watch can tell by now.
+
+        Call it while this process runs no trial of the study.
+        """
+        if trial.user_attrs.get(HOST) == socket.gethostname() and not _lives(int(trial.user_attrs.get(PROCESS, 0))):
+            return True
+        sign, now = trial.user_attrs.get(BEAT), time.monotonic()
+        self._first.setdefault(trial.number, sign)
+        before, since = self._last.setdefault(trial.number, (sign, now))
+        if before != sign:
+            self._last[trial.number] = (sign, now)
+        return before == sign and now - since > STALE_S
+
+    def undecided(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Running trials of which it has seen no sign of life yet, and not for long enough to call them dead."""
+        return [trial for trial in trials if self._first.get(trial.number) == trial.user_attrs.get(BEAT)]
 
 
 def _lives(process: int) -> bool:

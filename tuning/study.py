@@ -12,18 +12,20 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.samplers import TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from training.errors import TuningError
 from tuning.objective import PRUNED_AFTER, Channel, Pruning, trial_id_of
-from tuning.ownership import claimed, is_stale
+from tuning.ownership import STALE_S, Watch, claimed, take_over
 from tuning.space import Space
 from tuning.storage import masked, open_storage
 
@@ -33,6 +35,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RANDOM_TRIALS = 5  # before TPE models the results: a trial is a training, so it starts sooner than Optuna's ten
 GIVE_UP_AFTER = 3  # failures at a study's start before it stops: the cause lies with the set-up, not the parameters
 ERROR_CHARACTERS = 4_000
+LOOK_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class StudyPlan:
         space: what is varied.
         fixed: what is held (pinned versions, model, settings), JSON; with the space and the metric, the fingerprint.
         metric: validation metric to maximise; a trial's value is that of its best epoch.
-        trials: number of trials that the study shall have in the end, failed ones included.
+        trials: number of trials that the study shall have in the end, failed ones included; drivers that ask for the
+            last one at the same moment run one each.
         pruning: when a trial is given up.
         seed: of the sampler.
     """
@@ -117,7 +121,9 @@ def open_study(plan: StudyPlan, storage: BaseStorage) -> optuna.Study:
     return study
 
 
-def run_study(plan: StudyPlan, run_trial: RunTrial, progress: Callable[[TrialEnd], None]) -> None:
+def run_study(
+    plan: StudyPlan, run_trial: RunTrial, progress: Callable[[TrialEnd], None], say: Callable[[str], None] = print
+) -> None:
     """Run trials until the study has as many as planned.
 
     The first takes the configured values; trials that a dead driver left behind go first. Interrupting leaves the
@@ -128,20 +134,16 @@ def run_study(plan: StudyPlan, run_trial: RunTrial, progress: Callable[[TrialEnd
         run_trial: runs one trial's training and returns when it has ended, pruned or not; what it raises is kept as
             the trial's error.
         progress: told of each trial that has ended.
+        say: gets a line where it has to wait.
 
     Raises:
         TuningError: see `open_study`; or the first trials all failed.
     """
     storage = open_storage(plan.storage)
     study = open_study(plan, storage)
-    _put_back_stale(study, storage)
-    if _taken(study) < plan.trials:
-        _enqueue_start(study, plan)
+    watch = Watch()
     failed = 0
-    while _taken(study) < plan.trials:
-        # A function of seed and number alone: a study that was interrupted proposes what an unbroken one would.
-        seed = (plan.seed * 100_003 + len(study.trials)) % 2**32
-        study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+    while _one_is_left(study, storage, plan, watch, say):
         end = _run_one(study, storage, plan, run_trial)
         progress(end)
         failed += end.state == "fail"
@@ -161,6 +163,7 @@ def _run_one(study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_tri
     started = time.perf_counter()
     error = None
     with claimed(storage, trial_id):
+        study.sampler = _sampler(study, trial, plan)
         overrides = plan.space.suggest(trial)
         if PRUNED_AFTER not in trial.user_attrs:  # else its driver died after the decision
             channel = Channel(plan.storage, plan.name, trial.number, plan.metric, plan.pruning)
@@ -201,15 +204,54 @@ def _taken(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
 
 
-def _put_back_stale(study: optuna.Study, storage: BaseStorage) -> None:
+def _one_is_left(
+    study: optuna.Study, storage: BaseStorage, plan: StudyPlan, watch: Watch, say: Callable[[str], None]
+) -> bool:
+    """Whether there is a trial for this driver to run; waits where only time tells if another's driver is dead."""
+    waits = False
+    while True:
+        _put_back_dead(study, storage, watch)
+        if _taken(study) < plan.trials:
+            return True
+        silent = watch.undecided(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        if not silent:
+            return False
+        if not waits:
+            numbers = ", ".join(str(trial.number) for trial in silent)
+            say(f"study '{plan.name}': waiting up to {STALE_S:.0f} s for a sign of the driver of trial {numbers}")
+        waits = True
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _put_back_dead(study: optuna.Study, storage: BaseStorage, watch: Watch) -> None:
     """Queue the trials whose driver is gone, under their own numbers and with what they have reported."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_stale(trial):
-            storage.set_trial_state_values(trial_id_of(storage, study.study_name, trial.number), TrialState.WAITING)
+        trial_id = trial_id_of(storage, study.study_name, trial.number)
+        if watch.is_dead(trial) and take_over(storage, trial_id):
+            storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
-def _enqueue_start(study: optuna.Study, plan: StudyPlan) -> None:
-    """Queue the configured values, unless a trial with them is there and has not failed."""
-    standing = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-    if not any(trial.user_attrs.get(IS_START) for trial in standing):
-        study.enqueue_trial(plan.space.start(), user_attrs={IS_START: True})
+def _sampler(study: optuna.Study, trial: Trial, plan: StudyPlan) -> BaseSampler:
+    """What proposes a trial's values: a function of the study's seed, the trial's number and what others have found.
+
+    So a study that was interrupted proposes what an unbroken one would, and drivers that start together differ.
+    """
+    base = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=(plan.seed * 100_003 + trial.number) % 2**32)
+    if IS_START not in trial.user_attrs:
+        trial.set_user_attr(IS_START, _is_to_start(study, trial.number))
+    if not trial.user_attrs[IS_START]:
+        return base
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # unchanged since Optuna 2.4
+        return PartialFixedSampler(plan.space.start(), base)
+
+
+def _is_to_start(study: optuna.Study, number: int) -> bool:
+    """Whether a trial takes the configured values: none has that did not fail, and none before it may still.
+
+    Numbers are given once, so of drivers that start together one is to.
+    """
+    others = [trial for trial in study.get_trials(deepcopy=False) if trial.number != number]
+    standing = any(trial.user_attrs.get(IS_START) and trial.state != TrialState.FAIL for trial in others)
+    undecided = any(trial.number < number and trial.state not in FINISHED for trial in others)
+    return not standing and not undecided

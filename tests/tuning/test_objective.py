@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 from training.errors import TuningError
 from training.record import Event, Pruned
 from training.world import World
-from tuning import ownership
-from tuning.objective import Channel, Pruning, learn_trial, study_reporter, trial_id_of
+from tuning.objective import Channel, Pruning, learn_trial, study_reporter
 from tuning.storage import is_local_file, masked, open_storage
 
 
@@ -75,19 +73,3 @@ def test_passwords_are_masked() -> None:
     assert masked("sqlite:///a/b.db") == "sqlite:///a/b.db"
     assert is_local_file("sqlite:///a")
     assert not is_local_file("journal:/a")
-
-
-def test_a_live_driver_keeps_its_trial(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = open_storage(channel.storage)
-    trial_id = trial_id_of(storage, "s", 3)
-    monkeypatch.setattr(ownership, "BEAT_S", 0.01)
-    with ownership.claimed(storage, trial_id):
-        first = storage.get_trial(trial_id).user_attrs["driver_seen"]
-        time.sleep(0.1)
-        assert storage.get_trial(trial_id).user_attrs["driver_seen"] > first
-    storage.set_trial_user_attr(trial_id, "driver_process", 1)  # a process that lives
-    assert not ownership.is_stale(storage.get_trial(trial_id))
-    storage.set_trial_user_attr(trial_id, "driver_host", "elsewhere")
-    assert not ownership.is_stale(storage.get_trial(trial_id))
-    storage.set_trial_user_attr(trial_id, "driver_seen", time.time() - 1000)
-    assert ownership.is_stale(storage.get_trial(trial_id))

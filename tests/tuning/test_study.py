@@ -192,6 +192,35 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_under_its_own_number(tmp_pat
     assert [row["epochs"] for row in after] == [row["epochs"] for row in summarise(unbroken)["trials"]]
 
 
+TOGETHER = """
+import sys, time
+from pathlib import Path
+from tests.tuning import toy
+from tests.tuning.test_study import in_process
+from tuning.study import run_study
+folder = Path(sys.argv[1])
+def run_trial(job):
+    (folder / f"{sys.argv[2]}-{job.number}").touch()
+    while len(list(folder.glob("[ab]-*"))) < 2:  # until both drivers have drawn one
+        time.sleep(0.01)
+    return in_process(folder)(job)
+run_study(toy.plan(folder, storage=sys.argv[3].format(folder=folder), trials=5), run_trial, lambda end: None)
+"""
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{folder}/study.db", "journal:{folder}/study.log"])
+def test_drivers_that_start_together_draw_different_trials(tmp_path: Path, storage: str) -> None:
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path)]
+    drivers = [subprocess.Popen([*command, name, storage], cwd=ROOT) for name in "ab"]
+    assert [driver.wait(60) for driver in drivers] == [0, 0]
+    rows = summarise(toy.plan(tmp_path, storage=storage.format(folder=tmp_path), trials=5))["trials"]
+    assert [row["number"] for row in rows if row["is_start"]] == [0]
+    assert len(rows) in (5, 6)
+    assert {row["state"] for row in rows} == {"complete"}
+    assert len({row["params"]["model.rate"] for row in rows}) == len(rows)
+    assert len(list(tmp_path.glob("[ab]-*"))) == len(rows)  # none ran twice
+
+
 def test_an_interrupted_study_leaves_its_trial_to_the_next_call(tmp_path: Path) -> None:
     def run_trial(job: TrialJob) -> Mapping[str, Any]:
         raise KeyboardInterrupt
