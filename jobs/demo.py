@@ -6,7 +6,6 @@ make demo DATA=online_retail.csv.gz     the UCI Online Retail file
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
 from jobs.console import CONSOLE, say, show_table
 from jobs.settings import Settings, load_settings
+from jobs.stages import timed
 from jobs.tables import open_session
 from jobs.tune import with_best
 
@@ -22,19 +22,17 @@ PIPELINES = Path(__file__).parent / "pipelines"
 
 
 class Stages:
-    """Runs stages in turn, says which, and keeps how long each took (stages.json, read by the report)."""
+    """Runs stages in turn, says which, and keeps how long each took this time."""
 
     def __init__(self, run_dir: str) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self._path = Path(run_dir) / "stages.json"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = {}
+        self._run_dir = run_dir
 
     def run(self, name: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        CONSOLE.rule(f"[bold]{len(self.entries) + 1}. {name}", align="left")
+        CONSOLE.rule(f"[bold]{len(self.seconds) + 1}. {name}", align="left")
         started = time.perf_counter()
-        summary = call()
-        self.entries.append({"stage": name, "seconds": time.perf_counter() - started, "summary": summary})
-        self._path.write_text(json.dumps(self.entries, indent=1, default=str))
+        summary = timed(self._run_dir, name, call)
+        self.seconds[name] = time.perf_counter() - started
         return summary
 
 
@@ -81,7 +79,9 @@ def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, pa
     ]
     show_table("Ten customers", ("customer", "bought last", "recommended"), examples)
     show_table(
-        "How long each stage took", ("stage", "seconds"), [(e["stage"], round(e["seconds"], 1)) for e in stages.entries]
+        "How long each stage took",
+        ("stage", "seconds"),
+        [(name, round(seconds, 1)) for name, seconds in stages.seconds.items()],
     )
     say(f"tables  {settings.tables.root}")
     say(f"bundle  {train.latest_bundle(settings.run_dir)}")

@@ -25,6 +25,7 @@ from pyspark.sql import functions as F
 from jobs.artefacts import EVALUATION, read_json, write_json
 from jobs.build_examples import BUILD
 from jobs.console import say, show_table, step
+from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tables import Tables, open_session
@@ -47,7 +48,7 @@ PROTOCOLS = {
     "any": "any item bought after the cut; nothing is left out",
 }
 EXAMPLES = 10
-JUDGED, SHOWN = ("recall", "ndcg"), ("mrr", "hit_rate", "map", "coverage", "novelty")
+SHOWN = ("mrr", "hit_rate", "map", "coverage", "novelty")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Judge the latest bundle and the baselines; write evaluation.json into the run folder.
 
     Returns:
-        What evaluation.json holds: protocols with users, models and differences, popularity_of_recommended, examples.
+        What evaluation.json holds: protocols with users, models and differences, popularity_of_recommended, examples;
+        and `up_to_date` where it was there.
 
     Raises:
         BundleError: no bundle, or one of another schema.
@@ -91,7 +93,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before["inputs"] == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
-        return dict(before)
+        return dict(before) | {"up_to_date": True}
     with _ground(tables, versions, cut, bundle) as ground:
         result = _evaluated(settings, ground)
     result = {"table": tables.path("queries"), "version": versions["queries"], "bundle": bundle.name} | result
@@ -124,11 +126,6 @@ def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None
             f"bundle '{bundle.name}' was trained on events up to {trained_to}, the test split begins at "
             f"{cut.isoformat()}: it has seen the answers. Run `millrace train` on these examples"
         )
-
-
-def main_k(ks: tuple[int, ...]) -> int:
-    """The K that tables and examples show: 20 where it is judged, otherwise the largest."""
-    return 20 if 20 in ks else max(ks)
 
 
 @contextmanager
@@ -263,12 +260,12 @@ def _examples(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[st
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """A table per protocol; a star: ours differs from this model beyond chance.
+    """A table per protocol, and the comparisons in which ours fares worst; a star: ours differs beyond chance.
 
     Args:
         result: what `run` returns.
     """
-    k = main_k(tuple(result["ks"]))
+    k = main_k(result["ks"])
     for protocol in result["protocols"].values():
         rows = []
         for name, metrics in protocol["models"].items():
@@ -277,6 +274,8 @@ def show(result: Mapping[str, Any]) -> None:
             rows.append((name, *judged, *(f"{metrics[f'{metric}_at_{k}']['value']:.3f}" for metric in SHOWN)))
         say(f"{protocol['what']}: {protocol['users']:,} customers, at {k}; 95 % intervals; * ours differs")
         show_table("", ("", *JUDGED, *(name.removesuffix("_rate") for name in SHOWN)), rows)
+        leads = [lead for metric in JUDGED if (lead := hardest(protocol, f"{metric}_at_{k}"))]
+        say("hardest comparisons: " + "; ".join(lead.words() for lead in leads))
 
 
 def _cell(metric: Mapping[str, float], difference: Mapping[str, float] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from cluster.errors import ClusterError
 from jobs.console import CONSOLE
 from jobs.settings import Settings, load_settings
+from jobs.stages import timed
 from training.errors import MillraceError
 
 Run = Callable[[Settings], dict[str, Any]]
@@ -58,14 +60,21 @@ def main_of(run: Run) -> None:
     """The last lines of a job's module call this, for `python -m jobs.NAME` and spark-submit."""
 
     def command(flags: Flags = None, settings: SettingsFile = None) -> None:
-        guarded(lambda: run(load_settings(settings, flags)))
+        guarded(lambda: _run(Path(run.__code__.co_filename).stem, run, settings, flags))
 
     typer.run(command)
 
 
+def _run(name: str, run: Run, settings: str | None, flags: list[str] | None) -> dict[str, Any]:
+    """Run a job with its time kept beside what it makes."""
+    read = load_settings(settings, flags)
+    return timed(read.run_dir, name, lambda: run(read))
+
+
 def _command(name: str, help_text: str) -> Callable[..., None]:
     def command(flags: Flags = None, settings: SettingsFile = None) -> None:
-        guarded(lambda: importlib.import_module(f"jobs.{name.replace('-', '_')}").run(load_settings(settings, flags)))
+        job = name.replace("-", "_")
+        guarded(lambda: _run(job, importlib.import_module(f"jobs.{job}").run, settings, flags))
 
     command.__doc__ = help_text
     return command

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, read_json
 from jobs.console import say
+from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
 from jobs.report_figures import model_name
 from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
 from jobs.report_results import (
     examples_section,
     feedback_section,
-    main_k,
     metrics_section,
     popularity_section,
     score_section,
@@ -105,23 +105,22 @@ def _tiles(held: Mapping[str, Any]) -> Html:
     stages = held[STAGES]
     if stages:
         seconds = sum(entry["seconds"] for entry in stages)
-        found.append((f"{seconds / 60:.1f} min", "from data to report", f"{len(stages)} stages"))
+        found.append((f"{seconds / 60:.1f} min", "for all that was run", f"{len(stages)} stages"))
     return tiles(found[:4])
 
 
 def _headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Recall and lead over the best baseline, by protocol."""
+    """By protocol: recall with its interval, and the comparisons in which it and NDCG fare worst."""
     k = main_k(evaluation["ks"])
     names = {"new": "items new to the customer", "any": "any item"}
     found = []
     for key, protocol in evaluation["protocols"].items():
-        recall = {model: held[f"recall_at_{k}"]["value"] for model, held in protocol["models"].items()}
-        if "millrace" not in recall:
+        ours = protocol["models"].get("millrace", {}).get(f"recall_at_{k}")
+        if ours is None:
             continue
-        others = {model: value for model, value in recall.items() if model != "millrace" and value > 0}
-        best = max(others, key=others.__getitem__, default=None)
-        note = f"{recall['millrace'] / others[best] - 1:+.0%} against {model_name(best)}" if best else ""
-        found.append((f"{recall['millrace']:.3f}", f"recall@{k}, {names.get(key, key)}", note))
+        leads = [lead for metric in JUDGED if (lead := hardest(protocol, f"{metric}_at_{k}"))]
+        what = f"recall@{k} [{ours['low']:.3f}, {ours['high']:.3f}], {names.get(key, key)}"
+        found.append((f"{ours['value']:.3f}", what, "; ".join(lead.words(model_name) for lead in leads)))
     return found
 
 

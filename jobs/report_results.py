@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import report_figures as figures
+from jobs.headlines import JUDGED, main_k
 from jobs.report_page import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
 
 Json = Mapping[str, Any]
@@ -23,13 +24,7 @@ METRICS = {
     "coverage": ("Coverage", "share of the catalogue that is recommended to anyone"),
     "novelty": ("Novelty", "how rarely bought the recommended items are, in bits"),
 }
-PREFERRED_K = 20
 CUSTOMERS_OPEN = 4
-
-
-def main_k(ks: Sequence[int]) -> int:
-    """The list length that the tables show: 20 if it was measured, else the middle one."""
-    return PREFERRED_K if PREFERRED_K in ks else sorted(ks)[len(ks) // 2]
 
 
 def protocol_title(key: str, protocol: Json) -> str:
@@ -57,15 +52,6 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
     models, differences = protocol["models"], protocol.get("differences", {})
     names = [name for name in METRICS if any(f"{name}_at_{k}" in held for held in models.values())]
     order = sorted(models, key=lambda model: -models[model].get(f"recall_at_{k}", {"value": 0.0})["value"])
-    rows = [
-        [
-            figures.model_name(model),
-            *(_metric(f"{name}_at_{k}", models[model], differences.get(model, {})) for name in names),
-        ]
-        for model in order
-    ]
-    columns = ["model", *(f"{METRICS[name][0]}@{k}" for name in names)]
-    marked = order.index("millrace") if "millrace" in order else None
     caption = (
         f"In lists of {k}, higher is better; the marked row is the model of this run, and a star says that it differs "
         "from that baseline beyond chance, customer by customer."
@@ -77,7 +63,7 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
             key=f"{key}-{name}",
             title=f"{METRICS[name][0]}@{k}",
         )
-        for name in ("recall", "ndcg")
+        for name in JUDGED
         if all(f"{name}_at_{k}" in models[model] for model in order)
     ]
     curves = {
@@ -92,8 +78,32 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
     )
     heading = tag("h3", protocol_title(key, protocol), "part")
     return join(
-        heading, paragraph(protocol["what"]), table(columns, rows, marked=marked, caption=caption), grid(*bars, line)
+        heading,
+        paragraph(protocol["what"]),
+        _table(models, differences, order, names, k, caption),
+        grid(*bars, line),
+        *(_at_length(models, differences, order, names, at) for at in sorted(ks) if at != k),
     )
+
+
+def _at_length(models: Json, differences: Json, order: Sequence[str], names: Sequence[str], k: int) -> Html:
+    """The table at another list length, folded."""
+    body = _table(models, differences, order, names, k)
+    return Html(f"<details><summary>In lists of {k}</summary>{body.text}</details>")
+
+
+def _table(
+    models: Json, differences: Json, order: Sequence[str], names: Sequence[str], k: int, caption: str = ""
+) -> Html:
+    rows = [
+        [
+            figures.model_name(model),
+            *(_metric(f"{name}_at_{k}", models[model], differences.get(model, {})) for name in names),
+        ]
+        for model in order
+    ]
+    columns = ["model", *(f"{METRICS[name][0]}@{k}" for name in names)]
+    return table(columns, rows, marked=order.index("millrace") if "millrace" in order else None, caption=caption)
 
 
 def _metric(name: str, metrics: Json, differences: Json) -> Html:

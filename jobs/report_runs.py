@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import report_figures as figures
+from jobs.headlines import main_k
 from jobs.report_page import Html, Section, absent, grid, html, join, paragraph, plot, table
-from jobs.report_results import METRICS, main_k
+from jobs.report_results import METRICS
 
 Json = Mapping[str, Any]
 
@@ -140,14 +141,13 @@ def stages_section(stages: Sequence[Json] | None) -> Section:
     """Where the time went."""
     title = "Where the time went"
     if not stages:
-        return Section("stages", title, absent("The stages were not timed together.", "demo"))
-    seconds: dict[str, float] = {}
-    for entry in stages:
-        seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
-    total = sum(seconds.values())
+        words = "No stage was timed: commands time themselves, functions that a notebook calls do not."
+        return Section("stages", title, paragraph(words, "absent"))
+    seconds = {entry["stage"]: entry["seconds"] for entry in stages}
     figure = plot(
         figures.shares(seconds, percent=False),
-        f"Seconds that each stage took on this machine, longest on top; {total:,.0f} s in all.",
+        f"Seconds that each stage took on this machine when it last had something to do, longest on top; "
+        f"{sum(seconds.values()):,.0f} s in all.",
         key="stages",
     )
     return Section("stages", title, figure)

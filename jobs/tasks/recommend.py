@@ -115,7 +115,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
             tensors=whole_state(model),
             provenance={**spec["provenance"], "examples_fingerprint": examples.fingerprint},
             settings=spec["training"],
-            metrics={**result.best, "final_loss": result.final_loss},
+            metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
         )
         summary |= {"bundle": bundle.name, "bundle_path": str(bundle.path)}
     elif spec["bundle_dir"] is not None:

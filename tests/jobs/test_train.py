@@ -56,7 +56,7 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[
     assert bundle.provenance["settings"]["training"]["seed"] == 3
     epochs = [line for line in read_record(settings.run_dir) if line["kind"] == "epoch"]
     assert [line["values"]["loss"] for line in epochs] == [entry["loss"] for entry in summary["history"]]
-    assert 0 <= summary["history"][-1]["recall_at_20"] <= 1
+    assert set(summary["history"][-1]) == {"epoch", "step", "loss"}  # nothing after the cut is looked at
     assert [line["values"]["loader_rows"] for line in epochs] == [summary["rows"]] * 2
     assert all(line["values"]["loader_bytes_per_s"] > 0 for line in epochs)
     assert not list(Path(settings.run_dir, "checkpoints").iterdir())
@@ -96,7 +96,7 @@ def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, 
     settings = shop(spark, tmp_path, ranks=1)
     summary = train.run(settings)
     monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it trained again"))
-    assert train.run(settings) == summary
+    assert train.run(settings) == summary | {"up_to_date": True}
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What is said first of an evaluation, in the terminal and on the report: list length and hardest comparison.
+
+A lead is said in the metric that it stands beside, with its interval, against the baseline that comes closest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PREFERRED_K = 20
+JUDGED = ("recall", "ndcg")
+
+
+def main_k(ks: Sequence[int]) -> int:
+    """The list length that is shown first: 20, else the longest below it, else the shortest."""
+    return max((k for k in ks if k <= PREFERRED_K), default=min(ks))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Ours less a baseline's, user by user, with its 95 % interval.
+
+    Attributes:
+        metric: "recall_at_20" and the like.
+        baseline: the model that comes closest, or leads most.
+        value: positive where ours is better.
+        low: lower bound.
+        high: upper bound.
+    """
+
+    metric: str
+    baseline: str
+    value: float
+    low: float
+    high: float
+
+    def words(self, name: Callable[[str], str] = str) -> str:
+        """The lead in one phrase; `name` gives a baseline's name."""
+        said = f"{self.metric.replace('_at_', '@')} {self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        verdict = "worse than" if self.high < 0 else "better than" if self.low > 0 else "not shown to differ from"
+        return f"{said}: {verdict} {name(self.baseline)}"
+
+
+def hardest(protocol: Mapping[str, Any], metric: str) -> Lead | None:
+    """The comparison in which ours fares worst by a metric; None where none was made.
+
+    Args:
+        protocol: of evaluation.json; `differences` holds ours less each baseline's.
+        metric: "recall_at_20" and the like.
+    """
+    leads = [
+        Lead(metric, baseline, held[metric]["value"], held[metric]["low"], held[metric]["high"])
+        for baseline, held in protocol.get("differences", {}).items()
+        if metric in held
+    ]
+    return min(leads, key=lambda lead: lead.value, default=None)

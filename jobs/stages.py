@@ -1,0 +1,47 @@
+"""How long each stage took: a run folder's stages.json, written by the commands and by the demo, read by the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobs.artefacts import STAGES, read_json, write_json
+from jobs.console import warn
+from training.errors import DataError
+
+TIMED = (
+    "simulate", "ingest", "build_examples", "tune", "train", "evaluate", "score", "ingest_feedback",
+    "feedback", "report",
+)  # fmt: skip
+
+
+def timed(run_dir: str, stage: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a job and, if it is one of TIMED, keep how long it took; with nothing to do the time before stays.
+
+    Args:
+        run_dir: the run folder.
+        stage: the job's name.
+        call: runs the job; `up_to_date` in what it returns says that it had nothing to do.
+    """
+    if stage not in TIMED:
+        return call()
+    started = time.perf_counter()
+    summary = call()
+    seconds = time.perf_counter() - started
+    entries = _held(run_dir)
+    if summary.get("up_to_date") and any(entry["stage"] == stage for entry in entries):
+        return summary
+    others = [entry for entry in entries if entry["stage"] != stage]
+    write_json(run_dir, STAGES, [*others, {"stage": stage, "seconds": seconds}])
+    return summary
+
+
+def _held(run_dir: str) -> list[dict[str, Any]]:
+    """The times so far; a file that is damaged must not fail a job that has ended well."""
+    try:
+        held = read_json(run_dir, STAGES)
+    except DataError as error:
+        warn(f"{error}; the times of earlier stages are lost")
+        return []
+    return [entry for entry in held or [] if isinstance(entry, dict) and {"stage", "seconds"} <= entry.keys()]
