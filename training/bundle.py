@@ -23,7 +23,8 @@ from torch import Tensor
 
 from training import models
 from training.errors import BundleError, SchemaError
-from training.files import Streamed, describe, sha256, sync_to_disk, write_json, write_tensors
+from training.files import Streamed, describe, sha256, write_tensors
+from training.json_files import sync_to_disk, write_json
 from training.models.base import Model
 from training.schema import Schema
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from training.checkpoint_search import FORMAT, STATE_FILE, TENSORS_FILE, Found, Search
 from training.errors import CheckpointError
-from training.files import describe, sync_to_disk, write_json, write_tensors
+from training.files import describe, write_tensors
 from training.frozen_rows import FrozenRows
+from training.json_files import sync_to_disk, write_json
 from training.shard_files import collect_shards, shard_name, write_shard
 from training.world import World
 

@@ -7,6 +7,7 @@
     |   `-- SnapshotError    a pinned version cannot be read: a file is gone, corrupt, or of an unknown feature
     |-- DataError            rows break a rule that the job cannot count and set aside
     |   `-- TooManyBadRows   the quarantined share passed the limit in the settings
+    |-- ArtefactError        a JSON file that Millrace wrote is missing, torn, changed, or not of its kind
     |-- CheckpointError      no usable checkpoint where one is needed
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
@@ -44,6 +45,10 @@ class DataError(MillraceError):
 
 class TooManyBadRows(DataError):  # noqa: N818  the name says what is wrong
     """The quarantined share of the rows passed the limit in the settings."""
+
+
+class ArtefactError(MillraceError):
+    """A JSON file that Millrace wrote is missing, torn, was changed, or is not of its kind."""
 
 
 class CheckpointError(MillraceError):

@@ -1,4 +1,4 @@
-"""Files that outlive a power cut, and tensors written as a stream: safetensors without holding all of it in memory."""
+"""Tensors written as a stream: safetensors without holding all of it in memory; and files checked against damage."""
 
 from __future__ import annotations
 
@@ -71,23 +71,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Streamed]) -> None:
 def _write(file: BinaryIO, tensor: Tensor) -> None:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     file.write(flat.view(torch.uint8).numpy().data)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON durably: under another name, flushed to disk, renamed."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    sync_to_disk(scratch)
-    scratch.replace(path)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Flush a file or a folder's entries, so that they outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(path: Path) -> str:

@@ -21,7 +21,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from training.files import Streamed, describe, write_json, write_tensors
+from training.files import Streamed, describe, write_tensors
+from training.json_files import write_json
 from training.rows import overlaps, rows_held
 
 PEER_S = 600.0  # how long the other ranks' files are waited for
