@@ -3,7 +3,8 @@
     python -m jobs.train --settings shop.yaml training.ranks=2 training.epochs=6
 
 The ranks read the table's files themselves; this job starts no JVM. A run that was killed goes on from its checkpoint
-when the same command is given again; a run of the same pinned version and settings that has ended is not run twice.
+when the same command is given again, at any number of ranks; one that has ended goes on when more epochs are asked for.
+A run of the same pinned version and settings that has ended is not run twice.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LAUNCHER_KEYS = set(TrainingSettings.model_fields) - set(FitSettings.model_fields)
+# Settings that say when a training is at its end; with others it is the same training, which goes on.
+ENDS = ("epochs", "early_stopping_patience")
 
 
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  ranks need no JVM
@@ -56,12 +59,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     run_dir = Path(settings.run_dir)
     spec = learn_spec(settings, splits=("train", "validation"), validate=False)
     identity = spec_identity(spec)
-    done = _finished(run_dir, identity)
+    done = _finished(run_dir, identity, spec)
     if done is not None:
         say(f"train: up to date; bundle {done['bundle']} was made from this version and these settings")
         return done | {"up_to_date": True}
+    checkpoints = _checkpoints(run_dir, identity)
+    _start_afresh_for_fewer_epochs(run_dir, identity, settings.training.epochs)
     spec |= {
-        "checkpoint_dir": str(run_dir / "checkpoints" / identity),
+        "checkpoint_dir": str(checkpoints),
         "bundle_dir": str(run_dir / "bundles"),
         "observe": observation(settings, identity),
         "provenance": provenance(settings, spec),
@@ -70,7 +75,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     summary = start(settings, spec, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
     if timeline is not None:
         say(f"train: timeline {timeline} on rank 0's host (open it in chrome://tracing or ui.perfetto.dev)")
-    _publish(run_dir, identity, spec["checkpoint_dir"], summary)
+    _publish(run_dir, identity, spec, summary)
     say(f"train: loss {summary['final_loss']:.6f} after {summary['steps']:,} steps; bundle {summary['bundle_path']}")
     return summary
 
@@ -144,10 +149,24 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     }
 
 
-def spec_identity(spec: dict[str, Any]) -> str:
-    """Twelve hex digits of all that decides what is trained."""
-    decisive = {key: spec[key] for key in ("task", "tables", "schema", "model", "training", "reader", "ranks")}
+def spec_identity(spec: Mapping[str, Any]) -> str:
+    """Twelve hex digits of all that decides the weights after a step: what is the same goes on from a checkpoint.
+
+    Neither the number of ranks, nor how far or how safely a training goes (`FitSettings.identity`), nor the reader's
+    threads.
+    """
+    decisive = {key: spec[key] for key in ("task", "tables", "schema", "model")}
+    decisive["training"] = FitSettings(**spec["training"]).identity()
+    decisive["shuffle_rows"] = spec["reader"]["shuffle_rows"]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _ends(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: spec["training"][name] for name in ENDS}
+
+
+def _checkpoints(run_dir: Path, identity: str) -> Path:
+    return run_dir / "checkpoints" / identity
 
 
 def start(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -197,23 +216,40 @@ def latest_bundle(run_dir: str) -> Path:
     return Path(run_dir) / "bundles" / str(latest["bundle"])
 
 
-def _finished(run_dir: Path, identity: str) -> dict[str, Any] | None:
-    """The summary of a finished training of the same identity, if its bundle is still whole."""
+def _finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary of a finished training of the same identity and end, if its bundle is still whole."""
     latest = read_json(run_dir, LATEST)
-    if latest is None or latest["identity"] != identity:
+    if latest is None or latest["identity"] != identity or latest.get("ends") != _ends(spec):
         return None
     load_bundle(latest_bundle(str(run_dir)))
     summary: dict[str, Any] = latest["summary"]
     return summary
 
 
-def _publish(run_dir: Path, identity: str, checkpoints: str, summary: dict[str, Any]) -> None:
-    """Point to the new bundle, keep the run record, and drop the checkpoints: the bundle holds what they were for."""
-    record = Path(checkpoints) / RECORD
+def _start_afresh_for_fewer_epochs(run_dir: Path, identity: str, epochs: int) -> None:
+    """A finished training that went further than is asked for now cannot be gone on with."""
+    latest = read_json(run_dir, LATEST)
+    if latest is not None and latest["identity"] == identity and latest["summary"]["epochs"] > epochs:
+        say(
+            f"train: starts afresh: the checkpoints are of {latest['summary']['epochs']} epochs, {epochs} are asked for"
+        )
+        shutil.rmtree(_checkpoints(run_dir, identity), ignore_errors=True)
+
+
+def _publish(run_dir: Path, identity: str, spec: Mapping[str, Any], summary: dict[str, Any]) -> None:
+    """Point to the new bundle and keep the run record.
+
+    The checkpoints stay, so that more epochs go on from them; those of the bundle that was pointed to before go.
+    """
+    checkpoints = _checkpoints(run_dir, identity)
+    record = checkpoints / RECORD
     if record.is_file():
         shutil.copyfile(record, run_dir / RECORD)
-    write_json(run_dir, LATEST, {"bundle": summary["bundle"], "identity": identity, "summary": summary})
-    shutil.rmtree(checkpoints)
+    before = read_json(run_dir, LATEST)
+    ended = {"bundle": summary["bundle"], "identity": identity, "ends": _ends(spec), "summary": summary}
+    write_json(run_dir, LATEST, ended)
+    if before is not None and before.get("identity") not in (None, identity):
+        shutil.rmtree(_checkpoints(run_dir, before["identity"]), ignore_errors=True)
 
 
 def _build_facts(examples: Snapshot) -> dict[str, Any]:

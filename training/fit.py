@@ -23,7 +23,7 @@ from training.batch import Batch, batch_size
 from training.checkpoint import Checkpoints
 from training.compute import Compute
 from training.device import Feed
-from training.errors import SettingsError, TrainingError
+from training.errors import CheckpointError, SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
 from training.lock import only_writer
 from training.memory import reuse_memory
@@ -99,8 +99,8 @@ def fit(
 
     Raises:
         Pruned: `report` raised it.
-        CheckpointError: the folder's checkpoint is of another training, one could not be written, or another training
-            writes into the folder.
+        CheckpointError: the folder's checkpoint is of another training or of a later epoch than the last one asked
+            for, one could not be written, or another training writes into the folder.
         SettingsError: the settings do not go together with the model, or with no validation.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
@@ -136,6 +136,7 @@ def _fit(
     optimizers = build_optimizers(model, settings)
     synchroniser = Synchroniser(model, world, settings.compression)
     progress = resume(model, optimizers, saver, world)
+    _check_epochs(progress, settings, saver)
     synchroniser.load(progress.exchange)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
@@ -272,6 +273,20 @@ def _check_settings(settings: FitSettings, model: nn.Module, *, has_validation: 
         raise SettingsError(
             "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
             f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
+        )
+
+
+def _check_epochs(progress: Progress, settings: FitSettings, saver: Checkpoints | None) -> None:
+    """Before anything is done.
+
+    Raises:
+        CheckpointError: the checkpoint has gone further than the settings ask for.
+    """
+    begun = progress.epoch + (progress.loader is not None)
+    if saver and begun > settings.epochs:
+        raise CheckpointError(
+            f"training.epochs must be at least {begun}, for the checkpoint in '{saver.directory}' is from epoch "
+            f"{begun}; got {settings.epochs}; ask for as many, or remove the folder to start afresh"
         )
 
 

@@ -59,7 +59,7 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[
     assert set(summary["history"][-1]) == {"epoch", "step", "loss"}  # nothing after the cut is looked at
     assert [line["values"]["loader_rows"] for line in epochs] == [summary["rows"]] * 2
     assert all(line["values"]["loader_bytes_per_s"] > 0 for line in epochs)
-    assert not list(Path(settings.run_dir, "checkpoints").iterdir())
+    assert [path.name for path in Path(settings.run_dir, "checkpoints").iterdir()] == [bundle.provenance["identity"]]
 
 
 def test_the_same_seed_gives_the_same_loss_and_weights(
@@ -97,6 +97,51 @@ def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, 
     summary = train.run(settings)
     monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it trained again"))
     assert train.run(settings) == summary | {"up_to_date": True}
+
+
+def test_more_epochs_go_on_at_any_number_of_ranks_and_fewer_start_afresh(spark: SparkSession, tmp_path: Path) -> None:
+    settings = shop(spark, tmp_path, ranks=1, epochs=1)
+    checkpoints = Path(settings.run_dir, "checkpoints")
+
+    def again(**changes: Any) -> dict[str, Any]:
+        update = {"training": settings.training.model_copy(update=changes)}
+        return train.run(settings.model_copy(update=update))
+
+    one = again()
+    two = again(epochs=2, ranks=2)
+    assert two["history"][0] == one["history"][0], "the first epoch was trained again"
+    assert two["steps"] == 2 * one["steps"]
+    resumed = [line["step"] for line in read_record(settings.run_dir) if line["kind"] == "resume"]
+    assert resumed == [one["steps"]]
+    assert len(list(checkpoints.iterdir())) == 1
+    assert again(epochs=1)["history"] == one["history"], "it must be the training of one epoch, not of two"
+    again(seed=4)
+    assert len(list(checkpoints.iterdir())) == 1, "what a replaced bundle went on from is of no more use"
+
+
+def test_the_identity_is_what_decides_the_result() -> None:
+    spec: dict[str, Any] = {
+        "task": "recommend",
+        "tables": {"examples": {"version": 1}},
+        "schema": [],
+        "model": {"name": "two_tower"},
+        "training": FitSettings().model_dump(),
+        "reader": {"workers": 2, "shuffle_rows": 100},
+        "ranks": 2,
+    }
+
+    def identity(**changes: Any) -> str:
+        return train.spec_identity({**spec, **changes})
+
+    def fit_with(**changes: Any) -> dict[str, Any]:
+        return {"training": FitSettings(**changes).model_dump()}
+
+    free = [fit_with(epochs=9), fit_with(keep_checkpoints=5), fit_with(early_stopping_patience=1)]
+    free += [{"ranks": 4}, {"reader": {"workers": 9, "shuffle_rows": 100}}]
+    assert {identity(**changes) for changes in free} == {identity()}
+    decisive = [fit_with(seed=1), fit_with(batch_size=64), {"reader": {"workers": 2, "shuffle_rows": 99}}]
+    decisive += [{"tables": {"examples": {"version": 2}}}, {"model": {"name": "two_tower", "dim": 8}}]
+    assert len({identity(), *(identity(**changes) for changes in decisive)}) == 6
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, tmp_path: Path) -> None:
@@ -153,7 +198,8 @@ def test_a_password_in_the_tracking_uri_is_refused(tmp_path: Path) -> None:
 
 def test_the_studys_password_is_not_in_the_bundle() -> None:
     settings = Settings(**{"tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3}})
-    decisive = {key: {} for key in ("task", "tables", "schema", "model", "training", "reader", "ranks", "build")}
+    decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "model", "training", "build")}
+    decisive["reader"] = {"shuffle_rows": 1}
     carried = train.provenance(settings, decisive)
     assert "hidden" not in json.dumps(carried)
     again = Settings.model_validate(carried["settings"])

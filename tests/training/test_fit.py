@@ -117,6 +117,23 @@ def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: di
     assert [line["step"] for line in resumed_at] == [12]
 
 
+@pytest.mark.parametrize("every", [None, 20])
+def test_a_checkpoint_past_the_epochs_asked_for_is_refused(every: int | None, tmp_path: Path) -> None:
+    """After the third epoch, or in the midst of it: 9 steps an epoch."""
+    folder = str(tmp_path / "checkpoints")
+    spec: dict[str, Any] = {"settings": {**SETTINGS, "checkpoint_every_steps": every}, "folder": folder}
+    if every:
+        kill = {"rank": 0, "step": 22, "mark": str(tmp_path / "killed")}
+        killed = {**spec, "kill": kill}
+        code = f"from tests.training import tiny; from training.world import World; tiny.train({killed!r}, World())"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    else:
+        tiny.train(spec, World())
+    fewer = {**spec, "settings": {**spec["settings"], "epochs": 2}}
+    with pytest.raises(CheckpointError, match=r"training\.epochs must be at least 3, .*; got 2; ask for as many"):
+        tiny.train(fewer, World())
+
+
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     spec = {**SPEC, "folder": str(tmp_path)}
     first = tiny.train(spec, World())
