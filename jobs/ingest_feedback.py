@@ -152,8 +152,8 @@ def _write(
     window = settings.feedback.window_days
     feedback = attribute(shown, good, window_days=window).where(F.col("shown_at") == _at(moment))
     rows = feedback.withColumn("window_days", F.lit(window).cast("double"))
-    only = {"replaceWhere": f"shown_at = TIMESTAMP '{moment}'"} if tables.exists("feedback") else {}
-    tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, properties=only)
+    where = f"shown_at = TIMESTAMP '{moment}'"
+    tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, where=where)
     return unmatched(shown, good, window_days=window)
 
 

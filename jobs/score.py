@@ -164,16 +164,14 @@ def _rows(
 
 def _write(tables: Tables, rows: DataFrame, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
     """Replace this bundle's rows of this moment; other rows stay."""
-    these = f"bundle = '{bundle}' AND moment = TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S.%f}'"
-    only = {"replaceWhere": these} if tables.exists("recommendations") else {}
     return tables.write(
         "recommendations",
         rows.select(*COLUMNS),
         mode="overwrite",
         job=JOB,
         inputs=inputs,
+        where=f"bundle = '{bundle}' AND moment = TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S.%f}'",
         partition_by=["bundle", "moment"],
-        properties=only,
     )
 
 

@@ -2,22 +2,24 @@
 
 Every commit carries its job and its inputs (JSON, as the commit's user metadata), so that a job that is run twice with
 the same inputs sees that it has nothing to do, and a transaction id (Delta's txnAppId and txnVersion), so that a write
-that Spark or a person retries lands once. Every read is pinned to one version: a table that changes while a job runs
-does not change what the job sees.
+that Spark retries lands once and a write on top of a change that it has not seen is refused. Every read is pinned to
+one version: a table that changes while a job runs does not change what the job sees.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from delta import exceptions as delta_exceptions
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from cluster.session import build_session
@@ -41,11 +43,32 @@ MADE_BY = {
     "recommendations": "score",
     "feedback": "ingest_feedback",
 }
-# Commits that move or describe rows without changing them.
-HOUSEKEEPING = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "COMPUTE STATS")
-# They share no base class in Python.
-CONFLICTS = tuple(getattr(delta_exceptions, name) for name in delta_exceptions.__all__)
-HISTORY = 100  # commits looked back for the last change of rows
+# Commits that move or describe rows, or prepare a table for them, without changing one.
+HOUSEKEEPING = frozenset(
+    {
+        "ADD CONSTRAINT",
+        "CLUSTER BY",
+        "COMPUTE STATS",
+        "CREATE TABLE",
+        "DROP CONSTRAINT",
+        "DROP FEATURE",
+        "OPTIMIZE",
+        "REMOVE COLUMN MAPPING",
+        "REORG",
+        "REORG TABLE UPGRADE UNIFORM",
+        "ROW TRACKING BACKFILL",
+        "SET TBLPROPERTIES",
+        "UNSET TBLPROPERTIES",
+        "UPGRADE PROTOCOL",
+        "VACUUM END",
+        "VACUUM START",
+    }
+)
+# Delta's words for "another writer was faster". Their Python classes differ by version, and some have none.
+CONFLICT = re.compile(
+    r"\b(Concurrent\w*Exception|(Protocol|Metadata)ChangedException|DELTA_(CONCURRENT_\w+|(PROTOCOL|METADATA)_CHANGED))\b"
+)
+HISTORY = 20  # commits looked back at first for the last change of rows; ten times as many with each further look
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -58,6 +81,46 @@ def open_session(settings: Settings, spark: SparkSession | None = None) -> Spark
         driver_memory=settings.spark.driver_memory,
         shuffle_partitions=settings.spark.shuffle_partitions,
     )
+
+
+class Pin(NamedTuple):
+    """A table as a job finds it.
+
+    Attributes:
+        version: the newest version: the one to read.
+        content: the version of the last commit that changed rows: the one to compare, as housekeeping leaves it alone.
+    """
+
+    version: int
+    content: int
+
+
+class Commit(NamedTuple):
+    """A commit as the table's history tells of it.
+
+    Attributes:
+        version: the version that it made.
+        operation: Delta's name of what was done.
+        made: job and inputs (JSON), if Millrace wrote it.
+        write: what tells this write from any other, if Millrace wrote it.
+    """
+
+    version: int
+    operation: str | None
+    made: str | None
+    write: str | None
+
+    @property
+    def is_housekeeping(self) -> bool:
+        return self.operation in HOUSEKEEPING
+
+
+class Metadata(NamedTuple):
+    """What a write says of itself: the whole (JSON), job and inputs alone (JSON), and what tells it from any other."""
+
+    text: str
+    made: str
+    write: str
 
 
 class Tables:
@@ -82,12 +145,24 @@ class Tables:
         return bool(DeltaTable.isDeltaTable(self.spark, self.path(name)))
 
     def version(self, name: str) -> int:
-        """The table's newest version.
+        """The table's newest version, for reading.
 
         Raises:
             TableError: there is no such table.
         """
         return int(self._table(name).history(1).select("version").collect()[0][0])
+
+    def pin(self, name: str) -> Pin:
+        """The table's newest version, and the one that tells whether its rows have changed.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        commits = self._commits(name)
+        newest = last = next(commits)
+        while last.is_housekeeping and (earlier := next(commits, None)):
+            last = earlier
+        return Pin(newest.version, last.version)
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """One version of a table; the newest at the time of this call if none is named.
@@ -113,43 +188,62 @@ class Tables:
         mode: Literal["overwrite", "append"],
         job: str,
         inputs: Mapping[str, Any],
+        where: str | None = None,
         partition_by: Sequence[str] = (),
         properties: Mapping[str, str] | None = None,
+        since: int | None = None,
     ) -> int:
-        """Write rows in one commit; a retry of the same write changes nothing.
+        """Write rows in one commit, on top of what the table is now.
 
         Args:
             name: the table; made if it does not exist.
             df: the rows.
-            mode: "overwrite" replaces rows and schema (or, with the property replaceWhere, the rows it names);
-                "append" adds rows.
+            mode: "overwrite" replaces rows and schema, or the rows that `where` names; "append" adds rows, those of one
+                job and inputs once for ever.
             job: the job that writes.
             inputs: what determines the rows (versions read, settings), JSON-able; see `up_to_date`.
+            where: a condition of Spark's SQL that all rows given meet; other rows stay.
             partition_by: columns that become folders.
             properties: options of Delta's writer; those named delta.* become the table's properties when it is made;
                 those named parquet.* hold for this write's Parquet files.
+            since: the version that the rows take account of (-1: no table); default: the newest at this call.
 
         Returns:
-            The version that this write made.
+            The version that this write made, or the one that had the rows already.
 
         Raises:
             TableError: another writer changed the table meanwhile; nothing was written.
         """
-        start = self.version(name) if self.exists(name) else -1
         given = dict(properties or {})
+        if where is not None:
+            self._make(name, df, partition_by, given)
+            given["replaceWhere"] = where
+        if since is None:
+            since = self.version(name) if self.exists(name) else -1
+        # Whoever replaces a whole table on top of the same version shares a transaction: the second one is left out.
+        whole = mode == "overwrite" and where is None
+        transaction = f"millrace/{job}/{name}" + ("" if whole else f"/{_digest(inputs)}")
         file_options = {key: given.pop(key) for key in list(given) if key.startswith("parquet.")}
-        writer = df.write.format("delta").mode(mode).options(**given).option("userMetadata", _metadata(job, inputs))
-        writer = writer.option("txnAppId", f"millrace/{job}/{name}/{_digest(inputs)}").option("txnVersion", start + 1)
-        if mode == "overwrite" and "replaceWhere" not in given:
+        metadata = _metadata(job, inputs)
+        writer = df.write.format("delta").mode(mode).options(**given).option("userMetadata", metadata.text)
+        writer = writer.option("txnAppId", transaction).option("txnVersion", 0 if mode == "append" else since + 1)
+        if whole:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
-        return self._version_of(name, job, inputs)
+        return self._version_of(name, metadata, by_inputs=mode == "append")
 
     def merge_new(
-        self, name: str, df: DataFrame, keys: Sequence[str], *, job: str, inputs: Mapping[str, Any], **first: Any
+        self,
+        name: str,
+        df: DataFrame,
+        keys: Sequence[str],
+        *,
+        job: str,
+        inputs: Mapping[str, Any],
+        properties: Mapping[str, str] | None = None,
     ) -> int:
         """Insert the rows whose keys the table does not hold; rows that it holds stay as they are.
 
@@ -159,7 +253,7 @@ class Tables:
             keys: columns that tell rows apart.
             job: the job that writes.
             inputs: what determines the rows.
-            **first: `partition_by` and `properties` of `write`, for the table's making.
+            properties: the table's properties, for its making.
 
         Returns:
             The table's version; unchanged if there was nothing to insert.
@@ -167,16 +261,19 @@ class Tables:
         Raises:
             TableError: another writer changed the table meanwhile; nothing was written.
         """
-        if not self.exists(name):
-            return self.write(name, df, mode="append", job=job, inputs=inputs, **first)
-        if df.join(self.read(name).select(*keys), on=list(keys), how="left_anti").isEmpty():
-            return self.version(name)
+        self._make(name, df, (), properties or {})
+        version = self.version(name)
+        if df.join(self.read(name, version).select(*keys), on=list(keys), how="left_anti").isEmpty():
+            return version
         same = " AND ".join(f"held.`{key}` = new.`{key}`" for key in keys)
         merge = self._table(name).alias("held").merge(df.alias("new"), same).whenNotMatchedInsertAll()
-        settings = MICROSECONDS | {USER_METADATA: _metadata(job, inputs)}
-        with self._one_writer(name, job), session_settings(self.spark, settings):
+        metadata = _metadata(job, inputs)
+        with (
+            self._one_writer(name, job),
+            session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
+        ):
             merge.execute()
-        return self._version_of(name, job, inputs)
+        return self._version_of(name, metadata)
 
     def clone(self, name: str, root: str) -> None:
         """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
@@ -190,18 +287,13 @@ class Tables:
 
     def made_from(self, name: str) -> dict[str, Any] | None:
         """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
-        metadata = next((metadata for _, metadata in self._changes(name)), None) if self.exists(name) else None
-        try:
-            inputs = json.loads(metadata or "null")["inputs"]
-        except (ValueError, TypeError, KeyError):
-            return None
-        return dict(inputs)
+        made = self._last_change(name)
+        return dict(json.loads(made.made)["inputs"]) if made is not None and made.made is not None else None
 
     def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the table's last change was made by this job from these inputs."""
-        if not self.exists(name):
-            return False
-        return next((metadata == _metadata(job, inputs) for _, metadata in self._changes(name)), False)
+        made = self._last_change(name)
+        return made is not None and made.made == _metadata(job, inputs).made
 
     def properties(self, name: str) -> dict[str, str]:
         """The table's own properties.
@@ -254,26 +346,68 @@ class Tables:
             )
         return DeltaTable.forPath(self.spark, self.path(name))
 
-    def _changes(self, name: str) -> Iterator[tuple[int, str | None]]:
-        """(version, user metadata) of the commits that changed rows, newest first, among the last HISTORY."""
-        for row in self._table(name).history(HISTORY).select("version", "operation", "userMetadata").collect():
-            if row["operation"] not in HOUSEKEEPING:
-                yield row["version"], row["userMetadata"]
+    def _make(self, name: str, df: DataFrame, partition_by: Sequence[str], properties: Mapping[str, str]) -> None:
+        """Make an empty table for such rows, unless there is one: two that write the first rows at once both fit."""
+        if self.exists(name):
+            return
+        maker = DeltaTable.createIfNotExists(self.spark).location(self.path(name)).partitionedBy(*partition_by)
+        for field in df.schema:
+            maker = maker.addColumn(field.name, field.dataType.simpleString())
+        for key, value in properties.items():
+            maker = maker.property(key, value) if key.startswith("delta.") else maker
+        try:
+            maker.execute()
+        except (PySparkException, Py4JJavaError) as error:
+            if not is_conflict(error):
+                raise
 
-    def _version_of(self, name: str, job: str, inputs: Mapping[str, Any]) -> int:
-        """The newest version that this job made from these inputs: another writer may have committed since."""
-        wanted = _metadata(job, inputs)
-        return next(version for version, metadata in self._changes(name) if metadata == wanted)
+    def _commits(self, name: str) -> Iterator[Commit]:
+        """The table's commits, newest first, as far back as its log goes."""
+        table, seen, limit = self._table(name), 0, HISTORY
+        while True:
+            rows = table.history(limit).select("version", "operation", "userMetadata").collect()
+            for row in rows[seen:]:
+                yield Commit(row["version"], row["operation"], *_parsed(row["userMetadata"]))
+            if len(rows) < limit:
+                return
+            seen, limit = len(rows), limit * 10
+
+    def _last_change(self, name: str) -> Commit | None:
+        """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""
+        if not self.exists(name):
+            return None
+        return next((commit for commit in self._commits(name) if not commit.is_housekeeping), None)
+
+    def _version_of(self, name: str, metadata: Metadata, *, by_inputs: bool = False) -> int:
+        """The version of one write: another writer may have committed since.
+
+        Raises:
+            TableError: there is none; Delta passed over the write, because another came first.
+        """
+        for commit in self._commits(name):
+            if commit.write == metadata.write or (by_inputs and commit.made == metadata.made):
+                return commit.version
+        raise self._changed_meanwhile(name, json.loads(metadata.made)["job"])
 
     @contextmanager
     def _one_writer(self, name: str, job: str) -> Iterator[None]:
         try:
             yield
-        except CONFLICTS as error:
-            raise TableError(
-                f"table '{name}' at {self.path(name)} was changed by another writer while `{job}` wrote to it; "
-                f"nothing of this write was kept. Run `millrace {job}` again once the other has ended"
-            ) from error
+        except (PySparkException, Py4JJavaError) as error:
+            if not is_conflict(error):
+                raise
+            raise self._changed_meanwhile(name, job) from error
+
+    def _changed_meanwhile(self, name: str, job: str) -> TableError:
+        return TableError(
+            f"table '{name}' at {self.path(name)} was changed by another writer while `{job}` wrote to it; "
+            f"nothing of this write was kept. Run `millrace {job.replace('_', '-')}` again once the other has ended"
+        )
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether an error is Delta's refusal of a commit because another writer's came first."""
+    return CONFLICT.search(f"{type(error).__name__}: {error}") is not None
 
 
 @contextmanager
@@ -297,8 +431,20 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _metadata(job: str, inputs: Mapping[str, Any]) -> str:
-    return json.dumps({"job": job, "inputs": inputs}, sort_keys=True, default=str)
+def _metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:
+    made, write = {"job": job, "inputs": inputs}, uuid.uuid4().hex
+    texts = [json.dumps(value, sort_keys=True, default=str) for value in (made | {"write": write}, made)]
+    return Metadata(texts[0], texts[1], write)
+
+
+def _parsed(text: str | None) -> tuple[str | None, str | None]:
+    """What a commit's user metadata says: job and inputs as `_metadata` writes them, and the write's own id."""
+    try:
+        held = json.loads(text or "null")
+        made = {name: held[name] for name in ("job", "inputs")}
+    except (ValueError, TypeError, KeyError):
+        return None, None
+    return json.dumps(made, sort_keys=True), held.get("write")
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:
@@ -306,4 +452,4 @@ def _digest(inputs: Mapping[str, Any]) -> str:
 
 
 def _maker(name: str) -> str:
-    return MADE_BY.get(name, "ingest")
+    return MADE_BY.get(name, "ingest").replace("_", "-")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from delta.tables import DeltaMergeBuilder
+from pyspark.errors import AnalysisException, UnknownException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from jobs.tables import Tables
+from jobs.tables import Tables, is_conflict
+from tests.jobs.pairs import together
 from training.errors import SchemaError, TableError
 
 
@@ -53,11 +58,11 @@ def test_inputs_may_return_after_others(tables: Tables) -> None:
 
 
 def test_merge_new_inserts_only_unknown_keys(tables: Tables) -> None:
-    assert tables.merge_new("events", numbers(tables, 1, 2), ["id"], job="ingest", inputs={"file": "a"}) == 0
-    assert tables.merge_new("events", numbers(tables, 2, 3), ["id"], job="ingest", inputs={"file": "b"}) == 1
+    assert tables.merge_new("events", numbers(tables, 1, 2), ["id"], job="ingest", inputs={"file": "a"}) == 1
+    assert tables.merge_new("events", numbers(tables, 2, 3), ["id"], job="ingest", inputs={"file": "b"}) == 2
     assert ids(tables.read("events")) == [1, 2, 3]
     assert tables.up_to_date("events", "ingest", {"file": "b"})
-    assert tables.merge_new("events", numbers(tables, 1, 3), ["id"], job="ingest", inputs={"file": "c"}) == 1
+    assert tables.merge_new("events", numbers(tables, 1, 3), ["id"], job="ingest", inputs={"file": "c"}) == 2
 
 
 def test_parquet_settings_hold_for_one_write(tables: Tables) -> None:
@@ -75,7 +80,7 @@ def test_partitions(tables: Tables) -> None:
 
 
 def test_missing_table_names_table_path_and_job(tables: Tables) -> None:
-    with pytest.raises(TableError, match=r"'examples' does not exist at .*tables/examples; run `millrace build_ex"):
+    with pytest.raises(TableError, match=r"'examples' does not exist at .*tables/examples; run `millrace build-ex"):
         tables.read("examples")
     with pytest.raises(TableError, match="run `millrace ingest` first"):
         tables.version("events")
@@ -95,15 +100,120 @@ def test_require_lists_every_problem(tables: Tables) -> None:
         tables.require(df, "events", {"id": "string", "name": "string", "time": "timestamp"})
 
 
-def test_a_conflicting_writer_is_named(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two merges of one table from one version: the second is refused."""
-    from delta.exceptions import ConcurrentAppendException
-    from delta.tables import DeltaMergeBuilder
+@pytest.mark.parametrize(
+    "text",
+    [
+        "An error occurred while calling o89.save.\n: io.delta.exceptions.ProtocolChangedException: [DELTA_PROTOCOL]",
+        "org.apache.spark.sql.delta.ConcurrentAppendException: Files were added to the root of the table",
+        "[DELTA_CONCURRENT_DELETE_READ] This transaction attempted to read one or more files that were deleted",
+        "Caused by: io.delta.exceptions.MetadataChangedException: The metadata of the Delta table has been changed",
+    ],
+)
+def test_a_conflict_is_known_by_deltas_own_words(tables: Tables, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Whatever type it has in Python, the second of two writers is refused in one message."""
+    tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={})
 
     def refuse(_: DeltaMergeBuilder) -> None:
-        raise ConcurrentAppendException("files were added")
+        raise UnknownException(text)
 
-    tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={})
     monkeypatch.setattr(DeltaMergeBuilder, "execute", refuse)
     with pytest.raises(TableError, match=r"'events' .* changed by another writer while `ingest`"):
         tables.merge_new("events", numbers(tables, 2), ["id"], job="ingest", inputs={"file": "b"})
+    assert not is_conflict(ValueError("a path 'ConcurrentAppend' does not exist"))
+
+
+def test_what_is_no_conflict_stays_what_it_is(tables: Tables) -> None:
+    tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={})
+    other = tables.spark.createDataFrame([(2, 3.0)], "id bigint, price double")
+    with pytest.raises(AnalysisException):
+        tables.merge_new("events", other, ["id"], job="ingest", inputs={"file": "b"})
+
+
+def test_an_append_lands_once(tables: Tables) -> None:
+    for _ in range(2):
+        assert tables.write("log", numbers(tables, 1), mode="append", job="ingest", inputs={"file": "a"}) == 0
+    assert tables.write("log", numbers(tables, 2), mode="append", job="ingest", inputs={"file": "b"}) == 1
+    assert tables.write("log", numbers(tables, 1), mode="append", job="ingest", inputs={"file": "a"}) == 0
+    assert ids(tables.read("log")) == [1, 2]
+
+
+def test_rows_are_replaced_where_they_belong_from_the_first_write_on(tables: Tables) -> None:
+    def write(name: str, *values: int) -> int:
+        return tables.write(
+            "scores", numbers(tables, *values).withColumn("of", F.lit(name)), mode="overwrite", job="score",
+            inputs={"of": name, "values": values}, where=f"of = '{name}'", partition_by=["of"],
+        )  # fmt: skip
+
+    assert [write("a", 1, 2), write("b", 3), write("a", 4)] == [1, 2, 3]
+    assert ids(tables.read("scores")) == [3, 4]
+    assert (Path(tables.path("scores")) / "of=b").is_dir()
+
+
+def test_a_write_on_top_of_an_unseen_change_is_refused(tables: Tables) -> None:
+    seen = tables.write("builds", numbers(tables, 1), mode="overwrite", job="build", inputs={"n": 1})
+    assert tables.write("builds", numbers(tables, 2), mode="overwrite", job="build", inputs={"n": 2}, since=seen) == 1
+    with pytest.raises(TableError, match=r"'builds' .* changed by another writer while `build`"):
+        tables.write("builds", numbers(tables, 3), mode="overwrite", job="build", inputs={"n": 3}, since=seen)
+    assert ids(tables.read("builds")) == [2]
+
+
+def test_housekeeping_changes_no_content(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.tables.HISTORY", 2)
+    place = f"delta.`{tables.path('events')}`"
+    properties = {"delta.enableDeletionVectors": "true"}
+    for value in (1, 2):
+        tables.merge_new(
+            "events",
+            numbers(tables, value, value + 10),
+            ["id"],
+            job="ingest",
+            inputs={"n": value},
+            properties=properties,
+        )
+    tables.spark.sql(f"DELETE FROM {place} WHERE id = 1")
+    assert tables.pin("events") == (3, 3)
+    for order in (
+        f"OPTIMIZE {place}",
+        f"ALTER TABLE {place} SET TBLPROPERTIES ('note' = 'x')",
+        f"ALTER TABLE {place} UNSET TBLPROPERTIES ('note')",
+        f"REORG TABLE {place} APPLY (PURGE)",
+        f"ALTER TABLE {place} CLUSTER BY (id)",
+        f"ALTER TABLE {place} ADD CONSTRAINT positive CHECK (id > 0)",
+        f"VACUUM {place}",
+    ):
+        tables.spark.sql(order)
+    newest, content = tables.pin("events")
+    assert (newest == tables.version("events") >= 9, content) == (True, 3)
+    assert not tables.up_to_date("events", "ingest", {"n": 2})
+    tables.merge_new("events", numbers(tables, 3), ["id"], job="ingest", inputs={"n": 3})
+    tables.spark.sql(f"OPTIMIZE {place}")
+    assert tables.pin("events").content == newest + 1
+    assert tables.up_to_date("events", "ingest", {"n": 3})
+
+
+def first(kind: str, root: str, values: tuple[int, ...]) -> Callable[[SparkSession], int]:
+    def write(session: SparkSession) -> int:
+        tables, inputs = Tables(session, root), {"values": values}
+        rows = numbers(tables, *values).withColumn("of", F.lit(min(values)))
+        if kind == "merge":
+            return tables.merge_new("t", rows, ["id"], job="j", inputs=inputs)
+        if kind == "where":
+            where = f"of = {min(values)}"
+            return tables.write("t", rows, mode="overwrite", job="j", inputs=inputs, where=where, partition_by=["of"])
+        return tables.write("t", rows, mode=kind, job="j", inputs=inputs)  # type: ignore[arg-type]
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["append", "overwrite", "merge", "where"])
+def test_two_first_writers_lose_nothing_in_silence(tables: Tables, kind: str) -> None:
+    sets = ((1, 2), (3, 4)) if kind == "where" else ((1, 2), (2, 3))
+    for number in range(2):
+        root = f"{tables.root}/{number}"
+        results = together(tables.spark, *(first(kind, root, values) for values in sets))
+        kept = [values for values, result in zip(sets, results, strict=True) if not isinstance(result, TableError)]
+        assert kept, results
+        held = ids(Tables(tables.spark, root).read("t"))
+        assert held in ([*map(list, kept)] if kind == "overwrite" else [sorted({*sum(kept, ())})]), results
+        if kind == "where":
+            assert kept == list(sets)  # each has rows of its own
