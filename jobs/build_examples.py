@@ -2,13 +2,12 @@
 
     python -m jobs.build_examples --settings pipeline.yaml examples.test_from=2011-11-10
 
-Time is split at two cuts: `test_from`, from which on everything is held out, and `validation_days` before it. The
-examples' table property `millrace.build` names what else was made with them. Running it twice changes nothing.
+Time is split at two cuts: `test_from`, from which on everything is held out, and `validation_days` before it. What was
+built together counts once the manifest (jobs/builds.py) names it. Running it twice changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,17 +15,19 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import ExampleSettings, Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Pin, Tables, open_session
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from training.errors import DataError, TableError
 
 JOB = "build_examples"
-BUILD = "millrace.build"
+READ, OPTIONAL = ("events", "items", "feedback"), ("feedback",)
+KINDS = ("users", "items")
 EVENTS = {
     "event_id": "string", "user_id": "string", "item_id": "string", "kind": "string",
     "time": "timestamp", "arrival_time": "timestamp",
@@ -38,7 +39,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Build everything that the events (and feedback, if there is any) at their newest versions give.
 
     Returns:
-        `versions` of the tables written, `counts`, `cuts` (ISO times), `schema` (JSON), `inputs`, `up_to_date`.
+        The manifest (see jobs/builds.py) and `up_to_date`.
 
     Raises:
         TableError: no events, an empty table, or another writer at the same time.
@@ -47,59 +48,52 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    inputs = _inputs(tables, settings)
-    known = _build_of(tables)
-    if known is not None and known["inputs"] == inputs:
+    before = builds.newest(tables)
+    pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
+    inputs = _inputs(pins, settings)
+    if before.manifest is not None and before.manifest["inputs"] == inputs:
         say("examples are up to date with events, feedback and settings")
-        return known | {"up_to_date": True}
-    lines = _lines(tables, inputs)
+        return before.manifest | {"up_to_date": True}
+    read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
+    lines = _lines(tables, read)
     cuts = _cuts(lines, settings.examples, tables.path("events"))
     counts = _count(lines, cuts)
     with step("appending to the vocabularies"):
-        users = _vocabulary(tables, "users", lines, cuts, inputs)
-        items = _vocabulary(tables, "items", lines, cuts, inputs)
-    versions = _write(tables, settings.examples, lines, (users, items), cuts, counts, inputs)
-    sizes = {"users": users.count() + 1, "items": items.count() + 1}
-    written = tables.read("examples", versions["examples"]).groupBy("split").count().collect()
-    counts |= {f"examples_{row['split']}": row["count"] for row in sorted(written)}
-    build = {
-        "versions": versions,
-        "counts": counts,
-        "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
-        "schema": TASKS[settings.task].schema(sizes).to_json(),
+        vocabulary = {kind: _vocabulary(tables, kind, lines, cuts, inputs) for kind in KINDS}
+    written = _write(tables, settings.examples, lines, read["items"], vocabulary, cuts, counts, inputs)
+    sizes = {kind: tables.read(f"vocabulary_{kind}", version).count() + 1 for kind, version in vocabulary.items()}
+    rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
+    counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
+    manifest = {
+        "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
+        "read": {name: pin.version for name, pin in pins.items()},
         "inputs": inputs,
+        "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
+        "counts": counts,
+        "schema": TASKS[settings.task].schema(sizes).to_json(),
     }
-    tables.describe("examples", {BUILD: json.dumps(build, sort_keys=True)})
+    builds.publish(tables, manifest, job=JOB, since=before.version)
     show_counts(f"Examples of {cuts.test:%Y-%m-%d}", counts)
-    return build | {"up_to_date": False}
+    return manifest | {"up_to_date": False}
 
 
-def _inputs(tables: Tables, settings: Settings) -> dict[str, Any]:
-    optional = {name: tables.version(name) if tables.exists(name) else None for name in ("feedback",)}
+def _inputs(pins: dict[str, Pin], settings: Settings) -> dict[str, Any]:
+    """What decides the rows: the tables read, by the last change of their rows, and the settings."""
     return {
         "task": settings.task,
-        "events": tables.version("events"),
-        "items": tables.version("items"),
-        **optional,
+        **{name: pins[name].content if name in pins else None for name in READ},
         "settings": settings.examples.model_dump(mode="json"),
     }
 
 
-def _build_of(tables: Tables) -> dict[str, Any] | None:
-    text = tables.properties("examples").get(BUILD) if tables.exists("examples") else None
-    build: dict[str, Any] | None = json.loads(text) if text else None
-    return build
-
-
-def _lines(tables: Tables, inputs: dict[str, Any]) -> DataFrame:
-    events = tables.require(tables.read("events", inputs["events"]), "events", EVENTS)
+def _lines(tables: Tables, read: dict[str, DataFrame]) -> DataFrame:
+    events = tables.require(read["events"], "events", EVENTS)
     if events.isEmpty():
         raise TableError(
             f"table 'events' at {tables.path('events')} is empty; run `millrace ingest` on a file with order lines"
         )
-    feedback = None
-    if inputs["feedback"] is not None:
-        feedback = tables.read("feedback", inputs["feedback"])
+    feedback = read.get("feedback")
+    if feedback is not None:
         tables.require(feedback, "feedback", FEEDBACK)
     return features.purchases(events, feedback)
 
@@ -140,8 +134,8 @@ def _count(lines: DataFrame, cuts: Cuts) -> dict[str, int]:
     return {name: int(value) for name, value in row.collect()[0].asDict().items()}
 
 
-def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]) -> DataFrame:
-    """Append the ids that known customers' lines before the test cut have, and read the vocabulary back."""
+def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]) -> int:
+    """Append the ids that known customers' lines before the test cut have; returns the vocabulary's version."""
     name = f"vocabulary_{kind}"
     ids = lines.where(features.known_before(cuts.test) & F.col("user_id").isNotNull())
     ids = ids.select(F.col(f"{kind.removesuffix('s')}_id").alias("id"))
@@ -149,30 +143,30 @@ def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs:
     # Serializable: of two merges at once the second is refused, so no index is given twice.
     properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
     new = vocabularies.new_entries(ids, held)
-    vocabulary = tables.read(name, tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties))
-    faults = vocabularies.faults(vocabulary)
+    version = tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties)
+    faults = vocabularies.faults(tables.read(name, version))
     if faults:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise DataError(
             f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
             "Restore an earlier version (RESTORE TABLE), or remove both vocabularies and train anew"
         )
-    return vocabulary
+    return version
 
 
 def _write(
     tables: Tables,
     examples: ExampleSettings,
     lines: DataFrame,
-    vocabulary: tuple[DataFrame, DataFrame],
+    names: DataFrame,
+    vocabulary: dict[str, int],
     cuts: Cuts,
     counts: dict[str, int],
     inputs: dict[str, Any],
 ) -> dict[str, int]:
-    """Write catalogue, queries, examples; the examples last: their property vouches for the rest."""
-    users, items = vocabulary
+    """Write catalogue, queries, examples; returns their versions."""
+    users, items = (tables.read(f"vocabulary_{kind}", vocabulary[kind]) for kind in KINDS)
     known = features.indexed(lines, users, items).persist()
-    names = tables.read("items", inputs["items"])
     split = {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
     per_cut = {
         "catalogue": [
@@ -183,7 +177,7 @@ def _write(
             for name, (cut, until) in split.items()
         ],
     }
-    versions = {name: tables.version(name) for name in ("vocabulary_users", "vocabulary_items")}
+    versions: dict[str, int] = {}
     for name, (validation, test) in per_cut.items():
         with step(f"writing {name}"):
             versions[name] = tables.write(

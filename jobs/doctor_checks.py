@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster.errors import ClusterError
 from cluster.launch import launch
 from cluster.sizes import table_bytes
+from jobs import builds
 from jobs.settings import Settings
 from jobs.tables import MADE_BY, Tables
 from jobs.tasks import TASKS
@@ -48,7 +48,17 @@ WORKS = {
     "setuptools": ((1,), (82,), "petastorm imports pkg_resources, which newer ones dropped"),
 }
 DELTA_OF_SPARK: dict[tuple[int, ...], tuple[int, ...]] = {(4, 0): (4, 0), (3, 5): (3, 3)}
-TABLES = ("events", "items", "users", "vocabulary_users", "vocabulary_items", "examples", "queries", "catalogue")
+TABLES = (
+    "events",
+    "items",
+    "users",
+    "vocabulary_users",
+    "vocabulary_items",
+    "examples",
+    "queries",
+    "catalogue",
+    "builds",
+)
 RANK_BASE_BYTES = 0.7e9  # Python, torch, and the reader's window
 WORKING_SHARE = 1.5  # gradients and copies, over weights and optimizer state
 LAUNCH_S = 120.0
@@ -167,7 +177,7 @@ def data_source(settings: Settings) -> list[Finding]:
 
 
 def tables(settings: Settings, spark: SparkSession) -> list[Finding]:
-    """Which tables there are, and whether what training reads can be read at its newest version."""
+    """Which tables there are, and whether what training reads can be read at the version in force."""
     held = Tables(spark, settings.tables.root)
     there = [name for name in TABLES if held.exists(name)]
     findings = []
@@ -184,9 +194,10 @@ def _examples(settings: Settings) -> list[Finding]:
     """The pinned version has all its files, and the columns that the task wants."""
     remedy = "millrace build-examples"
     try:
-        schema = examples_schema(settings)
-        wanted = TASKS[settings.task].schema(schema.vocabularies())
-        snapshot = open_snapshot(f"{settings.tables.root}/examples", columns=wanted.names)
+        build = builds.published_at(settings.tables.root)
+        wanted = TASKS[settings.task].schema(Schema.from_json(build["schema"]).vocabularies())
+        version = build["versions"]["examples"]
+        snapshot = open_snapshot(f"{settings.tables.root}/examples", version, columns=wanted.names)
     except MillraceError as error:
         return [Finding("fail", "examples", str(error), remedy)]
     if snapshot.rows == 0:
@@ -196,19 +207,12 @@ def _examples(settings: Settings) -> list[Finding]:
 
 
 def examples_schema(settings: Settings) -> Schema:
-    """The schema that build_examples left with the table.
+    """The schema of the examples in force.
 
     Raises:
-        TableError: no such table, or another job made it.
+        TableError: no build is published.
     """
-    snapshot = open_snapshot(f"{settings.tables.root}/examples")
-    text = snapshot.properties.get("millrace.build")
-    if text is None:
-        raise TableError(
-            f"table 'examples' at {snapshot.uri} has no property millrace.build: its build did not end, or another "
-            "job wrote it; run `millrace build-examples`"
-        )
-    return Schema.from_json(json.loads(text)["schema"])
+    return Schema.from_json(builds.published_at(settings.tables.root)["schema"])
 
 
 def fit_settings(settings: Settings) -> list[Finding]:

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import functions as F
 
+from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
-from jobs.build_examples import BUILD
 from jobs.console import say, show_table, step
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
@@ -84,37 +84,24 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    build = last_build(tables)
+    build = builds.published(tables)
     cut = datetime.fromisoformat(build["cuts"]["test"])
     _refuse_a_bundle_that_knows_the_answers(bundle, cut)
-    versions = build["versions"] | {name: build["inputs"][name] for name in ("events", "feedback")}
+    versions = build["versions"]
+    same = versions | {name: build["inputs"][name] for name in ("events", "feedback")}
     asked = settings.evaluation.model_dump(mode="json")
-    inputs: dict[str, Any] = {"bundle": bundle.name, "tables": versions, "evaluation": asked}
+    inputs: dict[str, Any] = {"bundle": bundle.name, "tables": same, "evaluation": asked}
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before["inputs"] == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
         return dict(before) | {"up_to_date": True}
-    with _ground(tables, versions, cut, bundle) as ground:
+    with _ground(tables, versions | builds.versions_read(tables, build), cut, bundle) as ground:
         result = _evaluated(settings, ground)
     result = {"table": tables.path("queries"), "version": versions["queries"], "bundle": bundle.name} | result
     result |= {"test_from": cut.isoformat(), "ks": list(settings.evaluation.ks), "inputs": inputs}
     write_json(settings.run_dir, EVALUATION, result)
     show(result)
     return result
-
-
-def last_build(tables: Tables) -> dict[str, Any]:
-    """What the last build_examples wrote together: versions, cuts, inputs.
-
-    Raises:
-        TableError: there are no examples, or they were not written by build_examples.
-    """
-    text = tables.properties("examples").get(BUILD)
-    if text is None:
-        raise TableError(
-            f"table 'examples' at {tables.path('examples')} has no '{BUILD}'; run `millrace build-examples`"
-        )
-    return dict(json.loads(text))
 
 
 def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None:
@@ -129,9 +116,9 @@ def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None
 
 
 @contextmanager
-def _ground(tables: Tables, versions: Mapping[str, int | None], cut: datetime, bundle: Path) -> Iterator[Ground]:
+def _ground(tables: Tables, versions: Mapping[str, int], cut: datetime, bundle: Path) -> Iterator[Ground]:
     """Read the pinned versions; what several models need is kept while they are judged."""
-    read = {name: tables.read(name, version) for name, version in versions.items() if version is not None}
+    read = {name: tables.read(name, version) for name, version in versions.items()}
     queries = read["queries"].where("split = 'test'").drop("split").persist()
     catalogue = read["catalogue"].where("split = 'test' AND count > 0").drop("split").persist()
     lines = indexed(purchases(read["events"], read.get("feedback")), read["vocabulary_users"], read["vocabulary_items"])

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import functions as F
 
-from jobs import build_examples, ingest_feedback, score, train
+from jobs import build_examples, builds, ingest_feedback, score, train
 from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.settings import Settings
@@ -120,17 +120,24 @@ def _shown_at(tables: Tables, cut: datetime) -> DataFrame:
 
 def _worth(settings: Settings, tables: Tables, shown: DataFrame, bundle: Path) -> dict[str, Any]:
     """What a bundle's next lists lead to: items neither bought nor shown before, as of the later cut."""
-    ids = tables.read("vocabulary_items").select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    versions = builds.published(tables)["versions"]
+    ids = tables.read("vocabulary_items", versions["vocabulary_items"]).select(
+        F.col("index").alias("item"), F.col("id").alias("item_id")
+    )
     was_shown = shown.join(ids.withColumnRenamed("item", "index"), on="item_id", how="inner")
     per_user = was_shown.groupBy("user_id").agg(F.collect_set("index").alias("shown"))
     none = F.array().cast("array<bigint>")
     queries = (
-        tables.read("queries")
+        tables.read("queries", versions["queries"])
         .where(F.col("split") == "test")
         .join(per_user, on="user_id", how="left")
         .withColumn("seen", F.array_union("seen", F.coalesce("shown", none)))
     )
-    sold = tables.read("catalogue").where((F.col("split") == "test") & (F.col("count") > 0)).select("item")
+    sold = (
+        tables.read("catalogue", versions["catalogue"])
+        .where((F.col("split") == "test") & (F.col("count") > 0))
+        .select("item")
+    )
     allowed = np.array([row["item"] for row in sold.collect()], np.int64)  # one number an item
     ranked = recommend(queries, str(bundle), k=settings.scoring.k, allowed=allowed)
     named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")

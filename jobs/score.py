@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import functions as F
 
+from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
+from jobs.build_examples import OPTIONAL
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import Settings
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 JOB = "score"
-READ = ("events", "users", "items", "vocabulary_users", "vocabulary_items")
+READ, VOCABULARIES = ("events", "users", "items", "feedback"), ("vocabulary_users", "vocabulary_items")
 COLUMNS = ("user_id", "user", "rank", "item_id", "item", "score", "fallback", "bundle", "moment")
 
 
@@ -50,15 +52,17 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    versions = {name: tables.version(name) for name in READ}
-    versions |= {"feedback": tables.version("feedback")} if tables.exists("feedback") else {}
+    pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
+    built = builds.published(tables)["versions"]
+    vocabulary = {name: built[name] for name in VOCABULARIES}
+    versions = {name: pin.version for name, pin in pins.items()} | vocabulary
     read = {name: tables.read(name, version) for name, version in versions.items()}
     lines = features.purchases(read["events"], read.get("feedback"))
     moment = _moment(settings, lines, tables.path("events"))
     inputs = {
         "bundle": bundle.name,
         "moment": moment.isoformat(),
-        "tables": versions,
+        "tables": {name: pin.content for name, pin in pins.items()} | vocabulary,
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"}),
         "max_history": settings.examples.max_history,
         "recent_days": settings.examples.recent_days,

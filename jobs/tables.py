@@ -40,6 +40,7 @@ MADE_BY = {
     "examples": "build_examples",
     "queries": "build_examples",
     "catalogue": "build_examples",
+    "builds": "build_examples",
     "recommendations": "score",
     "feedback": "ingest_feedback",
 }
@@ -295,25 +296,6 @@ class Tables:
         made = self._last_change(name)
         return made is not None and made.made == _metadata(job, inputs).made
 
-    def properties(self, name: str) -> dict[str, str]:
-        """The table's own properties.
-
-        Raises:
-            TableError: there is no such table.
-        """
-        return dict(self._table(name).detail().select("properties").collect()[0][0])
-
-    def describe(self, name: str, properties: Mapping[str, str]) -> None:
-        """Set properties of a table, in a commit that changes no row.
-
-        Raises:
-            TableError: there is no such table, or another writer changed it meanwhile.
-        """
-        self._table(name)
-        pairs = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in properties.items())
-        with self._one_writer(name, _maker(name)):
-            self.spark.sql(f"ALTER TABLE delta.`{self.path(name)}` SET TBLPROPERTIES ({pairs})")
-
     def require(self, df: DataFrame, name: str, columns: Mapping[str, str]) -> DataFrame:
         """Check columns and types, and return them alone, in the order given.
 
@@ -424,11 +406,6 @@ def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterat
                 spark.conf.unset(key)
             else:
                 spark.conf.set(key, old)
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:

@@ -1,4 +1,4 @@
-"""Train: one pinned version of the examples table -> Petastorm -> Horovod ranks -> checkpoint -> bundle.
+"""Train: the pinned versions of the build in force -> Petastorm -> Horovod ranks -> checkpoint -> bundle.
 
     python -m jobs.train --settings shop.yaml training.ranks=2 training.epochs=6
 
@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.launch import launch
+from jobs import builds
 from jobs.artefacts import LATEST, read_json, write_json
 from jobs.console import say
 from jobs.main import main_of
 from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle
-from training.errors import BundleError, SettingsError, TableError
+from training.errors import BundleError, SettingsError
 from training.fit import FitSettings
 from training.observers import refuse_password
 from training.record import RECORD
 from training.schema import Schema
-from training.snapshot import Snapshot, open_snapshot
+from training.snapshot import open_snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -47,7 +48,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         there.
 
     Raises:
-        TableError: no examples, or a version that is gone.
+        TableError: no build is published; SnapshotError: a version that it names is gone.
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
         SettingsError: training.metric is not the loss; a timeline of one rank; a
@@ -122,8 +123,8 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         splits: partitions of the examples to train on.
         validate: whether to rank the held-out queries after each epoch.
     """
-    examples = open_snapshot(f"{settings.tables.root}/examples")
-    facts = _build_facts(examples)
+    facts = builds.published_at(settings.tables.root)
+    examples = open_snapshot(f"{settings.tables.root}/examples", facts["versions"]["examples"])
     cut = "test" if "validation" in splits else "validation"
     siblings = {
         name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}
@@ -250,22 +251,6 @@ def _publish(run_dir: Path, identity: str, spec: Mapping[str, Any], summary: dic
     write_json(run_dir, LATEST, ended)
     if before is not None and before.get("identity") not in (None, identity):
         shutil.rmtree(_checkpoints(run_dir, before["identity"]), ignore_errors=True)
-
-
-def _build_facts(examples: Snapshot) -> dict[str, Any]:
-    """What build_examples wrote beside the examples.
-
-    Raises:
-        TableError: the table is not one that build_examples finished.
-    """
-    text = examples.properties.get("millrace.build")
-    if text is None:
-        raise TableError(
-            f"table '{examples.uri}' at version {examples.version} lacks the property millrace.build, so its build did "
-            "not end; run `millrace build-examples` again"
-        )
-    facts: dict[str, Any] = json.loads(text)
-    return facts
 
 
 def _named(spec: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import typer
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import Flags, SettingsFile, guarded
 from jobs.settings import Settings, load_settings
@@ -43,8 +44,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         DataError: the stream is not what Spark reads.
     """
-    table = f"{settings.tables.root}/examples"
-    return _correct(verify(open_session(settings, spark), table, world_size=settings.training.ranks))
+    ranks = settings.training.ranks
+    return _correct(verify(open_session(settings, spark), **_in_force(settings), world_size=ranks))
+
+
+def _in_force(settings: Settings) -> dict[str, Any]:
+    """The examples that training takes."""
+    version = builds.published_at(settings.tables.root)["versions"]["examples"]
+    return {"table": f"{settings.tables.root}/examples", "version": version}
 
 
 def verify(
@@ -174,8 +181,10 @@ def _show(verdict: dict[str, Any]) -> None:
 def command(
     flags: Flags = None,
     settings: SettingsFile = None,
-    table: Annotated[str | None, typer.Option(help="path or URL; default: the settings' examples")] = None,
-    version: Annotated[int | None, typer.Option(help="the Delta version; default: the newest")] = None,
+    table: Annotated[str | None, typer.Option(help="path or URL; default: the examples in force")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="the Delta version; default: the one in force, of other tables the newest")
+    ] = None,
     world_size: Annotated[int | None, typer.Option(min=1, help="default: the settings' ranks")] = None,
     epoch: Annotated[int, typer.Option(min=0)] = 0,
     seed: int = 0,
@@ -184,8 +193,10 @@ def command(
 
     def call() -> None:
         loaded = load_settings(settings, flags)
-        place, ranks = table or f"{loaded.tables.root}/examples", world_size or loaded.training.ranks
-        _correct(verify(open_session(loaded), place, version=version, world_size=ranks, epoch=epoch, seed=seed))
+        of = {"table": table} if table else _in_force(loaded)
+        of |= {} if version is None else {"version": version}
+        ranks = world_size or loaded.training.ranks
+        _correct(verify(open_session(loaded), **of, world_size=ranks, epoch=epoch, seed=seed))
 
     guarded(call)
 

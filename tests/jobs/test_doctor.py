@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cluster.errors import EnvironmentProblem, LaunchError
-from jobs import doctor, doctor_checks
+from jobs import builds, doctor, doctor_checks
 from jobs.artefacts import DOCTOR, read_json
 from jobs.doctor_checks import Finding
 from jobs.settings import Settings, load_settings
@@ -39,11 +38,16 @@ def shop(spark: SparkSession, tmp_path: Path) -> Settings:
     tables = Tables(spark, str(tmp_path / "tables"))
     rows = spark.createDataFrame([(1, [2], [1.0], 3, 1.0, 0.0, 1.0)], EXAMPLE)
     rows = rows.selectExpr("*", "timestamp'2025-01-01' AS time", "'train' AS split")
-    build = {"schema": TASKS["recommend"].schema({"users": 1_001, "items": 501}).to_json()}
-    properties = {"delta.enableDeletionVectors": "false", "millrace.build": json.dumps(build)}
-    tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={}, partition_by=("split",))
-    tables.describe("examples", properties)
+    version = tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={}, partition_by=("split",))
+    publish(tables, version)
     return settings(tmp_path)
+
+
+def publish(tables: Tables, version: int) -> None:
+    """Put a version of the examples in force."""
+    schema = TASKS["recommend"].schema({"users": 1_001, "items": 501}).to_json()
+    build = {key: {} for key in builds.FIELDS} | {"schema": schema, "versions": {"examples": version}}
+    builds.publish(tables, build, job="build_examples", since=builds.newest(tables).version)
 
 
 def settings(tmp_path: Path, *flags: str) -> Settings:
@@ -55,7 +59,7 @@ def test_a_healthy_machine_passes(shop: Settings, spark: SparkSession, monkeypat
     summary = doctor.run(shop, spark)
     assert summary["counts"]["fail"] == 0
     found = {finding["check"]: finding for finding in summary["findings"]}
-    assert found["examples"]["what"] == "version 1: 1 rows in 1 files, all readable"
+    assert found["examples"]["what"] == "version 0: 1 rows in 1 files, all readable"
     assert found["tables"]["level"] == "ok"
     assert "2 ranks take about" in found["memory"]["what"]
     assert read_json(shop.run_dir, DOCTOR) == summary
@@ -209,19 +213,20 @@ def test_examples_that_cannot_be_trained_on(shop: Settings, spark: SparkSession)
     assert found["examples"].level == "fail"
     assert "parquet" in found["examples"].what
     rows = spark.createDataFrame([(1,)], "user bigint")
-    tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={"now": 1})
+    publish(tables, tables.write("examples", rows, mode="overwrite", job="build_examples", inputs={"now": 1}))
     found = {finding.check: finding for finding in doctor_checks.tables(shop, spark)}
     assert "has no column 'history'" in found["examples"].what
 
 
-def test_examples_that_another_job_wrote(tmp_path: Path, spark: SparkSession) -> None:
+def test_examples_that_no_build_published(tmp_path: Path, spark: SparkSession) -> None:
     Tables(spark, f"{tmp_path}/tables").write("examples", spark.range(1), mode="append", job="mine", inputs={})
-    with pytest.raises(TableError, match=r"'examples' at .*/examples has no property millrace\.build"):
+    with pytest.raises(TableError, match=r"no build is published at .*tables/builds; run `millrace build-examples`"):
         doctor_checks.examples_schema(settings(tmp_path))
 
 
 def test_empty_examples(shop: Settings, spark: SparkSession) -> None:
     spark.sql(f"DELETE FROM delta.`{shop.tables.root}/examples`")
+    publish(Tables(spark, shop.tables.root), 1)
     found = {finding.check: finding for finding in doctor_checks.tables(shop, spark)}
     assert (found["examples"].level, "has no row" in found["examples"].what) == ("fail", True)
 

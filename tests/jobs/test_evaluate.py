@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import evaluate
+from jobs import builds, evaluate
 from jobs.settings import Settings
 from jobs.tables import Tables
 from tests.jobs.small_shop import small_shop
@@ -95,20 +95,14 @@ def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_
         evaluate.run(settings, spark)
 
 
-def test_examples_of_unknown_making_are_refused(spark: SparkSession, tmp_path: Path) -> None:
-    tables = Tables(spark, str(tmp_path))
-    tables.write("examples", spark.range(1), mode="overwrite", job="somebody", inputs={})
-    with pytest.raises(TableError, match=r"'examples' at .* has no 'millrace.build'; run `millrace build-examples`"):
-        evaluate.last_build(tables)
-
-
 def test_no_bundle_and_nobody_to_judge_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     settings = small_shop(spark, tmp_path)
     tables = Tables(spark, settings.tables.root)
     spark.sql(f"DELETE FROM delta.`{tables.path('queries')}` WHERE size(truth) > 0")
-    build = evaluate.last_build(tables)
+    since, build = builds.newest(tables)
+    assert build is not None
     build["versions"]["queries"] = tables.version("queries")
-    tables.describe("examples", {"millrace.build": json.dumps(build)})
+    builds.publish(tables, build, job="build_examples", since=since)
     with pytest.raises(TableError, match=r"no user who bought a known item after the cut \(2025-02-20T00:00:00"):
         evaluate.run(settings, spark)
     (tmp_path / "run" / "latest.json").unlink()

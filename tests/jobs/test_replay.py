@@ -12,7 +12,7 @@ import pytest
 import torch
 from deltalake import DeltaTable, write_deltalake
 
-from jobs import replay, train
+from jobs import builds, replay, train
 from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
@@ -51,14 +51,10 @@ def write_tables(root: Path) -> pa.Table:
     """Examples, queries and catalogue with as little in them as a snapshot needs; returns the examples."""
     schema = TASKS["recommend"].schema({"users": 5, "items": 7})
     rows = {name: pa.array([1, 2]) for name in schema.names} | {"split": pa.array(["train", "validation"])}
-    build = {"versions": {"catalogue": 0, "queries": 0}, "schema": schema.to_json(), "cuts": {}, "inputs": {}}
+    versions = {"examples": 0, "catalogue": 0, "queries": 0}
+    build = {key: {} for key in builds.FIELDS} | {"versions": versions, "schema": schema.to_json()}
+    write_deltalake(root / "builds", pa.table({"manifest": [json.dumps(build)]}))
     write_deltalake(root / "examples", pa.table(rows), partition_by=["split"])
-    log = root / "examples" / "_delta_log" / f"{0:020}.json"  # delta-rs writes no property that it does not know
-    actions = [json.loads(line) for line in log.read_text().splitlines()]
-    for action in actions:
-        if "metaData" in action:
-            action["metaData"]["configuration"]["millrace.build"] = json.dumps(build)
-    log.write_text("\n".join(map(json.dumps, actions)))
     for name in ("catalogue", "queries"):
         write_deltalake(root / name, pa.table({"item": [1], "split": ["test"]}), partition_by=["split"])
     return pa.table(rows)

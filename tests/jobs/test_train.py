@@ -164,16 +164,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, t
     assert any(line["kind"] == "resume" for line in read_record(settings.run_dir))
 
 
-def test_examples_of_an_unfinished_build_are_refused(spark: SparkSession, tmp_path: Path) -> None:
-    settings = shop(spark, tmp_path)
-    spark.sql(f"ALTER TABLE delta.`{settings.tables.root}/examples` UNSET TBLPROPERTIES ('millrace.build')")
-    with pytest.raises(TableError, match=r"examples' at version \d+ lacks the property millrace.build"):
-        train.run(settings)
-
-
-def test_missing_examples_are_named(tmp_path: Path) -> None:
+def test_examples_that_no_build_published_are_refused(tmp_path: Path) -> None:
     settings = Settings(**{"tables": {"root": str(tmp_path / "tables")}, "run_dir": str(tmp_path / "run")})
-    with pytest.raises(TableError, match="tables/examples"):
+    with pytest.raises(TableError, match=r"no build is published at .*tables/builds; run `millrace build-examples`"):
         train.run(settings)
 
 

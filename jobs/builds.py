@@ -1,0 +1,123 @@
+"""The manifest: what was built together, published in one commit.
+
+A build writes several tables, each in a commit of its own. None of them counts until the table `builds` names their
+versions: its one row is the build in force, its earlier versions are the builds before. So a build that was killed
+leaves the one before it in force, and whoever trains, tunes, evaluates or scores takes what was made together.
+
+A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
+`inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from training.errors import MillraceError, TableError
+from training.snapshot import open_snapshot, read_table
+
+if TYPE_CHECKING:
+    from jobs.tables import Tables
+
+TABLE, COLUMN = "builds", "manifest"
+FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema")
+Manifest = dict[str, Any]
+
+
+class Newest(NamedTuple):
+    """The build in force, and the version of `builds` that names it; -1 and None if nothing was ever published."""
+
+    version: int
+    manifest: Manifest | None
+
+
+def newest(tables: Tables) -> Newest:
+    """What the next build comes after.
+
+    Raises:
+        TableError: the table holds something else than a manifest.
+    """
+    if not tables.exists(TABLE):
+        return Newest(-1, None)
+    version = tables.version(TABLE)
+    rows = tables.read(TABLE, version).select(COLUMN).collect()  # one row
+    return Newest(version, _manifest([row[COLUMN] for row in rows], tables.path(TABLE)))
+
+
+def published(tables: Tables) -> Manifest:
+    """The build in force.
+
+    Raises:
+        TableError: no build was published here.
+    """
+    manifest = newest(tables).manifest
+    if manifest is None:
+        raise TableError(_none(tables.path(TABLE)))
+    return manifest
+
+
+def published_at(root: str) -> Manifest:
+    """The build in force below a tables' root, read without a JVM.
+
+    Raises:
+        TableError: no build was published there, or it cannot be reached.
+    """
+    place = f"{root.rstrip('/')}/{TABLE}"
+    try:
+        rows = read_table(open_snapshot(place), [COLUMN])[COLUMN].to_pylist()
+    except MillraceError as error:
+        raise TableError(f"{_none(place)} ({error})") from error
+    return _manifest(rows, place)
+
+
+def publish(tables: Tables, manifest: Manifest, *, job: str, since: int) -> int:
+    """Put a build in force.
+
+    Args:
+        tables: where its tables lie.
+        manifest: its FIELDS.
+        job: the job that publishes.
+        since: the version of `builds` that this build comes after; -1: none.
+
+    Returns:
+        The version of `builds` that names it.
+
+    Raises:
+        TableError: another build was published since; that one stays in force.
+    """
+    row = tables.spark.createDataFrame([(json.dumps(manifest, sort_keys=True),)], f"{COLUMN} string")
+    return tables.write(TABLE, row, mode="overwrite", job=job, inputs=manifest["inputs"], since=since)
+
+
+def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
+    """Versions at which the tables that a build was made from can be read: the newest ones where rows are the same.
+
+    Housekeeping moves rows to other files, and VACUUM may have removed those of the version that the build read.
+    """
+    found: dict[str, int] = {}
+    for name, version in manifest["read"].items():
+        pin = tables.pin(name)
+        found[name] = pin.version if pin.content == manifest["inputs"][name] else version
+    return found
+
+
+def _manifest(rows: list[Any], place: str) -> Manifest:
+    try:
+        manifest: Manifest = json.loads(*rows)
+        missing = [name for name in FIELDS if name not in manifest]
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{_damaged(place)}: {len(rows)} rows, {error}") from error
+    if missing:
+        raise TableError(f"{_damaged(place)}: it lacks {', '.join(missing)}")
+    return manifest
+
+
+def _none(place: str) -> str:
+    return (
+        f"no build is published at {place}; run `millrace build-examples` (a build that an earlier version of Millrace "
+        "made, or that did not end, is made anew)"
+    )
+
+
+def _damaged(place: str) -> str:
+    return f"the table at {place} must hold one manifest; run `millrace build-examples` after RESTORE TABLE"

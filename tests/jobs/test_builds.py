@@ -1,0 +1,95 @@
+"""The manifest: what was built together counts once it is published, and only one of two builds at once is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import build_examples, builds, verify_epoch
+from jobs.settings import Settings
+from jobs.tables import Tables
+from jobs.train import learn_spec
+from tests.jobs.small_shop import small_shop
+from training.errors import TableError
+
+BUILD: dict[str, Any] = dict.fromkeys(builds.FIELDS) | {"inputs": {"events": 3}, "read": {}}
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def tables(spark: SparkSession, tmp_path: Path) -> Tables:
+    return Tables(spark, str(tmp_path / "tables"))
+
+
+def later(settings: Settings) -> Settings:
+    """The same shop with another history, so that its examples differ."""
+    return settings.model_copy(update={"examples": settings.examples.model_copy(update={"max_history": 3})})
+
+
+def test_a_build_killed_before_its_manifest_leaves_the_one_before_in_force(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_shop(spark, tmp_path)
+    tables = Tables(spark, settings.tables.root)
+    before = builds.published(tables)
+
+    def killed(*_: object, **__: object) -> int:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builds, "publish", killed)
+        with pytest.raises(Killed):
+            build_examples.run(later(settings), spark)
+    assert tables.version("examples") > before["versions"]["examples"]
+    pinned = learn_spec(settings, splits=("train",), validate=True)["tables"]
+    assert {name: pinned[name]["version"] for name in pinned} == {name: before["versions"][name] for name in pinned}
+    assert verify_epoch.run(settings, spark)["version"] == before["versions"]["examples"]
+    assert build_examples.run(settings, spark)["up_to_date"]
+    after = build_examples.run(later(settings), spark)
+    assert not after["up_to_date"]
+    assert after["versions"]["examples"] == tables.version("examples")
+    del after["up_to_date"]
+    assert builds.published_at(settings.tables.root) == builds.published(tables) == after
+
+
+def test_of_two_builds_after_the_same_one_the_second_is_refused(tables: Tables) -> None:
+    assert builds.newest(tables) == (-1, None)
+    assert builds.publish(tables, BUILD, job="build_examples", since=-1) == 0
+    with pytest.raises(
+        TableError, match=r"'builds' .* changed by another writer .*Run `millrace build-examples` again"
+    ):
+        builds.publish(tables, BUILD | {"counts": {"late": 1}}, job="build_examples", since=-1)
+    assert builds.newest(tables) == (0, BUILD)
+    assert builds.publish(tables, BUILD | {"counts": {"next": 1}}, job="build_examples", since=0) == 1
+
+
+def test_no_build_and_a_damaged_one_are_named(tables: Tables) -> None:
+    for look in (lambda: builds.published(tables), lambda: builds.published_at(tables.root)):
+        with pytest.raises(
+            TableError, match=r"no build is published at .*tables/builds; run `millrace build-examples`"
+        ):
+            look()
+    for rows, what in (
+        ([("{}",)], "it lacks versions, read, inputs, cuts, counts, schema"),
+        ([("no JSON",)], "1 rows, Expecting value"),
+        ([], "0 rows"),
+    ):
+        damaged = tables.spark.createDataFrame(rows, "manifest string")
+        tables.write("builds", damaged, mode="overwrite", job="somebody", inputs={"what": what})
+        with pytest.raises(TableError, match=f"builds must hold one manifest; .*{what}"):
+            builds.published_at(tables.root)
+
+
+def test_tables_that_were_only_tidied_up_are_read_where_their_rows_are_now(tables: Tables) -> None:
+    for name in ("events", "items"):
+        tables.write(name, tables.spark.range(2, numPartitions=2), mode="overwrite", job="ingest", inputs={})
+    manifest = BUILD | {"read": {"events": 0, "items": 0}, "inputs": {"events": 0, "items": 0}}
+    tables.spark.sql(f"OPTIMIZE delta.`{tables.path('events')}`")
+    tables.write("items", tables.spark.range(3), mode="overwrite", job="ingest", inputs={"more": 1})
+    assert builds.versions_read(tables, manifest) == {"events": 1, "items": 0}
