@@ -6,14 +6,19 @@ Gloo's fixed ring order, so one seed gives the same bits each time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.rows import add_rows, sparse_gradient
 from training.world import World
+
+_MARK = 2.0**14  # of a row in use: what a rank of little weight adds to it is not lost in a half-precision sum
+_LARGEST_POWER = 126  # of two, whose inverse is a float32 too
 
 
 class Way(IntEnum):
@@ -29,15 +34,36 @@ class Way(IntEnum):
     """Sparse, as its rows."""
 
 
-Finish = Callable[[Sequence[Sequence[int]], Sequence[Way]], list[Way]]
-
-
 class Kind(IntEnum):
     """What a rank has for a parameter."""
 
     NONE = 0
     DENSE = 1
     SPARSE = 2
+
+
+class Held(NamedTuple):
+    """What the ranks have in a step.
+
+    Attributes:
+        kinds: (ranks, parameters) int64, the `Kind` of each gradient.
+        rows: (ranks, parameters) int64, the rows of a sparse one.
+        weights: (ranks,) float64, of each rank's rows.
+    """
+
+    kinds: Tensor
+    rows: Tensor
+    weights: Tensor
+
+
+Finish = Callable[[Held, Sequence[Way]], list[Way]]
+
+
+def scale_of(weight: float) -> float:
+    """The power of two next to 1 / weight, which changes no digit; 1 where a weight has no inverse."""
+    if not 0.0 < weight < math.inf:
+        return 1.0
+    return 2.0 ** max(-_LARGEST_POWER, min(_LARGEST_POWER, -round(math.log2(weight))))
 
 
 def kind_of(gradient: Tensor | None) -> tuple[Kind, int]:
@@ -65,6 +91,10 @@ def rows_are_cheaper(total_rows: int, table_rows: int, dimension: int, value_byt
 class Exchange:
     """Sums the gradients of parameters over ranks.
 
+    On a half-precision wire each rank's gradients travel in its own range, as those of the mean over its rows: divided
+    by its weight, as far as a power of two can. So no step overflows because of what another rank, or another step,
+    weighs. The receiver, who has all ranks' weights, undoes that before it adds up.
+
     Args:
         parameters: the same on all ranks, in the same order.
         world: the ranks, more than one.
@@ -74,44 +104,43 @@ class Exchange:
     def __init__(self, parameters: Sequence[nn.Parameter], world: World, wire: torch.dtype | None) -> None:
         self._parameters, self._world, self._wire = parameters, world, wire
 
-    def choose(self, kinds: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> list[Way]:
-        """The cheapest way of each parameter.
-
-        Args:
-            kinds: for each rank and parameter, the `Kind` of the gradient.
-            rows: for each rank and parameter, the rows of a sparse gradient.
-        """
+    def choose(self, held: Held) -> list[Way]:
+        """The cheapest way of each parameter."""
         value_bytes = self._wire.itemsize if self._wire else 4
         ways = []
         for number, parameter in enumerate(self._parameters):
-            found = [of_rank[number] for of_rank in kinds]
-            if not any(found):
+            found = held.kinds[:, number]
+            if not bool(found.any()):
                 ways.append(Way.NONE)
-            elif Kind.DENSE in found:
+            elif bool((found == Kind.DENSE).any()):
                 ways.append(Way.DENSE)
             else:
-                total = sum(of_rank[number] for of_rank in rows)
+                total = int(held.rows[:, number].sum())
                 cheaper = rows_are_cheaper(total, parameter.shape[0], parameter[0].numel(), value_bytes)
                 ways.append(Way.ROWS if cheaper else Way.TABLE)
         return ways
 
-    def start(self, ways: Sequence[Way]) -> Finish:
+    def start(self, ways: Sequence[Way], weight: float) -> Finish:
         """Send every gradient its way, in three collectives or fewer, and return the function that ends it.
 
-        That one takes `rows` as in `choose`, and the ways that are right for what the ranks turn out to have. It puts
-        the sums into `.grad`, sparse ones coalesced. Where a gradient could not go the way it was sent, `.grad` stays
-        as it is; it returns the right way of these, NONE for all others.
+        That one takes what the ranks turn out to have, and the ways that are right for it. It puts the sums into
+        `.grad`, sparse ones coalesced. Where a gradient could not go the way it was sent, `.grad` stays as it is; it
+        returns the right way of these, NONE for all others.
+
+        Args:
+            ways: one for each parameter.
+            weight: of this rank's rows.
         """
         by_rows = [number for number, way in enumerate(ways) if way == Way.ROWS]
         joined = [number for number, way in enumerate(ways) if way in (Way.DENSE, Way.TABLE)]
-        finish_rows = self._start_rows(by_rows) if by_rows else None
-        finish_joined = self._start_joined(joined, ways) if joined else None
+        finish_rows = self._start_rows(by_rows, weight) if by_rows else None
+        finish_joined = self._start_joined(joined, ways, weight) if joined else None
 
-        def finish(rows: Sequence[Sequence[int]], right: Sequence[Way]) -> list[Way]:
+        def finish(held: Held, right: Sequence[Way]) -> list[Way]:
             gone = [_carries(*pair) for pair in zip(ways, right, strict=True)]
-            sums = finish_rows(rows) if finish_rows else {}  # while the buffer is on its way
+            sums = finish_rows(held) if finish_rows else {}  # while the buffer is on its way
             if finish_joined:
-                sums |= finish_joined(gone)
+                sums |= finish_joined(held, gone)
             for number, gradient in sums.items():
                 if gone[number]:
                     self._parameters[number].grad = gradient
@@ -119,7 +148,7 @@ class Exchange:
 
         return finish
 
-    def _start_rows(self, numbers: list[int]) -> Callable[[Sequence[Sequence[int]]], dict[int, Tensor]]:
+    def _start_rows(self, numbers: list[int], weight: float) -> Callable[[Held], dict[int, Tensor]]:
         """Start gathering all sparse gradients' rows, in two collectives."""
         gradients = [self._parameters[number].grad for number in numbers]
         mine = [gradient for gradient in gradients if gradient is not None and gradient.is_sparse]
@@ -128,50 +157,54 @@ class Exchange:
         values = [gradient._values().reshape(-1) for gradient in mine] or [torch.zeros(0, device=device)]
         my_values = torch.cat(values)
         if self._wire:
-            my_values = my_values.to(self._wire).view(torch.uint8)
+            my_values = my_values.mul_(scale_of(weight)).to(self._wire).view(torch.uint8)
         wait_indices = self._world.all_gather_start(torch.cat(indices), "gradient rows")
         wait_values = self._world.all_gather_start(my_values, "gradient values")
 
-        def finish(rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+        def finish(held: Held) -> dict[int, Tensor]:
             all_indices, all_values = wait_indices(), wait_values()
             if self._wire:
                 all_values = all_values.view(self._wire).float()
-            return self._added(numbers, rows, all_indices, all_values)
+            return self._added(numbers, held, all_indices, all_values)
 
         return finish
 
-    def _added(
-        self, numbers: list[int], rows: Sequence[Sequence[int]], indices: Tensor, values: Tensor
-    ) -> dict[int, Tensor]:
+    def _added(self, numbers: list[int], held: Held, indices: Tensor, values: Tensor) -> dict[int, Tensor]:
         """Add up gathered rows, rank after rank; `indices` and `values` hold rank 0's tables, then rank 1's."""
         pieces: dict[int, list[tuple[Tensor, Tensor]]] = {number: [] for number in numbers}
         row_start, value_start = 0, 0
-        for counts in rows:
-            for number in numbers:
-                count, parameter = counts[number], self._parameters[number]
+        for counts, weight in zip(held.rows[:, numbers].tolist(), held.weights.tolist(), strict=True):
+            first = value_start
+            for number, count in zip(numbers, counts, strict=True):
+                parameter = self._parameters[number]
                 width = count * parameter[0].numel()
                 piece = values[value_start : value_start + width].reshape(count, *parameter.shape[1:])
                 pieces[number].append((indices[row_start : row_start + count], piece))
                 row_start, value_start = row_start + count, value_start + width
+            if self._wire:
+                values[first:value_start].mul_(1.0 / scale_of(weight))
         tables = {number: self._parameters[number] for number in numbers}
         return {
             number: sparse_gradient(*add_rows(pieces[number], table.shape[0]), table)
             for number, table in tables.items()
         }
 
-    def _start_joined(self, numbers: list[int], ways: Sequence[Way]) -> Callable[[Sequence[bool]], dict[int, Tensor]]:
+    def _start_joined(
+        self, numbers: list[int], ways: Sequence[Way], weight: float
+    ) -> Callable[[Held, Sequence[bool]], dict[int, Tensor]]:
         """Start summing gradients in one buffer, where a sparse one takes its whole table and a mark a row."""
         parameters = [self._parameters[number] for number in numbers]
         marked = [ways[number] == Way.TABLE for number in numbers]
         widths = [p.numel() + (p.shape[0] if has_marks else 0) for p, has_marks in zip(parameters, marked, strict=True)]
         buffer = torch.zeros(sum(widths), device=parameters[0].device)
+        scale = scale_of(weight) if self._wire else 1.0
         for parameter, has_marks, piece in zip(parameters, marked, torch.split(buffer, widths), strict=True):
-            _fill(parameter, piece, has_marks=has_marks)
+            _fill(parameter, piece, scale, has_marks=has_marks)
         wait = self._start_compressed(buffer, self._wire) if self._wire else self._start_plain(buffer)
 
-        def finish(gone: Sequence[bool]) -> dict[int, Tensor]:
+        def finish(held: Held, gone: Sequence[bool]) -> dict[int, Tensor]:
             sums = {}
-            for number, has_marks, piece in zip(numbers, marked, torch.split(wait(), widths), strict=True):
+            for number, has_marks, piece in zip(numbers, marked, torch.split(wait(held), widths), strict=True):
                 parameter = self._parameters[number]
                 table = piece[: parameter.numel()].view_as(parameter)
                 if not gone[number]:
@@ -185,10 +218,11 @@ class Exchange:
 
         return finish
 
-    def _start_plain(self, buffer: Tensor) -> Callable[[], Tensor]:
-        return self._world.all_reduce_sum_start(buffer, "gradients")
+    def _start_plain(self, buffer: Tensor) -> Callable[[Held], Tensor]:
+        wait = self._world.all_reduce_sum_start(buffer, "gradients")
+        return lambda _: wait()
 
-    def _start_compressed(self, buffer: Tensor, wire: torch.dtype) -> Callable[[], Tensor]:
+    def _start_compressed(self, buffer: Tensor, wire: torch.dtype) -> Callable[[Held], Tensor]:
         """Each rank sums its slice of everyone's buffer in float32 and sends the sum to all: half a ring's bytes."""
         size = self._world.size
         width = -(-buffer.numel() // size)
@@ -196,10 +230,13 @@ class Exchange:
         splits = torch.full((size,), width * wire.itemsize, dtype=torch.int64)
         wait = self._world.all_to_all_start(padded.view(torch.uint8), splits, "gradient slices")
 
-        def finish() -> Tensor:
-            summed = wait()[0].view(wire).reshape(size, width).float().sum(0)
+        def finish(held: Held) -> Tensor:
+            scale = scale_of(float(held.weights.sum()))
+            slices = wait()[0].view(wire).reshape(size, width).float()
+            factors = torch.tensor([scale / scale_of(weight) for weight in held.weights.tolist()])
+            summed = slices.mul_(factors.to(slices)[:, None]).sum(0)
             joined = self._world.all_gather(summed.to(wire).view(torch.uint8), "gradient sums")
-            return joined.view(wire).float()[: buffer.numel()]
+            return joined.view(wire).float()[: buffer.numel()].mul_(1.0 / scale)
 
         return finish
 
@@ -209,16 +246,17 @@ def _carries(way: Way, right: Way) -> bool:
     return Way.NONE not in (way, right) and (way == Way.DENSE) == (right == Way.DENSE)
 
 
-def _fill(parameter: nn.Parameter, piece: Tensor, *, has_marks: bool) -> None:
-    """Copy a gradient into its piece of the buffer; a dense one has no place among marks."""
+def _fill(parameter: nn.Parameter, piece: Tensor, scale: float, *, has_marks: bool) -> None:
+    """Copy a gradient, scaled, into its piece of the buffer; a dense one has no place among marks."""
     gradient, size = parameter.grad, parameter.numel()
     if gradient is None or (has_marks and not gradient.is_sparse):
         return
     table = piece[:size].view_as(parameter)
     if not gradient.is_sparse:
         table.copy_(gradient)
-        return
-    rows = gradient._indices()[0]
-    table.index_add_(0, rows, gradient._values())
+    else:
+        table.index_add_(0, gradient._indices()[0], gradient._values())
+    if scale != 1.0:
+        table.mul_(scale)
     if has_marks:
-        piece[size:].index_fill_(0, rows, 1.0)
+        piece[size:].index_fill_(0, gradient._indices()[0], _MARK)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.exchange import Exchange, Finish, Way, kind_of
+from training.exchange import Exchange, Finish, Held, Way, kind_of
 from training.rows import coalesced
 from training.sharded import exchange_gradients, sharded_tables
 from training.world import World
@@ -72,16 +72,15 @@ class Synchroniser:
         self._wire = _WIRE.get(compression) if world.size > 1 else None
         self._exchange = Exchange(self.shared, world, self._wire)
         self._ways: list[Way] = []  # of the step before; none before the first
-        self._scale = 1.0
 
     def state(self) -> dict[str, Any]:
         """What the next step goes by, JSON-safe: a training that goes on from here sums in the same order."""
-        return {"ways": [int(way) for way in self._ways], "scale": self._scale}
+        return {"ways": [int(way) for way in self._ways]}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on as `state` says; it says nothing where it is of one rank, or of other parameters."""
         if self._world.size > 1 and len(state.get("ways", [])) == len(self.shared):
-            self._ways, self._scale = [Way(way) for way in state["ways"]], float(state["scale"])
+            self._ways = [Way(way) for way in state["ways"]]
 
     def synchronise(
         self, loss: float, weight: float, rows: int = 0, *, stop: bool = False, save: bool = False
@@ -103,13 +102,13 @@ class Synchroniser:
                 parameter.grad = coalesced(parameter.grad, parameter)
         lookups = [table.take_gradient() for table in self._tables]
         wait = self._start_headers([loss, weight, rows, stop, save], [found is not None for found in lookups])
-        finish = self._send() if self._ways else None
+        finish = self._exchange.start(self._ways, weight) if self._ways else None
         headers = wait()
         sums = headers[:, :_HEADER].sum(0).tolist()
         totals = Totals(sums[0], sums[1], int(sums[2]), sums[3] > 0, sums[4] > 0)
         if self._world.size > 1:
             held = headers[:, _HEADER : _HEADER + 2 * len(self.shared)].long()
-            self._sum(held[:, 0::2].tolist(), held[:, 1::2].tolist(), totals, finish)
+            self._sum(Held(held[:, 0::2], held[:, 1::2], headers[:, 1]), weight, finish, usable=totals.usable)
         if not totals.usable:
             for parameter in self.shared:
                 parameter.grad = None
@@ -127,38 +126,22 @@ class Synchroniser:
         mine = torch.tensor([[*figures, *held, *used]], dtype=torch.float64)
         return self._world.all_gather_start(mine, "gradient header")
 
-    def _send(self) -> Finish:
-        """Start the exchange of gradients, in a range that a half-precision wire can hold."""
-        if self._wire:
-            scale_gradients(self.shared, self._scale)
-        return self._exchange.start(self._ways)
-
-    def _sum(self, kinds: list[list[int]], rows: list[list[int]], totals: Totals, finish: Finish | None) -> None:
+    def _sum(self, held: Held, weight: float, finish: Finish | None, *, usable: bool) -> None:
         """Sum the gradients over ranks.
 
         Args:
-            kinds: for each rank and parameter, the kind of its gradient.
-            rows: for each rank and parameter, the rows of a sparse one.
-            totals: of the step; where there is nothing to use, what is under way is ended and nothing else is sent.
+            held: what the ranks have.
+            weight: of this rank's rows.
             finish: ends the exchange that is under way.
+            usable: whether the step has a gradient; if not, what is under way is ended and nothing else is sent.
         """
-        right = self._exchange.choose(kinds, rows)
-        wrong = finish(rows, right) if finish else []
-        if not totals.usable:
+        right = self._exchange.choose(held)
+        wrong = finish(held, right) if finish else right
+        if not usable:
             return
-        scale = self._scale if finish else _scale_of(totals.weight)
-        self._ways, self._scale = right, _scale_of(totals.weight)
-        if finish is None:
-            self._send()(rows, right)
-        elif any(wrong):
-            self._exchange.start(wrong)(rows, right)
-        if self._wire:
-            scale_gradients(self.shared, 1.0 / scale)
-
-
-def _scale_of(weight: float) -> float:
-    """The power of two next to 1 / weight, which changes no digit."""
-    return 2.0 ** -round(math.log2(weight))
+        self._ways = right
+        if any(wrong):
+            self._exchange.start(wrong, weight)(held, right)
 
 
 def global_norm(parameters: Sequence[nn.Parameter], world: World, local: Sequence[nn.Parameter] = ()) -> float:

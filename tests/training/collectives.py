@@ -167,10 +167,32 @@ def changing(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {"steps": step + 1}
 
 
+def light_and_heavy(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """In half precision a step of much weight follows one of little, and the other way round: both arrive whole.
+
+    A row's gradient is about 30; so what fits a step's own weight fits the wire, and no other step's does.
+    """
+    checked = 0
+    for compression, tolerance in {"fp16": 2e-3, "bf16": 2e-2}.items():
+        model = nn.Embedding(40, 3)
+        synchroniser = Synchroniser(model, world, compression)  # type: ignore[arg-type]
+        for step, weight in enumerate([8192.0, 0.25, 8192.0, 1e-4, 1e9, 2.0]):
+            weights = [weight if rank == 0 else weight / 64 for rank in range(world.size)]
+            for case in ("dense", "few rows", "many rows"):
+                every = [_gradient(case, rank, world.size, step) * 30 * weights[rank] for rank in range(world.size)]
+                model.weight.grad = every[world.rank].clone()
+                totals = synchroniser.synchronise(1.0, weights[world.rank])
+                found = model.weight.grad.to_dense()
+                expected = sum(gradient.to_dense() for gradient in every) / totals.weight
+                torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0.0)
+                checked += 1
+    return {"light and heavy": checked}
+
+
 def both(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """All checks in one launch."""
     found = {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}
-    found |= changing(spec, world)
+    found |= changing(spec, world) | light_and_heavy(spec, world)
     return {**found, "policies": policies()}
 
 

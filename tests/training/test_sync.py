@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.training import collectives
-from training.exchange import rows_are_cheaper
+from training.exchange import rows_are_cheaper, scale_of
 from training.rows import add_rows
 from training.sync import Synchroniser
 from training.world import World
@@ -27,6 +27,7 @@ def test_one_process_gives_the_mean() -> None:
 def test_ranks_give_the_mean_of_all_rows(ranks: int, seen_by_ranks: dict[int, dict[str, Any]]) -> None:
     assert seen_by_ranks[ranks]["checked"] == 12
     assert seen_by_ranks[ranks]["steps"] == 98
+    assert seen_by_ranks[ranks]["light and heavy"] == 36
 
 
 class Mirror(World):
@@ -69,6 +70,12 @@ def test_ranks_wait_for_each_other_once() -> None:
     started = [f"start {name}" for name in ("gradient header", "gradient rows", "gradient values", "gradients")]
     assert sorted(world.calls[:4]) == sorted(started)
     assert sum(call.startswith("start") for call in world.calls) == 4, "nothing is sent twice"
+
+
+def test_a_scale_is_a_power_of_two_that_no_weight_breaks() -> None:
+    assert [scale_of(weight) for weight in (1.0, 3.0, 0.25, 8192.0)] == [1.0, 0.25, 4.0, 2.0**-13]
+    assert [scale_of(weight) for weight in (0.0, float("nan"), float("inf"))] == [1.0] * 3
+    assert [scale_of(weight) for weight in (1e-300, 1e300)] == [2.0**126, 2.0**-126]
 
 
 def test_a_resumed_training_sums_as_one_that_went_on() -> None:
