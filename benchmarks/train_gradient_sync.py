@@ -51,7 +51,7 @@ def _at(percent: float, rows: int, rounds: int, world: World) -> dict[str, float
 
         return call
 
-    ways = {"ours": way(rule), "rows": way(lambda *_: True), "table": way(lambda *_: False)}
+    ways = {"ours": way(rule), "rows": way(lambda rows, *_: rows >= 0), "table": way(lambda rows, *_: rows < 0)}
     found = middle_ms(ways, rounds)
     exchange.rows_are_cheaper = rule
     return found

@@ -46,8 +46,8 @@ class Held(NamedTuple):
     """What the ranks have in a step.
 
     Attributes:
-        kinds: (ranks, parameters) int64, the `Kind` of each gradient.
-        rows: (ranks, parameters) int64, the rows of a sparse one.
+        kinds: (ranks, parameters) float64, the `Kind` of each gradient.
+        rows: (ranks, parameters) float64, the number of rows of a sparse one.
         weights: (ranks,) float64, of each rank's rows.
     """
 
@@ -73,8 +73,8 @@ def kind_of(gradient: Tensor | None) -> tuple[Kind, int]:
     return (Kind.SPARSE, gradient._nnz()) if gradient.is_sparse else (Kind.DENSE, 0)
 
 
-def rows_are_cheaper(total_rows: int, table_rows: int, dimension: int, value_bytes: int = 4) -> bool:
-    """Whether gathering rows costs less than summing the whole table.
+def rows_are_cheaper(total_rows: Tensor, table_rows: Tensor, dimension: Tensor, value_bytes: int = 4) -> Tensor:
+    """Whether gathering rows costs less than summing the whole table, for each of some tables.
 
     Args:
         total_rows: rows with a gradient, added up over ranks after each removed its own duplicates.
@@ -103,22 +103,16 @@ class Exchange:
 
     def __init__(self, parameters: Sequence[nn.Parameter], world: World, wire: torch.dtype | None) -> None:
         self._parameters, self._world, self._wire = parameters, world, wire
+        self._rows = torch.tensor([len(p) if p.dim() else 1 for p in parameters])
+        self._dimensions = torch.tensor([p.numel() for p in parameters]) // self._rows
 
     def choose(self, held: Held) -> list[Way]:
-        """The cheapest way of each parameter."""
+        """The cheapest way of each parameter; what is done in Python does not grow with the ranks."""
         value_bytes = self._wire.itemsize if self._wire else 4
-        ways = []
-        for number, parameter in enumerate(self._parameters):
-            found = held.kinds[:, number]
-            if not bool(found.any()):
-                ways.append(Way.NONE)
-            elif bool((found == Kind.DENSE).any()):
-                ways.append(Way.DENSE)
-            else:
-                total = int(held.rows[:, number].sum())
-                cheaper = rows_are_cheaper(total, parameter.shape[0], parameter[0].numel(), value_bytes)
-                ways.append(Way.ROWS if cheaper else Way.TABLE)
-        return ways
+        cheaper = rows_are_cheaper(held.rows.sum(0), self._rows, self._dimensions, value_bytes)
+        sparse = torch.where(cheaper, Way.ROWS, Way.TABLE)
+        some = torch.where((held.kinds == Kind.DENSE).any(0), Way.DENSE, sparse)
+        return [Way(way) for way in torch.where(held.kinds.any(0), some, Way.NONE).tolist()]
 
     def start(self, ways: Sequence[Way], weight: float) -> Finish:
         """Send every gradient its way, in three collectives or fewer, and return the function that ends it.
@@ -173,7 +167,7 @@ class Exchange:
         """Add up gathered rows, rank after rank; `indices` and `values` hold rank 0's tables, then rank 1's."""
         pieces: dict[int, list[tuple[Tensor, Tensor]]] = {number: [] for number in numbers}
         row_start, value_start = 0, 0
-        for counts, weight in zip(held.rows[:, numbers].tolist(), held.weights.tolist(), strict=True):
+        for counts, weight in zip(held.rows[:, numbers].long().tolist(), held.weights.tolist(), strict=True):
             first = value_start
             for number, count in zip(numbers, counts, strict=True):
                 parameter = self._parameters[number]

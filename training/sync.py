@@ -107,7 +107,7 @@ class Synchroniser:
         sums = headers[:, :_HEADER].sum(0).tolist()
         totals = Totals(sums[0], sums[1], int(sums[2]), sums[3] > 0, sums[4] > 0)
         if self._world.size > 1:
-            held = headers[:, _HEADER : _HEADER + 2 * len(self.shared)].long()
+            held = headers[:, _HEADER : _HEADER + 2 * len(self.shared)]
             self._sum(Held(held[:, 0::2], held[:, 1::2], headers[:, 1]), weight, finish, usable=totals.usable)
         if not totals.usable:
             for parameter in self.shared:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -31,12 +34,10 @@ def test_ranks_give_the_mean_of_all_rows(ranks: int, seen_by_ranks: dict[int, di
 
 
 class Mirror(World):
-    """A second rank that does as this one does; writes down what is started and what is waited for."""
+    """Other ranks that do as this one does; writes down what is started and what is waited for."""
 
-    size = 2
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
+    def __init__(self, size: int = 2) -> None:
+        self.size, self.calls = size, list[str]()
 
     def _wait(self, name: str, result: torch.Tensor) -> Callable[[], torch.Tensor]:
         self.calls.append(f"start {name}")
@@ -48,10 +49,10 @@ class Mirror(World):
         return wait
 
     def all_gather_start(self, tensor: torch.Tensor, name: str) -> Callable[[], torch.Tensor]:
-        return self._wait(name, torch.cat([tensor, tensor]))
+        return self._wait(name, torch.cat([tensor] * self.size))
 
     def all_reduce_sum_start(self, tensor: torch.Tensor, name: str) -> Callable[[], torch.Tensor]:
-        return self._wait(name, 2 * tensor)
+        return self._wait(name, self.size * tensor)
 
 
 def step(model: collectives.Tables, synchroniser: Synchroniser) -> None:
@@ -107,13 +108,51 @@ def test_gradients_keep_their_memory_apart() -> None:
         assert table.weight.grad._values().tolist() == [[0.25, 0.25], [0.25, 0.25]]
 
 
+def cheaper(total_rows: int, table_rows: int, dimension: int, value_bytes: int = 4) -> bool:
+    return bool(rows_are_cheaper(*map(torch.tensor, (total_rows, table_rows, dimension)), value_bytes))
+
+
 def test_rows_travel_where_they_are_fewer_bytes() -> None:
-    assert rows_are_cheaper(total_rows=2 * 8192, table_rows=1_000_000, dimension=64)
-    assert not rows_are_cheaper(total_rows=2 * 1000, table_rows=1000, dimension=64)
-    turning_point = next(rows for rows in range(4000) if not rows_are_cheaper(rows, 1000, 64))
+    assert cheaper(total_rows=2 * 8192, table_rows=1_000_000, dimension=64)
+    assert not cheaper(total_rows=2 * 1000, table_rows=1000, dimension=64)
+    turning_point = next(rows for rows in range(4000) if not cheaper(rows, 1000, 64))
     assert turning_point * (4 * 64 + 8) >= 1000 * 4 * 65 > (turning_point - 1) * (4 * 64 + 8)
-    assert rows_are_cheaper(980, 1000, 64, value_bytes=4)
-    assert not rows_are_cheaper(980, 1000, 64, value_bytes=2)
+    assert cheaper(980, 1000, 64, value_bytes=4)
+    assert not cheaper(980, 1000, 64, value_bytes=2)
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Python's own instructions in a call; those of what it calls in C do not count."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_what_python_does_in_a_step_does_not_grow_with_the_ranks() -> None:
+    model = nn.ParameterList(nn.Parameter(torch.zeros(2, 2)) for _ in range(60))
+    counts = []
+    for ranks in (2, 128):
+        synchroniser = Synchroniser(model, Mirror(ranks))
+        for _ in range(2):  # the first step waits for its header
+            for parameter in model:
+                parameter.grad = torch.ones(2, 2)
+            count = operations(partial(synchroniser.synchronise, 1.0, 3.0))
+        torch.testing.assert_close(model[-1].grad, torch.full((2, 2), 1 / 3))
+        counts.append(count)
+    assert counts[0] > 60
+    assert counts[1] < 1.1 * counts[0]
 
 
 @pytest.mark.parametrize("table_rows", [10, 10_000])
