@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from training.errors import DataError
+from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from training import json_files
+from training.errors import ArtefactError
 
 BEST, TUNING, DOCTOR, REPLAY = "best.json", "tuning.json", "doctor.json", "replay.json"
 EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
@@ -16,39 +20,124 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
     "stages.json",
     "latest.json",
 )
-MADE_BY = {
-    BEST: "tune",
-    TUNING: "tune",
-    DOCTOR: "doctor",
-    REPLAY: "replay",
-    EVALUATION: "evaluate",
-    SCORE: "score",
-    FEEDBACK: "ingest-feedback",
-    STAGES: "demo",
-    LATEST: "train",
+
+
+class _Open(TypedDict):
+    """A shape whose files hold more than is named here."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+
+class Latest(_Open):
+    """The bundle that the last training published, and what it was asked for."""
+
+    bundle: str
+    identity: str
+    summary: dict[str, Any]
+    ends: NotRequired[dict[str, Any]]
+    epochs: NotRequired[int]
+
+
+class Best(_Open):
+    """The best trial's values by section."""
+
+    model_name: str
+    model: dict[str, Any]
+    training: dict[str, Any]
+    trial: int
+
+
+class Trial(_Open):
+    """One trial of a study."""
+
+    number: int
+    state: str
+    value: float | None
+    params: dict[str, Any]
+    epochs: list[float]
+    seconds: float
+    is_start: bool
+
+
+class Study(_Open):
+    """All trials of a study."""
+
+    metric: str
+    counts: dict[str, int]
+    trials: list[Trial]
+    best: Trial | None
+    start: Trial | None
+    importances: dict[str, float]
+
+
+class Evaluation(_Open):
+    """What a bundle was worth."""
+
+    bundle: str
+    protocols: dict[str, dict[str, Any]]
+
+
+class Scored(_Open):
+    """What score wrote."""
+
+    users: int
+    rows: int
+    fallback_users: int
+
+
+class Feedback(_Open):
+    """What became of what was shown."""
+
+    shown: int
+    ignored: int
+    viewed: int
+    purchased: int
+    rounds: NotRequired[list[dict[str, Any]]]
+
+
+class Stage(_Open):
+    """How long a stage took."""
+
+    stage: str
+    seconds: float
+
+
+# What each file holds, and the command that makes it.
+SHAPES: dict[str, tuple[Any, str]] = {
+    BEST: (Best, "tune"),
+    TUNING: (Study, "tune"),
+    DOCTOR: (dict[str, Any], "doctor"),
+    REPLAY: (dict[str, Any], "replay"),
+    EVALUATION: (Evaluation, "evaluate"),
+    SCORE: (Scored, "score"),
+    FEEDBACK: (Feedback, "ingest-feedback"),
+    STAGES: (list[Stage], "report"),
+    LATEST: (Latest, "train"),
 }
 
 
 def write_json(run_dir: str | Path, name: str, value: Any) -> Path:
-    """Write a value into the run folder, under another name first, so that no reader sees half of it."""
+    """Write a value into the run folder, whole or not at all, with its checksum."""
     path = Path(run_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    json_files.write_json(path, json.loads(json.dumps(value, default=str)))
     return path
 
 
 def read_json(run_dir: str | Path, name: str) -> Any | None:
-    """The value of a run folder's file, or None if there is no such file.
+    """The value of a run folder's file, without its checksum, or None if there is no such file.
 
     Raises:
-        DataError: the file is not JSON.
+        ArtefactError: it is no JSON, not what such a file holds, or was changed since it was written.
     """
     path = Path(run_dir) / name
-    if not path.is_file():
+    if not path.exists():
         return None
+    shape, job = SHAPES[name]
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} must be JSON: {error}; remove it and run `millrace {MADE_BY[name]}` again") from error
+        value: Any = json_files.read_json(path, shape)
+    except ArtefactError as error:
+        raise ArtefactError(f"{error}; remove it and run `millrace {job}` again") from error
+    if isinstance(value, dict):
+        value.pop(json_files.CHECKSUM, None)
+    return value

@@ -92,7 +92,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     asked = settings.evaluation.model_dump(mode="json")
     inputs: dict[str, Any] = {"bundle": bundle.name, "tables": same, "evaluation": asked}
     before = read_json(settings.run_dir, EVALUATION)
-    if before is not None and before["inputs"] == inputs:
+    if before is not None and before.get("inputs") == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
         return dict(before) | {"up_to_date": True}
     with _ground(tables, versions | builds.versions_read(tables, build), cut, bundle) as ground:

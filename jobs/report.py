@@ -42,7 +42,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         path, and sections: the names of those that had something to show.
 
     Raises:
-        DataError: a file of the run folder is not JSON.
+        ArtefactError: a file of the run folder is damaged.
     """
     run_dir = Path(settings.run_dir)
     held = {name: read_json(run_dir, name) for name in (EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING)}

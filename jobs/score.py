@@ -68,7 +68,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "recent_days": settings.examples.recent_days,
     }
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
-    if before is not None and before["inputs"] == inputs and tables.up_to_date("recommendations", JOB, inputs):
+    if before is not None and before.get("inputs") == inputs and tables.up_to_date("recommendations", JOB, inputs):
         say(f"recommendations of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         return before | {"up_to_date": True}
     queries = _queries(settings, read, lines, moment).persist()

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.artefacts import STAGES, read_json, write_json
 from jobs.console import warn
-from training.errors import DataError
+from training.errors import ArtefactError
 
 TIMED = (
     "simulate", "ingest", "build_examples", "tune", "train", "evaluate", "score", "ingest_feedback",
@@ -41,7 +41,7 @@ def _held(run_dir: str) -> list[dict[str, Any]]:
     """The times so far; a file that is damaged must not fail a job that has ended well."""
     try:
         held = read_json(run_dir, STAGES)
-    except DataError as error:
+    except ArtefactError as error:
         warn(f"{error}; the times of earlier stages are lost")
         return []
-    return [entry for entry in held or [] if isinstance(entry, dict) and {"stage", "seconds"} <= entry.keys()]
+    return held or []

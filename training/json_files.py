@@ -42,7 +42,7 @@ def write_json(path: Path, value: Any) -> None:
     sealed = {**plain, CHECKSUM: _checksum(plain)} if isinstance(plain, dict) else plain
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        scratch.write_text(json.dumps(sealed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        scratch.write_text(json.dumps(sealed, indent=1) + "\n", encoding="utf-8")
         sync_to_disk(scratch)
         scratch.replace(path)
     finally:

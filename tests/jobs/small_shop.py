@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 from datetime import datetime, timedelta
@@ -14,9 +13,9 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from jobs import build_examples
+from jobs.artefacts import LATEST, write_json
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.train import LATEST
 from tests.spark_udfs.bundles import two_tower_bundle
 
 START, TEST_FROM = datetime(2025, 1, 1), datetime(2025, 2, 20)
@@ -59,7 +58,7 @@ def _built(spark: SparkSession) -> Path:
     sizes = {"users": build["counts"]["training_users"] + 1, "items": build["counts"]["training_items"] + 1}
     provenance = {"build": {"cuts": build["cuts"]}}
     bundle = two_tower_bundle(folder / "run" / "bundles", **sizes, provenance=provenance)
-    (folder / "run" / LATEST).write_text(json.dumps({"bundle": bundle.name}))
+    write_json(folder / "run", LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
     return folder
 
 

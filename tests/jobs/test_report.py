@@ -15,7 +15,7 @@ from jobs.report_page import html, table
 from jobs.report_results import feedback_section
 from jobs.settings import Settings
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
-from training.errors import DataError
+from training.errors import ArtefactError
 
 SECTIONS = ["metrics", "examples", "popularity", "feedback", "training", "tuning", "score", "stages"]
 
@@ -111,7 +111,7 @@ def test_the_training_shows_from_its_summary_where_there_is_no_record(tmp_path: 
     leave_run(tmp_path)
     (tmp_path / "record.jsonl").unlink()
     history = [{"epoch": 0, "step": 10, "loss": 2.0, "recall_at_20": 0.1}]
-    write_json(tmp_path, "latest.json", {"bundle": "b", "summary": {"history": history}})
+    write_json(tmp_path, "latest.json", {"bundle": "b", "identity": "0", "summary": {"history": history}})
     page, summary = made(tmp_path)
     assert "training" in summary["sections"]
     assert 'id="plot-validation"' in page
@@ -120,7 +120,7 @@ def test_the_training_shows_from_its_summary_where_there_is_no_record(tmp_path: 
 def test_a_torn_file_is_named(tmp_path: Path) -> None:
     (tmp_path / EVALUATION).write_text('{"ks": [')
     with pytest.raises(
-        DataError, match=r"evaluation\.json must be JSON: .*remove it and run `millrace evaluate` again"
+        ArtefactError, match=r"evaluation\.json' must be JSON .*remove it and run `millrace evaluate` again"
     ):
         made(tmp_path)
 
