@@ -16,7 +16,6 @@ from jobs.console import CONSOLE, say, show_table
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
 from jobs.tables import open_session
-from jobs.tune import with_best
 
 PIPELINES = Path(__file__).parent / "pipelines"
 
@@ -57,16 +56,22 @@ def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
         stages.run("simulate", lambda: simulate.run(settings, spark))
     stages.run("ingest", lambda: ingest.run(settings, spark))
     stages.run("build_examples", lambda: build_examples.run(settings, spark))
-    stages.run("tune", lambda: tune.run(settings, spark))
-    tuned = with_best(settings)
-    stages.run("train", lambda: train.run(tuned, spark))
-    evaluation = stages.run("evaluate", lambda: evaluate.run(tuned, spark))
-    stages.run("score", lambda: score.run(tuned, spark))
+    study = stages.run("tune", lambda: tune.run(settings, spark))
+    settings = _tuned(settings, found=study["best"] is not None)
+    stages.run("train", lambda: train.run(settings, spark))
+    evaluation = stages.run("evaluate", lambda: evaluate.run(settings, spark))
+    stages.run("score", lambda: score.run(settings, spark))
     if data is None:
-        stages.run("feedback", lambda: feedback_round.run(tuned, spark))
-    page = stages.run("report", lambda: report.run(tuned, spark))
-    _show_end(tuned, evaluation, stages, page)
+        stages.run("feedback", lambda: feedback_round.run(settings, spark))
+    page = stages.run("report", lambda: report.run(settings, spark))
+    _show_end(settings, evaluation, stages, page)
     return evaluation
+
+
+def _tuned(settings: Settings, *, found: bool) -> Settings:
+    """The settings, told to train with what the study has found, if it has."""
+    training = settings.training.model_copy(update={"tuned": found})
+    return settings.model_copy(update={"training": training})
 
 
 def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, page: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.settings import Settings
 from jobs.tables import Tables, open_session
+from jobs.tuned import with_best
 from spark_udfs import shop
 from spark_udfs.scoring import recommend
 from training.errors import SettingsError
@@ -62,6 +63,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if before is not None and before.get("inputs") == inputs:
         say("feedback: up to date; the loop was closed with this bundle")
         return before
+    settings, _ = with_best(settings)  # the later bundles are trained as the first one was
     run_dir, settings = settings.run_dir, _apart(settings, source, inputs)
     say(f"showing what {bundle.name} recommends as of {cut:%Y-%m-%d}")
     first = _with(settings, scoring={"moment": cut}, feedback={"moment": cut})

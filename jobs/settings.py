@@ -90,6 +90,7 @@ class ExampleSettings(Section):
 class TrainingSettings(FitSettings):
     """How a model is fitted, where, on how many ranks, and who watches."""
 
+    tuned: bool = Field(False, description="train with the values that tune has found (best.json) over those set here")
     ranks: int = Field(2, ge=1)
     launcher: Literal["local", "spark", "barrier"] = "local"
     timeout_s: float = Field(3600, gt=0, description="a fit that takes longer is stopped and named")

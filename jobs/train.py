@@ -24,6 +24,7 @@ from jobs.console import say
 from jobs.main import main_of
 from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
+from jobs.tuned import with_best
 from training.bundle import load_bundle
 from training.errors import BundleError, SettingsError
 from training.fit import FitSettings
@@ -51,9 +52,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: no build is published; SnapshotError: a version that it names is gone.
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
-        SettingsError: training.metric is not the loss; a timeline of one rank; a
-            password in training.mlflow_uri.
+        SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
+            training.tuned and nothing to take.
     """
+    settings, tuned = with_best(settings)
     _refuse_to_choose_on_the_test(settings)
     refuse_password(settings.training.mlflow_uri)
     timeline = _timeline(settings)
@@ -70,7 +72,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "checkpoint_dir": str(checkpoints),
         "bundle_dir": str(run_dir / "bundles"),
         "observe": observation(settings, identity),
-        "provenance": provenance(settings, spec),
+        "provenance": provenance(settings, spec) | ({} if tuned is None else {"tuned": tuned}),
     }
     say(f"train: {settings.training.ranks} rank(s), {settings.training.epochs} epoch(s), {_named(spec)}")
     summary = start(settings, spec, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
@@ -230,10 +232,8 @@ def _finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str
 def _start_afresh_for_fewer_epochs(run_dir: Path, identity: str, epochs: int) -> None:
     """A finished training that went further than is asked for now cannot be gone on with."""
     latest = read_json(run_dir, LATEST)
-    if latest is not None and latest["identity"] == identity and latest["summary"]["epochs"] > epochs:
-        say(
-            f"train: starts afresh: the checkpoints are of {latest['summary']['epochs']} epochs, {epochs} are asked for"
-        )
+    if latest is not None and latest["identity"] == identity and latest.get("epochs", 0) > epochs:
+        say(f"train: starts afresh: the checkpoints are of {latest['epochs']} epochs, {epochs} are asked for")
         shutil.rmtree(_checkpoints(run_dir, identity), ignore_errors=True)
 
 
@@ -247,9 +247,9 @@ def _publish(run_dir: Path, identity: str, spec: Mapping[str, Any], summary: dic
     if record.is_file():
         shutil.copyfile(record, run_dir / RECORD)
     before = read_json(run_dir, LATEST)
-    ended = {"bundle": summary["bundle"], "identity": identity, "ends": _ends(spec), "summary": summary}
-    write_json(run_dir, LATEST, ended)
-    if before is not None and before.get("identity") not in (None, identity):
+    ended = {"bundle": summary["bundle"], "identity": identity, "ends": _ends(spec), "epochs": summary["epochs"]}
+    write_json(run_dir, LATEST, ended | {"summary": summary})
+    if before is not None and before["identity"] != identity:
         shutil.rmtree(_checkpoints(run_dir, before["identity"]), ignore_errors=True)
 
 

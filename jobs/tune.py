@@ -4,7 +4,7 @@
 
 Trials learn from the training split and are judged on the validation split; what is held out for evaluation is never
 looked at. A study that was stopped goes on, its unfinished trial from its checkpoint; a finished one is not run again.
-Writes tuning.json (all trials) and best.json (what `train` takes) into the run folder.
+Writes tuning.json (all trials) and best.json (what `train` takes where training.tuned is set) into the run folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.launch import launch
-from jobs.artefacts import BEST, TUNING, read_json, write_json
+from jobs.artefacts import BEST, TUNING, write_json
 from jobs.console import say, show_table
 from jobs.main import main_of
 from jobs.settings import Settings
@@ -124,31 +124,6 @@ def study_storage(settings: Settings) -> str:
             "on others; set tuning.storage to a database's URL or to journal:PATH on a shared file system"
         )
     return storage
-
-
-def with_best(settings: Settings) -> Settings:
-    """The settings with the values that a study found best; as they are if no study of this model has ended.
-
-    Raises:
-        SettingsError: best.json holds values that the settings refuse.
-        DataError: best.json is not JSON.
-    """
-    best = read_json(settings.run_dir, BEST)
-    if best is None or best["model_name"] != settings.model["name"]:
-        return settings
-    try:
-        return Settings.model_validate(
-            {
-                **settings.model_dump(),
-                "model": {**settings.model, **best["model"]},
-                "training": {**settings.training.model_dump(), **best["training"]},
-            }
-        )
-    except ValueError as error:
-        raise SettingsError(
-            f"{settings.run_dir}/{BEST} of trial {best['trial']} does not fit the settings: {error}; "
-            "remove it, or run `millrace tune` again"
-        ) from error
 
 
 def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:

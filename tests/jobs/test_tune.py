@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs import tune
-from jobs.artefacts import BEST, TUNING, read_json, write_json
+from jobs.artefacts import BEST, TUNING, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
 from jobs.tasks.recommend import VALIDATION_KS
@@ -89,9 +89,6 @@ def test_the_best_trial_goes_to_best_json_and_into_the_settings(settings: Settin
     assert summary["best"]["value"] == max(trial["value"] for trial in held["trials"]) > summary["start"]
     assert best == summary["best"]
     assert best["epochs"] == 2
-    tuned = tune.with_best(settings)
-    assert tuned.model["dropout"] == best["model"]["dropout"]
-    assert tuned.training == settings.training
     assert not list((Path(settings.run_dir) / "trials").iterdir())  # a finished trial keeps no checkpoint
 
 
@@ -127,7 +124,6 @@ def test_another_version_of_the_table_is_another_study(settings: Settings, monke
 
 def test_no_trials_asked_for(settings: Settings, tmp_path: Path) -> None:
     assert tune.run(load_settings(None, flags(tmp_path, "tuning.trials=0")))["best"] is None
-    assert tune.with_best(settings) == settings
 
 
 @pytest.mark.parametrize("metric", ["loss", "recall_at_7"])
@@ -146,15 +142,3 @@ def test_ranks_elsewhere_cannot_reach_a_file_here(settings: Settings, tmp_path: 
     away = load_settings(None, flags(tmp_path, "training.launcher=barrier", "tuning.storage=''"))
     with pytest.raises(SettingsError, match=r"tuning\.storage is 'sqlite:.*study\.db', .* training\.launcher=barrier"):
         tune.run(away)
-
-
-def test_a_best_that_does_not_fit_is_refused(settings: Settings) -> None:
-    best = {"model_name": "two_tower", "model": {"dim": -1}, "training": {}, "trial": 7}
-    write_json(settings.run_dir, BEST, best)
-    with pytest.raises(SettingsError, match=r"best\.json of trial 7 does not fit the settings: (?s:.*)-1"):
-        tune.with_best(settings)
-
-
-def test_a_best_of_another_model_is_left_alone(settings: Settings) -> None:
-    write_json(settings.run_dir, BEST, {"model_name": "other", "model": {"dim": 8}, "training": {}, "trial": 1})
-    assert tune.with_best(settings) == settings
