@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from training import json_files
@@ -32,7 +32,7 @@ class Latest(_Open):
     """The bundle that the last training published, and what it was asked for."""
 
     bundle: str
-    identity: str
+    identity: Annotated[str, Field(pattern=r"^\w+$")]  # it names a folder that is removed
     summary: dict[str, Any]
     ends: NotRequired[dict[str, Any]]
     epochs: NotRequired[int]

@@ -29,7 +29,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_json(tmp_path, BEST) is None
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "null", "3", "{", "", '{"bundle": 3}', '{"bundle": "b"}', "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "null",
+        "3",
+        "{",
+        "",
+        '{"bundle": 3}',
+        '{"bundle": "b"}',
+        "\xff",
+        '{"bundle": "b", "identity": "..", "summary": {}}',
+    ],
+)
 @pytest.mark.parametrize(
     ("name", "job"),
     [

@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import builds, evaluate
+from jobs.artefacts import EVALUATION, LATEST, read_json, write_json
 from jobs.settings import Settings
 from jobs.tables import Tables
 from tests.jobs.small_shop import small_shop
@@ -77,12 +78,12 @@ def test_examples_and_deciles_are_there_to_look_at(result: dict) -> None:
 
 def test_it_is_written_and_a_second_run_changes_nothing(result: dict, settings: Settings, spark: SparkSession) -> None:
     file = Path(settings.run_dir) / "evaluation.json"
-    written = file.read_text()
-    assert json.loads(written) == json.loads(json.dumps(result))
+    written, held = file.read_text(), read_json(settings.run_dir, EVALUATION)
+    assert held == json.loads(json.dumps(result))
     assert result["bundle"].startswith("two_tower-")
     assert result["test_from"] == "2025-02-20T00:00:00+00:00"
     assert result["ks"] == [3, 5]
-    assert evaluate.run(settings, spark) == json.loads(written) | {"up_to_date": True}
+    assert evaluate.run(settings, spark) == held | {"up_to_date": True}
     assert file.read_text() == written
 
 
@@ -90,7 +91,7 @@ def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_
     settings = small_shop(spark, tmp_path)
     later = {"build": {"cuts": {"test": "2025-03-01T00:00:00+00:00"}}}
     bundle = two_tower_bundle(tmp_path / "run" / "bundles", users=41, items=31, provenance=later)
-    (tmp_path / "run" / "latest.json").write_text(json.dumps({"bundle": bundle.name}))
+    write_json(settings.run_dir, LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
     with pytest.raises(BundleError, match=r"trained on events up to 2025-03-01.*the test split begins at 2025-02-20"):
         evaluate.run(settings, spark)
 
