@@ -27,7 +27,7 @@ from jobs.tasks import TASKS
 from jobs.tuned import with_best
 from training.bundle import load_bundle
 from training.errors import BundleError, SettingsError
-from training.fit import FitSettings
+from training.fit_settings import FitSettings
 from training.observers import refuse_password
 from training.record import RECORD
 from training.schema import Schema

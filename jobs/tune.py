@@ -21,9 +21,9 @@ from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from jobs.train import learn_spec
+from training.configs import CONFIGS
 from training.errors import SettingsError
-from training.fit import FitSettings
-from training.models import MODELS
+from training.fit_settings import FitSettings
 from tuning.objective import LEARN, Pruning
 from tuning.space import Space, read_space
 from tuning.storage import is_local_file, masked
@@ -106,7 +106,7 @@ def search_space(settings: Settings) -> Space:
     """
     config = {key: value for key, value in settings.model.items() if key != "name"}
     training = {key: getattr(settings.training, key) for key in FitSettings.model_fields}
-    sections = {"model": MODELS[settings.model["name"]].Config(**config), "training": FitSettings(**training)}
+    sections = {"model": CONFIGS[settings.model["name"]](**config), "training": FitSettings(**training)}
     return read_space(sections, settings.tuning.space)
 
 
@@ -148,7 +148,7 @@ def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> di
     name = config.pop("name")
     told = {
         **spec,
-        "model": {"name": name, **MODELS[name].Config(**config).model_dump()},
+        "model": {"name": name, **CONFIGS[name](**config).model_dump()},
         "training": FitSettings(**{**spec["training"], **job.overrides.get("training", {})}).model_dump(),
         "report": job.channel.to_json(),
         "checkpoint_dir": str(_checkpoints(settings, job.channel.study, job.number)),

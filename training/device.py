@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from training.batch import Batch, mapped
 from training.errors import SettingsError
+from training.fit_settings import DeviceChoice
 from training.world import World
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(choice: DeviceChoice, world: World) -> tuple[torch.device, str]:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.errors import SettingsError
-from training.sync import Compression
+
+Compression = Literal["none", "fp16", "bf16"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Settings that say how long or how safely to train, not what is computed: they may change between stop and resume.
 _FREE = {
@@ -26,11 +28,13 @@ _FREE = {
 class FitSettings(BaseModel):
     """How to train. The values that change what is computed are part of a checkpoint's identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=1024, ge=1, description="rows per optimizer step, over all ranks")
-    accumulate: int = Field(default=1, ge=1, description="batches whose gradients are added up for one optimizer step")
+    epochs: int = Field(default=1, ge=1, le=1_000_000, description="times that all rows are learned from")
+    batch_size: int = Field(default=1024, ge=1, le=2**31 - 1, description="rows per optimizer step, over all ranks")
+    accumulate: int = Field(
+        default=1, ge=1, le=1_000_000, description="batches whose gradients are added up for one optimizer step"
+    )
     learning_rate: float = Field(
         default=1e-3,
         gt=0,
@@ -43,14 +47,22 @@ class FitSettings(BaseModel):
         description="of the embedding tables' optimizer",
         json_schema_extra={"search": {"low": 0.01, "high": 0.3, "log": True}},
     )
-    embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
+    embedding_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = Field(
+        default="rowwise_adagrad", description="of the embedding tables; it touches the rows that a step used"
+    )
     dense_optimizer: Literal["adamw", "lamb", "lars"] = Field(
         default="adamw", description="LAMB and LARS step each matrix by its own norm: for large batches"
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rates rise linearly from 0")
-    scaling_rule: Literal["none", "linear", "sqrt"] = "none"
-    base_batch_size: int = Field(default=1024, ge=1, description="at which the scaling rule leaves the rates as given")
+    weight_decay: float = Field(default=0.0, ge=0, description="of dense matrices, a share of the learning rate a step")
+    warmup_steps: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="steps in which the learning rates rise linearly from 0"
+    )
+    scaling_rule: Literal["none", "linear", "sqrt"] = Field(
+        default="none", description="how the learning rates grow with batch_size / base_batch_size"
+    )
+    base_batch_size: int = Field(
+        default=1024, ge=1, le=2**31 - 1, description="rows at which the scaling rule leaves the rates as given"
+    )
     clip_norm: float | None = Field(default=None, gt=0, description="limit of the gradient's norm, over all parameters")
     compression: Compression = Field(default="none", description="type in which gradients travel between ranks")
     precision: Literal["fp32", "bf16"] = Field(
@@ -58,17 +70,27 @@ class FitSettings(BaseModel):
     )
     compile: bool = Field(default=False, description="torch.compile; goes on without where it fails, and says so")
     shard_tables_above_mb: float | None = Field(
-        default=None, ge=0, description="embedding tables larger than this are dealt out over the ranks by row"
+        default=None, ge=0, description="tables larger than this, MB of float32, are dealt out over the ranks by row"
     )
-    seed: int = 0
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
-    checkpoint_every_s: float | None = Field(default=600.0, gt=0)
-    keep_checkpoints: int = Field(default=2, ge=1)
-    max_nonfinite_share: float = Field(default=0.01, ge=0, le=1, description="of all steps that may be skipped")
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63, description="decides the order of rows and all random draws")
+    checkpoint_every_steps: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="steps between checkpoints, besides every epoch's end"
+    )
+    checkpoint_every_s: float | None = Field(
+        default=600.0, gt=0, description="seconds between checkpoints, besides every epoch's end"
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, le=1_000, description="newest checkpoints that are kept; the best is kept besides"
+    )
+    max_nonfinite_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of all steps that may be skipped for what is not finite"
+    )
     metric: str = Field(default="loss", description="decides the best epoch: the name of a validation metric, or loss")
-    metric_mode: Literal["min", "max"] = "min"
-    early_stopping_patience: int | None = Field(default=None, ge=1, description="epochs without a better metric")
-    report_every_s: float = Field(default=5.0, ge=0)
+    metric_mode: Literal["min", "max"] = Field(default="min", description="whether less or more of it is better")
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="epochs without a better metric after which it stops"
+    )
+    report_every_s: float = Field(default=5.0, ge=0, description="seconds between progress lines")
 
     def rows_per_batch(self, world_size: int) -> int:
         """Rows of a batch of one rank, so that an optimizer step sees `batch_size` rows.

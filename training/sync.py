@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.exchange import Exchange, Finish, Held, Way, kind_of
+from training.fit_settings import Compression
 from training.rows import coalesced
 from training.sharded import exchange_gradients, sharded_tables
 from training.world import World
 
-Compression = Literal["none", "fp16", "bf16"]
 _WIRE = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _HEADER = 5  # loss, weight, rows, stop, save; after them two figures a parameter
 

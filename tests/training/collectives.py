@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.sync import Compression, Synchroniser, global_norm
+from training.fit_settings import Compression
+from training.sync import Synchroniser, global_norm
 from training.world import World
 
 

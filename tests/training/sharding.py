@@ -13,9 +13,10 @@ from training.batch import Batch
 from training.export import send_tables, whole_state
 from training.files import Streamed, write_tensors
 from training.fit import Event, FitSettings, fit
+from training.fit_settings import Compression
 from training.rows import fill_rows
 from training.sharded import ShardedEmbedding, Tables
-from training.sync import Compression, Synchroniser, global_norm
+from training.sync import Synchroniser, global_norm
 from training.world import World
 
 ROWS, DIMENSION = 53, 6  # a prime: no number of ranks divides it

@@ -13,8 +13,9 @@ from torch import Tensor
 from training import models
 from training.batch import Batch
 from training.bundle import load_bundle, write_bundle
+from training.configs import ModelConfig
 from training.errors import BundleError
-from training.models.base import Model, ModelConfig
+from training.models.base import Model
 from training.schema import Column, Kind, Schema
 
 SCHEMA = Schema((Column("item", Kind.ID, vocabulary="items", size=6),))

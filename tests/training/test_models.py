@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, Ragged
+from training.configs import CONFIGS, ModelConfig
 from training.errors import SchemaError, SettingsError
-from training.models import MODELS, ModelConfig, RetrievalModel
+from training.models import MODELS, RetrievalModel
 from training.schema import Column, Kind, Schema
 
 USERS, ITEMS, GROUPS = 48, 60, 4  # indices 1..USERS, 1..ITEMS; item i and user u are of group i % GROUPS, u % GROUPS
@@ -84,6 +85,10 @@ def losses_of_training(model: nn.Module, steps: int) -> Iterator[float]:
         for optimizer in optimizers:
             optimizer.step()
         yield float(total.detach() / weight)
+
+
+def test_each_model_has_its_config_under_its_name() -> None:
+    assert {name: model.Config for name, model in MODELS.items()} == CONFIGS
 
 
 @pytest.fixture(scope="module", params=list(MODELS))

@@ -1,62 +1,19 @@
-"""What every model is: a frozen config whose fields carry their search range, and a module with a loss."""
+"""What every model is: a module with a loss, made from its config (training/configs.py)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from training.batch import Batch
-from training.errors import SchemaError, SettingsError
+from training.configs import ModelConfig
+from training.errors import SchemaError
 from training.schema import Schema
 from training.sharded import Tables
-
-
-class ModelConfig(BaseModel):
-    """A model's hyper-parameters: frozen, JSON in and out, unknown keys refused.
-
-    A field that is worth tuning says so: `Field(0.2, json_schema_extra=search(0.05, 0.5, log=True))`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Check values from a settings file or a bundle.
-
-        Raises:
-            SettingsError: keys are unknown or values do not fit; all of them are named.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            lines = [f"model.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-            raise SettingsError("; ".join(lines) + f"; {cls.__qualname__} takes: {known}") from error
-
-    @classmethod
-    def search_space(cls) -> dict[str, dict[str, Any]]:
-        """Search range of each field that has one: {"low", "high", "log"} or {"choices"}."""
-        spaces: dict[str, dict[str, Any]] = {}
-        for name, field in cls.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and isinstance(extra.get("search"), dict):
-                spaces[name] = dict(extra["search"])  # type: ignore[arg-type]
-        return spaces
-
-
-def search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
-    """The search range of a number, bounds included, as `json_schema_extra` of a config's field."""
-    return {"search": {"low": low, "high": high, "log": log}}
-
-
-def choices(*values: Any) -> dict[str, Any]:
-    """The values to search, as `json_schema_extra` of a config's field."""
-    return {"search": {"choices": list(values)}}
 
 
 class Model(nn.Module, ABC):

@@ -17,47 +17,19 @@ from collections.abc import Mapping
 from typing import ClassVar, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
+from training.configs import ModelConfig, TwoTowerConfig
 from training.losses import draw_candidates, sampled_softmax, softmax_piece
-from training.models.base import ModelConfig, RetrievalModel, choices, search
+from training.models.base import RetrievalModel
 from training.schema import Schema
 from training.sharded import Tables
 
 UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
 MATRIX_PIECE = 65_536  # items whose rows are read at a time
 PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
-
-
-class TwoTowerConfig(ModelConfig):
-    """Hyper-parameters of the two towers."""
-
-    dim: int = Field(64, ge=1, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
-    temperature: float = Field(
-        0.18, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
-    )
-    negatives: int = Field(
-        2048,
-        ge=0,
-        description="uniform draws a step beside the batch's targets; the catalogue's size or more: all items",
-    )
-    history_days: float = Field(60.0, gt=0, description="the history's decay time at the start; it is learned")
-    history_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the history's items left out", json_schema_extra=search(0.0, 0.8)
-    )
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="of the pooled history's components", json_schema_extra=search(0.0, 0.6)
-    )
-    half_life_days: float = Field(
-        150.0, gt=0, description="age at which a row weighs half", json_schema_extra=search(40.0, 400.0, log=True)
-    )
-    repeat_weight: float = Field(
-        1.0, ge=0, description="weight of a target bought before, against a new one", json_schema_extra=search(0.2, 1.0)
-    )
-    drift_days: tuple[float, ...] = Field((30.0,), description="fading times of the biases that follow the seasons")
 
 
 class TwoTower(RetrievalModel):

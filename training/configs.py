@@ -1,0 +1,87 @@
+"""The models' configs by name: frozen, and without torch, so that settings are checked where no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.errors import SettingsError
+
+
+class ModelConfig(BaseModel):
+    """A model's hyper-parameters: frozen, JSON in and out, unknown keys refused.
+
+    A field that is worth tuning says so: `Field(0.2, json_schema_extra=search(0.05, 0.5, log=True))`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Check values from a settings file or a bundle.
+
+        Raises:
+            SettingsError: keys are unknown or values do not fit; all of them are named.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            known = ", ".join(cls.model_fields)
+            lines = [f"model.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+            raise SettingsError("; ".join(lines) + f"; {cls.__qualname__} takes: {known}") from error
+
+    @classmethod
+    def search_space(cls) -> dict[str, dict[str, Any]]:
+        """Search range of each field that has one: {"low", "high", "log"} or {"choices"}."""
+        spaces: dict[str, dict[str, Any]] = {}
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and isinstance(extra.get("search"), dict):
+                spaces[name] = dict(extra["search"])  # type: ignore[arg-type]
+        return spaces
+
+
+def search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
+    """The search range of a number, bounds included, as `json_schema_extra` of a config's field."""
+    return {"search": {"low": low, "high": high, "log": log}}
+
+
+def choices(*values: Any) -> dict[str, Any]:
+    """The values to search, as `json_schema_extra` of a config's field."""
+    return {"search": {"choices": list(values)}}
+
+
+class TwoTowerConfig(ModelConfig):
+    """Hyper-parameters of the two towers."""
+
+    dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
+    temperature: float = Field(
+        0.18, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
+    )
+    negatives: int = Field(
+        2048,
+        ge=0,
+        le=2**31 - 1,
+        description="uniform draws a step beside the batch's targets; the catalogue's size or more: all items",
+    )
+    history_days: float = Field(60.0, gt=0, description="the history's decay time at the start, days; it is learned")
+    history_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the history's items left out", json_schema_extra=search(0.0, 0.8)
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="of the pooled history's components", json_schema_extra=search(0.0, 0.6)
+    )
+    half_life_days: float = Field(
+        150.0, gt=0, description="age at which a row weighs half, days", json_schema_extra=search(40.0, 400.0, log=True)
+    )
+    repeat_weight: float = Field(
+        1.0, ge=0, description="weight of a target bought before, against a new one", json_schema_extra=search(0.2, 1.0)
+    )
+    drift_days: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (30.0,), max_length=16, description="fading times of the biases that follow the seasons, days"
+    )
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {"two_tower": TwoTowerConfig}
