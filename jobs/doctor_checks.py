@@ -24,7 +24,7 @@ from jobs.tables import MADE_BY, Tables
 from jobs.tasks import TASKS
 from jobs.tune import search_space, study_storage
 from training.errors import MillraceError, TableError
-from training.fit import FitSettings
+from training.fit_settings import FitSettings
 from training.schema import Schema
 from training.snapshot import open_snapshot
 
@@ -268,8 +268,6 @@ def _free_memory() -> float:
 
 def disk(settings: Settings) -> list[Finding]:
     """Room for the checkpoints that are kept, the one being written, and the bundle."""
-    if "://" in settings.run_dir:
-        return [Finding("ok", "disk", f"{settings.run_dir} is not on this machine")]
     place = Path(settings.run_dir).absolute()
     while not place.exists():
         place = place.parent

@@ -74,13 +74,30 @@ def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("training.fit", "pyspark"), ("jobs.tasks", "torch"), ("training.schema", "torch"), ("jobs.task", "pyspark")],
+    [
+        ("training.fit", "pyspark"),
+        ("training.schema", "torch"),
+        ("jobs.task", "pyspark"),
+        *(
+            (module, absent)
+            for module in ("jobs.tasks", "jobs.settings", "jobs.main")
+            for absent in ("torch", "pyspark")
+        ),
+        ("jobs.ingest", "torch"),
+    ],
 )
 def test_import_stays_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit('{absent}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, (
         f"{module} loads {absent}"
     )
+
+
+def test_settings_are_checked_without_torch() -> None:
+    code = (
+        "import sys; from jobs.settings import Settings; Settings(model={'dim': 8}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_no_task_is_named_outside_its_room() -> None:

@@ -1,0 +1,48 @@
+"""Where things may lie, checked in the settings: folders of this machine, and roots of Delta tables."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
+_CATALOGUE = re.compile(r"^\w+(\.\w+){1,2}$")
+
+
+def _local(path: str) -> str:
+    """A folder that every rank and the driver can open as files."""
+    if not path.strip():
+        raise ValueError("must name a folder")
+    if match := _SCHEME.match(path):
+        raise ValueError(
+            f"must be a folder of the file system, for files in it are locked and renamed; {match[1]}:// is a URL; "
+            "mount it and name the mount, or use a local or network disk"
+        )
+    return path
+
+
+def _root(root: str) -> str:
+    """A folder, or a folder in an object store."""
+    if not root.strip():
+        raise ValueError("must name a folder or an object store's URL")
+    if _CATALOGUE.match(root):
+        raise ValueError(
+            "looks like a catalogue's schema, and tables are found by path; name the folder or URL that holds them, "
+            f"or write ./{root} for a local folder"
+        )
+    if match := _SCHEME.match(root):
+        place = root[match.end() :].lstrip("/")
+        if "://" not in root:
+            raise ValueError(f"a URL needs two slashes after its scheme: {match[1]}://bucket/folder")
+        if match[1] != "file" and not place.partition("/")[2].strip("/"):
+            raise ValueError(
+                "must be a folder in the bucket, for the folder beside it holds raw data; "
+                f"write {match[1]}://{place.strip('/') or 'bucket'}/tables"
+            )
+    return root
+
+
+LocalFolder = Annotated[str, AfterValidator(_local)]
+TablesRoot = Annotated[str, AfterValidator(_root)]

@@ -1,0 +1,43 @@
+"""What is wrong with settings, a line each: the key, the value cut to what a person reads, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from jobs.yaml_settings import cut, shown
+from training.configs import CONFIGS
+
+LONGEST = 300  # characters of one reason
+
+
+def problems(error: ValidationError, settings: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+    """A line for each thing that pydantic found.
+
+    Args:
+        error: what it raised.
+        settings: the class of the whole.
+        values: what was checked; names the model, whose keys may be meant.
+    """
+    return [_explain(item, settings, values) for item in error.errors(include_url=False)]
+
+
+def _explain(item: Any, settings: type[BaseModel], values: Mapping[str, Any]) -> str:
+    place = cut(".".join(str(part) for part in item["loc"])) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{place}: unknown key (value {shown(item['input'])}); {_did_you_mean(item['loc'], settings, values)}"
+    reason = cut(item["msg"].removeprefix("Value error, "), LONGEST)
+    whole = isinstance(item["input"], Mapping | BaseModel)  # a section: the reason names what is wrong in it
+    return f"{place}: {reason}" if whole else f"{place}: {reason} (value {shown(item['input'])})"
+
+
+def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], values: Mapping[str, Any]) -> str:
+    section: Any = settings
+    for part in location[:-1]:
+        section = CONFIGS[values["model"]["name"]] if part == "model" else section.model_fields[part].annotation
+    known = sorted(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1])[:LONGEST], known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
