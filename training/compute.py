@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
+from training.buffers import few_rows
 from training.device import fast_bf16
 from training.errors import TrainingError
 from training.world import World
@@ -83,7 +84,7 @@ class Compute:
     def _run(self, batch: Batch, seed: int) -> Tensor:
         self._generator.manual_seed(seed)
         self._layers_generator.manual_seed(seed)
-        with self._parts():
+        with self._parts(), few_rows(self._model, batch_size(batch)):
             with self._precision():
                 loss, weight = self._model.loss(batch, self._generator)  # type: ignore[operator]
             if loss.dtype.itemsize < 4:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
+from training.buffers import Buffers, check_running_statistics
 from training.checkpoint import Checkpoints
 from training.compute import Compute
 from training.device import Feed
@@ -134,7 +135,7 @@ def _fit(
     # --- The same start on every rank
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
-    synchroniser = Synchroniser(model, world, settings.compression)
+    synchroniser, buffers = Synchroniser(model, world, settings.compression), Buffers(model, world)
     progress = resume(model, optimizers, saver, world)
     _check_epochs(progress, settings, saver)
     synchroniser.load(progress.exchange)
@@ -156,9 +157,8 @@ def _fit(
         model.train()
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
             loss, weight = _add_gradients(compute, batches, settings, progress, world.rank)
-            totals = synchroniser.synchronise(
-                loss, weight, sum(map(batch_size, batches)), stop=telling.pruned is not None, save=due()
-            )
+            rows = sum(map(batch_size, batches))
+            totals = synchroniser.synchronise(loss, weight, rows, stop=telling.pruned is not None, save=due())
             if totals.stop:
                 raise telling.pruned or Pruned("stopped by rank 0")
             norm = global_norm(synchroniser.shared, world, synchroniser.local)
@@ -177,7 +177,9 @@ def _fit(
                     _check_skipped(progress, settings, steps_in_all, totals.loss, norm)
             optimizers.zero_grad()
             meter.count(totals)
+            buffers.count(rows)
             if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
+                buffers.share()
                 progress.loader = feed.state_dict()
                 saver.save(state_of(model, optimizers, synchroniser, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
@@ -187,6 +189,7 @@ def _fit(
                 telling.progress(progress, settings, steps_in_all, values)
 
         # --- The epoch's end: validate, save, stop early
+        buffers.share()
         metrics = _validate(model, validate, world)
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
         if saver:
@@ -269,6 +272,7 @@ def _check_settings(settings: FitSettings, model: nn.Module, *, has_validation: 
         raise SettingsError(
             f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
         )
+    check_running_statistics(model)
     if settings.compile and sharded_tables(model):
         raise SettingsError(
             "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "

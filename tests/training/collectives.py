@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.buffers import Buffers
 from training.fit_settings import Compression
 from training.sync import Synchroniser, global_norm
 from training.world import World
@@ -190,10 +191,31 @@ def light_and_heavy(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {"light and heavy": checked}
 
 
+def shared_buffers(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """The mean by rows, rank 0's counter, and bits that are the same everywhere left alone."""
+    model = nn.BatchNorm1d(3)
+    constant = torch.tensor([1 / 3, float("nan")])
+    model.register_buffer("constant", constant.clone())
+    buffers = Buffers(model, world)
+    for rows_of_last in (world.size, 0):  # the second time the last rank had no rows
+        model.running_mean.fill_(10.0**world.rank)
+        model.num_batches_tracked.fill_(5 + world.rank)
+        rows = [rank + 1 for rank in range(world.size - 1)] + [rows_of_last]
+        buffers.count(rows[world.rank])
+        buffers.share()
+        mean = sum(10.0**rank * count for rank, count in enumerate(rows)) / sum(rows)
+        torch.testing.assert_close(model.running_mean, torch.full((3,), mean))
+        assert int(model.num_batches_tracked) == 5
+        assert model.running_var.tolist() == [1.0] * 3
+        assert torch.equal(model.constant.view(torch.int32), constant.view(torch.int32))
+    assert len(set(world.all_gather_object(float(model.running_mean[0])))) == 1
+    return {"buffers": "shared"}
+
+
 def both(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """All checks in one launch."""
     found = {"calls": all_calls(spec, world), **synchronised(spec, world), **poisoned(spec, world)}
-    found |= changing(spec, world) | light_and_heavy(spec, world)
+    found |= changing(spec, world) | light_and_heavy(spec, world) | shared_buffers(spec, world)
     return {**found, "policies": policies()}
 
 

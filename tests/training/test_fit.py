@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cluster.launch import launch
 from tests.training import tiny
 from training.checkpoint import Checkpoints
+from training.compute import Compute
 from training.errors import CheckpointError, SettingsError, TrainingError
 from training.fit import Event, FitSettings, Pruned, fit
 from training.record import read_record
@@ -22,6 +24,7 @@ from training.world import World
 
 SETTINGS = {"epochs": 3, "batch_size": 24, "seed": 5, "warmup_steps": 3, "clip_norm": 1.0, "weight_decay": 0.01}
 SPEC: dict[str, Any] = {"settings": {**SETTINGS, "checkpoint_every_steps": 4}, "dropout": 0.2, "noise": 0.1}
+NORM: dict[str, Any] = {**SPEC, "norm": True, "validate": True, "rows": 97}  # the last step is of one row, on rank 0
 EVEN: dict[str, Any] = {"settings": SETTINGS}  # nothing drawn at random by the model
 SPARSE_ADAM: dict[str, Any] = {"settings": {**SETTINGS, "embedding_optimizer": "sparse_adam"}}
 
@@ -37,6 +40,9 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "even": EVEN,
         "sparse_adam": SPARSE_ADAM,
         "first": SPEC,
+        "norm": {**NORM, "folder": str(tmp_path_factory.mktemp("norm"))},
+        "norm_cut": {**NORM, "folder": (cut := str(tmp_path_factory.mktemp("norm_cut"))), "prune": "checkpoint"},
+        "norm_on": {**NORM, "folder": cut},
         "again": {**SPEC, "folder": str(tmp_path_factory.mktemp("again"))},
         "pruned": {**SPEC, "prune": "progress", "settings": {**SETTINGS, "report_every_s": 0.0}},
         "pruned_at_epoch": {**SPEC, "prune": "epoch"},
@@ -57,6 +63,34 @@ def test_world_sizes_agree_within_rounding(on_ranks: dict[str, Any]) -> None:
 
 def test_same_seed_same_bits_on_ranks(on_ranks: dict[str, Any]) -> None:
     assert on_ranks["first"] == on_ranks["again"]
+
+
+def test_running_statistics_are_one_for_all_ranks_and_go_on(on_ranks: dict[str, Any]) -> None:
+    """`tiny.train` has compared the ranks' buffers."""
+    assert on_ranks["norm"]["steps"] == 3 * 5
+    assert on_ranks["norm_cut"] == {"pruned": ["planted", "stopped by rank 0"]}
+    assert on_ranks["norm_on"] == on_ranks["norm"]
+
+
+def test_a_tail_of_one_row_is_trained_by_running_statistics() -> None:
+    """And an empty batch, and both leave the statistics alone."""
+    model, world = tiny.TinyModel(norm=True), World()
+    compute = Compute(model, FitSettings(), world, print)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for rows in (1, 0):
+        assert float(compute(tiny.rows(rows), 1)[1]) >= 0
+        assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert model.layer.weight.grad.any()
+    assert model.norm.training
+    compute(tiny.rows(2), 1)
+    assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
+
+
+def test_a_batch_norm_without_running_statistics_is_refused() -> None:
+    model, world = tiny.TinyModel(), World()
+    model.norm = nn.BatchNorm1d(8, track_running_stats=False)
+    with pytest.raises(SettingsError, match=r"'norm' has track_running_stats=False; set it to True"):
+        fit(model, tiny.TinyLoader(tiny.rows(30), 24, world), FitSettings(), world=world)
 
 
 def test_pruning_is_agreed(on_ranks: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ ITEMS, USERS = 40, 30
 class TinyModel(nn.Module):
     """Score of a user and an item: inner product of embedding rows, through one dense layer."""
 
-    def __init__(self, seed: int = 0, dropout: float = 0.0, noise: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, dropout: float = 0.0, noise: float = 0.0, norm: bool = False) -> None:
         super().__init__()
         self.noise = noise
         torch.manual_seed(seed)
@@ -29,12 +29,13 @@ class TinyModel(nn.Module):
         self.items = nn.Embedding(ITEMS, 8, sparse=True)
         self.layer = nn.Linear(8, 8)
         self.dropout = nn.Dropout(dropout)
+        self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
         self.unused = nn.Linear(2, 2)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         users, items, labels, weights = (batch[name] for name in ("user", "item", "label", "weight"))
         noise = torch.randn(1, generator=generator) * self.noise
-        hidden = self.dropout(torch.tanh(self.layer(self.users(users))))
+        hidden = self.dropout(torch.tanh(self.norm(self.layer(self.users(users)))))
         scores = (hidden * self.items(items)).sum(1) + noise
         return (weights * (scores - labels).square()).sum(), weights.sum()
 
@@ -101,7 +102,8 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     settings = FitSettings(**spec["settings"])
     data = rows(spec.get("rows", 200))
     loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
-    model = TinyModel(seed=world.rank, dropout=spec.get("dropout", 0.0), noise=spec.get("noise", 0.0))
+    given = {name: spec[name] for name in ("dropout", "noise", "norm") if name in spec}
+    model = TinyModel(seed=world.rank, **given)
     if kill := spec.get("kill"):
         _kill_once(model, kill, world)
 
