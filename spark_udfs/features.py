@@ -39,22 +39,27 @@ def utc(time: datetime) -> datetime:
 def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
     """Purchase lines of events and feedback: user_id (null: no customer), item_id, time, arrival_time, weight.
 
-    Returns and views are no lines. Of feedback, what was purchased is a line, known when it happened, with its `weight`
-    if the table has one.
+    Returns and views are no lines. What feedback says was purchased is a line, with its `weight` if the table has one.
+    Where the events have that purchase (one of the same user, item and time), it is theirs: counted once, known when
+    they were, with the higher weight. Of other feedback, a purchase is known when it happened.
     """
     columns = ("user_id", "item_id", "time", "arrival_time", "weight")
     lines = events.where("kind = 'purchase'").withColumn("weight", F.lit(1.0)).select(*columns)
     if feedback is None:
         return lines
     weight = F.col("weight").cast("double") if "weight" in feedback.columns else F.lit(1.0)
-    bought = feedback.where("outcome = 'purchased' AND outcome_time IS NOT NULL").select(
-        "user_id",
-        "item_id",
-        F.col("outcome_time").alias("time"),
-        F.col("outcome_time").alias("arrival_time"),
-        weight.alias("weight"),
+    same = ["user_id", "item_id", "time"]
+    bought = (
+        feedback.where("outcome = 'purchased' AND outcome_time IS NOT NULL")
+        .select("user_id", "item_id", F.col("outcome_time").alias("time"), weight.alias("of_feedback"))
+        .groupBy(*same)
+        .agg(F.max("of_feedback").alias("of_feedback"))
     )
-    return lines.unionByName(bought)
+    weighted = lines.join(bought, on=same, how="left").withColumn("weight", F.greatest("weight", "of_feedback"))
+    elsewhere = bought.join(lines, on=same, how="left_anti").select(
+        *same, F.col("time").alias("arrival_time"), F.col("of_feedback").alias("weight")
+    )
+    return weighted.select(*columns).unionByName(elsewhere)
 
 
 def known_before(cut: datetime) -> Column:

@@ -188,3 +188,33 @@ def test_purchases_take_sales_and_bought_feedback_alone(spark: SparkSession) -> 
     assert sorted((row["item_id"], days_of(row), row["weight"]) for row in rows) == [("i1", 1.0, 1.0), ("i2", 3.0, 0.5)]
     unweighted = features.purchases(events, feedback.drop("weight")).collect()
     assert {row["weight"] for row in unweighted} == {1.0}
+
+
+def test_a_purchase_that_the_events_have_is_counted_once_and_known_when_they_were(spark: SparkSession) -> None:
+    """Feedback drawn from the events names purchases that are lines already, late ones among them."""
+    events = spark.createDataFrame(
+        [
+            ("u1", "i1", "purchase", day(3), day(6)),  # arrived after the cut
+            ("u2", "i1", "purchase", day(2), day(2)),
+            ("u2", "i1", "purchase", day(2), day(2)),  # two lines of one order
+            (None, "i1", "purchase", day(3), day(3)),
+        ],
+        "user_id string, item_id string, kind string, time timestamp, arrival_time timestamp",
+    )
+    feedback = spark.createDataFrame(
+        [
+            ("u1", "i1", "purchased", day(3), 2.0),
+            ("u2", "i1", "purchased", day(2), 0.5),
+            ("u3", "i1", "purchased", day(1), 3.0),  # the events lack it; two bundles claim it
+            ("u3", "i1", "purchased", day(1), 1.0),
+        ],
+        "user_id string, item_id string, outcome string, outcome_time timestamp, weight double",
+    )
+    lines = features.purchases(events, feedback)
+    found = sorted((str(r["user_id"]), days_of(r), days_of(r, "arrival_time"), r["weight"]) for r in lines.collect())
+    u2 = ("u2", 2.0, 2.0, 1.0)
+    assert found == [("None", 3.0, 3.0, 1.0), ("u1", 3.0, 6.0, 2.0), u2, u2, ("u3", 1.0, 1.0, 3.0)]
+    items = spark.createDataFrame([(1, "i1")], "index bigint, id string")
+    names = spark.createDataFrame([("i1", "cup")], "item_id string, name string")
+    sold = features.catalogue(lines, items, names, day(5), 7, "test").collect()[0]
+    assert (sold["count"], sold["user_count"], sold["customers"]) == (4, 3, 2)
