@@ -49,25 +49,34 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    version = tables.version("recommendations")
-    every = tables.read("recommendations", version)
+    recommended = tables.pin("recommendations")
+    every = tables.read("recommendations", recommended.version)
     moment = _moment(settings, tables, every)
-    inputs = {
-        "recommendations": version,
+    inputs: dict[str, Any] = {
+        "recommendations": recommended.content,
         "moment": moment,
         "window_days": settings.feedback.window_days,
-        "outcomes": _digest(outcomes) if outcomes is not None else f"events at version {tables.version('events')}",
     }
+    if outcomes is not None:
+        inputs["outcomes"] = _digest(outcomes)
+        happened = outcomes
+    else:
+        events = tables.pin("events")
+        inputs["outcomes"] = f"events at version {events.content}"
+        happened = _happened(settings, tables.read("events", events.version), moment)
     if tables.up_to_date("feedback", JOB, inputs):
         say(f"feedback on what was shown at {moment} is up to date")
-        return dict(read_json(settings.run_dir, FEEDBACK) or _summary(tables, moment, {}, None)) | {"up_to_date": True}
+        version = tables.version("feedback")
+        return dict(read_json(settings.run_dir, FEEDBACK) or _summary(tables, version, moment, {}, None)) | {
+            "up_to_date": True
+        }
     shown = _shown(every, moment, settings.feedback.window_days).persist()
-    checked = check(_happened(settings, tables, moment) if outcomes is None else outcomes, shown)
+    checked = check(happened, shown.where(F.col("shown_at") <= _at(moment)))
     with step(f"feedback on what was shown at {moment}"):
         bad = _quarantine(settings, tables, checked, inputs, outcomes)
-        lost = _write(settings, tables, shown, checked.good, moment, inputs)
+        version, lost = _write(settings, tables, shown, checked.good, moment, inputs)
     shown.unpersist()
-    summary = _summary(tables, moment, bad, lost)
+    summary = _summary(tables, version, moment, bad, lost)
     write_json(settings.run_dir, FEEDBACK, summary)
     counts = {name: summary[name] for name in ("shown", *OUTCOMES, "unmatched")}
     counts |= {f"quarantined: {reason}": rows for reason, rows in bad.items()}
@@ -106,15 +115,15 @@ def _moment(settings: Settings, tables: Tables, every: DataFrame) -> str:
 
 
 def _shown(every: DataFrame, moment: str, window_days: float) -> DataFrame:
-    """What was shown at the moment, and before it so lately that an outcome may belong to it instead."""
-    near = (F.col("moment") <= _at(moment)) & (F.col("moment") > _at(moment) - _days(window_days))
+    """What was shown at the moment, and so shortly before or after it that an outcome may belong to that instead."""
+    near = (F.col("moment") < _at(moment) + _days(window_days)) & (F.col("moment") > _at(moment) - _days(window_days))
     return every.where(near).select("user_id", "item_id", "rank", "bundle", F.col("moment").alias("shown_at"))
 
 
-def _happened(settings: Settings, tables: Tables, moment: str) -> DataFrame:
+def _happened(settings: Settings, events: DataFrame, moment: str) -> DataFrame:
     """The shop's own events while what was shown could have led to them."""
     end = _at(moment) + _days(settings.feedback.window_days)
-    return from_events(tables.read("events"), start=_at(moment), end=end)
+    return from_events(events, start=_at(moment), end=end)
 
 
 def _quarantine(
@@ -147,18 +156,18 @@ def _quarantine(
 
 def _write(
     settings: Settings, tables: Tables, shown: DataFrame, good: DataFrame, moment: str, inputs: dict[str, Any]
-) -> int:
-    """Replace the moment's feedback; returns how many outcomes belong to nothing that was shown."""
+) -> tuple[int, int]:
+    """Replace the moment's feedback; returns its version, and how many outcomes belong to nothing that was shown."""
     window = settings.feedback.window_days
     feedback = attribute(shown, good, window_days=window).where(F.col("shown_at") == _at(moment))
     rows = feedback.withColumn("window_days", F.lit(window).cast("double"))
     where = f"shown_at = TIMESTAMP '{moment}'"
-    tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, where=where)
-    return unmatched(shown, good, window_days=window)
+    version = tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, where=where)
+    return version, unmatched(shown, good, window_days=window)
 
 
-def _summary(tables: Tables, moment: str, bad: dict[str, int], lost: int | None) -> dict[str, Any]:
-    rows = tables.read("feedback").where(F.col("shown_at") == _at(moment)).groupBy("outcome").count().collect()
+def _summary(tables: Tables, version: int, moment: str, bad: dict[str, int], lost: int | None) -> dict[str, Any]:
+    rows = tables.read("feedback", version).where(F.col("shown_at") == _at(moment)).groupBy("outcome").count().collect()
     counts = {row["outcome"]: row["count"] for row in rows}
     return {
         "moment": moment,
@@ -166,7 +175,7 @@ def _summary(tables: Tables, moment: str, bad: dict[str, int], lost: int | None)
         **{name: counts.get(name, 0) for name in OUTCOMES},
         "unmatched": lost,
         "quarantined": bad,
-        "version": tables.version("feedback"),
+        "version": version,
     }
 
 

@@ -1,7 +1,8 @@
 """What was shown against what then happened.
 
 The rule of attribution: an outcome belongs to a showing of the same item to the same user if it came at or after the
-showing and less than `window_days` after it. Where several showings qualify, the first one has it (first touch). A
+showing and less than `window_days` after it. Where several showings qualify, the latest one has it (last touch); of
+those of one moment the one with the better rank, and of equal ranks one by a hash, so that no bundle is favoured. A
 showing's outcome is the strongest one that belongs to it (purchased over viewed), at the time it first came; a showing
 without any is ignored. A return, or an event of any other kind, is no outcome.
 """
@@ -134,17 +135,18 @@ def _happened(outcomes: DataFrame) -> DataFrame:
 
 
 def _matched(shown: DataFrame, outcomes: DataFrame, window_days: float) -> DataFrame:
-    """A row per outcome that belongs to a showing: the first of those that qualify."""
+    """A row per outcome that belongs to a showing: the latest of those that qualify, then the better rank."""
     strength = F.create_map(*[F.lit(part) for pair in STRENGTH.items() for part in pair])
     seconds_after = F.col("outcome_time").cast("double") - F.col("shown_at").cast("double")
     belongs = (seconds_after >= 0) & (seconds_after < window_days * 86_400)
     same_bundle = F.col("of_bundle").isNull() | (F.col("of_bundle") == F.col("bundle"))
-    first = Window.partitionBy(*OUTCOMES, "of_bundle").orderBy("shown_at", "bundle")
+    chance = F.xxhash64("user_id", "item_id", "bundle", "shown_at")
+    nearest = Window.partitionBy(*OUTCOMES, "of_bundle").orderBy(F.desc("shown_at"), "rank", chance)
     return (
-        shown.select("user_id", "item_id", "bundle", "shown_at")
+        shown.select("user_id", "item_id", "rank", "bundle", "shown_at")
         .join(_happened(outcomes), on=["user_id", "item_id"], how="inner")
         .where(belongs & same_bundle)
-        .withColumn("touch", F.row_number().over(first))
+        .withColumn("touch", F.row_number().over(nearest))
         .where(F.col("touch") == 1)
         .withColumn("strength", strength[F.col("outcome")])
         .withColumn("earliness", -F.col("outcome_time").cast("double"))

@@ -41,20 +41,20 @@ def answers(df: DataFrame) -> dict[tuple[str, str, str], tuple[str, Any]]:
     return {(r["user_id"], r["item_id"], r["bundle"]): (r["outcome"], r["outcome_time"]) for r in df.collect()}
 
 
-def test_first_touch_and_the_strongest_outcome_win(spark: SparkSession, shown: DataFrame) -> None:
+def test_last_touch_and_the_strongest_outcome_win(spark: SparkSession, shown: DataFrame) -> None:
     outcomes = happened(
         spark,
         ("u", "a", "viewed", at(1)),
-        ("u", "a", "purchased", at(9)),  # both showings qualify: the first has it
+        ("u", "a", "purchased", at(6)),  # the second was still to come
+        ("u", "a", "purchased", at(9)),  # both showings qualify: the latest has it
         ("u", "a", "purchased", at(8)),
-        ("u", "a", "purchased", at(16)),  # only the second is still open
         ("u", "c", "viewed", at(2)),
     )
     feedback = attribute(shown, outcomes, window_days=14)
     assert feedback.columns == ["user_id", "item_id", "rank", "bundle", "shown_at", "outcome", "outcome_time"]
     assert answers(feedback) == {
-        ("u", "a", "b1"): ("purchased", at(8)),
-        ("u", "a", "b2"): ("purchased", at(16)),
+        ("u", "a", "b1"): ("purchased", at(6)),
+        ("u", "a", "b2"): ("purchased", at(8)),
         ("u", "c", "b1"): ("viewed", at(2)),
         ("v", "a", "b1"): ("ignored", None),
     }
@@ -75,6 +75,18 @@ def test_an_outcome_may_name_its_bundle(spark: SparkSession, shown: DataFrame) -
     found = answers(attribute(shown, outcomes, window_days=14))
     assert found["u", "a", "b2"] == ("purchased", at(8))
     assert found["u", "a", "b1"] == ("ignored", None)
+
+
+def test_of_two_bundles_at_once_the_better_rank_has_it_and_none_is_favoured(spark: SparkSession) -> None:
+    ranked = [("u", "a", 5, "b1", SHOWN_AT), ("u", "a", 2, "b2", SHOWN_AT)]
+    ties = [(f"u{n}", "a", 1, bundle, SHOWN_AT) for n in range(60) for bundle in ("b1", "b2")]
+    shown = spark.createDataFrame([*ranked, *ties], SHOWN)
+    outcomes = happened(spark, *((row[0], "a", "purchased", at(1)) for row in [*ranked[:1], *ties[::2]]))
+    found = answers(attribute(shown, outcomes, window_days=14))
+    assert found["u", "a", "b2"] == ("purchased", at(1))
+    credited = [bundle for (user, _, bundle), (outcome, _) in found.items() if outcome == "purchased" and user != "u"]
+    assert len(credited) == 60
+    assert 15 < credited.count("b1") < 45
 
 
 def test_what_was_never_shown_is_counted(spark: SparkSession, shown: DataFrame) -> None:
