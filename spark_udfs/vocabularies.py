@@ -1,4 +1,7 @@
-"""Append-only vocabularies: an id keeps its index for ever; 0 is unknown and in no vocabulary."""
+"""Append-only vocabularies: an id keeps its index for ever; 0 is unknown and in no vocabulary.
+
+An id that was erased keeps its index and loses its name: its row holds null, and the index is never given again.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,24 @@ BUCKETS = 1_024
 def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
     """Number the ids that a vocabulary does not hold, from its highest index on.
 
-    The order is that of a hash of the id, so the same ids get the same indices however they are partitioned, and an
-    index tells nothing of its id.
+    The order is that of a hash of the id, so the same ids get the same indices however they are partitioned, and of two
+    indices the greater is not the id that comes later in the alphabet.
 
     Args:
         ids: a column `id`; null and repeated ones are left out.
-        held: the vocabulary: `index`, `id`; may be empty.
+        held: the vocabulary: `index`, `id` (null: erased); may be empty.
 
     Returns:
         `index` (bigint, the first is 1) and `id`, of the new ids alone.
     """
     new = ids.where("id IS NOT NULL").select("id").distinct().join(held.select("id"), on="id", how="left_anti")
-    bucketed = new.withColumn("bucket", F.pmod(F.xxhash64("id"), F.lit(BUCKETS)))
+    hashed = new.withColumn("hash", F.xxhash64("id"))
+    bucketed = hashed.withColumn("bucket", F.pmod("hash", F.lit(BUCKETS)))
     before = Window.orderBy("bucket").rowsBetween(Window.unboundedPreceding, -1)
     sizes = bucketed.groupBy("bucket").agg(F.count(F.lit(1)).alias("ids"))
     offsets = sizes.select("bucket", F.coalesce(F.sum("ids").over(before), F.lit(0)).alias("offset"))
     highest = held.agg(F.coalesce(F.max("index"), F.lit(0)).alias("highest"))
-    within = F.row_number().over(Window.partitionBy("bucket").orderBy("id"))
+    within = F.row_number().over(Window.partitionBy("bucket").orderBy("hash", "id"))
     numbered = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
     index = F.col("highest") + F.col("offset") + F.col("within")
     return numbered.crossJoin(F.broadcast(highest)).select(index.cast("bigint").alias("index"), "id")
@@ -38,11 +42,12 @@ def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
 def faults(vocabulary: DataFrame) -> dict[str, int]:
     """What is wrong with a vocabulary, as counts; empty if nothing is.
 
-    Its indices must be 1, 2, ... without a gap, and no id may stand twice: two writers at once could break that.
+    Its indices must be 1, 2, ... without a gap, and no id may stand twice: two writers at once could break that. Null
+    ids, those erased, may be many.
     """
     found = vocabulary.agg(
         (F.count(F.lit(1)) - F.countDistinct("index")).alias("indices that stand twice"),
-        (F.count(F.lit(1)) - F.countDistinct("id")).alias("ids that stand twice or are null"),
+        (F.count("id") - F.countDistinct("id")).alias("ids that stand twice"),
         (F.coalesce(F.max("index"), F.lit(0)) - F.countDistinct("index")).alias("indices left out"),
     ).collect()[0]
     return {name: int(count) for name, count in found.asDict().items() if count}

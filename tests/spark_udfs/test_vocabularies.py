@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import vocabularies
@@ -31,12 +33,27 @@ def test_new_ids_follow_the_highest_index(spark: SparkSession) -> None:
     assert sorted(later.values()) == [51, 52]
 
 
+def test_an_index_tells_nothing_of_its_id(spark: SparkSession) -> None:
+    """Many ids a bucket: their order must not be that of the alphabet within it either."""
+    nothing = spark.createDataFrame([], vocabularies.SCHEMA)
+    many = spark.range(8 * vocabularies.BUCKETS).selectExpr("format_string('%06d', id) AS id")
+    ids_in_order = [row["id"] for row in vocabularies.new_entries(many, nothing).orderBy("index").collect()]
+    rising = sum(first < second for first, second in itertools.pairwise(ids_in_order))
+    assert 0.47 < rising / len(ids_in_order) < 0.53
+
+
+def test_an_erased_id_leaves_its_index_behind(spark: SparkSession) -> None:
+    held = spark.createDataFrame([(1, "a"), (2, None), (3, None)], vocabularies.SCHEMA)
+    assert vocabularies.faults(held) == {}
+    assert as_dict(vocabularies.new_entries(ids(spark, "a", "b", None), held)) == {"b": 4}
+
+
 def test_damage_is_counted(spark: SparkSession) -> None:
     whole = spark.createDataFrame([(1, "a"), (2, "b")], vocabularies.SCHEMA)
     assert vocabularies.faults(whole) == {}
     damaged = spark.createDataFrame([(1, "a"), (1, "b"), (4, "b")], vocabularies.SCHEMA)
     assert vocabularies.faults(damaged) == {
         "indices that stand twice": 1,
-        "ids that stand twice or are null": 1,
+        "ids that stand twice": 1,
         "indices left out": 2,
     }
