@@ -94,9 +94,9 @@ def _ingest(settings: Settings, tables: Tables, rules: Rules, source: str, input
 
 def _describe(tables: Tables) -> dict[str, int]:
     """Items and users are functions of the events: made anew when these changed."""
-    versions = {"events": tables.version("events")}
-    made_from = {"events": versions["events"]}
-    events = tables.read("events", versions["events"])
+    pin = tables.pin("events")
+    versions, made_from = {"events": pin.version}, {"events": pin.content}
+    events = tables.read("events", pin.version)
     for name, made in (("items", order_lines.items(events)), ("users", order_lines.users(events))):
         if not tables.up_to_date(name, JOB, made_from):
             with step(f"writing {name}"):

@@ -76,7 +76,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         rows = _rows(settings, read, lines, queries, bundle, moment)
         version = _write(tables, rows, bundle.name, moment, inputs)
     summary = {"bundle": bundle.name, "moment": moment.isoformat(), "version": version}
-    summary |= _counts(tables, read, lines, queries, bundle, moment)
+    summary |= _counts(tables, version, read, lines, queries, bundle, moment)
     queries.unpersist()
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
     names = ("users", "cold_users", "unknown_users", "unknown_ids", "rows", "fallback_rows")
@@ -107,7 +107,7 @@ def _queries(settings: Settings, read: dict[str, DataFrame], lines: DataFrame, m
 
     A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown.
     """
-    held = read["vocabulary_users"]
+    held = read["vocabulary_users"].where("id IS NOT NULL")
     everybody = read["users"].select(F.col("user_id").alias("id"))
     joined_since = vocabularies.new_entries(everybody, held)
     numbered = held.select("index", "id", F.lit(True).alias("in_vocabulary")).unionByName(
@@ -180,7 +180,13 @@ def _write(tables: Tables, rows: DataFrame, bundle: str, moment: datetime, input
 
 
 def _counts(
-    tables: Tables, read: dict[str, DataFrame], lines: DataFrame, queries: DataFrame, bundle: Path, moment: datetime
+    tables: Tables,
+    version: int,
+    read: dict[str, DataFrame],
+    lines: DataFrame,
+    queries: DataFrame,
+    bundle: Path,
+    moment: datetime,
 ) -> dict[str, int]:
     schema = bundle_schema(str(bundle))
     users = schema["user"].size or 0
@@ -194,7 +200,7 @@ def _counts(
     past = lines.where(features.known_before(moment) & F.col("user_id").isNotNull())
     unheard = past.join(read["vocabulary_items"].select(F.col("id").alias("item_id")), on="item_id", how="left_anti")
     mine = (F.col("bundle") == bundle.name) & (F.col("moment") == F.lit(moment))
-    rows = tables.read("recommendations").where(mine)
+    rows = tables.read("recommendations", version).where(mine)
     written = rows.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]
     counts = asked.asDict() | written.asDict()
     return counts | {"unknown_ids": counts["unknown_ids"] + unheard.count()}
