@@ -140,7 +140,8 @@ def record() -> list[dict[str, Any]]:
 
 
 def feedback() -> dict[str, Any]:
-    names = ("trained before", "trained a week later, without the feedback", "trained a week later, with the feedback")
+    later = "trained a week later"
+    names = ("trained before", f"{later}, had nothing been shown", f"{later}, with what the lists sold")
     rounds = [
         {
             "name": name,
