@@ -19,7 +19,7 @@ from tests.jobs.pairs import together
 from tests.jobs.small_shop import small_shop
 from training.errors import TableError
 
-ROUNDS = 3
+ROUNDS = 2
 HEADER = "order,item,user,time,quantity,price"
 
 
