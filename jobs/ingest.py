@@ -98,10 +98,11 @@ def _describe(tables: Tables) -> dict[str, int]:
     versions, made_from = {"events": pin.version}, {"events": pin.content}
     events = tables.read("events", pin.version)
     for name, made in (("items", order_lines.items(events)), ("users", order_lines.users(events))):
-        if not tables.up_to_date(name, JOB, made_from):
-            with step(f"writing {name}"):
-                tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
-        versions[name] = tables.version(name)
+        if tables.up_to_date(name, JOB, made_from):
+            versions[name] = tables.version(name)
+            continue
+        with step(f"writing {name}"):
+            versions[name] = tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
     return versions
 
 

@@ -172,7 +172,6 @@ class Tables:
             TableError: there is no such table or no such version.
         """
         pinned = self.version(name) if version is None else version
-        self._table(name)
         try:
             return self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
         except AnalysisException as error:
@@ -321,24 +320,29 @@ class Tables:
         return df.select(*columns)
 
     def _table(self, name: str) -> DeltaTable:
-        if not self.exists(name):
+        try:
+            return DeltaTable.forPath(self.spark, self.path(name))
+        except AnalysisException as error:
+            if self.exists(name):
+                raise
             raise TableError(
                 f"table '{name}' does not exist at {self.path(name)}; run `millrace {_maker(name)}` first, "
                 "or set tables.root to where it lies"
-            )
-        return DeltaTable.forPath(self.spark, self.path(name))
+            ) from error
 
     def _make(self, name: str, df: DataFrame, partition_by: Sequence[str], properties: Mapping[str, str]) -> None:
-        """Make an empty table for such rows, unless there is one: two that write the first rows at once both fit."""
+        """Make an empty table for such rows, unless there is one: two that write the first rows at once both fit.
+
+        By a write of no rows: CREATE TABLE refuses a folder in which another writer's log has just begun.
+        """
         if self.exists(name):
             return
-        maker = DeltaTable.createIfNotExists(self.spark).location(self.path(name)).partitionedBy(*partition_by)
-        for field in df.schema:
-            maker = maker.addColumn(field.name, field.dataType.simpleString())
-        for key, value in properties.items():
-            maker = maker.property(key, value) if key.startswith("delta.") else maker
+        of_table = {key: value for key, value in properties.items() if key.startswith("delta.")}
+        nothing = self.spark.createDataFrame([], df.schema).write.format("delta").mode("ignore").options(**of_table)
+        if partition_by:
+            nothing = nothing.partitionBy(*partition_by)
         try:
-            maker.execute()
+            nothing.save(self.path(name))
         except (PySparkException, Py4JJavaError) as error:
             if not is_conflict(error):
                 raise
