@@ -19,6 +19,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
     source = Tables(spark, settings.tables.root)
     inputs: dict[str, Any] = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
-    inputs["versions"] = {name: source.version(name) for name in CLONED}
+    inputs["versions"] = {name: source.pin(name).content for name in CLONED}
     before: dict[str, Any] | None = read_json(settings.run_dir, FEEDBACK)
     if before is not None and before.get("inputs") == inputs:
         say("feedback: up to date; the loop was closed with this bundle")
@@ -75,9 +76,13 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     shown = _shown_at(tables, cut)
     bundles = {"trained before": bundle}
     later = _with(settings, examples={"test_from": cut + timedelta(days=DAYS_BETWEEN)})
-    bundles["trained a week later, had nothing been shown"] = _trained(later, spark, "nothing_shown")
+    # A loop that was killed after this point has the bundle, and tables that hold the feedback by now.
+    nothing_shown = train.latest_bundle if tables.exists("feedback") else partial(_trained, later, spark)
+    bundles["trained a week later, had nothing been shown"] = nothing_shown(f"{settings.run_dir}/nothing_shown")
     answered = ingest_feedback.run(first, spark, shop.respond(shown, settings.shop))
-    bundles["trained a week later, with what the lists sold"] = _trained(later, spark, "lists_shown")
+    bundles["trained a week later, with what the lists sold"] = _trained(
+        later, spark, f"{settings.run_dir}/lists_shown"
+    )
     with step("asking each bundle for its next lists"):
         rounds = [
             {"name": name, "bundle": bundle.name, **_worth(later, tables, shown, bundle)}
@@ -109,9 +114,9 @@ def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:
     return settings.model_copy(update=replaced)
 
 
-def _trained(settings: Settings, spark: SparkSession, name: str) -> Path:
+def _trained(settings: Settings, spark: SparkSession, run_dir: str) -> Path:
     """Build the examples of the later cut and train on them in a run folder of their own."""
-    own = settings.model_copy(update={"run_dir": str(Path(settings.run_dir) / name)})
+    own = settings.model_copy(update={"run_dir": run_dir})
     build_examples.run(own, spark)
     train.run(own, spark)
     return train.latest_bundle(own.run_dir)
