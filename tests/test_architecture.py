@@ -21,7 +21,9 @@ MAY_IMPORT = {
 }
 FRONT_DOORS = {
     "petastorm": ("training/reader.py",),
-    "deltalake": ("training/snapshot.py",),
+    "deltalake": ("training/delta_log.py",),
+    "pyroaring": ("training/deletion_vectors.py", "training/parquet.py"),
+    "xxhash": ("training/cache.py",),
     "horovod": ("training/world.py", "training/sync.py", "cluster/launch.py", "cluster/horovod/"),
     "optuna": ("tuning/",),
     "delta": ("jobs/tables.py", "cluster/session.py"),

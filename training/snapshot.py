@@ -1,44 +1,30 @@
 """One version of a Delta table, as files, row groups, deleted rows and partition values. No JVM, no copy.
 
-Delta-rs (deltalake) reads the log: which files are live at a version, which rows deletion vectors delete (by physical
-row number), the partition values, the columns' physical names. `training.parquet` reads the files.
+`training.delta_log` knows which files are live at a version, `training.row_groups` how many rows their row groups hold,
+and `training.parquet` reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
 from numpy.typing import NDArray
 
-from training.errors import SchemaError, SnapshotError, TableError
-from training.parquet import DataFile, RowGroups, Source, bits
-from training.storage import reason, split_root
+from training.deletion_vectors import live_rows
+from training.delta_log import DataFile, Log, filesystem, filesystems, open_log
+from training.errors import SchemaError, SnapshotError
+from training.log_vectors import find_vectors
+from training.parquet import Source
+from training.row_groups import RowGroups, count_rows, count_together
+from training.storage import from_store, reason
 
-# Reader features that this module and training.parquet honour, or that leave data files as they are.
-READER_FEATURES = frozenset(
-    {
-        "columnMapping",
-        "deletionVectors",
-        "timestampNtz",
-        "typeWidening",
-        "typeWidening-preview",
-        "v2Checkpoint",
-        "vacuumProtocolCheck",
-    }
-)
-# Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
-_OPENING = {"retry_timeout": "30s"}
+if TYPE_CHECKING:
+    from training.world import World
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +63,9 @@ class Snapshot:
     def live_rows(self, group: int) -> NDArray[np.int64]:
         """Row numbers, within a row group, that are not deleted."""
         file, rows = self.files[self.groups.file[group]], int(self.groups.rows[group])
-        if file.deleted is None:
+        if file.vector is None:
             return np.arange(rows)
-        first = int(self.groups.first[group])
-        return np.flatnonzero(bits(file.deleted, first, first + rows) == 0)
+        return live_rows(self.source.deleted(file), int(self.groups.first[group]), rows)
 
     def read_group(self, group: int, columns: Sequence[str]) -> dict[str, pa.Array]:
         """All physical rows of a row group, deleted ones too, by logical name.
@@ -98,6 +83,7 @@ def open_snapshot(
     columns: Sequence[str] | None = None,
     partitions: Mapping[str, Sequence[str | None]] | None = None,
     storage_options: Mapping[str, str] | None = None,
+    world: World | None = None,
 ) -> Snapshot:
     """Pin a version of a Delta table.
 
@@ -108,6 +94,7 @@ def open_snapshot(
         partitions: keep only files whose partition column has one of these values, written as Spark writes them.
         storage_options: credentials and the like for the object store, by delta-rs's names; environment variables of
             these names hold for what is not given.
+        world: the ranks that all open this version: each then reads its share of the footers, and tells the others.
 
     Raises:
         TableError: there is no Delta table, or its folder or object store cannot be reached.
@@ -115,24 +102,22 @@ def open_snapshot(
         SnapshotError: the version is not there, a file of it is gone or not what the log says, or the table uses a
             reader feature that Millrace does not know.
     """
-    uri = _plain(uri)
-    options = dict(storage_options or {})
-    table = _open_table(uri, version, options)
-    _check_features(table, uri)
-    whole = pa.schema(table.schema().to_arrow())
-    files = _kept(_live_files(table, uri), table.metadata().partition_columns, partitions or {}, uri)
-    properties = dict(table.metadata().configuration)
-    by_id = properties.get("delta.columnMapping.mode") == "id"
-    source = Source(uri, table.version(), whole, _filesystems(uri, files, options), by_id)
+    options = storage_options or {}
+    log = open_log(uri, version, options)
+    schema = _columns(log.schema, columns, log.uri)
+    files = _with_vectors(log, _kept(log, partitions or {}), options)
+    fingerprint = _fingerprint(files)
+    by_id = log.properties.get("delta.columnMapping.mode") == "id"
+    source = Source(log.uri, log.version, log.schema, filesystems(log.uri, files, options), by_id)
     return Snapshot(
-        uri=uri,
-        version=table.version(),
-        fingerprint=_fingerprint(files),
-        schema=_columns(whole, columns, uri),
+        uri=log.uri,
+        version=log.version,
+        fingerprint=fingerprint,
+        schema=schema,
         files=files,
-        groups=source.row_groups(files),
+        groups=count_rows(source, files) if world is None else count_together(source, files, fingerprint, world),
         source=source,
-        properties=properties,
+        properties=log.properties,
     )
 
 
@@ -152,38 +137,6 @@ def read_table(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.T
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
-def _open_table(uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
-    try:
-        return DeltaTable(uri, version=version, storage_options={**_OPENING, **options})
-    except TableNotFoundError as error:
-        raise TableError(
-            f"there is no Delta table at '{uri}' ({reason(error)}). Write it first, or correct the path"
-        ) from error
-    except DeltaError as error:
-        wanted = "the newest version" if version is None else f"version {version}"
-        raise SnapshotError(
-            f"{wanted} of table '{uri}' cannot be opened: {reason(error)}. A version that is still to come, that "
-            "log clean-up removed, or that needs an unknown reader feature cannot be pinned; see DESCRIBE HISTORY"
-        ) from error
-    except OSError as error:
-        remedy = (
-            "See that bucket, region and endpoint are right and that this process has credentials: AWS_ACCESS_KEY_ID, "
-            "AWS_ENDPOINT_URL and the like in its environment, or storage_options (docs/loader.md)"
-            if "://" in uri
-            else "See that this process may read it"
-        )
-        raise TableError(f"table '{uri}' cannot be reached: {reason(error)}. {remedy}") from None
-
-
-def _check_features(table: DeltaTable, uri: str) -> None:
-    unknown = sorted(set(table.protocol().reader_features or []) - READER_FEATURES)
-    if unknown:
-        raise SnapshotError(
-            f"table '{uri}' needs reader features that Millrace does not know: {', '.join(unknown)}. "
-            "Drop them (ALTER TABLE ... DROP FEATURE), or write what training needs to another table"
-        )
-
-
 def _columns(schema: pa.Schema, columns: Sequence[str] | None, uri: str) -> pa.Schema:
     if columns is None:
         return schema
@@ -196,58 +149,33 @@ def _columns(schema: pa.Schema, columns: Sequence[str] | None, uri: str) -> pa.S
     return pa.schema([schema.field(name) for name in columns])
 
 
-def _live_files(table: DeltaTable, uri: str) -> tuple[DataFile, ...]:
-    actions = pa.table(table.get_add_actions())
-    partitioned = bool(table.metadata().partition_columns)
-    partitions = actions.column("partition").to_pylist() if partitioned else [{}] * actions.num_rows
-    paths = actions.column("path").to_pylist()
-    deleted = _deletion_vectors(table, paths, uri)
-    rows = zip(paths, actions["size_bytes"].to_pylist(), actions["num_records"].to_pylist(), partitions, strict=True)
-    files = [DataFile(unquote(path), size, records, values, deleted.get(path)) for path, size, records, values in rows]
-    return tuple(sorted(files, key=lambda file: file.path))
-
-
-def _deletion_vectors(table: DeltaTable, paths: Sequence[str], uri: str) -> dict[str, NDArray[np.uint8]]:
-    """Deleted rows as packed bits, by the path that the log writes."""
-    if "deletionVectors" not in (table.protocol().reader_features or []):
-        return {}
-    logged = {unquote(path): path for path in paths}
-    found: dict[str, NDArray[np.uint8]] = {}
+def _with_vectors(log: Log, files: Sequence[DataFile], options: Mapping[str, str]) -> tuple[DataFile, ...]:
+    if not log.has_vectors or not files:
+        return tuple(files)
     try:
-        for batch in table.deletion_vectors():
-            vectors = pa.record_batch(batch)
-            for path, mask in zip(vectors["filepath"].to_pylist(), vectors["selection_vector"], strict=True):
-                found[_log_path(path, logged)] = np.packbits(~mask.values.to_numpy(zero_copy_only=False))
-    except DeltaError as error:
+        folder = filesystem(log.uri, {}, options)
+        vectors = find_vectors(folder, log.uri, log.version, {file.path for file in files})
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise SnapshotError(
-            f"the deletion vectors of table '{uri}' cannot be read: {reason(error)}. Purge them (REORG ... APPLY "
-            "(PURGE)), then drop the feature (ALTER TABLE ... DROP FEATURE deletionVectors), or the one that is named"
-        ) from error
-    return found
+            f"the log of table '{log.uri}' cannot be read for its deletion vectors: {reason(error)}. Restore the "
+            "folder _delta_log, or see that the store answers (docs/loader.md)"
+        ) from (None if from_store(error) else error)
+    return tuple(replace(file, vector=vectors.get(file.path)) for file in files)
 
 
-def _log_path(url: str, logged: Mapping[str, str]) -> str:
-    """The log's own name of a file whose URL delta-rs gives: the part of it that names a live file."""
-    path = unquote(url)
-    at = -1
-    while path[at + 1 :] not in logged:
-        at = path.find("/", at + 1)
-        if at < 0:
-            raise SnapshotError(f"a deletion vector belongs to '{url}', which is no live file; run FSCK REPAIR TABLE")
-    return logged[path[at + 1 :]]
-
-
-def _kept(
-    files: tuple[DataFile, ...], by: Sequence[str], partitions: Mapping[str, Sequence[str | None]], uri: str
-) -> tuple[DataFile, ...]:
+def _kept(log: Log, partitions: Mapping[str, Sequence[str | None]]) -> list[DataFile]:
     for name in partitions:
-        if name not in by:
+        if name not in log.partitioned_by:
             raise SchemaError(
-                f"'{name}' is not a partition column of table '{uri}'; those are: {', '.join(by) or 'none'}. "
-                "Name one of them, or partition the table by it"
+                f"'{name}' is not a partition column of table '{log.uri}'; those are: "
+                f"{', '.join(log.partitioned_by) or 'none'}. Name one of them, or partition the table by it"
             )
     wanted = {name: set(values) for name, values in partitions.items()}
-    return tuple(f for f in files if all(_written(f.partition[name]) in values for name, values in wanted.items()))
+    return [
+        file
+        for file in log.live_files()
+        if all(_written(file.partition[name]) in values for name, values in wanted.items())
+    ]
 
 
 def _written(value: Any) -> str | None:
@@ -261,33 +189,6 @@ def _fingerprint(files: tuple[DataFile, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.path}\0{file.size}\0{file.partition}\n".encode())
-        if file.deleted is not None:
-            digest.update(file.deleted.tobytes())
+        if file.vector is not None:
+            digest.update(f"{file.vector}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _filesystems(uri: str, files: Sequence[DataFile], options: dict[str, str]) -> dict[str, pyarrow.fs.FileSystem]:
-    """Where data files lie: the local disk by path, all else through delta-rs, with the same credentials as the log.
-
-    Delta-rs asks a store for a file's size, and holds Python's lock meanwhile, unless it is told: so it is told.
-    """
-    sizes: dict[str, dict[str, int]] = {"": {}}
-    for file in files:
-        root, path = split_root(file.path)
-        sizes.setdefault(root, {})[path] = file.size
-    return {root: _filesystem(root or uri, known, options) for root, known in sizes.items()}
-
-
-def _filesystem(place: str, sizes: dict[str, int], options: dict[str, str]) -> pyarrow.fs.FileSystem:
-    if "://" in place:
-        return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place, options, sizes))
-    return pyarrow.fs.SubTreeFileSystem(place, pyarrow.fs.LocalFileSystem())
-
-
-def _plain(uri: str) -> str:
-    """A local path without its scheme; other URLs as they are."""
-    if uri.startswith("dbfs:/"):
-        return "/dbfs/" + uri.removeprefix("dbfs:/").lstrip("/")
-    if uri.startswith("file:"):
-        uri = unquote(urlparse(uri).path)
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 
+LOCAL = "file:"
 _BRANCH = re.compile(r"\s*(?:\x1b\[\d+m)?↳(?:\x1b\[\d+m)?\s*")
 _ANSWER = re.compile(r"<.*", re.DOTALL)
 _CODE = re.compile(r"<Code>\s*(\w+)")
 _QUERY = re.compile(r"(\w+://[^\s?]+)\?\S*")
+_LOCAL_URL = re.compile(r"(file|dbfs):(?://[^/]*)?(?=/)")
 _STORES_OWN = re.compile(r"Error performing [A-Z]+ |Generic [\w ]+ error|lacked the necessary privileges")
 
 
@@ -33,9 +35,16 @@ def reason(error: BaseException) -> str:
 
 
 def split_root(path: str) -> tuple[str, str]:
-    """An object's URL as its bucket and its key; the bucket of any other path is empty."""
+    """Where a path of the log leads: (bucket, key) of a URL, (`LOCAL`, path) of a local one, ("", path) in the table.
+
+    A shallow clone names its source's files by URL. Nothing in the path is escaped, so a local one is not parsed as a
+    URL again.
+    """
+    local = _LOCAL_URL.match(path)
+    if local is not None:
+        return LOCAL, ("/dbfs" if local[1] == "dbfs" else "") + path[local.end() :]
     scheme, separator, rest = path.partition("://")
-    if not separator or scheme == "file":
+    if not separator:
         return "", path
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key

@@ -78,7 +78,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
 
     settings = FitSettings(**spec["training"])
     columns = Schema.from_json(spec["schema"])
-    examples = open_snapshot(**_place(spec, "examples"), columns=columns.names)
+    examples = open_snapshot(**_place(spec, "examples"), columns=columns.names, world=world)
     torch.manual_seed(settings.seed)  # every rank starts from the same weights
     device, why = pick_device(spec["device"], world)
     if why and world.rank == 0:
@@ -157,7 +157,7 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
     if not spec["validate"]:
         return None
     asked = query_schema(columns.vocabularies())
-    queries = open_snapshot(**_place(spec, "queries"), columns=asked.names)
+    queries = open_snapshot(**_place(spec, "queries"), columns=asked.names, world=world)
     rows = block_rows(asked["seen"].size or 1)
 
     def validate(model: Any) -> dict[str, float]:

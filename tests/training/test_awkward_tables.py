@@ -111,6 +111,55 @@ def widened(spark: SparkSession, path: str) -> None:
     spark.sql(f"insert into delta.`{path}` select {BIG} + id, cast(100000 + id as int), 0.1 + id from range(50)")
 
 
+def widened_and_deleted(spark: SparkSession, path: str) -> None:
+    widened(spark, path)
+    spark.sql(f"alter table delta.`{path}` set tblproperties ({VECTORS})")
+    spark.sql(f"delete from delta.`{path}` where k % 3 = 0")
+    spark.sql(f"insert into delta.`{path}` select 9, 3, 0.5")
+
+
+def cloned(spark: SparkSession, path: str) -> None:
+    """Of a table whose partitions' folders are escaped in the log's URLs, with files and vectors of its own."""
+    by_odd_strings(spark, f"{path} of")
+    spark.sql(f"create table delta.`{path}` shallow clone delta.`{path} of`")
+    spark.sql(f"delete from delta.`{path}` where k = 3 and p in ('a/b c', '%2F+')")
+    spark.sql(f"insert into delta.`{path}` {rows(300, 320)}")
+
+
+def clone_of_a_clone(spark: SparkSession, path: str) -> None:
+    cloned(spark, f"{path} 50%25")
+    spark.sql(f"create table delta.`{path}` shallow clone delta.`{path} 50%25`")
+
+
+def behind_checkpoints(spark: SparkSession, path: str, policy: str = "classic", parts: int = 0) -> None:
+    """Vectors in a checkpoint, in commits after it, and one that a later commit takes away."""
+    create(
+        spark,
+        path,
+        by="k",
+        properties=f"{VECTORS}, 'delta.checkpointInterval'='3', 'delta.checkpointPolicy'='{policy}'",
+    )
+    size = "spark.databricks.delta.checkpoint.partSize"
+    if parts:
+        spark.conf.set(size, parts)
+    try:
+        for k in (1, 2, 3, 4, 5):
+            spark.sql(f"delete from delta.`{path}` where k = {k} and id % 4 = 1")
+    finally:
+        spark.conf.unset(size)
+    spark.sql(f"optimize delta.`{path}` where k = 1")
+    spark.sql(f"restore table delta.`{path}` to version as of 4")
+    spark.sql(f"delete from delta.`{path}` where k = 6 and id % 4 = 2")
+
+
+def behind_checkpoints_in_parts(spark: SparkSession, path: str) -> None:
+    behind_checkpoints(spark, path, parts=3)
+
+
+def behind_checkpoints_of_the_second_kind(spark: SparkSession, path: str) -> None:
+    behind_checkpoints(spark, path, policy="v2", parts=3)
+
+
 def many_row_groups(spark: SparkSession, path: str) -> None:
     conf = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
     conf.set("parquet.block.size", "4096")
@@ -134,12 +183,22 @@ TABLES: dict[str, Callable[[SparkSession, str], None]] = {
         by_every_type,
         evolved,
         widened,
+        widened_and_deleted,
+        cloned,
+        clone_of_a_clone,
+        behind_checkpoints,
+        behind_checkpoints_in_parts,
+        behind_checkpoints_of_the_second_kind,
         many_row_groups,
     )
 }
 
 
-@pytest.fixture(scope="module", params=sorted(TABLES))
+SLOW = {"behind_checkpoints_in_parts", "behind_checkpoints_of_the_second_kind"}
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(TABLES)]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def table(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = str(tmp_path_factory.mktemp("tables") / request.param)
     TABLES[request.param](spark, path)

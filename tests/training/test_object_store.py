@@ -180,8 +180,11 @@ def test_an_object_cut_short_is_named(own: tuple[Store, Snapshot, list[Path]], k
     store, snapshot, (_, second, _) = own
     second.write_bytes(second.read_bytes()[:kept])
     named = r"file 'split=b%20b/.*\.parquet' of version 0 of table 's3://shop/t' .*Restore the file, or pin another"
-    with pytest.raises(SnapshotError, match=f"row group 0 of {named}"):
-        read_table(snapshot)
+    if kept < 0:  # only the footer is cut, which an open snapshot has read
+        assert sorted(read_table(snapshot)["id"].to_pylist()) == [1, 2, 3]
+    else:
+        with pytest.raises(SnapshotError, match=f"row group 0 of {named}"):
+            read_table(snapshot)
     with pytest.raises(SnapshotError, match=named):
         open_snapshot("s3://shop/t", storage_options=store.options)
 
@@ -218,7 +221,7 @@ def quiet(error: BaseException, *more: str) -> str:
 def test_a_store_that_refuses_is_named_soon_and_without_secrets(
     store: Store, bucket: str, changed: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.snapshot._OPENING", {"retry_timeout": "1s"})
+    monkeypatch.setattr("training.delta_log._OPENING", {"retry_timeout": "1s"})
     options = {**store.options, "AWS_SESSION_TOKEN": TOKEN, **changed}
     started = time.perf_counter()
     with pytest.raises(
@@ -245,7 +248,7 @@ def test_a_store_that_stops_answering_while_training_is_named_without_secrets(tm
 
 def test_credentials_that_end_while_footers_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = DeltaTable(TABLE, storage_options=store.options)
-    monkeypatch.setattr("training.snapshot._open_table", lambda *_: plain)
+    monkeypatch.setattr("training.delta_log._open_table", lambda *_: plain)
     with pytest.raises(SnapshotError, match=r"file 'odd=.*' of version 1 .* cannot be read: .*403 Forbidden") as caught:
         open_snapshot(TABLE, storage_options={**store.options, "AWS_SECRET_ACCESS_KEY": "another-secret"})
     quiet(caught.value)
@@ -255,7 +258,7 @@ def test_a_local_table_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("planted")
 
-    monkeypatch.setattr("training.snapshot.DeltaTable", refuse)
+    monkeypatch.setattr("training.delta_log.DeltaTable", refuse)
     with pytest.raises(TableError, match=r"table '.*/t' cannot be reached: planted. See that this process may read it"):
         open_snapshot(str(tmp_path / "t"))
 

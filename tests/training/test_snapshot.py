@@ -48,7 +48,7 @@ def test_fingerprint_is_of_the_files_not_of_the_path(table: Path) -> None:
 
 
 def test_a_url_reads_through_the_object_store(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.snapshot._plain", lambda uri: uri)  # else a file URL becomes a path
+    monkeypatch.setattr("training.delta_log._plain", lambda uri: uri)  # else a file URL becomes a path
     assert ids(table.as_uri()) == [1, 2, 3, 4]
 
 

@@ -1,0 +1,180 @@
+"""What Delta's log says of one version of a table: its columns, live files, partition values and deletion vectors.
+
+Delta-rs (deltalake) opens the log and replays it. What it does not hand out, the deletion vectors' places, comes from
+`training.log_vectors`. No data file is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+import pyarrow.fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+
+from training.errors import SnapshotError, TableError
+from training.log_vectors import Vector
+from training.storage import LOCAL, reason, split_root
+
+# Reader features that Millrace honours, or that leave data files as they are.
+READER_FEATURES = frozenset(
+    {
+        "columnMapping",
+        "deletionVectors",
+        "timestampNtz",
+        "typeWidening",
+        "typeWidening-preview",
+        "v2Checkpoint",
+        "vacuumProtocolCheck",
+    }
+)
+# Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
+_OPENING = {"retry_timeout": "30s"}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One live Parquet file.
+
+    Attributes:
+        path: relative to the table's root, as on the file system, or a URL; nothing in it is escaped.
+        size: bytes.
+        modified: milliseconds since 1970, by the log.
+        records: physical rows by the log, where it says.
+        partition: partition values by logical column name, typed.
+        vector: where its deleted rows are named; None where none is deleted.
+    """
+
+    path: str
+    size: int
+    modified: int
+    records: int | None
+    partition: Mapping[str, Any]
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """The log of a table, open at a version.
+
+    Attributes:
+        uri: the table's path or URL, without a local path's scheme.
+        version: the Delta version.
+        schema: logical columns with the log's metadata, in the table's order.
+        partitioned_by: names of the partition columns.
+        properties: the table's properties at this version.
+        has_vectors: whether files of this table may have deletion vectors.
+    """
+
+    uri: str
+    version: int
+    schema: pa.Schema
+    partitioned_by: tuple[str, ...]
+    properties: Mapping[str, str]
+    has_vectors: bool
+    _table: DeltaTable
+
+    def live_files(self) -> list[DataFile]:
+        """The version's files, sorted by path; their deletion vectors are still to be found."""
+        actions = pa.table(self._table.get_add_actions())
+        values = actions.column("partition").to_pylist() if self.partitioned_by else [{}] * actions.num_rows
+        names = ("path", "size_bytes", "modification_time", "num_records")
+        rows = zip(*(actions[name].to_pylist() for name in names), values, strict=True)
+        files = [DataFile(unquote(path), *rest) for path, *rest in rows]
+        return sorted(files, key=lambda file: file.path)
+
+
+def open_log(uri: str, version: int | None, options: Mapping[str, str]) -> Log:
+    """Open a table's log at a version; None is the newest.
+
+    Raises:
+        TableError: there is no Delta table, or its folder or object store cannot be reached.
+        SnapshotError: the version is not there, or the table uses a reader feature that Millrace does not know.
+    """
+    uri = _plain(uri)
+    table = _open_table(uri, version, options)
+    features = set(table.protocol().reader_features or [])
+    _refuse_unknown(features, uri)
+    metadata = table.metadata()
+    return Log(
+        uri=uri,
+        version=table.version(),
+        schema=pa.schema(table.schema().to_arrow()),
+        partitioned_by=tuple(metadata.partition_columns),
+        properties=dict(metadata.configuration),
+        has_vectors="deletionVectors" in features,
+        _table=table,
+    )
+
+
+def filesystems(uri: str, files: Iterable[DataFile], options: Mapping[str, str]) -> dict[str, pyarrow.fs.FileSystem]:
+    """Where a table's files lie: the local disk by path, all else through delta-rs, with the same credentials.
+
+    Delta-rs asks a store for a file's size, and holds Python's lock meanwhile, unless it is told: so it is told.
+
+    Returns:
+        A file system by the root that `split_root` gives, of each file and of its deletion vector.
+    """
+    sizes: dict[str, dict[str, int]] = {"": {}}
+    for file in files:
+        root, path = split_root(file.path)
+        sizes.setdefault(root, {})[path] = file.size
+        if file.vector is not None and file.vector.path is not None:
+            sizes.setdefault(split_root(file.vector.path)[0], {})
+    return {root: filesystem(root or uri, known, options) for root, known in sizes.items()}
+
+
+def filesystem(place: str, sizes: dict[str, int], options: Mapping[str, str]) -> pyarrow.fs.FileSystem:
+    """The file system of a table's folder or of a bucket; `sizes` are the files' that are known."""
+    if place == LOCAL:
+        return pyarrow.fs.LocalFileSystem()
+    if "://" in place:
+        return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place, dict(options), sizes))
+    return pyarrow.fs.SubTreeFileSystem(place, pyarrow.fs.LocalFileSystem())
+
+
+def _open_table(uri: str, version: int | None, options: Mapping[str, str]) -> DeltaTable:
+    try:
+        return DeltaTable(uri, version=version, storage_options={**_OPENING, **options})
+    except TableNotFoundError as error:
+        raise TableError(
+            f"there is no Delta table at '{uri}' ({reason(error)}). Write it first, or correct the path"
+        ) from error
+    except DeltaError as error:
+        wanted = "the newest version" if version is None else f"version {version}"
+        raise SnapshotError(
+            f"{wanted} of table '{uri}' cannot be opened: {reason(error)}. A version that is still to come, that "
+            "log clean-up removed, or that needs an unknown reader feature cannot be pinned; see DESCRIBE HISTORY"
+        ) from error
+    except OSError as error:
+        remedy = (
+            "See that bucket, region and endpoint are right and that this process has credentials: AWS_ACCESS_KEY_ID, "
+            "AWS_ENDPOINT_URL and the like in its environment, or storage_options (docs/loader.md)"
+            if "://" in uri
+            else "See that this process may read it"
+        )
+        raise TableError(f"table '{uri}' cannot be reached: {reason(error)}. {remedy}") from None
+
+
+def _refuse_unknown(features: set[str], uri: str) -> None:
+    unknown = sorted(features - READER_FEATURES)
+    if unknown:
+        raise SnapshotError(
+            f"table '{uri}' needs reader features that Millrace does not know: {', '.join(unknown)}. "
+            "Drop them (ALTER TABLE ... DROP FEATURE), or write what training needs to another table"
+        )
+
+
+def _plain(uri: str) -> str:
+    """A local path without its scheme; other URLs as they are."""
+    if uri.startswith("dbfs:/"):
+        return "/dbfs/" + uri.removeprefix("dbfs:/").lstrip("/")
+    if uri.startswith("file:"):
+        uri = unquote(urlparse(uri).path)
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())
