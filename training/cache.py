@@ -3,6 +3,9 @@
 What is kept is what the table holds, before any shuffling or checking, so an epoch that comes from a cache is the same
 as one that comes from the table. A cache is filled until its limit and then left as it is: an epoch needs every row
 group once, so putting one out for another would gain nothing.
+
+An entry's name comes from what lies in the file, not from what the table calls it: columns may change their names, and
+a name may come to mean another column, while the file stays.
 """
 
 from __future__ import annotations
@@ -16,13 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import xxhash
 
 from training.errors import SettingsError
 from training.snapshot import Snapshot
 
+_END_OF_STREAM = bytes.fromhex("ffffffff00000000")
+_CHECKSUM = 8
+
 
 class Cache(ABC):
-    """Decoded row groups by table, file, row group and columns. Safe for use by several threads.
+    """Decoded row groups by file, row group and columns. Safe for use by several threads.
 
     Attributes:
         hits: row groups that were given from the cache.
@@ -85,11 +92,11 @@ class MemoryCache(Cache):
 
 
 class DiskCache(Cache):
-    """Keeps row groups as Arrow files in a folder that processes, runs and trials on one host may share.
+    """Keeps row groups as Arrow streams in a folder that processes, runs and trials on one host may share.
 
-    A file gets its name when it is whole; one that is damaged all the same is read from the table and written again.
-    The folder may be deleted at any time, and nothing else deletes it. Where it cannot be written (a full disk) that
-    is said once, as a warning, and rows come from the table.
+    A file gets its name when it is whole, and ends with a checksum of all before it. One that is damaged all the same
+    is dropped, read from the table and written again. The folder may be deleted at any time, and nothing else deletes
+    it. Where it cannot be written (a full disk) rows come from the table. Both are said once, as a warning.
 
     Args:
         folder: made where it does not exist; a local disk.
@@ -100,17 +107,20 @@ class DiskCache(Cache):
         super().__init__(max_bytes)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._writable = True
+        self._writable, self._said = True, set[str]()
 
     def _get(self, key: str) -> pa.RecordBatch | None:
         try:
-            with pa.OSFile(str(self._path(key))) as file, pa.ipc.open_file(file) as reader:
-                return reader.get_batch(0)
+            with pa.OSFile(str(self._path(key))) as file:
+                return _checked(file.read_buffer())
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError) as error:
-            warnings.warn(
-                f"'{self._path(key)}' of the loader's cache is damaged ({error}): written again", stacklevel=2
+            self._path(key).unlink(missing_ok=True)
+            self._say_once(
+                "damaged",
+                f"'{self._path(key)}' of the loader's cache is damaged ({error}): written again from the table, as any "
+                "other that is damaged will be without a word. If this comes again, look at the disk",
             )
             return None
 
@@ -119,19 +129,25 @@ class DiskCache(Cache):
             return
         scratch = self._path(key).with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         try:
-            with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
-                writer.write_batch(rows)
+            with pa.OSFile(str(scratch), "wb") as file:
+                for part in _parts(rows):
+                    file.write(part)
             scratch.replace(self._path(key))
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            with self._lock:
-                said, self._writable = not self._writable, False
-            if not said:
-                warnings.warn(
-                    f"the loader's cache '{self.folder}' cannot be written: {error}; rows that are not in it come from "
-                    "the table each epoch. Make room there, or lower its limit",
-                    stacklevel=2,
-                )
+            self._writable = False
+            self._say_once(
+                "full",
+                f"the loader's cache '{self.folder}' cannot be written: {error}; rows that are not in it come from the "
+                "table each epoch. Make room there, or lower its limit",
+            )
+
+    def _say_once(self, what: str, text: str) -> None:
+        with self._lock:
+            said = what in self._said
+            self._said.add(what)
+        if not said:
+            warnings.warn(text, stacklevel=2)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.arrow"
@@ -145,9 +161,25 @@ def cache_of(gigabytes: float, folder: str | None) -> Cache | None:
     return MemoryCache(size) if folder is None else DiskCache(folder, size)
 
 
+def _parts(rows: pa.RecordBatch) -> list[pa.Buffer]:
+    """An Arrow stream of one record batch, and its checksum (xxHash reads 17 GB/s; zlib's CRC 4)."""
+    parts = [rows.schema.serialize(), rows.serialize(), pa.py_buffer(_END_OF_STREAM)]
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return [*parts, pa.py_buffer(digest.digest())]
+
+
+def _checked(stored: pa.Buffer) -> pa.RecordBatch:
+    """The record batch of a file; ArrowInvalid where the file is not what was written."""
+    stream = stored[: max(0, stored.size - _CHECKSUM)]
+    if xxhash.xxh3_64_digest(stream) != stored[stream.size :].to_pybytes():
+        raise pa.ArrowInvalid("its checksum is not that of its bytes")
+    return pa.ipc.open_stream(stream).read_next_batch()
+
+
 def _key(snapshot: Snapshot, group: int, columns: Sequence[str]) -> str:
-    """The same for every version of a table that holds the same file, and for no other rows or types."""
-    file = snapshot.files[snapshot.groups.file[group]]
-    types = [f"{name}:{snapshot.schema.field(name).type}" for name in columns]
-    parts = [snapshot.uri, file.path, str(file.size), str(snapshot.groups.number[group]), *types]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    """The same for every version of a table, and every clone, that holds the same file; of no other rows or types."""
+    groups = snapshot.groups
+    parts = snapshot.source.identity(snapshot.files[groups.file[group]], columns)
+    return hashlib.sha256("\0".join([*parts, str(groups.number[group])]).encode()).hexdigest()[:32]

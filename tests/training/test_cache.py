@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -71,14 +72,14 @@ def test_the_limit_holds(snapshot: Snapshot, make: Make) -> None:
     assert 0 < half.hits < GROUPS
 
 
-def test_processes_share_a_folder_and_its_files_are_arrow(snapshot: Snapshot, tmp_path: Path) -> None:
+def test_processes_share_a_folder_and_its_files_are_arrow_streams(snapshot: Snapshot, tmp_path: Path) -> None:
     first, second = DiskCache(tmp_path / "cache", 10**6), DiskCache(tmp_path / "cache", 10**6)
     epoch(snapshot, 0, first)
     assert epoch(snapshot, 0, second) == epoch(snapshot, 0, None)
     assert (second.hits, second.misses, second.held_bytes) == (GROUPS, 0, 0)
     files = list((tmp_path / "cache").iterdir())
     assert len(files) == GROUPS
-    assert sum(pa.ipc.open_file(str(path)).get_batch(0).num_rows for path in files) == 600
+    assert sum(pa.ipc.open_stream(str(path)).read_next_batch().num_rows for path in files) == 600
 
 
 def test_a_damaged_file_is_read_from_the_table_and_written_again(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -92,6 +93,63 @@ def test_a_damaged_file_is_read_from_the_table_and_written_again(snapshot: Snaps
     assert torn.read_bytes() == whole
 
 
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9, 1.0])
+def test_a_flipped_bit_is_noticed_wherever_it_is(snapshot: Snapshot, tmp_path: Path, place: float) -> None:
+    cache = DiskCache(tmp_path / "cache", 10**6)
+    wanted = epoch(snapshot, 0, cache)
+    file = min((tmp_path / "cache").iterdir())
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(place * (len(whole) - 1))] ^= 1
+    file.write_bytes(flipped)
+    with pytest.warns(UserWarning, match=f"'{file}' .* is damaged .*its checksum is not that of its bytes"):
+        assert epoch(snapshot, 0, cache) == wanted
+    assert file.read_bytes() == whole
+
+
+def test_many_damaged_files_are_said_once(snapshot: Snapshot, tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", 10**6)
+    wanted = epoch(snapshot, 0, cache)
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(b"")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert epoch(snapshot, 0, cache) == wanted
+    assert len(said) == 1
+    assert min(file.stat().st_size for file in (tmp_path / "cache").iterdir()) > 0
+
+
+def rename(path: Path, names: dict[str, str]) -> None:
+    """Commit a schema in which each of the table's columns, by its name in the files, has another name."""
+    log = sorted((path / "_delta_log").glob("*.json"))
+    first = [json.loads(line) for line in log[0].read_text().splitlines()]
+    metadata = next(action["metaData"] for action in first if "metaData" in action)
+    schema = json.loads(metadata["schemaString"])
+    for number, field in enumerate(schema["fields"]):
+        physical = {"delta.columnMapping.id": number + 1, "delta.columnMapping.physicalName": field["name"]}
+        field |= {"name": names[field["name"]], "metadata": physical}
+    mapped = {**metadata, "schemaString": json.dumps(schema), "configuration": {"delta.columnMapping.mode": "name"}}
+    actions = [{"protocol": {"minReaderVersion": 2, "minWriterVersion": 5}}, {"metaData": mapped}]
+    (path / "_delta_log" / f"{len(log):020d}.json").write_text("\n".join(json.dumps(action) for action in actions))
+
+
+def test_a_name_that_comes_to_mean_another_column_brings_that_columns_values(tmp_path: Path, make: Make) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"a": [1, 2, 3], "b": [10, 20, 30]}))
+    cache = make(10**6)
+    for names in ({"a": "a", "b": "b"}, {"a": "b", "b": "a"}):
+        rename(tmp_path / "t", names)
+        snapshot = open_snapshot(str(tmp_path / "t"))
+        for _ in range(2):
+            assert (
+                cache.read(snapshot, 0, ["a", "b"])["a"].to_pylist() == snapshot.read_group(0, ["a"])["a"].to_pylist()
+            )
+    assert snapshot.read_group(0, ["a"])["a"].to_pylist() == [10, 20, 30]
+    rename(tmp_path / "t", {"a": "x", "b": "y"})
+    assert (cache.hits, cache.misses) == (2, 2)
+    assert cache.read(open_snapshot(str(tmp_path / "t")), 0, ["x", "y"])["x"].to_pylist() == [1, 2, 3]
+    assert cache.hits == 3  # only the names are new: what was kept under the old ones holds
+
+
 def test_a_folder_that_cannot_be_written_is_said_once(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pa.ipc, "new_file", full)
+    monkeypatch.setattr("training.cache._parts", full)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert epoch(snapshot, 0, cache) == epoch(snapshot, 0, None)
