@@ -7,7 +7,7 @@ rows in another order anyway pays nothing for leaving them out itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from pyroaring import BitMap64
 
 from training.deletion_vectors import read_vector
 from training.delta_log import DataFile
-from training.errors import SnapshotError
+from training.errors import SchemaError, SnapshotError
 from training.log_vectors import Vector
 from training.recent import Recent
 from training.storage import LOCAL, cut_short, from_store, reason, split_root
@@ -30,6 +30,7 @@ _GONE = (
     "is gone; VACUUM deletes the files of old versions. Pin a later version, or keep files for longer "
     "(delta.deletedFileRetentionDuration)"
 )
+_NULL_LIST = "Expected all lists to be of size"  # Arrow's words
 _PHYSICAL_NAME, _FIELD_ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
 
 
@@ -88,8 +89,11 @@ class Source:
     def read(self, file: DataFile, number: int, columns: Sequence[str]) -> dict[str, pa.Array]:
         """All physical rows of a row group, deleted ones too, by logical name and of the table's types.
 
+        Strings and bytes come as `large_string` and `large_binary`.
+
         Raises:
             SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
+            SchemaError: a list of a fixed size is null, which Arrow cannot read; names the column.
         """
         try:
             far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
@@ -98,13 +102,16 @@ class Source:
             with self._open(file) as stored_in, pq.ParquetFile(stored_in, **options) as parquet:
                 schema, rows = parquet.schema_arrow, footer.row_group(number).num_rows
                 physical = {name: self._physical(name, schema) for name in columns}
-                # Column by column: Arrow keeps a reader's pages until all columns of the call are read. A store takes
-                # its time for each answer, so it is asked for all columns at once.
-                found = [name for name in physical.values() if name is not None]
-                calls = [found] if far else [[name] for name in found]
-                read = [parquet.read_row_group(number, columns=call, use_threads=False) for call in calls]
-                stored = {name: table.column(name) for table in read for name in table.column_names}
-            return {name: self._column(name, stored.get(physical[name]), file, rows) for name in columns}
+                stored = dict[str, pa.ChunkedArray]()
+                for name, call in _calls(physical, schema, together=far):
+                    try:
+                        table = parquet.read_row_group(number, columns=call, use_threads=False)
+                    except pa.ArrowInvalid as error:
+                        if _NULL_LIST not in str(error):
+                            raise
+                        raise _null_list(name, f"row group {number} of {self.place(file)}") from error
+                    stored.update(zip(table.column_names, table.columns, strict=True))
+            return {name: self._column(name, stored.get(physical[name] or ""), file, rows) for name in columns}
         except FileNotFoundError as error:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
@@ -159,15 +166,42 @@ class Source:
         return mark if mark in stored.names else None
 
     def _column(self, name: str, stored: pa.ChunkedArray | None, file: DataFile, rows: int) -> pa.Array:
-        wanted = self.schema.field(name).type
+        wanted = _held_type(self.schema.field(name).type)
         if name in file.partition:
             return pa.repeat(pa.scalar(file.partition[name], wanted), rows)
         if stored is None:
             return pa.nulls(rows, wanted)
-        return _as_type(stored.chunk(0) if stored.num_chunks == 1 else stored.combine_chunks(), wanted)
+        # Arrow gives what has more than two gigabytes in pieces, so they are joined when they have the wide type.
+        chunks = [_as_type(chunk, wanted) for chunk in stored.chunks]
+        return chunks[0] if len(chunks) == 1 else pa.chunked_array(chunks, wanted).combine_chunks()
 
     def _gone(self, file: DataFile) -> SnapshotError:
         return SnapshotError(f"{self.place(file)} {_GONE}")
+
+
+def _calls(physical: Mapping[str, str | None], schema: pa.Schema, *, together: bool) -> Iterator[tuple[str, list[str]]]:
+    """The columns to ask for in one call each, and the logical name of the first of them.
+
+    Column by column, for Arrow keeps a reader's pages until all columns of the call are read. A store takes its time
+    for each answer, so it is asked for all columns at once, but for those that may have to be named in an error.
+    """
+    rest = dict[str, str]()
+    for name, found in physical.items():
+        if found is None:
+            continue
+        if not together or pa.types.is_fixed_size_list(schema.field(found).type):
+            yield name, [found]
+        else:
+            rest[name] = found
+    if rest:
+        yield next(iter(rest)), list(rest.values())
+
+
+def _null_list(name: str, where: str) -> SchemaError:
+    return SchemaError(
+        f"column '{name}' is written as a list of a fixed size, and such lists may hold no nulls: one list is null, in "
+        f"{where}. Leave these rows out where the table is built, or write the column as a list of any length"
+    )
 
 
 def _unreadable(what: str, error: Exception) -> SnapshotError:
@@ -187,6 +221,13 @@ def _refused(error: Exception) -> bool:
 def _cause(error: Exception) -> Exception | None:
     """The error to chain: none of a store's, whose text may hold what is secret."""
     return None if from_store(error) else error
+
+
+def _held_type(kind: pa.DataType) -> pa.DataType:
+    """A column's type while it is held: strings and bytes may be more than 32-bit offsets can count."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary(kind) else kind
 
 
 def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:

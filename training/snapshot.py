@@ -131,7 +131,7 @@ def read_table(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.T
     schema = pa.schema([field.remove_metadata() for field in _columns(snapshot.schema, columns, snapshot.uri)])
     parts = []
     for group in range(len(snapshot.groups)):
-        table = pa.table(snapshot.read_group(group, schema.names), schema=schema)
+        table = pa.table(snapshot.read_group(group, schema.names)).cast(schema)
         live = snapshot.live_rows(group)
         parts.append(table if len(live) == table.num_rows else table.take(pa.array(live)))
     return pa.concat_tables(parts) if parts else schema.empty_table()

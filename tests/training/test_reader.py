@@ -19,7 +19,7 @@ from training.batch import Ragged, batch_size, to_device
 from training.errors import CheckpointError, SchemaError, SettingsError, SnapshotError, TableError
 from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot
+from training.snapshot import Snapshot, open_snapshot, read_table
 
 BIG = 2**53 + 1
 ROWS = 1003
@@ -313,3 +313,46 @@ def test_a_file_that_vanishes_in_mid_epoch_is_named(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(SnapshotError, match=r"file 'part-.*\.parquet' of version 0 of table '.*' is gone; VACUUM"):
         read(loader)
+
+
+def test_a_null_list_of_a_fixed_size_is_named(tmp_path: Path) -> None:
+    pairs = pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))
+    write_deltalake(tmp_path / "t", pa.table({"id": [1, 2], "pair": pairs}))
+    snapshot = open_snapshot(str(tmp_path / "t"))
+    named = (
+        r"column 'pair' is written as a list of a fixed size, and such lists may hold no nulls: .* row group 0 of file"
+    )
+    with (
+        pytest.raises(SchemaError, match=named),
+        Loader(snapshot, Schema((SCHEMA["id"], SCHEMA["pair"])), batch_size=2, seed=0) as loader,
+    ):
+        next(loader.epoch(0))
+    with Loader(snapshot, ID, batch_size=2, seed=0) as loader:
+        assert sorted(next(loader.epoch(0))["id"].tolist()) == [1, 2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("fill", "wanted"), [(None, None), (7, [[1.0, 7.0], [3.0, 4.0]])])
+def test_a_null_element_of_a_list_of_a_fixed_size(tmp_path: Path, fill: float | None, wanted: Any) -> None:
+    pairs = pa.array([[1.0, None], [3.0, 4.0]], pa.list_(pa.float64(), 2))
+    write_deltalake(tmp_path / "t", pa.table({"pair": pairs}))
+    schema = Schema((Column("pair", Kind.DENSE, length=2, fill=fill),))
+    with Loader(open_snapshot(str(tmp_path / "t")), schema, batch_size=2, seed=0) as loader:
+        if wanted is None:
+            with pytest.raises(SchemaError, match="column 'pair' must not be null; 1 values are"):
+                next(loader.epoch(0))
+        else:
+            assert sorted(next(loader.epoch(0))["pair"].tolist()) == wanted  # type: ignore[union-attr]
+
+
+def test_strings_and_bytes_are_held_with_64_bit_offsets(snapshot: Snapshot) -> None:
+    """A row group of more than two gigabytes of them comes from Arrow in pieces, which only wide offsets can join."""
+    columns = snapshot.read_group(0, ["name", "picture"])
+    assert {name: column.type for name, column in columns.items()} == {
+        "name": pa.large_string(),
+        "picture": pa.large_binary(),
+    }
+    pieces = pa.chunked_array([["a", "b"], ["c"]])
+    file = snapshot.files[0]
+    joined = snapshot.source._column("name", pieces, file, 3)
+    assert (joined.type, joined.to_pylist()) == (pa.large_string(), ["a", "b", "c"])
+    assert read_table(snapshot, ["name"]).schema == pa.schema({"name": pa.string()})
