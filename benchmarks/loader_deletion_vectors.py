@@ -34,7 +34,7 @@ def main() -> None:
     rows, rounds = arguments(10e6, 3)
     plain = open_snapshot(table("wide", rows, 100_000, wide))
     marked = open_snapshot(with_vectors(plain.uri, rows))
-    assert all(file.deleted is not None for file in marked.files)
+    assert all(file.vector is not None for file in marked.files)
     epochs = {"plain": iter(range(rounds)), "vectors": iter(range(rounds))}
     with loader(plain, WIDE, WINDOW) as one, loader(marked, WIDE, WINDOW) as two:
 

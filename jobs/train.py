@@ -26,12 +26,12 @@ from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
 from training.bundle import load_bundle
+from training.delta_log import open_log
 from training.errors import BundleError, SettingsError
 from training.fit_settings import FitSettings
 from training.observers import refuse_password
 from training.record import RECORD
 from training.schema import Schema
-from training.snapshot import open_snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -126,7 +126,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         validate: whether to rank the held-out queries after each epoch.
     """
     facts = builds.published_at(settings.tables.root)
-    examples = open_snapshot(f"{settings.tables.root}/examples", facts["versions"]["examples"])
+    examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
     cut = "test" if "validation" in splits else "validation"
     siblings = {
         name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}

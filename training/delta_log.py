@@ -90,7 +90,7 @@ class Log:
         return sorted(files, key=lambda file: file.path)
 
 
-def open_log(uri: str, version: int | None, options: Mapping[str, str]) -> Log:
+def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | None = None) -> Log:
     """Open a table's log at a version; None is the newest.
 
     Raises:
@@ -98,7 +98,7 @@ def open_log(uri: str, version: int | None, options: Mapping[str, str]) -> Log:
         SnapshotError: the version is not there, or the table uses a reader feature that Millrace does not know.
     """
     uri = _plain(uri)
-    table = _open_table(uri, version, options)
+    table = _open_table(uri, version, options or {})
     features = set(table.protocol().reader_features or [])
     _refuse_unknown(features, uri)
     metadata = table.metadata()

@@ -19,6 +19,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from cluster.launch import launch
 from tests.training.s3 import KEY_ID, SECRET, Store, serve
 from tests.training.streams import in_order, ranks_epoch
+from tests.training.test_deletion_vectors import delete
 from training.errors import SnapshotError, TableError
 from training.schema import Column, Kind, Schema
 from training.snapshot import Snapshot, open_snapshot, read_table
@@ -129,6 +130,12 @@ def test_a_clone_reads_its_sources_files_with_the_same_options(own: tuple[Store,
     (clone / "00000000000000000000.json").write_text("\n".join(json.dumps(action) for action in actions))
     found = read_table(open_snapshot("s3a://shop/clone", storage_options=store.options)).sort_by("id")
     assert found.to_pydict() == {"id": [1, 2, 3], "split": ["a", "b b", "c%c"]}
+
+
+def test_deletion_vectors_lie_in_the_bucket(own: tuple[Store, Snapshot, list[Path]]) -> None:
+    store, _, _ = own
+    delete(store.folder / "t", "b b", [0])
+    assert read_table(open_snapshot("s3://shop/t", storage_options=store.options))["id"].to_pylist() == [1, 3]
 
 
 def test_python_goes_on_while_a_slow_store_answers(tmp_path: Path) -> None:
