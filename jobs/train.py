@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.launch import launch
 from jobs import builds
 from jobs.artefacts import LATEST, read_json, write_json
-from jobs.console import say
+from jobs.console import say, warn
 from jobs.main import main_of
 from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
@@ -29,6 +29,7 @@ from training.bundle import load_bundle
 from training.delta_log import open_log
 from training.errors import BundleError, SettingsError
 from training.fit_settings import FitSettings
+from training.lock import only_writer
 from training.observers import refuse_password
 from training.record import RECORD
 from training.schema import Schema
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LAUNCHER_KEYS = set(TrainingSettings.model_fields) - set(FitSettings.model_fields)
+LOCK = "train.lock"  # in the run folder: one training at a time publishes there
 # Settings that say when a training is at its end; with others it is the same training, which goes on.
 ENDS = ("epochs", "early_stopping_patience")
 
@@ -54,11 +56,18 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         LaunchError: a rank failed.
         SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
             training.tuned and nothing to take.
+        CheckpointError: another training is under way in the run folder.
     """
     settings, tuned = with_best(settings)
     _refuse_to_choose_on_the_test(settings)
     refuse_password(settings.training.mlflow_uri)
     timeline = _timeline(settings)
+    with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder"):
+        return _train(settings, tuned, timeline)
+
+
+def _train(settings: Settings, tuned: dict[str, Any] | None, timeline: Path | None) -> dict[str, Any]:
+    """The training itself; no other one is under way in this run folder."""
     run_dir = Path(settings.run_dir)
     spec = learn_spec(settings, splits=("train", "validation"), validate=False)
     identity = spec_identity(spec)

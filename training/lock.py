@@ -1,4 +1,4 @@
-"""One training at a time writes into a checkpoint folder."""
+"""One training at a time writes into a checkpoint folder, and one into a run folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def only_writer(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock (flock on `writer.lock`) inside; the system lets go of it with the process.
+def only_writer(
+    directory: Path, say: Callable[[str], None], *, name: str = NAME, what: str = "checkpoint folder"
+) -> Iterator[None]:
+    """Hold the folder's lock (flock on a file in it) inside; the system lets go of it with the process.
 
     A lock file that a dead process left holds nothing. Where the file system has no locks, `say` gets a line, and two
     trainings that write into one folder go unnoticed.
@@ -28,19 +30,21 @@ def only_writer(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     Args:
         directory: made where it does not exist.
         say: gets a line for people.
+        name: of the file that is locked.
+        what: the folder is, for the error.
 
     Raises:
         CheckpointError: another process holds the lock, and did not let go within 10 s.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    handle = _take(directory / NAME, say)
+    handle = _take(directory / name, say, what)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _take(path: Path, say: Callable[[str], None]) -> int:
+def _take(path: Path, say: Callable[[str], None], what: str) -> int:
     deadline = time.monotonic() + WAIT_S
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -51,7 +55,7 @@ def _take(path: Path, say: Callable[[str], None]) -> int:
             os.close(handle)
             if time.monotonic() > deadline:
                 raise CheckpointError(
-                    f"one training at a time may write into checkpoint folder '{path.parent}'; its lock is held by "
+                    f"one training at a time may write into {what} '{path.parent}'; its lock is held by "
                     f"{holder or 'an unknown process'}; wait for it, stop it, or choose another folder"
                 ) from None
             time.sleep(_POLL_S)
