@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
@@ -38,13 +37,14 @@ from cluster.processes import (
     silent_failure,
     stop,
 )
-from cluster.rank import write_json
 from cluster.relay import Address, Listener, Sender
 from cluster.spark_ranks import ENDED, FAILED, POLL_S, Board, answer, session
 
 if TYPE_CHECKING:
     from cluster.launch import Job
 
+_LOST = ("ExecutorLostFailure", "TaskResultLost", "Python worker exited unexpectedly")  # Spark's words
+_PYTHON_ERROR = re.compile(r"(?!org\.|java\.|scala\.|py4j\.|io\.)[A-Za-z_][\w.]*(Error|Exception|Exit|Problem)\b")
 _LATE_S = 15.0  # for the tasks to say themselves which rank still ran, before the driver cancels the stage
 
 
@@ -74,13 +74,22 @@ def run_barrier(job: Job) -> dict[str, Any]:
         what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
         raise LaunchError(job.limit.passed(what)) from error
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = next((line for line in lines if "Exception: " in line), lines[0])  # py4j puts its own line first
-        raise RankLostError(
-            f"the barrier stage of {job.ranks} ranks failed: {reason}; see the executors' logs. It needs {job.ranks} "
-            "free task slots at once and static allocation (spark.dynamicAllocation.enabled=false)"
-        ) from error
+        raise _stage_failure(job.ranks, str(error)) from error
     return answer([json.loads(row["ended"]) for row in sorted(rows, key=lambda row: int(row["rank"]))])
+
+
+def _stage_failure(ranks: int, text: str) -> LaunchError:
+    """A lost executor or Python worker may not be lost again; a missing package, too few slots and the like stay so."""
+    lines = text.strip().splitlines() or ["no reason given"]
+    jvm = next((line for line in lines if "Exception: " in line), lines[0])  # py4j puts its own line first
+    python = [line for line in lines if _PYTHON_ERROR.match(line)]
+    if any(words in text for words in _LOST):
+        return RankLostError(f"the barrier stage of {ranks} ranks failed: {jvm}; see the executors' logs")
+    return LaunchError(
+        f"the barrier stage of {ranks} ranks failed: {python[-1] if python else jvm}; see the executors' logs. It needs "
+        f"our packages in the executors' Python, {ranks} free task slots at once and static allocation "
+        "(spark.dynamicAllocation.enabled=false)"
+    )
 
 
 def driver_address(spark: SparkSession) -> str:
@@ -141,7 +150,7 @@ def _rank_task(plan_text: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
     """One task of the stage: meet the others, run a rank, give back how it ended."""
     from pyspark import BarrierTaskContext
 
-    from cluster.launch import rendezvous
+    from cluster.rendezvous import rendezvous
 
     for _ in batches:  # the row that made this task
         pass
@@ -180,23 +189,18 @@ def _run_one(plan: dict[str, Any], rank: int, slot: dict[str, str], ranks_here: 
     """Start a rank's process, watch it and the others' notes, and stop it where another failed."""
     from cluster.launch import rank_command, rank_env
 
-    size = int(slot["HOROVOD_SIZE"])
-    with (
-        tempfile.TemporaryDirectory(prefix="millrace-rank-") as name,
-        closing(Sender(Address(**plan["lines"]))) as send,
-    ):
-        folder = Path(name)
-        write_json(folder / "spec.json", json.loads(plan["spec"]))
+    with closing(Sender(Address(**plan["lines"]))) as send:
         shared = {**os.environ, **rank_env(ranks_here, plan["stall_s"]), **_interface(slot["HOROVOD_HOSTNAME"])}
-        process = Rank(rank, rank_command(plan["target"], folder), {**shared, **slot, **plan["env"]}, send)
+        env = {**shared, **slot, **plan["env"]}
+        process = Rank(rank, int(slot["HOROVOD_SIZE"]), rank_command(plan["target"]), env, plan["spec"], send)
         try:
             limit = Limit(plan["timeout_s"], time.monotonic() - plan["used_s"])
-            failure = _watch(process, folder, size, board, limit)
+            failure = _watch(process, board, limit)
         finally:
             stop([process])
         if failure is None:
             board.put(ENDED)
-            return {"ok": json.loads((folder / f"rank-{rank}.json").read_text())["ok"]}
+            return process.ended or {}
         board.put(FAILED)
         return {"failure": asdict(failure)}
 
@@ -214,22 +218,21 @@ class _Since:
         return now - self._first if self._first is not None else 0.0
 
 
-def _watch(process: Rank, folder: Path, size: int, board: Board, limit: Limit) -> Failure | None:
+def _watch(process: Rank, board: Board, limit: Limit) -> Failure | None:
     """Wait for the rank's end; returns how it failed, or None where it ended well."""
     started, failed, ended = time.monotonic(), _Since(board, FAILED), _Since(board, ENDED)
-    joined = folder / f"rank-{process.rank}.joined"
     while process.exit_code is None:
         now = time.monotonic()
         if failed(now) > GRACE_S or ended(now) > END_S:
-            return silent_failure(process, folder, size)
-        if now - started > START_S and not joined.exists():
-            message = f"rank {process.rank} of {size} must meet the others within {START_S:.0f} s, and did not"
+            return silent_failure(process)
+        if now - started > START_S and not process.joined:
+            message = f"rank {process.rank} of {process.size} must meet the others within {START_S:.0f} s, and did not"
             return Failure(process.rank, f"{message}; see its lines", lost=True)
         if limit.left_s() <= 0:
-            message = limit.passed(f"rank {process.rank} of {size} still ran")
+            message = limit.passed(f"rank {process.rank} of {process.size} still ran")
             return Failure(process.rank, message, lost=False)
         time.sleep(POLL_S)
-    return failure_of(process, folder, size)
+    return failure_of(process)
 
 
 def _interface(address: str) -> dict[str, str]:

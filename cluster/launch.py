@@ -9,24 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import LaunchError
-from cluster.processes import Limit, Rank, RankLostError, stop, supervise, to_stderr
-from cluster.rank import ONE_PROCESS, resolve, run_function, write_json
+from cluster.processes import Limit, Rank, RankLostError, never_raising, stop, supervise, to_stderr
 from cluster.sizes import threads_per_rank
 
 if TYPE_CHECKING:
     from cluster.spark_ranks import Lines
 
+ALONE = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}  # the variables of a rank that has none to meet
 PAUSE_S = 10.0  # before the second restart; twice as long and as much again before each further one
 Log = Callable[[str], None]
 Launcher = Literal["local", "spark", "barrier"]
@@ -79,7 +76,8 @@ def launch(
     Args:
         target: `package.module:function`, importable where the ranks run.
         spec: what the function is told; JSON.
-        ranks: world size. One rank runs in this process, and its errors come as they are.
+        ranks: world size. One rank runs on this machine whatever the launcher, in a process of its own as others do;
+            its errors come as they are, and its lines without its number.
         launcher: where the ranks run, joined by Horovod over Gloo: `local` starts a process for each on this machine;
             `spark` lets `horovod.spark.run` start them in tasks of the active session (classic clusters, it uses RDDs);
             `barrier` runs them in the tasks of one barrier stage (static allocation; Spark Connect too).
@@ -93,9 +91,8 @@ def launch(
     Raises:
         LaunchError: the target or the spec is wrong, or a rank failed, was killed, or did not answer in time.
     """
-    job = Job(target, _checked(target, spec, ranks), ranks, Limit(timeout_s), stall_s, env or {}, log)
-    if ranks == 1:
-        return run_function(target, json.loads(job.spec), resolve(ONE_PROCESS)())
+    spec_text = _checked(target, spec, ranks)
+    job = Job(target, spec_text, ranks, Limit(timeout_s), stall_s, env or {}, never_raising(log))
     return with_restarts(job, partial(_run, launcher=launcher), restarts)
 
 
@@ -119,8 +116,11 @@ def with_restarts(job: Job, run: Callable[[Job], dict[str, Any]], restarts: int)
 
 
 def _run(job: Job, launcher: Launcher) -> dict[str, Any]:
+    here = [Host("127.0.0.1", job.ranks, "lo")]
+    if job.ranks == 1:
+        return _run_ranks(job, here, [ALONE])
     if launcher == "local":
-        return run_on_hosts(job, [Host("127.0.0.1", job.ranks, "lo")])
+        return run_on_hosts(job, here)
     if launcher == "barrier":
         from cluster.barrier import run_barrier
 
@@ -150,40 +150,50 @@ def run_on_hosts(job: Job, hosts: Sequence[Host]) -> dict[str, Any]:
     Raises:
         LaunchError: a rank failed, was lost, or did not end in time.
     """
-    address = hosts[0].address
-    with (
-        tempfile.TemporaryDirectory(prefix="millrace-launch-") as name,
-        rendezvous(address, [(host.address, host.ranks) for host in hosts]) as slots,
-    ):
-        folder = Path(name)
-        write_json(folder / "spec.json", json.loads(job.spec))
-        started: list[Rank] = []
-        try:
-            for rank, host in enumerate(place for place in hosts for _ in range(place.ranks)):
-                command = [*host.enter, *rank_command(job.target, folder)]
-                settings = {**rank_env(host.ranks, job.stall_s), "HOROVOD_GLOO_IFACE": host.interface, **job.env}
-                started.append(Rank(rank, command, {**os.environ, **settings, **slots[rank]}, job.log))
-        except OSError as error:
-            stop(started)
-            raise LaunchError(f"rank {len(started)} of {job.ranks} must start with {command}: {error}") from error
-        return supervise(started, folder, job.limit)
+    from cluster.rendezvous import rendezvous  # Horovod, which one rank does not need
+
+    with rendezvous(hosts[0].address, [(host.address, host.ranks) for host in hosts]) as slots:
+        return _run_ranks(job, hosts, slots)
 
 
-def rank_command(target: str, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "cluster.rank", target, str(folder)]
+def _run_ranks(job: Job, hosts: Sequence[Host], slots: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    started: list[Rank] = []
+    try:
+        for rank, host in enumerate(place for place in hosts for _ in range(place.ranks)):
+            command = [*host.enter, *rank_command(job.target)]
+            settings = {**rank_env(host.ranks, job.stall_s), "HOROVOD_GLOO_IFACE": host.interface, **job.env}
+            env = {**os.environ, **settings, **slots[rank]}
+            started.append(Rank(rank, job.ranks, command, env, job.spec, job.log))
+    except OSError as error:
+        stop(started)
+        raise LaunchError(f"rank {len(started)} of {job.ranks} must start with {command}: {error}") from error
+    return supervise(started, job.limit)
+
+
+def rank_command(target: str) -> list[str]:
+    """What starts a rank, but for the number of the file that it tells in."""
+    return [sys.executable, "-m", "cluster.rank", target]
 
 
 def rank_env(ranks_on_host: int, stall_s: float) -> dict[str, str]:
-    """What every rank needs: this process's import path, its share of the cores, Gloo, our time limits, no fusing.
+    """What every rank on this host needs: its share of the cores, and what all ranks need.
+
+    Where OMP_NUM_THREADS is set, it counts: by a person, or by Spark, which sets it to `spark.task.cpus` for its tasks.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_on_host)))
+    return {"OMP_NUM_THREADS": threads, **rank_env_anywhere(stall_s)}
+
+
+def rank_env_anywhere(stall_s: float) -> dict[str, str]:
+    """What all ranks need wherever they run: this process's import path, Gloo, our time limits, no fusing.
 
     Horovod fuses whatever tensors happen to be ready together, which changes the order of sums from run to run;
     `training.sync` joins them into one itself, so that a seed gives the same bits.
     """
-    cores = len(os.sched_getaffinity(0))
     return {
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *(entry for entry in sys.path if entry)]),
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_on_host))),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
@@ -191,35 +201,6 @@ def rank_env(ranks_on_host: int, stall_s: float) -> dict[str, str]:
         "HOROVOD_FUSION_THRESHOLD": "0",
         "MILLRACE_STALL_S": str(stall_s),
     }
-
-
-@contextmanager
-def rendezvous(address: str, hosts: Sequence[tuple[str, int]]) -> Iterator[list[dict[str, str]]]:
-    """Horovod's meeting point, listening at `address` alone; yields the variables of each rank.
-
-    Args:
-        address: IP address that all ranks can reach.
-        hosts: each host's IP address and its number of ranks; ranks are numbered host after host.
-    """
-    from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
-    from horovod.runner.gloo_run import create_slot_env_vars
-    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
-
-    slots = get_host_assignments([HostInfo(host, count) for host, count in hosts], sum(count for _, count in hosts))
-    server = RendezvousHTTPServer((address, 0), RendezvousHandler, False)
-    server.init(slots)
-    thread = threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True)
-    thread.start()
-    meeting = {
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server.server_address[1]),
-    }
-    try:
-        yield [{**create_slot_env_vars(slot), **meeting} for slot in slots]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _horovod_spark_run(

@@ -10,16 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from cluster.errors import LaunchError
-from cluster.rank import PARENT
+from cluster.rank import PARENT, resolve
 
 START_S = 180.0  # until every rank has met the others: Python, torch and Horovod load from a cold disk
 GRACE_S = 3.0  # for the rank that caused a failure to say so, after another rank noticed
@@ -57,6 +58,7 @@ class Failure:
         lost: it was killed, fell silent, or lost another: starting again may help.
         noticed_only: it did nothing wrong but notice that another rank was gone.
         silent: it was still running when another rank gave up waiting.
+        kind: `module:Class` of an error that the only rank raised on purpose.
     """
 
     rank: int
@@ -64,32 +66,66 @@ class Failure:
     lost: bool
     noticed_only: bool = False
     silent: bool = False
+    kind: str = ""
 
     @classmethod
     def of_error(cls, rank: int, size: int, error: Mapping[str, Any]) -> Failure:
         """From what `cluster.rank.run_rank` gives for an error."""
         text = "\n".join(part for part in (error["message"], error["traceback"].rstrip()) if part)
+        if size == 1:
+            return cls(rank, text, lost=False, kind=error["kind"])
         lost_peer = bool(error["lost_peer"])
         return cls(rank, f"rank {rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer)
 
+    def as_error(self) -> Exception:
+        """What the caller of the launch gets: of one rank its own error, of several always a LaunchError."""
+        if self.kind:
+            error: Exception = resolve(self.kind)(self.message)
+            return error
+        return (RankLostError if self.lost else LaunchError)(self.message)
+
 
 class Rank:
-    """One rank's process and the last lines that it wrote."""
+    """One rank's process, what it tells of itself, and the last lines that it wrote.
 
-    def __init__(self, rank: int, command: Sequence[str], env: Mapping[str, str], log: Callable[[str], None]) -> None:
-        self.rank = rank
+    Args:
+        rank: its number.
+        size: number of ranks. The lines of several carry their rank.
+        command: starts `cluster.rank` but for its last argument, the number of the file that it tells in.
+        env: all its variables.
+        spec: what the function is told; JSON.
+        log: gets its lines.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        spec: str,
+        log: Callable[[str], None],
+    ) -> None:
+        self.rank, self.size = rank, size
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._log = log
-        self._process = subprocess.Popen(
-            command,
-            env={**env, PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self._log, self._mark = log, f"[{rank}] " if size > 1 else ""
+        self._told_in = _nameless("told")
+        weakref.finalize(self, os.close, self._told_in)
+        spec_in = _nameless("spec", spec)
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(self._told_in)],
+                env={**env, PARENT: str(os.getpid())},
+                pass_fds=[self._told_in],
+                stdin=spec_in,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        finally:
+            os.close(spec_in)
         self._reader = threading.Thread(target=self._forward, name=f"rank {rank} log", daemon=True)
         self._reader.start()
 
@@ -98,11 +134,25 @@ class Rank:
         with self._process.stdout as lines:
             for line in lines:
                 self.tail.append(line.rstrip())
-                self._log(f"[{self.rank}] {line.rstrip()}")
+                self._log(f"{self._mark}{line.rstrip()}")
 
     @property
     def exit_code(self) -> int | None:
         return self._process.poll()
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has met the others."""
+        return bool(self._told())
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """What it told at its end, {"ok": result} or {"error": {...}}; None where it has not."""
+        return next((told for told in self._told() if "joined" not in told), None)
+
+    def _told(self) -> list[dict[str, Any]]:
+        data = os.pread(self._told_in, os.fstat(self._told_in).st_size, 0)  # at a place of our own: it writes on
+        return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
     @property
     def state(self) -> str:
@@ -124,7 +174,7 @@ class Rank:
         self._reader.join(timeout=2.0)
 
 
-def supervise(ranks: Sequence[Rank], folder: Path, limit: Limit) -> dict[str, Any]:
+def supervise(ranks: Sequence[Rank], limit: Limit) -> dict[str, Any]:
     """Wait for all ranks and return rank 0's result; whatever happens, none is left running.
 
     Raises:
@@ -137,78 +187,80 @@ def supervise(ranks: Sequence[Rank], folder: Path, limit: Limit) -> dict[str, An
     try:
         while True:
             now = time.monotonic()
-            failures = [failure for rank in ranks if (failure := failure_of(rank, folder, len(ranks)))]
+            failures = [failure for rank in ranks if (failure := failure_of(rank))]
             running = [rank for rank in ranks if rank.exit_code is None]
             if failures and first_failure_at is None:
                 first_failure_at = now
             told = [failure for failure in failures if not failure.noticed_only]
             if told or (first_failure_at is not None and (not running or now - first_failure_at > GRACE_S)):
-                silent = [] if told else [silent_failure(rank, folder, len(ranks)) for rank in running]
+                silent = [] if told else [silent_failure(rank) for rank in running]
                 raise verdict(failures + silent)
             if not running:
-                return _result(folder)
+                return _result(ranks[0])
             if len(running) < len(ranks) and first_end_at is None:
                 first_end_at = now
             if first_end_at is not None and now - first_end_at > END_S:
-                raise verdict([silent_failure(rank, folder, len(ranks)) for rank in running])
-            _check_time(ranks, running, folder, now - started, limit)
+                raise verdict([silent_failure(rank) for rank in running])
+            _check_time(ranks, running, now - started, limit)
             time.sleep(POLL_S)
     finally:
         stop(ranks)
 
 
-def failure_of(rank: Rank, folder: Path, size: int) -> Failure | None:
+def failure_of(rank: Rank) -> Failure | None:
     """How the rank failed; None while it runs and where it ended well."""
     code = rank.exit_code
-    path = folder / f"rank-{rank.rank}.json"
-    if code is None or (code == 0 and path.exists()):
+    if code is None:
         return None
-    if path.exists():
-        return Failure.of_error(rank.rank, size, json.loads(path.read_text())["error"])
+    ended = rank.ended or {}
+    if "error" in ended:
+        return Failure.of_error(rank.rank, rank.size, ended["error"])
+    if code == 0 and "ok" in ended:
+        return None
     rank.finish_log()
-    how = _describe_exit(code)
+    how = _describe_exit(code, "after it had given its result" if ended else "before it could say why")
     last = "".join(f"\n    {line}" for line in rank.tail)
-    return Failure(rank.rank, f"rank {rank.rank} of {size} {how}; its last lines:{last or ' none'}", lost=True)
+    return Failure(rank.rank, f"rank {rank.rank} of {rank.size} {how}; its last lines:{last or ' none'}", lost=True)
 
 
-def silent_failure(rank: Rank, folder: Path, size: int) -> Failure:
+def silent_failure(rank: Rank) -> Failure:
     """A rank that still runs after another gave up waiting for it; asks for its stack, which goes to its log."""
     state = rank.state
     rank.signal(signal.SIGUSR1)
     time.sleep(0.3)
-    if (ended := failure_of(rank, folder, size)) is not None and (folder / f"rank-{rank.rank}.json").exists():
+    if (ended := failure_of(rank)) is not None and rank.ended:
         return ended  # it noticed as well, just now
     where = "".join(f"\n    [{rank.rank}] {line}" for line in rank.tail)
     message = (
-        f"rank {rank.rank} of {size} did not answer; its process is {state}; where it stands:{where or ' unknown'}"
+        f"rank {rank.rank} of {rank.size} did not answer; its process is {state}; where it stands:{where or ' unknown'}"
     )
     return Failure(rank.rank, message, lost=True, silent=True)
 
 
-def verdict(failures: Sequence[Failure]) -> LaunchError:
+def verdict(failures: Sequence[Failure]) -> Exception:
     """The error to show: the rank that failed by itself, else the one that the others waited for."""
     told = [failure for failure in failures if not failure.noticed_only and not failure.silent]
     silent = [failure for failure in failures if failure.silent]
     noticed = [failure for failure in failures if failure.noticed_only]
     if told:
-        return (RankLostError if told[0].lost else LaunchError)(told[0].message)
+        return told[0].as_error()
     if silent:
         return RankLostError("\n".join(failure.message for failure in [*silent, *noticed[:1]]))
     head = "no rank failed by itself, each lost the others: the network between their hosts broke, or one came too late"
     return RankLostError("\n".join([head, *(failure.message for failure in noticed)]))
 
 
-def _describe_exit(code: int) -> str:
+def _describe_exit(code: int, when: str) -> str:
     if code >= 0:
-        return f"ended with exit code {code} before it could say why"
+        return f"ended with exit code {code} {when}"
     name = signal.Signals(-code).name
     hint = " (often the system out of memory: give it more, or run fewer ranks)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+    return f"was killed by {name} {when}{hint}"
 
 
-def _check_time(ranks: Sequence[Rank], running: Sequence[Rank], folder: Path, passed_s: float, limit: Limit) -> None:
-    absent = [str(rank.rank) for rank in ranks if not (folder / f"rank-{rank.rank}.joined").exists()]
-    if absent and passed_s > START_S:
+def _check_time(ranks: Sequence[Rank], running: Sequence[Rank], passed_s: float, limit: Limit) -> None:
+    absent = [str(rank.rank) for rank in ranks if not rank.joined] if passed_s > START_S else []
+    if absent:
         raise RankLostError(
             f"all {len(ranks)} ranks must meet within {START_S:.0f} s; rank {', '.join(absent)} did not; "
             "see its lines above, and look whether this machine is overloaded"
@@ -219,9 +271,19 @@ def _check_time(ranks: Sequence[Rank], running: Sequence[Rank], folder: Path, pa
         raise LaunchError(limit.passed(f"rank {names} of {len(ranks)} still ran; its last lines:{last or ' none'}\n"))
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "rank-0.json").read_text())["ok"]
+def _result(rank: Rank) -> dict[str, Any]:
+    assert rank.ended is not None, "failure_of would have said so"
+    result: dict[str, Any] = rank.ended["ok"]
     return result
+
+
+def _nameless(purpose: str, text: str = "") -> int:
+    """An open file in memory that no folder knows: it is gone with the last process that holds it."""
+    file = os.memfd_create(f"millrace-{purpose}")
+    with os.fdopen(os.dup(file), "w") as writer:
+        writer.write(text)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def stop(ranks: Sequence[Rank], patience_s: float = 2.0) -> None:
@@ -238,4 +300,28 @@ def stop(ranks: Sequence[Rank], patience_s: float = 2.0) -> None:
 
 def to_stderr(line: str) -> None:
     """The default way to show the ranks' lines."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # in one piece: the ranks' threads write at once
+    sys.stderr.flush()
+
+
+def never_raising(log: Callable[[str], None]) -> Callable[[str], None]:
+    """`log` for threads that must go on: a rank whose lines nobody takes stands still once its pipe is full.
+
+    Where it raises, that is said on stderr, once, and this and all further lines follow there; where stderr is closed
+    too, they are dropped.
+    """
+    broken = threading.Event()
+
+    def careful(line: str) -> None:
+        if not broken.is_set():
+            try:
+                return log(line)
+            except Exception as error:  # whatever a notebook, a file or a library may raise
+                broken.set()
+                with suppress(OSError, ValueError):
+                    to_stderr(f"the launch's log raised {type(error).__name__}: {error}; the ranks' lines follow here")
+        with suppress(OSError, ValueError):
+            to_stderr(line)
+        return None
+
+    return careful

@@ -1,9 +1,10 @@
-"""One rank of a launch: find the function, join the world, run it, write down how it ended.
+"""One rank of a launch: find the function, join the world, run it, tell how it ended.
 
-    python -m cluster.rank module:function FOLDER
+    python -m cluster.rank module:function FILE <spec.json
 
-The launcher sets Horovod's variables and puts `spec.json` into FOLDER; the rank leaves `rank-N.json` there, with the
-function's result or its error.
+The launcher sets Horovod's variables, gives the spec as standard input, and FILE as the number of an open file. There
+the rank tells, a line of JSON each, that it has met the others ({"joined": true}), and at its end the function's result
+or its error. The file has no name, so nothing of it is left where the launcher is killed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from cluster.errors import LaunchError
 
 WORLD = "training.world:World.current"  # by name: `cluster` imports nothing of the other packages
-ONE_PROCESS = "training.world:World"
 PARENT = "MILLRACE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _SAID_PLAINLY = {"MillraceError", "ClusterError"}  # raised on purpose: the message is enough
@@ -72,6 +71,8 @@ def run_function(target: str, spec: dict[str, Any], world: Any) -> dict[str, Any
 def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> dict[str, Any]:
     """Run a target as this rank and say how it ended: {"ok": result} or {"error": {...}}.
 
+    An error that was raised on purpose is told with the name of its type, `module:Class`.
+
     Args:
         target: `module:function`.
         spec: the target's first argument.
@@ -89,7 +90,7 @@ def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> d
         known = any(kind.__name__ in _SAID_PLAINLY for kind in type(error).__mro__)
         return {
             "error": {
-                "type": type(error).__name__,
+                "kind": f"{type(error).__module__}:{type(error).__qualname__}" if known else "",
                 "message": str(error) if known else f"{type(error).__name__}: {error}",
                 "traceback": "" if known else traceback.format_exc(),
                 "lost_peer": getattr(error, "lost_peer", False),
@@ -130,20 +131,16 @@ def die_with_parent() -> None:
         os._exit(1)  # it ended before we asked
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write under another name and rename, so that a reader never sees half of it."""
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(value))
-    scratch.replace(path)
-
-
-def main(target: str, folder: str) -> None:
+def main(target: str, file: str) -> None:
     die_with_parent()
     faulthandler.register(signal.SIGUSR1)  # the launcher asks a silent rank where it stands
-    here = Path(folder)
-    rank = os.environ["HOROVOD_RANK"]
-    ended = run_rank(target, json.loads((here / "spec.json").read_text()), (here / f"rank-{rank}.joined").touch)
-    write_json(here / f"rank-{rank}.json", ended)
+    with os.fdopen(int(file), "w") as launcher:
+
+        def tell(what: dict[str, Any]) -> None:
+            print(json.dumps(what), file=launcher, flush=True)
+
+        ended = run_rank(target, json.load(sys.stdin), lambda: tell({"joined": True}))
+        tell(ended)
     sys.stdout.flush()
     sys.stderr.flush()
     if "error" in ended:

@@ -30,6 +30,7 @@ from cluster.errors import LaunchError
 from cluster.processes import END_S, GRACE_S, START_S, TAIL_LINES, Failure, RankLostError
 from cluster.processes import verdict as verdict_of
 from cluster.rank import run_rank
+from cluster.sizes import threads_per_rank
 
 if TYPE_CHECKING:
     from cluster.launch import Job
@@ -99,11 +100,11 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     Raises:
         LaunchError: there is no session, a rank failed, Horovod could not start the ranks, or they did not end in time.
     """
-    from cluster.launch import rank_env
+    from cluster.launch import rank_env_anywhere
 
     session()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    env = {**rank_env(job.ranks, job.stall_s), **job.env}
+    env = {**rank_env_anywhere(job.stall_s), **job.env}
     lines = Lines(job.log)
     passed = threading.Event()
     try:
@@ -195,6 +196,8 @@ def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
 
     And for what that one started: Horovod reads a rank's lines until the last process that can write them has ended.
     """
+    cores, ranks_here = len(os.sched_getaffinity(0)), int(os.environ["HOROVOD_LOCAL_SIZE"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_here)))  # read when torch is loaded
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     board, joined, ended_well = Board(os.environ), threading.Event(), threading.Event()
     threading.Thread(target=_leave_with_the_others, args=(board, joined, ended_well), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -41,6 +42,19 @@ def killed(spec: dict[str, Any], world: World) -> dict[str, Any]:
     if world.rank == spec["rank"]:
         os.kill(os.getpid(), signal.SIGKILL)
     world.all_reduce_sum(torch.ones(1))
+    return {}
+
+
+def chatter(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    for number in range(spec["lines"]):
+        print(f"{number} of many lines")
+    return {}
+
+
+def killed_at_the_end(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """One rank dies when it has given its result."""
+    if world.rank == spec["rank"]:
+        atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     return {}
 
 

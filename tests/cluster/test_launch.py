@@ -17,6 +17,7 @@ from cluster.errors import LaunchError
 from cluster.launch import launch
 from cluster.processes import RankLostError
 from cluster.sizes import table_bytes, threads_per_rank
+from training.errors import DataError
 
 HERE = "tests.cluster.targets"
 
@@ -30,9 +31,59 @@ def test_ranks_meet_and_their_lines_say_who_wrote_them() -> None:
     assert sorted(line for line in lines if "hello" in line) == [f"[{n}] hello from rank {n}" for n in range(4)]
 
 
-def test_one_rank_runs_in_this_process() -> None:
-    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=1)
-    assert (result["total"], result["size"], result["pid"]) == (1.0, 1, os.getpid())
+def test_one_rank_runs_in_a_process_of_its_own() -> None:
+    """With the variables of the launch, and its lines as they are."""
+    lines: list[str] = []
+    result = launch(f"{HERE}:add_up", {"value": 1}, ranks=1, env={"OMP_NUM_THREADS": "1"}, log=lines.append)
+    assert (result["total"], result["size"], result["threads"]) == (1.0, 1, 1)
+    assert result["pid"] != os.getpid()
+    assert lines == ["hello from rank 0"]
+
+
+def test_the_errors_of_one_rank_come_as_they_are() -> None:
+    with pytest.raises(DataError) as caught:
+        launch(f"{HERE}:fail_knowingly", {"rank": 0}, ranks=1)
+    assert str(caught.value) == "column 'price' must not be negative; got -3; drop the row"
+    with pytest.raises(LaunchError, match=r"(?s)^ZeroDivisionError: planted.*in fail_by_surprise"):
+        launch(f"{HERE}:fail_by_surprise", {"rank": 0}, ranks=1)
+
+
+def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"must end within timeout_s=4; rank 0 of 1 still ran"):
+        launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=1, timeout_s=4)
+
+
+def test_a_rank_that_is_killed_after_its_result_is_named() -> None:
+    with pytest.raises(RankLostError, match=r"rank 1 of 2 was killed by SIGKILL after it had given its result"):
+        launch(f"{HERE}:killed_at_the_end", {"rank": 1}, ranks=2, timeout_s=60)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_log_that_raises_holds_no_rank_up(ranks: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """More lines than a pipe holds; they go to stderr instead."""
+
+    def full(line: str) -> None:
+        raise OSError("No space left on device")
+
+    assert launch(f"{HERE}:chatter", {"lines": 20_000}, ranks=ranks, timeout_s=60, log=full) == {}
+    said = capfd.readouterr().err.splitlines()
+    assert sum("the launch's log raised OSError: No space left on device; " in line for line in said) == 1
+    assert sum(line.endswith(" of many lines") for line in said) == 20_000 * ranks
+
+
+def test_a_killed_launch_leaves_no_file(tmp_path: Path) -> None:
+    temporary, notes = tmp_path / "temporary", tmp_path / "notes"
+    temporary.mkdir()
+    notes.mkdir()
+    code = f"from cluster.launch import launch; launch('{HERE}:wait_with_child', {{'folder': '{notes}'}}, ranks=2)"
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
+    _wait_until(lambda: len(list(notes.iterdir())) == 2)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert list(temporary.iterdir()) == []
+    children = [int(path.read_text().split()[1]) for path in notes.iterdir() if path.read_text()]
+    for child in children:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_known_error_is_said_without_a_traceback() -> None:
