@@ -11,6 +11,7 @@ import hmac
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from cluster.processes import to_stderr
 
 CONNECT_S = 3.0  # for an executor to reach the driver
 SEND_S = 5.0  # for the driver to take a line
+SECRET_S = 5.0  # for a connection to say the launch's secret, else it is closed
 LINE_BYTES = 8192
 _LAST_LINES_S = 2.0  # for what is on its way when the launch ends
 
@@ -61,12 +63,24 @@ class Listener:
     def _take(self, connection: socket.socket) -> None:
         try:
             with connection, connection.makefile("rb") as lines:
-                if not hmac.compare_digest(lines.readline(LINE_BYTES).strip(), self.address.secret.encode()):
+                if not self._knows_the_secret(connection):
                     return
                 while line := lines.readline(LINE_BYTES):
                     self._log(line.decode(errors="replace").rstrip())
         except OSError:  # the executor is gone; Spark says so
             return
+
+    def _knows_the_secret(self, connection: socket.socket) -> bool:
+        wanted, said = f"{self.address.secret}\n".encode(), b""
+        deadline = time.monotonic() + SECRET_S
+        while len(said) < len(wanted) and (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            data = connection.recv(len(wanted) - len(said))
+            if not data:
+                break
+            said += data
+        connection.settimeout(None)  # a rank may be silent for hours
+        return hmac.compare_digest(said, wanted)
 
     def close(self) -> None:
         """Hand on what has arrived, then stop."""

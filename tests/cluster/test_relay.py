@@ -53,6 +53,15 @@ def test_a_stranger_is_not_heard() -> None:
     assert lines == []
 
 
+def test_a_stranger_that_says_little_or_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "SECRET_S", 0.3)
+    with closing(Listener("127.0.0.1", pytest.fail)) as listener:
+        for words in (b"", b"a", listener.address.secret.encode()):
+            with socket.create_connection(("127.0.0.1", listener.address.port), 5.0) as stranger:
+                stranger.sendall(words)
+                assert stranger.recv(1) == b"", "the listener keeps the connection"
+
+
 def test_without_a_way_to_the_driver_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
