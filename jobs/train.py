@@ -198,12 +198,12 @@ def start(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | Non
 def provenance(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
     """Where a bundle comes from: tables at versions, settings and code, enough to run it again.
 
-    Without the study's storage: it decides nothing, and its URL may hold a password.
+    Without the places of the study and of MLflow: they decide nothing, and their URLs may hold a password.
     """
     return {
         "tables": spec["tables"],
         "build": spec["build"],
-        "settings": settings.model_dump(mode="json", exclude={"tuning": {"storage"}}),
+        "settings": settings.model_dump(mode="json", exclude={"tuning": {"storage"}, "training": {"mlflow_uri"}}),
         "identity": spec_identity(spec),
         "versions": {name: _version(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},
     }

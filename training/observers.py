@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 from training.errors import SettingsError
 from training.record import Event, Pruned
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 _RUN = "mlflow.json"  # beside the checkpoints: which MLflow run a training that goes on belongs to
+_SECRET = re.compile("user|pass|pwd|secret|token|key|auth|credential", re.IGNORECASE)  # names of URI parameters
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
 
 
@@ -157,16 +160,18 @@ class Mlflow:
 
 
 def refuse_password(uri: str) -> None:
-    """Keep secrets out of settings, which are written into every bundle.
+    """Keep secrets out of settings: files that people pass on, and command lines that others see.
 
     Raises:
-        SettingsError: the URI has one; the message does not repeat it.
+        SettingsError: the URI has one, before its host or as a parameter; the message does not repeat it.
     """
-    place = uri.partition("://")[2].partition("/")[0]
-    if "@" in place:
+    parts = urlsplit(uri)
+    place = parts.netloc
+    if "@" in place or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise SettingsError(
-            "training.mlflow_uri must hold no user or password, for settings are written into bundles; got one for "
-            f"'{place.rpartition('@')[2]}'; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            "training.mlflow_uri must hold no user, password or token; got one for "
+            f"'{place.rpartition('@')[2] or parts.path}'; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
 
 

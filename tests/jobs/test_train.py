@@ -182,21 +182,35 @@ def test_a_timeline_of_one_rank_is_refused(tmp_path: Path) -> None:
         train.run(settings)
 
 
-def test_a_password_in_the_tracking_uri_is_refused(tmp_path: Path) -> None:
-    training = {"mlflow": True, "mlflow_uri": "https://me:hidden@tracking.example"}
-    settings = Settings(**{"run_dir": str(tmp_path), "training": training})
-    with pytest.raises(SettingsError, match=r"got one for 'tracking\.example'"):
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:hidden@tracking.example",
+        "postgresql://tracking.example/mlflow?user=me&password=hidden",
+        "https://tracking.example/?ACCESS_TOKEN=hidden",
+    ],
+)
+def test_a_password_in_the_tracking_uri_is_refused(uri: str, tmp_path: Path) -> None:
+    settings = Settings(**{"run_dir": str(tmp_path), "training": {"mlflow": True, "mlflow_uri": uri}})
+    with pytest.raises(SettingsError, match=r"got one for 'tracking\.example'") as caught:
         train.run(settings)
+    assert "hidden" not in str(caught.value)
 
 
-def test_the_studys_password_is_not_in_the_bundle() -> None:
-    settings = Settings(**{"tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3}})
+def test_the_places_of_study_and_mlflow_are_not_in_the_bundle() -> None:
+    settings = Settings(
+        **{
+            "tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3},
+            "training": {"mlflow_uri": "https://hidden.example", "seed": 9},
+        }
+    )
     decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "model", "training", "build")}
     decisive["reader"] = {"shuffle_rows": 1}
     carried = train.provenance(settings, decisive)
     assert "hidden" not in json.dumps(carried)
     again = Settings.model_validate(carried["settings"])
     assert (again.tuning.trials, again.tuning.storage) == (3, "")
+    assert (again.training.seed, again.training.mlflow_uri) == (9, "")
 
 
 def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
