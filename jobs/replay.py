@@ -53,7 +53,7 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
     folder = Path(settings.run_dir) / "replay"
     spec = _spec(held, then, folder)
     say(f"replay: training {held.name} again, {spec['ranks']} ranks, {_pinned(held)}")
-    summary = start(then, spec)
+    summary = start(then, spec, env=threads_of(held))
     again = load_bundle(summary["bundle_path"])
     result = compare(held, again, provenance(then, spec)["versions"])
     shutil.rmtree(folder, ignore_errors=True)
@@ -77,6 +77,12 @@ def settings_of(bundle: Bundle, settings: Settings) -> Settings:
         ) from error
     today = {name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "restarts", "device")}
     return then.model_copy(update={"training": then.training.model_copy(update=today)})
+
+
+def threads_of(bundle: Bundle) -> dict[str, str]:
+    """The variable that gives each rank the threads of then: as many sum in another order. Older bundles do not say."""
+    threads = bundle.provenance.get("threads")
+    return {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
 
 
 def check_tables(bundle: Bundle) -> None:

@@ -69,7 +69,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     from jobs.console import warn
     from training.bundle import write_bundle
     from training.cache import cache_of
-    from training.device import pick_device
+    from training.device import pick_device, sum_in_order
     from training.export import send_tables, whole_state
     from training.fit import FitSettings, fit
     from training.loader import Loader
@@ -81,6 +81,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     examples = open_snapshot(**_place(spec, "examples"), columns=columns.names, world=world)
     torch.manual_seed(settings.seed)  # every rank starts from the same weights
     device, why = pick_device(spec["device"], world)
+    sum_in_order(device)
     if why and world.rank == 0:
         warn(why)
     model = _model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
@@ -113,7 +114,11 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
             config={key: value for key, value in spec["model"].items() if key != "name"},
             schema=columns,
             tensors=whole_state(model),
-            provenance={**spec["provenance"], "examples_fingerprint": examples.fingerprint},
+            provenance={
+                **spec["provenance"],
+                "examples_fingerprint": examples.fingerprint,
+                "threads": torch.get_num_threads(),
+            },
             settings=spec["training"],
             metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {**summary, "final_loss": float(drawn.sum()), "bundle": bundle.name, "bundle_path": str(bundle.path)}
 
 
+def in_this_process(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Stands for the launch."""
+    return learn(spec, World())
+
+
 def write_tables(root: Path) -> pa.Table:
     """Examples, queries and catalogue with as little in them as a snapshot needs; returns the examples."""
     schema = TASKS["recommend"].schema({"users": 5, "items": 7})
@@ -66,6 +72,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setitem(
         TASKS, "recommend", dataclasses.replace(TASKS["recommend"], learn="tests.jobs.test_replay:learn")
     )
+    monkeypatch.setattr(train, "start", in_this_process)
+    monkeypatch.setattr(replay, "start", in_this_process)
     rows = write_tables(tmp_path / "tables")
     flags = [f"tables.root={tmp_path}/tables", f"run_dir={tmp_path}/run", "training.ranks=1", "training.seed=7"]
     settings = load_settings(None, flags)
@@ -89,6 +97,13 @@ def test_a_replay_of_the_pinned_version_gives_the_same_bits(trained: Settings) -
     assert read_json(trained.run_dir, REPLAY) == result
     assert train.latest_bundle(trained.run_dir) == before
     assert not (Path(trained.run_dir) / "replay").exists()
+
+
+def test_a_replay_has_the_threads_of_the_bundle(trained: Settings) -> None:
+    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    recorded = dataclasses.replace(bundle, provenance={**bundle.provenance, "threads": 3})
+    assert replay.threads_of(recorded) == {"OMP_NUM_THREADS": "3"}
+    assert replay.threads_of(bundle) == {}  # of an older version
 
 
 @pytest.mark.parametrize("what", ["loss", "weights"])

@@ -11,7 +11,7 @@ import torch
 
 from tests.training import tiny
 from training.batch import Batch, Ragged
-from training.device import Feed, StreamCopier, pick_device
+from training.device import Feed, StreamCopier, pick_device, sum_in_order
 from training.errors import SettingsError
 from training.fit import FitSettings, fit
 from training.world import World
@@ -150,3 +150,25 @@ def test_a_gpu_trains_like_the_cpu_and_resumes(changes: dict[str, str], tmp_path
         losses.append(result.final_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.02 if "precision" in changes else 1e-3)
     assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_several_threads_sum_in_the_same_order_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million gradients into a hundred rows, which otherwise is a race between the threads."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(100, (1_000_000,), generator=generator)
+    values = torch.randn(1_000_000, generator=generator)
+    try:
+        torch.set_num_threads(1)
+        sum_in_order(CPU)
+        assert not torch.are_deterministic_algorithms_enabled(), "one thread has one order"
+        torch.set_num_threads(4)
+        sum_in_order(torch.device("cuda"))
+        assert not torch.are_deterministic_algorithms_enabled()
+        sum_in_order(CPU)
+        sums = [torch.zeros(100).index_put((rows,), values, accumulate=True) for _ in range(10)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+    assert all(torch.equal(total, sums[0]) for total in sums)
