@@ -7,6 +7,10 @@ ClusterError
 
 from __future__ import annotations
 
+import re
+
+_OF_PYTHON = re.compile(r"(?!org\.|java\.|scala\.|py4j\.|io\.)[A-Za-z_][\w.]*(Error|Exception|Exit|Problem)\b")
+
 
 class ClusterError(Exception):
     """Base of the errors that the cluster package raises; the command line prints it without a traceback."""
@@ -18,3 +22,11 @@ class LaunchError(ClusterError):
 
 class EnvironmentProblem(ClusterError):  # noqa: N818  OSError has the better name
     """Something that Millrace needs is not on this machine."""
+
+
+def spark_reason(error: Exception) -> str:
+    """The one of the many lines of Spark's error that says why: of a worker's Python, else the JVM's first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    of_python = [line for line in lines if _OF_PYTHON.match(line)]
+    of_jvm = [line for line in lines if "Exception: " in line]  # py4j puts its own line first
+    return of_python[-1] if of_python else (of_jvm or lines)[0]

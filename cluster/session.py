@@ -1,26 +1,33 @@
 """The only place that builds a SparkSession.
 
 On a cluster or in a notebook a session exists already: `build_session` takes it as it is and only checks that Delta is
-there. On one machine it starts a local session whose Delta jars come through Spark's package mechanism; after the first
-start they lie in the user's Ivy folder and no network is needed.
+there, and our packages on its executors. On one machine it starts a local session whose Delta jars come through Spark's
+package mechanism; after the first start they lie in the user's Ivy folder and no network is needed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from cluster.errors import EnvironmentProblem
+from cluster.errors import EnvironmentProblem, spark_reason
+from cluster.jvm import bound_jvm
 
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+NEEDED = ("numpy", "pandas", "pyarrow", "torch", "faiss", "spark_udfs", "training")  # on executors
+_REMEDY = (
+    "start the session with this Python, os.environ['PYSPARK_PYTHON'] = sys.executable before it is built, or bring "
+    "the packages to the executors (docs/cluster.md)"
+)
+_with_our_packages: WeakSet[SparkSession] = WeakSet()
 
 
 def build_session(
@@ -41,10 +48,11 @@ def build_session(
         conf: further Spark settings, over these.
 
     Raises:
-        EnvironmentProblem: no Java, no Delta jars, or an active session without Delta.
+        EnvironmentProblem: no Java, no Delta jars, or an active session without Delta or our packages.
     """
     active = SparkSession.getActiveSession()
     if active is not None:
+        check_workers(active)
         return _checked(active)
     # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -55,26 +63,50 @@ def build_session(
         builder = _local(builder, master, driver_memory, shuffle_partitions)
     for key, value in (conf or {}).items():
         builder = builder.config(key, value)
-    log = Path(tempfile.gettempdir()) / f"millrace-spark-{os.getuid()}.log"
-    try:
-        with _jvm_stderr_to(log):
+    with bound_jvm() as log:
+        try:
             spark: SparkSession = builder.getOrCreate()
-    except Exception as error:
-        raise EnvironmentProblem(_why_no_session(error, log)) from error
+        except Exception as error:
+            raise EnvironmentProblem(_why_no_session(error, log)) from error
     return _checked(spark)
 
 
-@contextmanager
-def _jvm_stderr_to(log: Path) -> Iterator[None]:
-    """Let the JVM that starts inside inherit a file as its stderr: its chatter would bury a job's own lines."""
-    kept = os.dup(2)
-    with log.open("w") as target:
-        os.dup2(target.fileno(), 2)
+def check_workers(spark: SparkSession) -> None:
+    """See, by one small job a session, that the Python of its executors has our packages and what they need.
+
+    A session that was started without PYSPARK_PYTHON takes whatever `python3` is, and only its first Python function
+    would say so.
+
+    Raises:
+        EnvironmentProblem: it has not, or no Python function runs at all.
+    """
+    if spark in _with_our_packages:
+        return
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        answer = spark.range(0, 1, 1, 1).select(_probe()(F.lit(",".join(NEEDED)))).first()
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"the session's executors must run Python functions, and do not: {spark_reason(error)}; {_REMEDY}"
+        ) from error
+    python, missing = str(answer[0]).rsplit(" ", 1) if answer else ("", "")
+    if missing != "-":
+        raise EnvironmentProblem(
+            f"the Python of the session's executors must have {', '.join(NEEDED)}; {python} lacks {missing}; {_REMEDY}"
+        )
+    _with_our_packages.add(spark)
+
+
+def _probe() -> Any:
+    """A function that tells its Python and what that lacks; made here, it travels whole and needs nothing there."""
+
+    def probe(names: str) -> str:
+        import importlib.util
+        import sys
+
+        missing = [name for name in names.split(",") if importlib.util.find_spec(name) is None]
+        return f"{sys.executable} ({sys.version.split()[0]}) {'+'.join(missing) or '-'}"
+
+    return F.udf(probe, "string", useArrow=False)
 
 
 def _local(builder: Any, master: str, driver_memory: str, shuffle_partitions: int) -> Any:

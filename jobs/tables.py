@@ -22,7 +22,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from cluster.session import build_session
+from cluster.session import build_session, check_workers
 from training.errors import SchemaError, TableError
 
 if TYPE_CHECKING:
@@ -76,8 +76,15 @@ USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
 def open_session(settings: Settings, spark: SparkSession | None = None) -> SparkSession:
-    """Return the session given, or start the one that the settings describe."""
-    return spark or build_session(
+    """Return the session given, or start the one that the settings describe.
+
+    Raises:
+        EnvironmentProblem: the one given cannot run our Python functions, or none can start.
+    """
+    if spark is not None:
+        check_workers(spark)
+        return spark
+    return build_session(
         master=settings.spark.master,
         driver_memory=settings.spark.driver_memory,
         shuffle_partitions=settings.spark.shuffle_partitions,

@@ -1,0 +1,65 @@
+"""The JVM of a session that this process starts: where its words go, and that it does not outlive us.
+
+PySpark's JVM ends by itself when it sees that its driver is gone, but it takes its time, and may still write. So a
+small process of its own watches both (cluster/jvm_watch.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark import SparkContext
+
+_WATCH = Path(__file__).with_name("jvm_watch.py")
+_watchers: list[subprocess.Popen[bytes]] = []  # each ends with its JVM
+
+
+@contextmanager
+def bound_jvm() -> Iterator[Path]:
+    """Yield the file that takes the stderr of a JVM which starts inside, and bind that JVM's life to this process's.
+
+    The file's folder is this user's alone. It stays where no session starts, and where the JVM dies before us.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="millrace-jvm-"))
+    log, before = folder / "stderr.log", _jvm()
+    with _stderr_to(log):
+        yield log
+    jvm = _jvm()
+    if jvm is None or jvm is before or sys.platform != "linux":
+        shutil.rmtree(folder)  # there was one already, or it is not ours
+        return
+    _watch(jvm.pid, folder)
+
+
+def _jvm() -> Any:
+    """PySpark's process of the JVM that it started in this process; None where there is none."""
+    return getattr(SparkContext._gateway, "proc", None)
+
+
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Let what starts inside inherit a file as its stderr: the JVM's chatter would bury a job's own lines."""
+    kept = os.dup(2)
+    with log.open("x") as target:
+        os.dup2(target.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _watch(pid: int, folder: Path) -> None:
+    command = [sys.executable, "-S", "-E", str(_WATCH), str(os.getpid()), str(pid), str(folder)]
+    nothing = subprocess.DEVNULL
+    _watchers.append(
+        subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True, cwd="/")
+    )

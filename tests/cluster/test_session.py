@@ -1,0 +1,89 @@
+"""The session: whose JVM it is, where that one writes, and what its Python workers must have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+
+from cluster import session
+from cluster.errors import EnvironmentProblem
+from cluster.session import check_workers
+
+BUSY = """
+import sys, time
+from pathlib import Path
+from pyspark import SparkContext
+from cluster.session import build_session
+spark = build_session(master="local[1]", driver_memory="512m")
+if sys.argv[2] == "stopped":
+    import os, signal
+    os.kill(SparkContext._gateway.proc.pid, signal.SIGSTOP)
+Path(sys.argv[1]).write_text(str(SparkContext._gateway.proc.pid))
+time.sleep(600)
+"""
+
+
+def _wait_until(condition: object, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
+    """Even one that cannot see that its driver is gone: it stands still."""
+    note, temporary = tmp_path / "pid", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", BUSY, str(note), "stopped"]
+    driver = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)})
+    try:
+        _wait_until(lambda: note.exists() and note.read_text(), 100.0)
+        (log,) = temporary.glob("millrace-jvm-*/stderr.log")
+        assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
+        assert psutil.pid_exists(int(note.read_text()))
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    _wait_until(lambda: not psutil.pid_exists(int(note.read_text())), 15.0)
+    _wait_until(lambda: not list(temporary.glob("millrace-jvm-*")), 5.0)
+
+
+@pytest.fixture
+def unchecked(spark: SparkSession) -> Iterator[SparkSession]:
+    """The session as a stranger to us, with its own Python put back at the end."""
+    python = spark.sparkContext.pythonExec
+    session._with_our_packages.discard(spark)
+    yield spark
+    spark.sparkContext.pythonExec = python
+
+
+def test_a_session_is_checked_once(unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_workers(unchecked)
+    monkeypatch.setattr(session, "_probe", pytest.fail)
+    check_workers(unchecked)
+
+
+def test_workers_that_lack_a_package_are_named(unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "NEEDED", ("numpy", "no_such_package"))
+    with pytest.raises(
+        EnvironmentProblem, match=r"python.* \(3\.\d+\.\d+\) lacks no_such_package; start the session with"
+    ):
+        check_workers(unchecked)
+
+
+def test_workers_of_a_python_that_cannot_run_are_named(unchecked: SparkSession) -> None:
+    unchecked.sparkContext.pythonExec = "/no/such/python"
+    with pytest.raises(
+        EnvironmentProblem, match=r"must run Python functions, and do not: .*/no/such/python.*PYSPARK_PYTHON"
+    ):
+        check_workers(unchecked)
