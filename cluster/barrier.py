@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
-from cluster.errors import LaunchError
+from cluster.errors import LaunchError, spark_reason
 from cluster.processes import (
     END_S,
     GRACE_S,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from cluster.launch import Job
 
 _LOST = ("ExecutorLostFailure", "TaskResultLost", "Python worker exited unexpectedly")  # Spark's words
-_PYTHON_ERROR = re.compile(r"(?!org\.|java\.|scala\.|py4j\.|io\.)[A-Za-z_][\w.]*(Error|Exception|Exit|Problem)\b")
 _LATE_S = 15.0  # for the tasks to say themselves which rank still ran, before the driver cancels the stage
 
 
@@ -74,21 +72,19 @@ def run_barrier(job: Job) -> dict[str, Any]:
         what = f"the barrier stage of {job.ranks} ranks waited for task slots, or did not stop"
         raise LaunchError(job.limit.passed(what)) from error
     except Exception as error:
-        raise _stage_failure(job.ranks, str(error)) from error
+        raise _stage_failure(job.ranks, error) from error
     return answer([json.loads(row["ended"]) for row in sorted(rows, key=lambda row: int(row["rank"]))])
 
 
-def _stage_failure(ranks: int, text: str) -> LaunchError:
+def _stage_failure(ranks: int, error: Exception) -> LaunchError:
     """A lost executor or Python worker may not be lost again; a missing package, too few slots and the like stay so."""
-    lines = text.strip().splitlines() or ["no reason given"]
-    jvm = next((line for line in lines if "Exception: " in line), lines[0])  # py4j puts its own line first
-    python = [line for line in lines if _PYTHON_ERROR.match(line)]
-    if any(words in text for words in _LOST):
-        return RankLostError(f"the barrier stage of {ranks} ranks failed: {jvm}; see the executors' logs")
+    failed = f"the barrier stage of {ranks} ranks failed"
+    for line in str(error).splitlines():
+        if any(words in line for words in _LOST):
+            return RankLostError(f"{failed}: {line.strip()}; see the executors' logs")
     return LaunchError(
-        f"the barrier stage of {ranks} ranks failed: {python[-1] if python else jvm}; see the executors' logs. It needs "
-        f"our packages in the executors' Python, {ranks} free task slots at once and static allocation "
-        "(spark.dynamicAllocation.enabled=false)"
+        f"{failed}: {spark_reason(error)}; see the executors' logs. It needs our packages in the executors' Python, "
+        f"{ranks} free task slots at once and static allocation (spark.dynamicAllocation.enabled=false)"
     )
 
 

@@ -217,6 +217,9 @@ def failure_of(rank: Rank) -> Failure | None:
         return Failure.of_error(rank.rank, rank.size, ended["error"])
     if code == 0 and "ok" in ended:
         return None
+    if code == -signal.SIGTERM:  # its host is taken away, or a person ended it: not to be started again
+        message = f"rank {rank.rank} of {rank.size} was asked to end (SIGTERM), and did"
+        return Failure(rank.rank, f"{message}; the same command goes on from the last checkpoint", lost=False)
     rank.finish_log()
     how = _describe_exit(code, "after it had given its result" if ended else "before it could say why")
     last = "".join(f"\n    {line}" for line in rank.tail)

@@ -27,6 +27,8 @@ class _Server(RendezvousHTTPServer):  # type: ignore[misc]
 class _Handler(RendezvousHandler):  # type: ignore[misc]
     """Takes a request only with the secret in front of its path, `/SECRET:PORT/scope/key`."""
 
+    path: str
+
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False

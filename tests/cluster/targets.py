@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def fail_by_surprise(spec: dict[str, Any], world: World) -> dict[str, Any]:
 def killed(spec: dict[str, Any], world: World) -> dict[str, Any]:
     world.all_reduce_sum(torch.ones(1))
     if world.rank == spec["rank"]:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, spec.get("signal", "SIGKILL")))
     world.all_reduce_sum(torch.ones(1))
     return {}
 
@@ -103,3 +104,17 @@ def wait_with_child(spec: dict[str, Any], world: World) -> dict[str, Any]:
     Path(spec["folder"], f"pids-{world.rank}").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
     return {}
+
+
+# --- what stands for the task of a barrier stage
+
+
+def task_without_package(plan: str, batches: Iterator[Any]) -> Iterator[Any]:
+    import no_such_package  # type: ignore[import-not-found]
+
+    yield no_such_package
+
+
+def task_killed(plan: str, batches: Iterator[Any]) -> Iterator[Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield

@@ -53,6 +53,13 @@ def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:
         launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=1, timeout_s=4)
 
 
+def test_a_rank_that_is_asked_to_end_ends_the_launch() -> None:
+    """Without another start: whoever asked wants it gone."""
+    with pytest.raises(LaunchError, match=r"^rank 1 of 2 was asked to end \(SIGTERM\), and did; the same") as caught:
+        launch(f"{HERE}:killed", {"rank": 1, "signal": "SIGTERM"}, ranks=2, restarts=1, timeout_s=60)
+    assert not isinstance(caught.value, RankLostError)
+
+
 def test_a_rank_that_is_killed_after_its_result_is_named() -> None:
     with pytest.raises(RankLostError, match=r"rank 1 of 2 was killed by SIGKILL after it had given its result"):
         launch(f"{HERE}:killed_at_the_end", {"rank": 1}, ranks=2, timeout_s=60)

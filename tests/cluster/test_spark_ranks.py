@@ -17,6 +17,7 @@ from cluster.errors import LaunchError
 from cluster.launch import launch
 from cluster.processes import RankLostError
 from cluster.spark_ranks import LEAVE_S, Lines
+from tests.cluster import targets
 
 HERE = "tests.cluster.targets"
 
@@ -49,6 +50,36 @@ def test_the_rank_that_failed_first_is_named(spark: SparkSession) -> None:
 def test_a_silent_rank_is_stopped_and_named(spark: SparkSession) -> None:
     with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; .*in sleeping.*'the planted sum'"):
         launch(f"{HERE}:sleeping", {"rank": 1}, ranks=2, launcher="barrier", stall_s=1.0, timeout_s=120)
+
+
+def test_a_task_that_cannot_run_is_not_started_again(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barrier, "_rank_task", targets.task_without_package)
+    with pytest.raises(LaunchError, match=r"failed: ModuleNotFoundError: No module named 'no_such_package'") as caught:
+        launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="barrier", restarts=1, log=pytest.fail)
+    assert not isinstance(caught.value, RankLostError)
+
+
+def test_a_lost_python_worker_is_a_lost_rank(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barrier, "_rank_task", targets.task_killed)
+    with pytest.raises(
+        RankLostError, match=r"the barrier stage of 2 ranks failed: .*Python worker exited unexpectedly"
+    ):
+        launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="barrier")
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("SparkException: Job aborted: ExecutorLostFailure (executor 1 exited caused by one of the tasks)", True),
+        ("SparkException: [SPARK-24942] Barrier execution mode does not support dynamic resource allocation", False),
+        ("SparkException: Job 3 cancelled part of cancelled job tags", False),
+        ("", False),
+    ],
+)
+def test_only_a_lost_executor_is_a_lost_rank(text: str, lost: bool) -> None:
+    error = barrier._stage_failure(3, RuntimeError(text))
+    assert isinstance(error, RankLostError) == lost
+    assert (text or "RuntimeError") in str(error)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from tests.spark_udfs.bundles import two_tower_bundle
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="millrace-small-shop-")  # removed with the last test
 START, TEST_FROM = datetime(2025, 1, 1), datetime(2025, 2, 20)
 USERS, ITEMS = 40, 30
 LOOKER, NEWCOMER, NEW_ITEM = "looker", "newcomer", "new item"
@@ -46,7 +47,7 @@ def _settings(folder: Path, **sections: Any) -> Settings:
 
 @functools.cache
 def _built(spark: SparkSession) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="millrace-small-shop-"))
+    folder = Path(_FOLDER.name)
     settings = _settings(folder)
     tables = Tables(spark, settings.tables.root)
     events = spark.createDataFrame(_events(), EVENTS)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.launch import launch
+from cluster.rank import run_function
 from jobs import tune
 from jobs.artefacts import BEST, TUNING, read_json
 from jobs.settings import Settings, load_settings
@@ -67,7 +69,12 @@ def use_learn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         training = {name: getattr(settings.training, name) for name in tune.FitSettings.model_fields}
         return {**SPEC, "model": settings.model, "training": training, "ranks": settings.training.ranks}
 
+    def started(target: str, spec: dict[str, Any], *, ranks: int, **how: Any) -> dict[str, Any]:
+        """A trial of one rank in this process: its start is the launcher's matter."""
+        return run_function(target, spec, World()) if ranks == 1 else launch(target, spec, ranks=ranks, **how)
+
     monkeypatch.setattr(tune, "learn_spec", spec_of)
+    monkeypatch.setattr(tune, "launch", started)
 
 
 def flags(run_dir: Path, *more: str) -> list[str]:
