@@ -95,12 +95,20 @@ def _demo(
     guarded(call)
 
 
+def _settings() -> None:
+    """All settings with their defaults, as Markdown."""
+    from jobs.settings_page import page
+
+    sys.stdout.write(page())
+
+
 def build_app() -> typer.Typer:
     """One command a job, in the order in which they are run."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
     app.command("demo")(_demo)
     for name, help_text in JOBS.items():
         app.command(name)(_command(name, help_text))
+    app.command("settings")(_settings)
     return app
 
 

@@ -72,12 +72,12 @@ class IngestSettings(Section):
     """Raw files to events, items and users. `columns` maps our names to the file's."""
 
     path: str | None = Field(None, description="file, folder or glob of the order lines; none: the simulated shop")
-    format: Literal["csv", "json", "parquet", "delta"] = "csv"
+    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what the order lines are written in")
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
     )
-    time_format: str = "yyyy-MM-dd HH:mm:ss"
+    time_format: str = Field("yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time in the file")
     cancelled_prefix: str | None = Field(None, description="an order id that starts with this is a return")
     item_pattern: str | None = Field(None, description="a regular expression; other item ids are charges, not products")
     now: Moment | None = Field(None, description="rows later than this lie in the future; default: the clock")

@@ -1,0 +1,62 @@
+"""The reference of all settings, made from their fields: `millrace settings` prints it, docs/settings.md holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobs.settings import Settings
+from training.configs import CONFIGS
+
+HEAD = """# Settings
+
+Made by `millrace settings` from the fields themselves; a test keeps it so. In a file a setting stands in its section,
+on the command line it is `section.key=value`.
+"""
+
+
+def page() -> str:
+    """The whole reference as Markdown."""
+    lone = {name: field for name, field in Settings.model_fields.items() if _section(field) is None and name != "model"}
+    parts = [HEAD, "## The pipeline\n", *_table(lone)]
+    for name, field in Settings.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            parts += [f"\n## {name}\n", f"{_first_line(section)}\n", *_table(section.model_fields)]
+        if name == "model":
+            for model, config in CONFIGS.items():
+                parts += [f"\n## model, where its name is {model}\n", *_table(config.model_fields)]
+    return "\n".join(parts) + "\n"
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _first_line(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").strip().splitlines()[0]
+
+
+def _table(fields: dict[str, FieldInfo]) -> Iterator[str]:
+    yield "| setting | default | |"
+    yield "|---|---|---|"
+    for name, field in fields.items():
+        choices = f"; one of {', '.join(map(str, found))}" if (found := _choices(field.annotation)) else ""
+        text = f"{field.description or ''}{choices}".replace("|", "\\|").replace("\n", " ")
+        yield f"| `{name}` | {_default(field)} | {text} |"
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ("", {}, ()):
+        return "none"
+    shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"`{shown.lower() if isinstance(value, bool) else shown}`"
