@@ -81,8 +81,9 @@ class FrozenRows:
             with self._lock:
                 start, frozen.done = frozen.done, min(frozen.done + step, len(frozen.tensor))
                 piece = frozen.tensor[start : frozen.done].clone()
-                for rows, values in frozen.kept:
-                    here = (rows >= start) & (rows < frozen.done)
-                    piece[rows[here] - start] = values[here]
+                kept = list(frozen.kept)  # what is put aside from now on lies beyond this piece
+            for rows, values in kept:
+                here = (rows >= start) & (rows < start + len(piece))
+                piece[rows[here] - start] = values[here]
             yield piece
         frozen.kept.clear()
