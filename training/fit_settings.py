@@ -23,6 +23,28 @@ _FREE = {
     "early_stopping_patience",
     "report_every_s",
 }
+# The settings that every identity holds. One that comes later counts only where it is not its default, so that a
+# training goes on from the checkpoints of versions that did not know it.
+_FIRST = {
+    "batch_size",
+    "accumulate",
+    "learning_rate",
+    "embedding_learning_rate",
+    "embedding_optimizer",
+    "dense_optimizer",
+    "weight_decay",
+    "warmup_steps",
+    "scaling_rule",
+    "base_batch_size",
+    "clip_norm",
+    "compression",
+    "precision",
+    "compile",
+    "shard_tables_above_mb",
+    "seed",
+    "metric",
+    "metric_mode",
+}
 
 
 class FitSettings(BaseModel):
@@ -118,7 +140,11 @@ class FitSettings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The settings that a checkpoint must share with the training that goes on from it."""
-        return self.model_dump(exclude=_FREE)
+        return {
+            name: value
+            for name, value in self.model_dump(exclude=_FREE).items()
+            if name in _FIRST or value != type(self).model_fields[name].get_default(call_default_factory=True)
+        }
 
 
 def step_seed(seed: int, *position: int) -> int:

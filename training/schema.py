@@ -9,11 +9,15 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from training.errors import SchemaError
+
+# The fields that every fingerprint holds. One that comes later counts only where it is not its default, so that the
+# schemas of old bundles and checkpoints keep their fingerprints.
+_FIRST = {"name", "kind", "vocabulary", "size", "length", "ragged", "fill"}
 
 
 class Kind(enum.StrEnum):
@@ -117,7 +121,7 @@ class Schema:
         return [asdict(column) for column in self.columns]
 
     @classmethod
-    def from_json(cls, columns: list[Mapping[str, Any]]) -> Schema:
+    def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> Schema:
         """Rebuild a schema from `to_json`'s result.
 
         Raises:
@@ -131,4 +135,10 @@ class Schema:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any column does."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        columns = [_telling_fields(column) for column in self.columns]
+        return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _telling_fields(column: Column) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(column)}
+    return {name: value for name, value in asdict(column).items() if name in _FIRST or value != defaults[name]}
