@@ -13,6 +13,7 @@ from _train import arguments, report
 import torch  # isort: skip  after _train has set the number of threads
 
 from training.checkpoint import Checkpoints, State
+from training.progress import Progress
 
 GOAL, EVERY, STEP_S = 3.0, 100, 0.2
 
@@ -30,7 +31,7 @@ def run(tensors: dict[str, torch.Tensor], steps: int, checkpoints: Checkpoints |
         for _ in range(products):
             left @ right
         if checkpoints and step % EVERY == 0:
-            checkpoints.save(State(step, {}, tensors))
+            checkpoints.save(State(Progress(step=step), tensors))
     seconds = time.perf_counter() - started
     if checkpoints:
         checkpoints.wait()

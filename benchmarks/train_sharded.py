@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from training.batch import Batch
-from training.export import send_tables, whole_state
+from training.export import export
 from training.files import write_tensors
 from training.fit import FitSettings, fit
 from training.optimizers import build_optimizers
@@ -111,10 +111,8 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     fitted_s = time.perf_counter() - started
     after_fit = memory_mb("VmHWM")
     started = time.perf_counter()
-    if world.rank == 0:
-        write_tensors(Path(spec["folder"]) / "whole.safetensors", whole_state(model))
-    else:
-        send_tables(model)
+    path = Path(spec["folder"]) / "whole.safetensors"
+    export(model, world, lambda state: write_tensors(path, state).sha256)
     return {
         "limited_by": limited_by,
         "losses": [round(entry["loss"], 4) for entry in result.history],

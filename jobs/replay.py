@@ -75,7 +75,9 @@ def settings_of(bundle: Bundle, settings: Settings) -> Settings:
             f"bundle '{bundle.path}' carries settings that this version of Millrace does not take ({error}); replay it "
             f"with the version that wrote it: {bundle.provenance.get('versions', {}).get('millrace', 'not recorded')}"
         ) from error
-    today = {name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "restarts", "device")}
+    today = {
+        name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "stall_s", "restarts", "device")
+    }
     return then.model_copy(update={"training": then.training.model_copy(update=today)})
 
 

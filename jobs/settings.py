@@ -107,6 +107,9 @@ class TrainingSettings(FitSettings):
         "local", description="local: this machine; spark, barrier: ranks beside Spark's tasks"
     )
     timeout_s: float = Field(3600, gt=0, le=10_000_000, description="seconds; a fit that takes longer is stopped")
+    stall_s: float = Field(
+        300, gt=0, le=10_000_000, description="seconds that ranks wait for one that does not come to a collective"
+    )
     restarts: int = Field(1, ge=0, le=1_000, description="times a fit starts again from its checkpoint")
     reader_workers: int = Field(2, ge=1, le=1_000, description="threads of a rank that read and decode")
     shuffle_rows: int = Field(100_000, ge=1, le=2**31 - 1, description="rows, over all ranks, that are mixed at a time")

@@ -190,6 +190,7 @@ def start(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | Non
         ranks=training.ranks,
         launcher=training.launcher,
         timeout_s=training.timeout_s,
+        stall_s=training.stall_s,
         restarts=training.restarts,
         env=env,
     )

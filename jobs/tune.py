@@ -160,6 +160,7 @@ def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> di
         ranks=training.ranks,
         launcher=training.launcher,
         timeout_s=training.timeout_s,
+        stall_s=training.stall_s,
         restarts=training.restarts,
     )
 

@@ -1,7 +1,7 @@
 """Bundles: what a training publishes. JSON beside safetensors, never pickle; written under another name, then renamed.
 
-    bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of all that is in it
-        bundle.json                   format, model and config, schema, provenance, settings, metrics, checksum
+    bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made
+        bundle.json                   format, model and config, schema, provenance, settings, metrics, checksums
         weights.safetensors
 
 An old bundle scores with the schema that it carries.
@@ -14,21 +14,23 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from training import models
-from training.errors import BundleError, SchemaError
-from training.files import Streamed, describe, sha256, write_tensors
-from training.json_files import sync_to_disk, write_json
+from training.errors import ArtefactError, BundleError, SchemaError
+from training.files import Streamed, Written, damage, replace_folder, write_tensors
+from training.json_files import CHECKSUM, read_json, write_json
 from training.models.base import Model
 from training.schema import Schema
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
+_NAMED = ("model", "config", "schema", "settings", "metrics", "weights")  # what the name is a hash of
 _JSON, _WEIGHTS = "bundle.json", "weights.safetensors"
 
 
@@ -79,7 +81,8 @@ class Bundle:
         """The model with its weights memory-mapped, in eval mode, on the CPU.
 
         Raises:
-            BundleError: this version of Millrace does not know the model, or the weights do not fit it.
+            BundleError: this version of Millrace does not know the model, the weights do not fit it, or it has buffers
+                that are not among them.
         """
         if self.model_name not in models.MODELS:
             raise BundleError(
@@ -87,7 +90,8 @@ class Bundle:
                 f"{', '.join(sorted(models.MODELS))}; load it with the version of Millrace that wrote it"
             )
         kind: type[Model] = models.MODELS[self.model_name]
-        model = kind(kind.Config.parse(self.config), self.schema)
+        with torch.device("meta"):  # nothing is allocated or drawn that the weights replace
+            model = kind(kind.Config.parse(self.config), self.schema)
         wanted, held = set(model.state_dict()), set(self.tensor_names())
         if not wanted <= held:
             raise BundleError(
@@ -96,6 +100,12 @@ class Bundle:
             )
         model.load_state_dict({name: self.tensor(name) for name in wanted}, assign=True)
         model.eval().requires_grad_(False)
+        bare = [name for name, tensor in model.named_buffers() if tensor.is_meta]
+        if bare:
+            raise BundleError(
+                f"model '{self.model_name}' must keep all its tensors in its state; {', '.join(bare)} is none of it; "
+                "register it as a persistent buffer"
+            )
         return model
 
 
@@ -110,15 +120,15 @@ def write_bundle(
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> Bundle:
-    """Write a bundle into `directory`. Writing the same content again changes nothing and returns the same bundle.
+    """Write a bundle into `directory`. Where it holds one of that name that is whole, that one stays and is returned.
 
     Args:
         directory: made where it does not exist.
         model_name: key of `training.models.MODELS`.
         config: the model's hyper-parameters.
         schema: of the examples.
-        tensors: the model's `state_dict()`, or `training.export.whole_state` of one with sharded tables; further
-            tensors may be added.
+        tensors: the model's `state_dict()`, or what `training.export.export` gives for one with sharded tables;
+            further tensors may be added.
         provenance: where it comes from.
         settings: of the job.
         metrics: what was measured.
@@ -128,84 +138,124 @@ def write_bundle(
     scratch = root / f".partial-{uuid.uuid4().hex[:12]}"
     scratch.mkdir()
     try:
-        path = scratch / _WEIGHTS
-        write_tensors(path, tensors)
-        content = {
-            "format": FORMAT,
-            "model": model_name,
-            "config": dict(config),
-            "schema": schema.to_json(),
-            "schema_fingerprint": schema.fingerprint,
-            "provenance": dict(provenance),
-            "settings": dict(settings),
-            "metrics": dict(metrics),
-            "weights": describe(path),
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-        target = root / f"{model_name}-{digest}"
+        written = write_tensors(scratch / _WEIGHTS, tensors)
+        content = json.loads(
+            json.dumps(
+                {
+                    "format": FORMAT,
+                    "model": model_name,
+                    "config": dict(config),
+                    "schema": schema.to_json(),
+                    "schema_fingerprint": schema.fingerprint,
+                    "provenance": dict(provenance),
+                    "settings": dict(settings),
+                    "metrics": dict(metrics),
+                    "weights": asdict(written),
+                }
+            )
+        )
+        target = root / _name(content)
         write_json(scratch / _JSON, content)
-        if not target.exists():
-            scratch.rename(target)
-            sync_to_disk(root)
+        if target.exists() and (held := _whole(target)):
+            return held
+        replace_folder(scratch, target, root / f"{scratch.name}-replaced")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return load_bundle(target)
+    return _open(target)
 
 
 def load_bundle(path: Path | str) -> Bundle:
     """Open a bundle; reads its weights once to check them.
 
     Raises:
-        BundleError: the folder is no bundle, is torn or was changed, or is of another format.
+        BundleError: the folder is no bundle, is torn, was changed or renamed, or is of another format.
     """
     folder = Path(path)
+    bundle = _open(folder)
+    found = damage(folder / _WEIGHTS, _read(folder).weights)
+    if found:
+        raise BundleError(f"bundle '{folder}' is torn: {found}; copy or train it again")
+    return bundle
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
+
+
+@dataclass(frozen=True)
+class _Content:
+    """bundle.json."""
+
+    format: int
+    model: str
+    config: dict[str, Any]
+    schema: list[dict[str, Any]]
+    schema_fingerprint: str
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    weights: Written
+    checksum: str | None = None
+
+
+def _open(folder: Path) -> Bundle:
+    """A bundle as its bundle.json describes it; the weights are not looked at."""
     content = _read(folder)
-    _check_weights(folder, content["weights"])
     try:
-        schema = Schema.from_json(content["schema"])
+        schema = Schema.from_json(content.schema)
     except SchemaError as error:
         raise BundleError(f"bundle '{folder}' must carry a schema; {error}; write the bundle again") from error
-    if schema.fingerprint != content["schema_fingerprint"]:
+    if schema.fingerprint != content.schema_fingerprint:
         raise BundleError(
             f"bundle '{folder}' must carry the schema it was written with; its fingerprint is {schema.fingerprint} "
-            f"instead of {content['schema_fingerprint']}; it was changed: copy it again from where it was written"
+            f"instead of {content.schema_fingerprint}; it was changed: copy it again from where it was written"
         )
     return Bundle(
-        name=folder.name,
+        name=folder.resolve().name,
         path=folder,
-        model_name=content["model"],
-        config=content["config"],
+        model_name=content.model,
+        config=content.config,
         schema=schema,
-        provenance=content["provenance"],
-        settings=content["settings"],
-        metrics=content["metrics"],
+        provenance=content.provenance,
+        settings=content.settings,
+        metrics=content.metrics,
     )
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> _Content:
+    path = folder / _JSON
+    if not path.is_file():
+        raise BundleError(f"a bundle is a folder with {_JSON}; '{folder}' has none; name one that train wrote")
     try:
-        content: dict[str, Any] = json.loads((folder / _JSON).read_text())
-    except OSError as error:
+        held = read_json(path, _Format).format
+        if held not in (1, FORMAT):
+            raise BundleError(
+                f"bundle '{folder}' must have format {FORMAT}, or 1; it has {held!r}; "
+                "load it with the version of Millrace that wrote it"
+            )
+        content = read_json(path, _Content)
+        name = _name(read_json(path, dict[str, Any]))
+    except ArtefactError as error:
+        raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
+    if content.format == FORMAT and content.checksum is None:
+        raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {_JSON}; it has none; copy it again")
+    if folder.resolve().name != name:
         raise BundleError(
-            f"a bundle is a folder with {_JSON}; '{folder}': {error}; name one that train wrote"
-        ) from error
-    except ValueError as error:
-        raise BundleError(
-            f"bundle '{folder}' is torn: {_JSON} is not JSON ({error}); copy or train it again"
-        ) from error
-    if content.get("format") != FORMAT:
-        raise BundleError(
-            f"bundle '{folder}' must have format {FORMAT}; it has {content.get('format')!r}; "
-            "load it with the version of Millrace that wrote it"
+            f"bundle '{folder}' must have the name '{name}', which is a hash of what it holds; it was renamed or "
+            "changed: give it that name back, or copy it again from where it was written"
         )
     return content
 
 
-def _check_weights(folder: Path, expected: Mapping[str, Any]) -> None:
-    path = folder / _WEIGHTS
-    size = path.stat().st_size if path.exists() else 0
-    if size != expected["bytes"] or sha256(path) != expected["sha256"]:
-        raise BundleError(
-            f"bundle '{folder}' is torn: {_WEIGHTS} ({size} bytes) must have {expected['bytes']} bytes and the SHA-256 "
-            f"that {_JSON} gives; copy or train it again"
-        )
+def _name(content: Mapping[str, Any]) -> str:
+    """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
+    named = content if content["format"] == 1 else {key: content[key] for key in _NAMED}
+    return f"{content['model']}-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _whole(folder: Path) -> Bundle | None:
+    try:
+        return load_bundle(folder)
+    except BundleError:  # torn: it is written anew
+        return None

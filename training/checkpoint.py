@@ -2,32 +2,38 @@
 
 checkpoints/
   step-000000120/        the name is given by a rename, so what has this name was written whole, by every rank
-    state.json           where the training stood, what it was (identity), sizes and SHA-256 of the other files
+    state.json           where the training stood, its best step, what it was (identity), sizes and SHA-256 of the other
+                         files, and its own
     tensors.safetensors  model/... and optimizer/...
     shard-...            a file of each rank, with its rows of the sharded tables (training/shard_files.py)
-  best.json              which of them the metric names best
+  .partial-...           being written, or being removed
+  .replaced-...          the same step's older checkpoint, until the newer has its name
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from training.checkpoint_search import FORMAT, STATE_FILE, TENSORS_FILE, Found, Search
+from training.checkpoint_search import FORMAT, STATE_FILE, TENSORS_FILE, Found, Search, checkpoint_name
 from training.errors import CheckpointError
-from training.files import describe, write_tensors
+from training.files import remove, replace_folder, write_tensors
 from training.frozen_rows import FrozenRows
-from training.json_files import sync_to_disk, write_json
-from training.shard_files import collect_shards, shard_name, write_shard
+from training.json_files import write_json
+from training.progress import Progress
+from training.shard_files import collect_shards, give_up_shard, write_shard
 from training.world import World
+
+_ASIDE = ".replaced-"
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,12 @@ class State:
     """All that a training needs to go on as if it had never stopped.
 
     Attributes:
-        step: optimizer steps done.
-        progress: JSON: epoch, the loader's position, sums and metrics so far.
+        progress: step, epoch, the loader's position, sums and metrics so far.
         tensors: the model's and the optimizers', by name: what is the same on all ranks.
         shards: this rank's rows of sharded tables and of their optimizers' state, by table and by name.
     """
 
-    step: int
-    progress: Mapping[str, Any]
+    progress: Progress
     tensors: Mapping[str, Tensor]
     shards: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
@@ -52,16 +56,19 @@ class Checkpoints:
 
     `save` copies the tensors and returns; a thread writes them while the training goes on. Shards are not copied: rows
     that are about to change while they are being written must be named to `before_update`. A write that failed is
-    raised by the next `save` or by `wait`. Every rank makes one and calls `save` at the same steps; loading is a
-    collective.
+    raised by the next `save` or by `wait`, on all ranks. Every rank makes one and makes the same calls: they are
+    collectives, in which no rank's disk work counts as a hang (`World.on_each`).
 
     Args:
         directory: made where it does not exist; must allow atomic renames (a local or POSIX network file system), and
             be the same folder on all ranks where tables are sharded.
         identity: JSON dict of what must be equal for a checkpoint to fit: settings, model, schema, snapshot.
-        keep: how many of the newest are kept; the best one is kept besides.
+        keep: how many of the newest are kept; the best one is kept besides. Damaged ones do not count.
         say: gets a line when a checkpoint cannot be used, on rank 0.
         world: the ranks.
+
+    Raises:
+        CheckpointError: nothing can be written there.
     """
 
     def __init__(
@@ -77,18 +84,31 @@ class Checkpoints:
         self._keep = keep
         self._writer: threading.Thread | None = None
         self._frozen: FrozenRows | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._given_up = threading.Event()
         self._world = world or World()
         self._search = Search(self.directory, json.loads(json.dumps(identity)), say, self._world)
+        self._damaged: set[str] = set()
         self._saves = 0
-        if self._world.rank == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for torn in self.directory.glob(".partial-*"):
-                shutil.rmtree(torn)
-        self._run = self._world.broadcast_object(uuid.uuid4().hex[:8])  # a rank of a dead run writes into none of ours
+        self._run = self._world.on_first("clearing the checkpoint folder", self._clear)
 
-    def save(self, state: State, *, best: bool = False) -> None:
+    def _clear(self) -> str:
+        """Finish what a killed writer left; returns this run's name: a rank of a dead run writes into none of ours."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for aside in self.directory.glob(f"{_ASIDE}*"):
+                target = self.directory / aside.name.removeprefix(_ASIDE)
+                remove(aside) if target.exists() else aside.rename(target)
+            for torn in self.directory.glob(".partial-*"):
+                remove(torn)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint folder '{self.directory}' must be a folder to write to: {error}; remove what is in the "
+                "way, or choose another folder"
+            ) from error
+        return uuid.uuid4().hex[:8]
+
+    def save(self, state: State) -> None:
         """Write a checkpoint beside the training; waits where the one before is still being written.
 
         Raises:
@@ -97,9 +117,9 @@ class Checkpoints:
         self.wait()
         self._saves += 1
         tensors = _copies(state.tensors) if self._world.rank == 0 else {}
-        copied = State(state.step, json.loads(json.dumps(state.progress)), tensors)
+        copied = State(Progress(**json.loads(json.dumps(state.progress.to_json()))), tensors)
         self._frozen = FrozenRows(state.shards)
-        self._writer = threading.Thread(target=self._write_in_thread, args=(copied, best), name="checkpoint")
+        self._writer = threading.Thread(target=self._write_in_thread, args=(copied,), name="checkpoint")
         self._writer.start()
 
     def before_update(self, rows: Mapping[str, Tensor]) -> None:
@@ -108,20 +128,27 @@ class Checkpoints:
             self._frozen.before_update(rows)
 
     def wait(self) -> None:
-        """Return when nothing is being written.
+        """Return when no rank is writing anything.
 
         Raises:
             CheckpointError: the last checkpoint could not be written.
         """
+        failures = [failure for failure in self._world.on_each("writing a checkpoint", self._finish) if failure]
+        failure, self._failure = self._failure, None
+        if failures:
+            problem = CheckpointError(
+                f"a checkpoint could not be written to '{self.directory}': {'; '.join(failures)}; the one before is "
+                "whole. Make room there, or choose another checkpoint folder, and start again"
+            )
+            problem.lost_peer = failure is None
+            raise problem from failure
+
+    def _finish(self) -> str | None:
+        """Wait for this rank's writer; returns why it failed, if it did."""
         if self._writer is not None:
             self._writer.join()
             self._writer = self._frozen = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise CheckpointError(
-                f"a checkpoint could not be written to '{self.directory}': {failure}; the one before is whole. "
-                "Make room there, or choose another checkpoint folder, and start again"
-            ) from failure
+        return str(self._failure) if self._failure is not None else None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -132,12 +159,12 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.join()
 
-    def _write_in_thread(self, state: State, best: bool) -> None:
-        name = f"step-{state.step:09d}"
+    def _write_in_thread(self, state: State) -> None:
+        name = checkpoint_name(state.progress.step)
         scratch = self.directory / f".partial-{name}-{self._run}-{self._saves}"
         try:
-            self._write(state, best, name, scratch)
-        except OSError as error:
+            self._write(state, name, scratch)
+        except Exception as error:  # whatever it is, the training must hear of it: `wait` raises it
             self._failure = error
             self._make_room(scratch)
 
@@ -146,58 +173,57 @@ class Checkpoints:
         if self._world.rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)
         else:
-            (scratch / shard_name(self._world.rank, self._world.size)).unlink(missing_ok=True)
+            give_up_shard(scratch, self._world.rank, self._world.size)
 
-    def _write(self, state: State, best: bool, name: str, scratch: Path) -> None:
+    def _write(self, state: State, name: str, scratch: Path) -> None:
         shards = self._frozen.streams() if self._frozen else {}
         if shards:
             write_shard(scratch, self._world.rank, self._world.size, shards)
         if self._world.rank == 0:
             self._write_shared(scratch, state, sharded=bool(shards))
-            self._make_whole(scratch, name, best)
+            replace_folder(scratch, self.directory / name, self.directory / f"{_ASIDE}{name}")
+            self._damaged.discard(name)
+            self._drop_old(state.progress)
 
     def _write_shared(self, scratch: Path, state: State, *, sharded: bool) -> None:
         """What is the same on all ranks, and, once every rank has written its own, the description of it all."""
         scratch.mkdir(exist_ok=True)
-        path = scratch / TENSORS_FILE
-        write_tensors(path, state.tensors)
+        tensors = write_tensors(scratch / TENSORS_FILE, state.tensors)
         shards = collect_shards(scratch, self._world.size, self._given_up) if sharded else {}
         write_json(
             scratch / STATE_FILE,
             {
                 "format": FORMAT,
-                "step": state.step,
-                "progress": state.progress,
+                "step": state.progress.step,
+                "progress": state.progress.to_json(),
                 "identity": self._search.identity,
-                "files": {TENSORS_FILE: describe(path), **shards},
+                "files": {name: asdict(written) for name, written in {TENSORS_FILE: tensors, **shards}.items()},
                 "shards": len(shards),
             },
         )
 
-    def _make_whole(self, scratch: Path, name: str, best: bool) -> None:
-        """Give a checkpoint its name, and drop those that are no longer kept."""
-        target = self.directory / name
-        if target.exists():  # the same step, written again after a resume
-            shutil.rmtree(target)
-        scratch.rename(target)
-        sync_to_disk(self.directory)
-        if best:
-            write_json(self.directory / "best.json", {"name": name})
-        self._drop_old()
-
     def _names(self) -> list[str]:
         """Checkpoints, newest first."""
-        return sorted((path.name for path in self.directory.glob("step-*")), reverse=True)
+        names = [path.name for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d{9,}", path.name)]
+        return sorted(names, key=_step, reverse=True)
 
-    def _best_name(self) -> str | None:
-        path = self.directory / "best.json"
-        return json.loads(path.read_text())["name"] if path.exists() else None
+    def _drop_old(self, progress: Progress) -> None:
+        """Remove what lies behind the checkpoint just written and is no longer kept.
 
-    def _drop_old(self) -> None:
-        best = self._best_name()
-        for name in self._names()[self._keep :]:
-            if name != best:
-                shutil.rmtree(self.directory / name)
+        One of a later step was passed over as damaged. It stays until the training has come past it, for a disk may
+        give back tomorrow what it refused today.
+        """
+        behind = [name for name in self._names() if _step(name) <= progress.step]
+        kept = [name for name in behind if name not in self._damaged][: self._keep]
+        for name in behind:
+            if name not in kept and _step(name) != progress.best_step:
+                self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        """Remove a checkpoint; a kill meanwhile leaves no half one under its name."""
+        doomed = self.directory / f".partial-{name}-dropped"
+        (self.directory / name).rename(doomed)
+        remove(doomed)
 
     def load_latest(self) -> Found | None:
         """The newest whole checkpoint, or None where there is none; skipped ones are said aloud.
@@ -205,13 +231,19 @@ class Checkpoints:
         Raises:
             CheckpointError: the newest whole one was made by another training.
         """
-        return self._search.first_whole(self._names())
+        names = self._names()
+        found = self._search.first_whole(names)
+        self._damaged = {name for name in names if found is None or _step(name) > found.progress.step}
+        return found
 
-    def load_best(self) -> Found | None:
-        """The checkpoint that was saved as best, or None where none was or it is damaged (said aloud)."""
+    def load_step(self, step: int) -> Found | None:
+        """The checkpoint of a step, or None where it is damaged or gone (said aloud)."""
         self.wait()
-        best = self._best_name()
-        return self._search.first_whole([best] if best else [])
+        return self._search.first_whole([checkpoint_name(step)])
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.errors import CheckpointError
-from training.files import damage
+from training.errors import ArtefactError, CheckpointError
+from training.files import Written, damage
+from training.json_files import read_json
+from training.progress import Progress
 from training.shard_files import ShardReader, shard_name
 from training.world import World
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum in state.json
 STATE_FILE, TENSORS_FILE = "state.json", "tensors.safetensors"
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:09d}"
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,12 @@ class Found:
     """A checkpoint that was found whole.
 
     Attributes:
-        step: optimizer steps done.
         progress: where the training stood.
         tensors: what is the same on all ranks; on rank 0, none elsewhere.
         shards: reads this rank's rows of the sharded tables; None where none were sharded.
     """
 
-    step: int
-    progress: Mapping[str, Any]
+    progress: Progress
     tensors: Mapping[str, Tensor]
     shards: ShardReader | None
 
@@ -68,37 +72,36 @@ class Search:
         return None
 
     def _load(self, folder: Path) -> Found:
-        """Rank 0 looks at the description, and all ranks at the files, each at its share; they agree on the outcome."""
-        meta, problem = self._read_on_first(folder)
-        self._agree(problem)
-        rank, ranks = self.world.rank, self.world.size
-        mine = [shard_name(number, meta["shards"]) for number in range(rank, meta["shards"], ranks)]
-        mine += [TENSORS_FILE] if rank == 0 else []
-        self._agree(next(filter(None, (damage(folder / name, meta["files"][name]) for name in mine)), None))
-        shards = ShardReader(folder, meta["shards"], rank, ranks) if meta["shards"] else None
-        return Found(meta["step"], meta["progress"], load_file(folder / TENSORS_FILE) if rank == 0 else {}, shards)
-
-    def _read_on_first(self, folder: Path) -> tuple[dict[str, Any], str | None]:
-        """What state.json says, on every rank, or what is wrong with it."""
-        meta: dict[str, Any] = {}
-        problem = None
-        if self.world.rank == 0:
-            try:
-                meta = _read_state(folder)
-                self._check_identity(folder, meta["identity"])
-            except _DamagedError as found:
-                problem = str(found)
-        return self.world.broadcast_object(meta), problem
-
-    def _agree(self, problem: str | None) -> None:
-        """Go on together.
+        """Rank 0 looks at the description, and all ranks at the files, each at its share; they agree on the outcome.
 
         Raises:
-            _DamagedError: on every rank, where any has a problem.
+            _DamagedError: on every rank, where any finds damage.
         """
-        problems = [one for one in self.world.all_gather_object(problem) if one]
-        if problems:
-            raise _DamagedError(problems[0])
+        rank, ranks = self.world.rank, self.world.size
+        state = self.world.on_first("reading a checkpoint's state", lambda: self._described(folder))
+        if "damage" in state:
+            raise _DamagedError(state["damage"])
+        files = {name: Written(**written) for name, written in state["files"].items()}
+        mine = [shard_name(number, state["shards"]) for number in range(rank, state["shards"], ranks)]
+        mine += [TENSORS_FILE] if rank == 0 else []
+        found = self.world.on_each(
+            "checking a checkpoint's files",
+            lambda: next(filter(None, (damage(folder / name, files[name]) for name in mine)), None),
+        )
+        if any(found):
+            raise _DamagedError(next(filter(None, found)))
+        shards = ShardReader(folder, state["shards"], rank, ranks) if state["shards"] else None
+        tensors = load_file(folder / TENSORS_FILE) if rank == 0 else {}
+        return Found(Progress(**state["progress"]), tensors, shards)
+
+    def _described(self, folder: Path) -> dict[str, Any]:
+        """What state.json says, or what is wrong with it."""
+        try:
+            state = _read_state(folder)
+        except (ArtefactError, _DamagedError) as error:
+            return {"damage": str(error)}
+        self._check_identity(folder, state.identity)
+        return asdict(state)
 
     def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
         different = list(_differences(identity, self.identity))
@@ -113,19 +116,46 @@ class _DamagedError(Exception):
     """A checkpoint is not whole."""
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / STATE_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise _DamagedError(f"state.json cannot be read: {error}") from error
-    if not isinstance(meta, dict) or not {"step", "progress", "identity", "files"} <= meta.keys():
-        raise _DamagedError("state.json is not complete")
-    if meta.get("format") != FORMAT:
+@dataclass(frozen=True)
+class _Format:
+    format: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """state.json; `training.checkpoint` writes it."""
+
+    format: int
+    step: int
+    progress: dict[str, Any]
+    identity: dict[str, Any]
+    files: dict[str, Written]
+    shards: Annotated[int, Field(ge=0)]
+    checksum: str | None = None
+
+
+def _read_state(folder: Path) -> _State:
+    path = folder / STATE_FILE
+    held = read_json(path, _Format).format
+    if held not in (1, FORMAT):
         raise CheckpointError(
-            f"checkpoint '{folder}' must have format {FORMAT}; it has {meta.get('format')!r}; "
+            f"checkpoint '{folder}' must have format {FORMAT}, or 1; it has {held}; "
             "go on with the version of Millrace that wrote it, or start in another folder"
         )
-    return {"shards": 0, **meta}
+    state = read_json(path, _State)
+    progress = Progress.from_json(state.progress)
+    if state.format == FORMAT and state.checksum is None:
+        raise _DamagedError(f"'{path}' has no checksum")
+    if not checkpoint_name(state.step) == checkpoint_name(progress.step) == folder.name:
+        raise _DamagedError(f"'{path}' is of step {state.step}, its progress of step {progress.step}")
+    if len(state.files) != state.shards + 1 or any(name not in state.files for name in _files(state.shards)):
+        raise _DamagedError(f"'{path}' must name {TENSORS_FILE} and {state.shards} shard(s); it names {[*state.files]}")
+    return state
+
+
+def _files(shards: int) -> Iterator[str]:
+    yield TENSORS_FILE
+    yield from (shard_name(number, shards) for number in range(shards))
 
 
 def _differences(theirs: Any, ours: Any, place: str = "") -> Iterator[str]:

@@ -20,7 +20,13 @@ from __future__ import annotations
 
 
 class MillraceError(Exception):
-    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+    """Base of all errors raised on purpose; the command line prints it without a traceback.
+
+    Attributes:
+        lost_peer: whether the cause lies with another rank: the launcher looks past such an error.
+    """
+
+    lost_peer = False
 
 
 class SettingsError(MillraceError):

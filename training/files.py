@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from training.json_files import sync_to_disk
 
 # safetensors' own names, in the order in which it lays tensors down: so a file has the same bytes whoever wrote it
 _TYPES = {
@@ -26,6 +28,14 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written; kept beside it, as JSON."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,12 @@ def layout(tensors: Mapping[str, Tensor | Streamed]) -> list[str]:
     return sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor | Streamed]) -> None:
-    """Write a safetensors file, the same bytes as safetensors' own `save_file`, and flush it to disk."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Streamed]) -> Written:
+    """Write a safetensors file, the same bytes as safetensors' own `save_file`, and flush it to disk.
+
+    Returns:
+        size and SHA-256, taken while it was written: what disks hold is not read again.
+    """
     header, end = {}, 0
     for name in layout(tensors):
         tensor = tensors[name]
@@ -58,19 +72,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Streamed]) -> None:
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in header:
-            tensor = tensors[name]
-            for piece in tensor.pieces() if isinstance(tensor, Streamed) else [tensor]:
-                _write(file, piece)
+        for data in _bytes(len(text).to_bytes(8, "little") + text, (tensors[name] for name in header)):
+            digest.update(data)
+            file.write(data)
         file.flush()
         os.fsync(file.fileno())
+        return Written(file.tell(), digest.hexdigest())
 
 
-def _write(file: BinaryIO, tensor: Tensor) -> None:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    file.write(flat.view(torch.uint8).numpy().data)
+def _bytes(head: bytes, tensors: Iterable[Tensor | Streamed]) -> Iterator[bytes | memoryview]:
+    yield head
+    for tensor in tensors:
+        for piece in tensor.pieces() if isinstance(tensor, Streamed) else [tensor]:
+            flat = piece.detach().cpu().contiguous().reshape(-1)
+            yield flat.view(torch.uint8).numpy().data
 
 
 def sha256(path: Path) -> str:
@@ -78,16 +95,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """A file's size and SHA-256, as they are kept beside it."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def damage(path: Path, expected: Mapping[str, Any]) -> str | None:
-    """What is wrong with a file that `describe` described, or None."""
-    size = path.stat().st_size if path.exists() else -1
-    if size != expected["bytes"]:
-        return f"{path.name} has {size} bytes instead of {expected['bytes']}"
-    if sha256(path) != expected["sha256"]:
-        return f"{path.name} does not have the SHA-256 that was recorded when it was written"
+def damage(path: Path, expected: Written) -> str | None:
+    """What is wrong with a file, or None where it is as it was written."""
+    try:
+        size = path.stat().st_size
+        if size != expected.bytes:
+            return f"{path.name} has {size} bytes instead of {expected.bytes}"
+        if sha256(path) != expected.sha256:
+            return f"{path.name} does not have the SHA-256 that was recorded when it was written"
+    except OSError as error:  # missing, or a disk that does not give its sectors back
+        return f"{path.name} cannot be read: {error.strerror or error}"
     return None
+
+
+def remove(path: Path) -> None:
+    """Remove what has this name, file or folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace_folder(scratch: Path, target: Path, aside: Path) -> None:
+    """Give a folder its name. What has the name stands aside until the new one has it, so a kill leaves one of both."""
+    if target.exists():
+        target.rename(aside)
+    scratch.rename(target)
+    sync_to_disk(target.parent)
+    remove(aside)

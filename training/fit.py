@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,7 +61,7 @@ class FitResult:
         epochs: epochs done.
         final_loss: mean loss over the rows of the last epoch, over all ranks.
         history: one dict an epoch: epoch, step, loss and the validation's metrics.
-        best: the entry of `history` that the metric names best.
+        best: the entry of `history` that the metric names best; the last where the best one's checkpoint was damaged.
         skipped: steps left out because something in them was not finite.
     """
 
@@ -109,14 +108,15 @@ def fit(
     reuse_memory()
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     telling = Telling(report, world)
-    say = partial(telling, "warning", Progress())
     with ExitStack() as stack:
         saver = None
         if folder:
-            stack.enter_context(only_writer(folder, say))
+            stack.enter_context(only_writer(folder, telling.warn))
         if checkpoint_dir is not None:
             made_for = {"settings": settings.identity(), **(identity or {})}
-            saver = Checkpoints(checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=say, world=world)
+            saver = Checkpoints(
+                checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=telling.warn, world=world
+            )
             stack.enter_context(saver)  # a training that is cut short leaves no thread that writes on
         return _fit(model, loader, settings, world, folder, saver, validate, telling)
 
@@ -141,7 +141,8 @@ def _fit(
     synchroniser.load(progress.exchange)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
-    telling.record = Record(folder, resumed_at=progress.step) if folder else None
+    record = Record(folder, resumed_at=progress.step, say=telling.warn) if folder else None
+    telling.open_record(record, progress)
     steps_per_epoch = -(-loader.steps_per_epoch // settings.accumulate)
     steps_in_all = steps_per_epoch * settings.epochs
     meter = Meter(world, steps_in_all, progress.step, getattr(loader, "stats", None))
@@ -193,7 +194,7 @@ def _fit(
         metrics = _validate(model, validate, world)
         better = progress.end_epoch(metrics, settings.metric, settings.metric_mode)
         if saver:
-            saver.save(state_of(model, optimizers, synchroniser, progress), best=better)
+            saver.save(state_of(model, optimizers, synchroniser, progress))
         elif better and validate:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         telling.epoch(progress, meter.read_epoch())
@@ -204,7 +205,7 @@ def _fit(
     if saver:
         saver.wait()
     if validate and progress.best["epoch"] != progress.history[-1]["epoch"]:
-        restore_best(model, best_weights, saver, world)
+        restore_best(model, best_weights, progress, saver, world, telling.warn)
     telling("end", progress, f"{progress.epoch} epochs, {progress.step} steps, loss {progress.history[-1]['loss']:.6g}")
     final_loss = progress.history[-1]["loss"]
     return FitResult(progress.step, progress.epoch, final_loss, progress.history, progress.best, progress.skipped)

@@ -34,10 +34,17 @@ def only_writer(
         what: the folder is, for the error.
 
     Raises:
-        CheckpointError: another process holds the lock, and did not let go within 10 s.
+        CheckpointError: another process holds the lock, and did not let go within 10 s; or the folder is none to write
+            to.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = _take(directory / name, say, what)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = _take(directory / name, say, what)
+    except OSError as error:
+        raise CheckpointError(
+            f"{what} '{directory}' must be a folder to write to, with {name} a file in it: {error}; remove "
+            "what is in the way, or choose another folder"
+        ) from error
     try:
         yield
     finally:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
-from training.errors import TrainingError
+from training.errors import ArtefactError, TrainingError
+from training.json_files import parse_json
 from training.sync import Totals
 from training.world import World
+
+# What every checkpoint says; a field that comes later may be missing, and then has its default.
+_FIRST = {"step", "epoch", "epoch_loss", "epoch_weight", "skipped", "loader", "history", "best", "exchange"}
+_ENTRY = {"epoch", "step", "loss"}  # of the history, besides metrics
 
 
 @dataclass
@@ -40,6 +46,28 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        """Where a training stood, of `to_json`.
+
+        Raises:
+            ArtefactError: a field is missing, unknown or of another type.
+        """
+        parse_json(json.dumps(value).encode(), cls, "progress")
+        missing, unknown = _FIRST - value.keys(), value.keys() - {known.name for known in fields(cls)}
+        if missing or unknown:
+            raise ArtefactError(f"progress must have the fields of this version; {sorted(missing ^ unknown)} differ")
+        found = cls(**value)
+        entries = [*found.history, found.best] if found.history or found.best else []
+        if any(_ENTRY - entry.keys() for entry in entries):
+            raise ArtefactError(f"each epoch of progress must have {', '.join(sorted(_ENTRY))}; it has {entries}")
+        return found
+
+    @property
+    def best_step(self) -> int | None:
+        """The step at which the best epoch ended, whose checkpoint has its weights; None before the first has."""
+        return int(self.best["step"]) if self.best else None
 
     def count(self, totals: Totals, *, skipped: bool) -> None:
         """Take a step into the sums."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from training.errors import CheckpointError
+from training.errors import ArtefactError, CheckpointError
+from training.json_files import parse_json
 
 RECORD = "record.jsonl"
 Kind = Literal["start", "resume", "progress", "skipped", "checkpoint", "warning", "epoch", "end"]
@@ -42,14 +43,27 @@ class Record:
     """The run record: one JSON object a line, an event each, appended as the training goes on.
 
     A resumed run first drops the lines that came after its checkpoint, so the record reads like an unbroken run's.
+
+    Args:
+        directory: where it lies.
+        resumed_at: the step at which the training stands.
+        say: gets a line where some of the record was damaged and is dropped.
+
+    Raises:
+        CheckpointError: the record cannot be read or written.
     """
 
-    def __init__(self, directory: Path, *, resumed_at: int) -> None:
+    def __init__(self, directory: Path, *, resumed_at: int, say: Callable[[str], None]) -> None:
         self._path = directory / RECORD
-        kept = [line for line in read_record(directory) if line["step"] <= resumed_at]
-        scratch = self._path.with_suffix(".partial")
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        scratch.replace(self._path)
+        try:
+            events, damaged = _lines(self._path)
+            scratch = self._path.with_suffix(".partial")
+            scratch.write_text("".join(json.dumps(line) + "\n" for line in events if line["step"] <= resumed_at))
+            scratch.replace(self._path)
+        except OSError as error:
+            raise self._error(error) from error
+        if damaged:
+            say(f"{damaged} line(s) of the run record '{self._path}' were damaged, and are left out")
 
     def add(self, event: Event, time_s: float) -> None:
         """Append an event.
@@ -61,21 +75,33 @@ class Record:
             with self._path.open("a") as file:
                 file.write(json.dumps({**asdict(event), "time_s": round(time_s, 3)}) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"the run record '{self._path}' could not be written: {error}; the checkpoints there are whole. Make "
-                "room there, or choose another checkpoint folder, and start again"
-            ) from error
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"the run record '{self._path}' could not be written: {error}; the checkpoints there are whole. Make "
+            "room there, or choose another checkpoint folder, and start again"
+        )
 
 
 def read_record(directory: Path | str) -> list[dict[str, Any]]:
-    """Events of a run in order, as dicts (`Event`'s fields and `time_s`, Unix time); a torn last line is left out."""
-    path = Path(directory) / RECORD
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text().splitlines():
+    """Events of a run in order, as dicts (`Event`'s fields and `time_s`, Unix time); damaged lines are left out."""
+    return _lines(Path(directory) / RECORD)[0]
+
+
+@dataclass(frozen=True)
+class _Line(Event):
+    time_s: float = 0.0
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The events, and how many lines are none; a torn last line is not counted, for a killed process leaves one."""
+    events, damaged = [], 0
+    whole, _, torn = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    for text in [*whole.splitlines(), torn]:
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the process died while it wrote this line
-    return events
+            parse_json(text, _Line, "a line of the run record")
+            events.append(json.loads(text))
+        except ArtefactError:
+            damaged += text is not torn
+    return events, damaged

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoints, State
+from training.checkpoint_search import Found
 from training.errors import CheckpointError
 from training.optimizers import Optimizers
 from training.progress import Progress
@@ -25,7 +27,7 @@ def state_of(model: nn.Module, optimizers: Optimizers, synchroniser: Synchronise
     for name in list(tensors):
         if tensors[name].dim() and _parameter(name) in rows:
             rows[_parameter(name)][name] = tensors.pop(name)
-    return State(progress.step, progress.to_json(), tensors, rows)
+    return State(progress, tensors, rows)
 
 
 def pack(model: nn.Module, optimizer_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,20 +52,31 @@ def _parameter(name: str) -> str:
 def resume(model: nn.Module, optimizers: Optimizers, saver: Checkpoints | None, world: World) -> Progress:
     """Put rank 0's weights, or its newest checkpoint's, on every rank; returns where the training stands."""
     found = saver.load_latest() if saver else None
-    weights, optimizer_state = unpack(found.tensors) if found else ({}, {})
+    if found is None:
+        _share_weights(model, world)
+        return Progress()
+    shared: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
+
+    def read() -> None:
+        _load(model, found)
+        shared.update({name: tensor.clone() for name, tensor in unpack(found.tensors)[1].items()})
+        if found.shards:
+            held = [name for name in found.shards.names() if name.startswith("optimizer/")]
+            rows.update(unpack({name: found.shards.read(name) for name in held})[1])
+
+    world.on_each("reading a checkpoint", read)
+    _share_weights(model, world)
+    optimizers.load({**_share_tensors(shared, world), **rows})
+    return found.progress
+
+
+def _load(model: nn.Module, found: Found) -> None:
+    """Load the weights that this rank holds of a checkpoint."""
+    weights = unpack(found.tensors)[0]
     if weights:
         _load_weights(model, weights)
-    if found:
-        _load_rows(model, found.shards)
-    _share_weights(model, world)
-    if found is None:
-        return Progress()
-    state = _share_tensors(optimizer_state, world)
-    if found.shards:
-        held = [name for name in found.shards.names() if name.startswith("optimizer/")]
-        state |= unpack({name: found.shards.read(name) for name in held})[1]
-    optimizers.load(state)
-    return Progress(**found.progress)
+    _load_rows(model, found.shards)
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -105,21 +118,37 @@ def _share_weights(model: nn.Module, world: World) -> None:
 
 
 def _share_tensors(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Copies of rank 0's named tensors on every rank."""
+    """Rank 0's named tensors on every rank."""
     layout = world.broadcast_object([[name, list(t.shape), str(t.dtype)[6:]] for name, t in tensors.items()])
     shared = {}
     for name, shape, dtype in layout:
-        tensor = tensors[name].clone() if name in tensors else torch.empty(shape, dtype=getattr(torch, dtype))
+        tensor = tensors[name] if name in tensors else torch.empty(shape, dtype=getattr(torch, dtype))
         shared[name] = world.broadcast(tensor)
     return shared
 
 
-def restore_best(model: nn.Module, weights: Mapping[str, Tensor], saver: Checkpoints | None, world: World) -> None:
-    """Load the best epoch's weights: kept in memory without checkpoints, else from the folder."""
-    found = saver.load_best() if saver else None
-    held = unpack(found.tensors)[0] if found else weights
-    if held:
-        _load_weights(model, held)
+def restore_best(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    progress: Progress,
+    saver: Checkpoints | None,
+    world: World,
+    say: Callable[[str], None],
+) -> None:
+    """Load the best epoch's weights: kept in memory without checkpoints, else from the folder.
+
+    Where its checkpoint is damaged the last epoch's weights stay, and `progress.best` becomes the last epoch: metrics
+    are never those of other weights.
+    """
+    found = saver.load_step(progress.best_step) if saver and progress.best_step is not None else None
     if found:
-        _load_rows(model, found.shards)
+        world.on_each("reading the best checkpoint", partial(_load, model, found))
+    elif saver:
+        say(
+            f"the best epoch was {progress.best['epoch'] + 1}, but its checkpoint is damaged or gone: the model has "
+            f"the weights and metrics of the last, epoch {progress.epoch}"
+        )
+        progress.best = progress.history[-1]
+    elif weights:
+        _load_weights(model, weights)
     _share_weights(model, world)

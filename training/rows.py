@@ -91,7 +91,7 @@ def fill_rows(weight: Tensor, *, std: float, seed: int, name: str, rank: int = 0
         rank: whose rows these are.
         ranks: over how many the table is dealt out.
     """
-    if std == 0.0:
+    if std == 0.0 or weight.is_meta:
         weight.zero_()
         return
     count, dimension = weight.shape

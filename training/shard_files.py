@@ -10,22 +10,22 @@ and the rank that renames the folder waits for the notes.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from training.files import Streamed, describe, write_tensors
-from training.json_files import write_json
+from training.files import Streamed, Written, write_tensors
+from training.json_files import read_json, write_json
 from training.rows import overlaps, rows_held
 
-PEER_S = 600.0  # how long the other ranks' files are waited for
+PEER_S = 600.0  # how long another rank's file is waited for while it does not grow
 _POLL_S = 0.02
 
 
@@ -41,27 +41,46 @@ def write_shard(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Strea
     """
     folder.mkdir(exist_ok=True)
     path = folder / shard_name(rank, ranks)
-    write_tensors(path, tensors)
-    write_json(_note(path), describe(path))
+    write_json(_note(path), asdict(write_tensors(path, tensors)))
 
 
-def collect_shards(folder: Path, ranks: int, given_up: threading.Event) -> dict[str, Any]:
-    """Wait until every rank has written its file; returns name -> size and SHA-256, and takes the notes away.
+def give_up_shard(folder: Path, rank: int, ranks: int) -> None:
+    """Remove what this rank wrote and leave an empty note, so that nobody waits for its file."""
+    path = folder / shard_name(rank, ranks)
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # the folder is gone: the first rank has given up too
+        _note(path).touch()
+
+
+def collect_shards(folder: Path, ranks: int, given_up: threading.Event) -> dict[str, Written]:
+    """Wait until every rank has written its file; returns them by name, and takes the notes away.
 
     Raises:
-        OSError: a rank's file did not come in time, or `given_up` was set: the training has ended without it.
+        OSError: a rank could not write its file, or it did not come, or `given_up` was set: the training has ended
+            without it.
+        ArtefactError: a rank's note is torn.
     """
-    deadline = time.monotonic() + PEER_S
     files = {}
     for rank in range(ranks):
         path = folder / shard_name(rank, ranks)
-        while not _note(path).exists():
-            if time.monotonic() > deadline or given_up.wait(_POLL_S):
-                raise OSError(f"{path.name} of rank {rank} was not there after {PEER_S:g} s, or the training ended")
-        files[path.name] = json.loads(_note(path).read_text())
+        _wait_for(path, rank, given_up)
+        if not _note(path).stat().st_size:
+            raise OSError(f"rank {rank} could not write {path.name}")
+        files[path.name] = read_json(_note(path), Written)
     for name in files:
         _note(folder / name).unlink()
     return files
+
+
+def _wait_for(path: Path, rank: int, given_up: threading.Event) -> None:
+    """Return when a rank has written its file, however long that takes, so long as the file grows."""
+    size, grown = -1, time.monotonic()
+    while not _note(path).exists():
+        now = path.stat().st_size if path.exists() else -1
+        if now != size:
+            size, grown = now, time.monotonic()
+        if time.monotonic() > grown + PEER_S or given_up.wait(_POLL_S):
+            raise OSError(f"{path.name} of rank {rank} did not grow for {PEER_S:g} s, or the training ended")
 
 
 def _note(path: Path) -> Path:

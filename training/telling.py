@@ -17,20 +17,39 @@ class Telling:
 
     def __init__(self, report: Callable[[Event], None] | None, world: World) -> None:
         self._report, self._rank = report, world.rank
+        self._at = Progress()
+        self._early: list[Event] | None = []  # said before the run record was open
+        self._record: Record | None = None
         self.pruned: Pruned | None = None
-        self.record: Record | None = None
+
+    def open_record(self, record: Record | None, progress: Progress) -> None:
+        """Write what was said so far into the run record, and what will be said; the training stands at `progress`."""
+        self._record, self._at = record, progress
+        early, self._early = self._early or [], None
+        for event in early:
+            self._keep(replace(event, step=progress.step, epoch=progress.epoch))
+
+    def warn(self, message: str) -> None:
+        """Say what somebody should look at."""
+        self("warning", self._at, message)
 
     def __call__(self, kind: Kind, progress: Progress, message: str, values: Mapping[str, float] | None = None) -> None:
         if self._rank != 0:
             return
+        self._at = progress
         event = Event(kind, progress.step, progress.epoch, message, values or {})
-        if self.record:
-            self.record.add(event, time.time())
+        self._keep(event)
         try:
             if self._report:
                 self._report(event)
         except Pruned as pruned:
             self.pruned = pruned
+
+    def _keep(self, event: Event) -> None:
+        if self._early is not None:
+            self._early.append(event)
+        elif self._record:
+            self._record.add(event, time.time())
 
     def progress(self, progress: Progress, settings: FitSettings, steps: int, values: Mapping[str, float]) -> None:
         message = (

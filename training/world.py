@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,18 +18,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from training.errors import TrainingError
+from training import errors
+from training.errors import MillraceError, TrainingError
 
 Result = TypeVar("Result")
 
 STALL_VARIABLE = "MILLRACE_STALL_S"
 _POLL_S = 0.0002
+_MEET_S = 0.5  # how often ranks meet while one of them works apart
 
 
 class PeerLostError(TrainingError):
     """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
 
-    lost_peer = True  # the launcher looks past this error for the cause
+    lost_peer = True
 
 
 class World:
@@ -108,8 +111,52 @@ class World:
     def barrier(self) -> None:
         """Return when every rank has come here."""
 
+    def on_each(self, what: str, work: Callable[[], Any]) -> list[Any]:
+        """Every rank's result of its `work`, in rank order, however long that takes; whatever JSON can hold.
+
+        For what takes a disk as long as it takes: it must not count as a hang of the ranks that wait. So `work` runs
+        in a thread, where it makes no collectives, while the ranks meet every half second.
+
+        Raises:
+            MillraceError: `work` raised it on some rank; then all ranks raise it.
+            PeerLostError: it raised something else on another rank.
+        """
+        return [json.loads(json.dumps(work()))]
+
+    def on_first(self, what: str, work: Callable[[], Any]) -> Any:
+        """Rank 0's result of `work` on every rank; the others wait for it, as in `on_each`."""
+        return self.on_each(what, work if self.rank == 0 else lambda: None)[0]
+
     def close(self) -> None:
         """Leave the world together; no collective may follow."""
+
+
+class _Apart:
+    """Work in a thread of its own, and what came of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self.error: BaseException | None = None
+        self.outcome: dict[str, Any] = {}
+        self.thread = threading.Thread(target=self._run, name="apart", daemon=True)  # a lost peer ends the rank at once
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = {"value": json.loads(json.dumps(self._work()))}
+        except BaseException as error:  # raised again by the rank's own thread
+            self.error = error
+            self.outcome = {"kind": type(error).__name__, "message": str(error)}
+
+
+def _same_error(rank: int, what: str, outcome: dict[str, Any]) -> MillraceError:
+    """Another rank's error on this one: ours as they are, others as the loss of that rank."""
+    kind = getattr(errors, outcome["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, MillraceError):
+        error = kind(outcome["message"])
+        error.lost_peer = True
+        return error
+    return PeerLostError(f"rank {rank} failed in '{what}': {outcome['kind']}: {outcome['message']}; look there")
 
 
 def _threads() -> set[int]:
@@ -245,6 +292,20 @@ class HorovodWorld(World):
 
     def barrier(self) -> None:
         self.all_reduce_sum(torch.zeros(1), "barrier")
+
+    def on_each(self, what: str, work: Callable[[], Any]) -> list[Any]:
+        apart = _Apart(work)
+        all_are_done = False
+        while not all_are_done:
+            apart.thread.join(_MEET_S)
+            all_are_done = self.agree_all(not apart.thread.is_alive())
+        outcomes = self.all_gather_object(apart.outcome)
+        if apart.error is not None:
+            raise apart.error
+        for rank, outcome in enumerate(outcomes):
+            if "kind" in outcome:
+                raise _same_error(rank, what, outcome)
+        return [outcome["value"] for outcome in outcomes]
 
     def close(self) -> None:
         self.barrier()

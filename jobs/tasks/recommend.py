@@ -13,6 +13,9 @@ from jobs.task import Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.files import Streamed
     from training.models.base import RetrievalModel
     from training.observers import Observers
     from training.record import Event
@@ -70,7 +73,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     from training.bundle import write_bundle
     from training.cache import cache_of
     from training.device import pick_device, sum_in_order
-    from training.export import send_tables, whole_state
+    from training.export import export
     from training.fit import FitSettings, fit
     from training.loader import Loader
     from training.sharded import Tables
@@ -107,24 +110,23 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
         "best": result.best,
         "skipped": result.skipped,
     }
-    if spec["bundle_dir"] is not None and world.rank == 0:
-        bundle = write_bundle(
-            spec["bundle_dir"],
-            model_name=spec["model"]["name"],
-            config={key: value for key, value in spec["model"].items() if key != "name"},
-            schema=columns,
-            tensors=whole_state(model),
-            provenance={
-                **spec["provenance"],
-                "examples_fingerprint": examples.fingerprint,
-                "threads": torch.get_num_threads(),
-            },
-            settings=spec["training"],
-            metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
-        )
-        summary |= {"bundle": bundle.name, "bundle_path": str(bundle.path)}
-    elif spec["bundle_dir"] is not None:
-        send_tables(model)
+    if spec["bundle_dir"] is not None:
+        made = {"examples_fingerprint": examples.fingerprint, "threads": torch.get_num_threads()}
+
+        def write(state: Mapping[str, Tensor | Streamed]) -> dict[str, str]:
+            bundle = write_bundle(
+                spec["bundle_dir"],
+                model_name=spec["model"]["name"],
+                config={key: value for key, value in spec["model"].items() if key != "name"},
+                schema=columns,
+                tensors=state,
+                provenance={**spec["provenance"], **made},
+                settings=spec["training"],
+                metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
+            )
+            return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
+
+        summary |= export(model, world, write)
     return summary
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training import checkpoint, checkpoint_search
 from training.buffers import Buffers
+from training.checkpoint import Checkpoints, State
+from training.errors import CheckpointError, MillraceError
+from training.export import export
+from training.files import damage, write_tensors
 from training.fit_settings import Compression
+from training.progress import Progress
 from training.sync import Synchroniser, global_norm
 from training.world import World
 
@@ -39,6 +48,49 @@ def all_calls(spec: dict[str, Any], world: World) -> dict[str, Any]:
     world.barrier()
     assert all(other == seen for other in world.all_gather_object(seen))
     assert world.comm_s > 0 or world.size == 1
+    return seen
+
+
+def apart(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Disk work of one rank that takes longer than a collective may, `spec["seconds"]`, wherever ranks wait for it."""
+
+    def slow(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(spec["seconds"])
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    def fail(error: Exception) -> None:
+        if world.rank == 0:
+            raise error
+
+    def full(path: Path, tensors: Any) -> None:
+        raise OSError("planted: full")
+
+    seen: dict[str, Any] = {"results": world.on_each("numbers", slow(lambda: world.rank) if world.rank else lambda: 0)}
+    for error in (CheckpointError("planted: theirs"), OSError("planted: a disk")):
+        try:
+            world.on_each("failing", lambda error=error: fail(error))
+        except (MillraceError, OSError) as caught:
+            seen[type(error).__name__] = world.all_gather_object([type(caught).__name__, str(caught)])
+    if world.rank == 0:
+        checkpoint.write_tensors, checkpoint_search.damage = slow(write_tensors), slow(damage)
+    saver = Checkpoints(spec["folder"], identity={}, keep=1, say=print, world=world)
+    saver.save(State(Progress(step=3), {"model/w": torch.ones(2)}))
+    saver.wait()
+    found = saver.load_latest()
+    seen["step"] = found.progress.step if found else None
+    if world.rank == 0:
+        checkpoint.write_tensors = slow(full)
+    saver.save(State(Progress(step=4), {}))
+    try:
+        saver.wait()
+    except CheckpointError as caught:
+        seen["full"] = world.all_gather_object(str(caught))
+    checkpoint.write_tensors, checkpoint_search.damage = write_tensors, damage
+    path = Path(spec["folder"]) / "whole"
+    seen["export"] = export(Tables(), world, slow(lambda state: asdict(write_tensors(path, state))))
     return seen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from tests.training.tiny import ITEMS, USERS, TinyLoader, TinyModel, rows
 from training.batch import Batch
-from training.export import send_tables, whole_state
-from training.files import Streamed, write_tensors
+from training.errors import BundleError
+from training.export import export
+from training.files import Written, damage, write_tensors
 from training.fit import Event, FitSettings, fit
 from training.fit_settings import Compression
 from training.rows import fill_rows
-from training.sharded import ShardedEmbedding, Tables
+from training.sharded import ShardedEmbedding, Tables, sharded_tables
 from training.sync import Synchroniser, global_norm
 from training.world import World
 
@@ -163,21 +165,32 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def _gathered(model: nn.Module, world: World) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in sorted(whole_state(model).items()):
-        found[name] = torch.cat(list(tensor.pieces())) if isinstance(tensor, Streamed) else tensor
-    return found
+    tables = sharded_tables(model)
+    return {
+        name: torch.cat(list(tables[name].pieces())) if name in tables else tensor
+        for name, tensor in sorted(model.state_dict().items())
+    }
 
 
 def exported(folder: str, world: World) -> bool:
     """A file of the sharded model, and one of the same model with whole tables."""
     sharded, whole = Model(Tables(world, 0.0)), Model(Tables())
-    if world.rank == 0:
-        write_tensors(Path(folder) / f"sharded-{world.size}.safetensors", whole_state(sharded))
-        write_tensors(Path(folder) / f"whole-{world.size}.safetensors", whole_state(whole))
-    else:
-        send_tables(sharded)
+    for name, model in (("sharded", sharded), ("whole", whole)):
+        path = Path(folder) / f"{name}-{world.size}.safetensors"
+        written = export(model, world, lambda state, path=path: asdict(write_tensors(path, state)))
+        assert damage(path, Written(**written)) is None
     return world.rank == 0
+
+
+def full_disk(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """A file whose writing fails on rank 0, after its first piece."""
+
+    def write(state: Any) -> None:
+        next(state["users.weight"].pieces())
+        raise BundleError("planted: no room")
+
+    export(Model(Tables(world, 0.0)), world, write)
+    return {}
 
 
 class Forgetful(Model):

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import models
+from training import bundle as bundles
+from training import files, models
 from training.batch import Batch
-from training.bundle import load_bundle, write_bundle
+from training.bundle import Bundle, load_bundle, write_bundle
 from training.configs import ModelConfig
 from training.errors import BundleError
+from training.json_files import write_json
 from training.models.base import Model
 from training.schema import Column, Kind, Schema
 
@@ -35,6 +37,9 @@ class Table(Model):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+
+_init = Table.__init__
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +96,54 @@ def test_weights_are_mapped_not_read(tmp_path: Path) -> None:
     assert int(fields["Rss"].split()[0]) < tensor.numel() * 4 // 1024 // 2
 
 
+def test_a_model_is_built_without_what_its_weights_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = _write(tmp_path)
+    devices = []
+    monkeypatch.setattr(
+        Table,
+        "__init__",
+        lambda self, config, schema: devices.append(str(torch.zeros(1).device)) or _init(self, config, schema),
+    )
+    assert bundle.model().items.weight.device.type == "cpu"
+    assert devices == ["meta"]
+
+
+def test_a_model_with_a_buffer_outside_its_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = _write(tmp_path)
+
+    def init(self: Table, config: Any, schema: Schema) -> None:
+        _init(self, config, schema)
+        self.register_buffer("scale", torch.ones(2), persistent=False)
+
+    monkeypatch.setattr(Table, "__init__", init)
+    with pytest.raises(BundleError, match="model 'table' must keep all its tensors in its state; scale is none of it"):
+        bundle.model()
+
+
+def test_a_name_hashes_what_decides_the_result(tmp_path: Path) -> None:
+    """Neither the folder it was made in nor what it was made from; the first one stays."""
+    first = _write(tmp_path / "one")
+    assert _write(tmp_path / "two", provenance={"run_dir": "elsewhere"}).name == first.name
+    again = _write(tmp_path / "one", provenance={"run_dir": "elsewhere"})
+    assert again.provenance == first.provenance
+    others = [{"settings": {"training": {"seed": 2}}}, {"metrics": {"recall_at_20": 0.13}}, {"config": {"width": 4}}]
+    names = {_write(tmp_path / "one", **other).name for other in others}
+    assert len(names | {first.name}) == 4
+
+
+def test_a_torn_one_is_written_anew(tmp_path: Path) -> None:
+    bundle = _write(tmp_path)
+    (bundle.path / "weights.safetensors").write_bytes(b"torn")
+    assert _write(tmp_path).path == bundle.path
+    assert load_bundle(bundle.path).tensor("items.weight")[2].tolist() == [6.0, 7.0, 8.0]
+    assert [path.name for path in tmp_path.iterdir()] == [bundle.name]
+
+
+def test_a_bundle_is_not_read_again_when_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert _write(tmp_path).name.startswith("table-")
+
+
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"a bundle is a folder with bundle.json; .*nowhere"):
         load_bundle(tmp_path / "nowhere")
@@ -101,35 +154,78 @@ def test_a_torn_one_is_refused(tmp_path: Path) -> None:
     weights = bundle.path / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    with pytest.raises(BundleError, match=f"is torn: weights.safetensors \\({len(whole) - 1} bytes\\)"):
+    with pytest.raises(
+        BundleError, match=f"torn: weights.safetensors has {len(whole) - 1} bytes instead of {len(whole)}"
+    ):
         load_bundle(bundle.path)
     weights.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(BundleError, match=r"the SHA-256 that bundle.json gives"):
+    with pytest.raises(BundleError, match=r"torn: weights.safetensors does not have the SHA-256"):
         load_bundle(bundle.path)
     weights.unlink()
-    with pytest.raises(BundleError, match=r"is torn: weights.safetensors \(0 bytes\)"):
+    with pytest.raises(BundleError, match=r"is torn: weights.safetensors cannot be read: No such file"):
         load_bundle(bundle.path)
-    (bundle.path / "bundle.json").write_text("{")
-    with pytest.raises(BundleError, match=r"is torn: bundle.json is not JSON"):
-        load_bundle(bundle.path)
+    for text in ("{", "[]", "null", "{}", '{"format": 2}', '{"format": "2"}'):
+        (bundle.path / "bundle.json").write_text(text)
+        with pytest.raises(BundleError, match=r"is torn: '.*bundle.json' must be JSON as Millrace writes it; .*again"):
+            load_bundle(bundle.path)
 
 
-def _edit(path: Path, **changes: Any) -> None:
+def _edit(path: Path, seal: bool = True, **changes: Any) -> None:
+    """Change bundle.json, with its checksum, or without."""
     file = path / "bundle.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    content = {**json.loads(file.read_text()), **changes}
+    if seal:
+        write_json(file, {key: value for key, value in content.items() if key != "checksum"})
+    else:
+        file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"provenance": {"version": 5}, "seal": False}, "it was changed after it was written"),
+        ({"config": {"width": 4}, "seal": False}, "it was changed after it was written"),
+        ({"checksum": None, "seal": False}, "must have the checksum that it carries"),
+        ({"config": {"width": 4}}, "must have the name 'table-.*', which is a hash of what it holds"),
+        ({"metrics": {"recall_at_20": 0.9}}, "must have the name 'table-.*', which is a hash of what it holds"),
+        ({"weights": None}, "weights: Input should be an object"),
+        ({"weights": {"bytes": 1}}, "weights.sha256: Field required"),
+        ({"schema": {}}, "schema: Input should be a valid array"),
+        ({"schema": [{"name": "item", "kind": "colour"}]}, "must have the name|must carry a schema; .*colour"),
+        ({"format": 7}, "must have format 2, or 1; it has 7"),
+    ],
+)
+def test_a_changed_one_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    bundle = _write(tmp_path)
+    _edit(bundle.path, **changes)
+    with pytest.raises(BundleError, match=words):
+        load_bundle(bundle.path)
+
+
+def test_a_renamed_one_is_refused_until_it_has_its_name_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = _write(tmp_path)
+    (tmp_path / "best").symlink_to(bundle.name)
+    assert load_bundle(tmp_path / "best").name == bundle.name
+    monkeypatch.chdir(bundle.path)
+    assert load_bundle(".").name == bundle.name
+    renamed = bundle.path.rename(tmp_path / "table-000000000000")
+    with pytest.raises(BundleError, match=f"must have the name '{bundle.name}', .* renamed or changed: give it that"):
+        load_bundle(renamed)
+
+
+def _resealed(bundle: Bundle, **changes: Any) -> Path:
+    """A bundle of which all hashes fit what was changed."""
+    _edit(bundle.path, **changes)
+    content = json.loads((bundle.path / "bundle.json").read_text())
+    return bundle.path.rename(bundle.path.with_name(bundles._name(content)))
 
 
 def test_a_foreign_one_is_refused(tmp_path: Path) -> None:
-    bundle = _write(tmp_path)
-    _edit(bundle.path, schema=Schema((Column("item", Kind.ID, vocabulary="items", size=7),)).to_json())
+    schema = Schema((Column("item", Kind.ID, vocabulary="items", size=7),)).to_json()
     with pytest.raises(BundleError, match=f"instead of {SCHEMA.fingerprint}; it was changed"):
-        load_bundle(bundle.path)
-    _edit(bundle.path, schema=[{"name": "item", "kind": "colour"}])
+        load_bundle(_resealed(_write(tmp_path), schema=schema))
     with pytest.raises(BundleError, match=r"must carry a schema; .*colour"):
-        load_bundle(bundle.path)
-    _edit(bundle.path, format=7)
-    with pytest.raises(BundleError, match="must have format 1; it has 7"):
-        load_bundle(bundle.path)
+        load_bundle(_resealed(_write(tmp_path), schema=[{"name": "item", "kind": "colour"}]))
 
 
 def test_an_unknown_model_or_tensor_is_named(tmp_path: Path) -> None:

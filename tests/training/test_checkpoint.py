@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import torch
 
 from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError
-from training.record import RECORD, Event, Record
+from training.lock import only_writer
+from training.progress import Progress
+from training.record import RECORD, Event, Record, read_record
 from training.resume import pack, unpack
 
 IDENTITY = {"settings": {"seed": 1}, "schema": "abc"}
@@ -23,17 +27,24 @@ def _open(folder: Path, said: list[str] | None = None, **changes: Any) -> Checkp
     return Checkpoints(folder, **{"identity": IDENTITY, "keep": 2, "say": say, **changes})
 
 
-def _state(step: int) -> State:
-    return State(
-        step, {"epoch": step // 10, "loader": {"position": step}}, {"model/w": torch.full((3, 2), float(step))}
-    )
+def _state(step: int, best: int | None = None) -> State:
+    progress = Progress(step=step, epoch=step // 10, loader={"position": step})
+    if best is not None:
+        progress.best = {"epoch": 0, "step": best, "loss": 0.5}
+        progress.history = [progress.best]
+    return State(progress, {"model/w": torch.full((3, 2), float(step))})
 
 
-def _saved(folder: Path, *steps: int) -> None:
-    checkpoints = _open(folder)
+def _saved(folder: Path, *steps: int, **changes: Any) -> None:
+    checkpoints = _open(folder, **changes)
     for step in steps:
         checkpoints.save(_state(step))
     checkpoints.wait()
+
+
+def _latest(folder: Path, said: list[str] | None = None) -> int | None:
+    found = _open(folder, said).load_latest()
+    return found.progress.step if found else None
 
 
 def _names(folder: Path) -> list[str]:
@@ -41,40 +52,95 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_nothing_saved_is_none(tmp_path: Path) -> None:
-    checkpoints = _open(tmp_path / "new")
+    said: list[str] = []
+    checkpoints = _open(tmp_path / "new", said)
     assert checkpoints.load_latest() is None
-    assert checkpoints.load_best() is None
+    assert said == []
+    assert checkpoints.load_step(3) is None
+    assert "step-000000003" in said[0]
 
 
 def test_the_newest_comes_back(tmp_path: Path) -> None:
     _saved(tmp_path, 5, 12)
-    state = _open(tmp_path).load_latest()
-    assert state is not None
-    assert (state.step, state.progress) == (12, {"epoch": 1, "loader": {"position": 12}})
-    assert torch.equal(state.tensors["model/w"], torch.full((3, 2), 12.0))
+    found = _open(tmp_path).load_latest()
+    assert found is not None
+    assert found.progress == Progress(step=12, epoch=1, loader={"position": 12})
+    assert torch.equal(found.tensors["model/w"], torch.full((3, 2), 12.0))
 
 
 def test_saving_copies_before_it_returns(tmp_path: Path) -> None:
-    checkpoints, tensor, progress = _open(tmp_path), torch.ones(2), {"epoch": 0}
-    checkpoints.save(State(1, progress, {"w": tensor, "same memory": tensor[:1]}))
+    checkpoints, tensor, progress = _open(tmp_path), torch.ones(2), Progress(step=1, loader={"position": 2})
+    checkpoints.save(State(progress, {"w": tensor, "same memory": tensor[:1]}))
     tensor.zero_()
-    progress["epoch"] = 9
+    progress.epoch, progress.loader = 9, None
     checkpoints.wait()
-    state = checkpoints.load_latest()
-    assert state is not None
-    assert state.progress == {"epoch": 0}
-    assert state.tensors["w"].tolist() == [1.0, 1.0]
+    found = checkpoints.load_latest()
+    assert found is not None
+    assert found.progress == Progress(step=1, loader={"position": 2})
+    assert found.tensors["w"].tolist() == [1.0, 1.0]
 
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = _open(tmp_path)
     for step in (1, 2, 3, 4, 5):
-        checkpoints.save(_state(step), best=step == 2)
+        checkpoints.save(_state(step, best=min(step, 2)))
     checkpoints.wait()
-    assert _names(tmp_path) == ["best.json", "step-000000002", "step-000000004", "step-000000005"]
-    best = checkpoints.load_best()
+    assert _names(tmp_path) == ["step-000000002", "step-000000004", "step-000000005"]
+    best = checkpoints.load_step(2)
     assert best is not None
-    assert best.step == 2
+    assert best.progress.best_step == 2
+    assert best.tensors["model/w"][0, 0] == 2.0
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_ones_are_not_counted_among_the_kept(tmp_path: Path, keep: int) -> None:
+    """A training that passed a damaged one over, and saves behind it, at it, and past it."""
+    _saved(tmp_path, 3, 7, 9)
+    for step in (7, 9):
+        _cut(tmp_path / f"step-00000000{step}" / "state.json")
+    said: list[str] = []
+    checkpoints = _open(tmp_path, said, keep=keep)
+    assert checkpoints.load_latest() is None
+    assert len(said) == 2
+    whole = []
+    for step in (4, 5, 8, 9, 10):
+        checkpoints.save(_state(step))
+        checkpoints.wait()
+        whole.append(step)
+        ahead = [damaged for damaged in (7, 9) if damaged > step]
+        assert _names(tmp_path) == sorted(f"step-{name:09d}" for name in [*whole[-keep:], *ahead])
+    assert _latest(tmp_path) == 10
+
+
+def test_a_kill_between_two_names_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same step is saved again, and the writer dies before the new one, or the old one's remains, are in place."""
+    _saved(tmp_path, 4, keep=1)
+    rename = Path.rename
+
+    def dying(path: Path, target: Path) -> Path:
+        if path.name.startswith(".partial"):
+            raise SystemExit  # which ends a thread without a word
+        return rename(path, target)
+
+    checkpoints = _open(tmp_path, keep=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dying)
+        checkpoints.save(_state(4))
+        checkpoints.wait()
+    assert not (tmp_path / "step-000000004").exists()
+    assert _latest(tmp_path) == 4
+    assert _names(tmp_path) == ["step-000000004"]
+    shutil.copytree(tmp_path / "step-000000004", tmp_path / ".replaced-step-000000004")
+    assert _latest(tmp_path) == 4
+    assert _names(tmp_path) == ["step-000000004"]
+
+
+def test_a_writer_that_dies_of_anything_is_said(tmp_path: Path) -> None:
+    checkpoints = _open(tmp_path)
+    checkpoints.save(State(Progress(step=1), {"w": torch.ones(2, dtype=torch.complex64)}))
+    with pytest.raises(CheckpointError, match=r"could not be written to .*complex64"):
+        checkpoints.wait()
+    assert _names(tmp_path) == []
 
 
 def _cut(path: Path) -> None:
@@ -87,37 +153,102 @@ def _flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def _edited(*keys: str, value: Any = None, drop: bool = False, seal: bool = True) -> Callable[[Path], None]:
+    """Changes a value of state.json; with `seal` as a format without checksum would have it."""
+
+    def edit(path: Path) -> None:
+        state = json.loads(path.read_text())
+        if seal:
+            state["format"] = 1
+            del state["checksum"]
+        held = state
+        for key in keys[:-1]:
+            held = held[key]
+        if drop:
+            del held[keys[-1]]
+        else:
+            held[keys[-1]] = value
+        path.write_text(json.dumps(state))
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "words"),
     [
         ("tensors.safetensors", _cut, "bytes instead of"),
         ("tensors.safetensors", _flip, "does not have the SHA-256"),
-        ("tensors.safetensors", Path.unlink, "has -1 bytes"),
-        ("state.json", _cut, "state.json cannot be read"),
-        ("state.json", Path.unlink, "state.json cannot be read"),
-        ("state.json", lambda path: path.write_text("{}"), "state.json is not complete"),
+        ("tensors.safetensors", Path.unlink, "tensors.safetensors cannot be read: No such file"),
+        ("state.json", _cut, "state.json' must be JSON"),
+        ("state.json", Path.unlink, "state.json' must be a file that can be read"),
+        ("state.json", lambda path: path.write_text("{}"), "format: Field required"),
+        ("state.json", lambda path: path.write_text("[]"), "should be an object"),
+        ("state.json", lambda path: path.write_bytes(b"\xff\x00"), "state.json' must be JSON"),
+        ("state.json", _edited("progress", "epoch", value=7, seal=False), "it was changed after it was written"),
+        ("state.json", _edited("checksum", drop=True, seal=False), "has no checksum"),
+        ("state.json", _edited("files", drop=True), "files: Field required"),
+        ("state.json", _edited("files", value=None), "files: Input should be"),
+        ("state.json", _edited("files", value={}), "it names []"),
+        ("state.json", _edited("files", "tensors.safetensors", value="x"), "files.tensors.safetensors: Input should"),
+        (
+            "state.json",
+            _edited("files", "tensors.safetensors", "bytes", value="1"),
+            "bytes: Input should be a valid int",
+        ),
+        ("state.json", _edited("shards", value=None), "shards: Input should be"),
+        ("state.json", _edited("shards", value=2), "2 shard(s)"),
+        ("state.json", _edited("shards", value=10**12), "1000000000000 shard(s)"),
+        ("state.json", _edited("step", value=3), "is of step 3, its progress of step 2"),
+        ("state.json", _edited("progress", drop=True), "progress: Field required"),
+        ("state.json", _edited("progress", value=None), "progress: Input should be"),
+        ("state.json", _edited("progress", value={}), "['best', 'epoch', 'epoch_loss'"),
+        ("state.json", _edited("progress", "epoch", value="1"), "epoch: Input should be a valid integer"),
+        ("state.json", _edited("progress", "later", value=1), "['later'] differ"),
+        ("state.json", _edited("progress", "history", value=[{"loss": 1.0}]), "must have epoch, loss, step"),
     ],
 )
 def test_a_damaged_one_is_passed_over_aloud(tmp_path: Path, file: str, damage: Any, words: str) -> None:
     _saved(tmp_path, 1, 2)
     damage(tmp_path / "step-000000002" / file)
     said: list[str] = []
-    state = _open(tmp_path, said).load_latest()
-    assert state is not None
-    assert state.step == 1
+    assert _latest(tmp_path, said) == 1
     assert len(said) == 1
-    assert "step-000000002" in said[0]
+    assert "step-000000002' is damaged" in said[0]
     assert words in said[0]
+
+
+def test_one_under_anothers_name_is_passed_over(tmp_path: Path) -> None:
+    _saved(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-000000001", tmp_path / "step-000000008")
+    said: list[str] = []
+    assert _latest(tmp_path, said) == 1
+    assert "is of step 1" in said[0]
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     _saved(tmp_path, 1)
     (tmp_path / ".partial-step-000000002").mkdir()
     (tmp_path / ".partial-step-000000002" / "tensors.safetensors").write_bytes(b"half")
-    state = _open(tmp_path).load_latest()
-    assert state is not None
-    assert state.step == 1
+    (tmp_path / ".partial-a-file").write_bytes(b"half")
+    assert _latest(tmp_path) == 1
     assert _names(tmp_path) == ["step-000000001"]
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"checkpoint folder '.*file' must be a folder to write to: .*exists"):
+        _open(tmp_path / "file")
+    with (
+        pytest.raises(CheckpointError, match=r"'.*file' must be a folder to write to"),
+        only_writer(tmp_path / "file", pytest.fail),
+    ):
+        pass
+    (tmp_path / "run" / "writer.lock").mkdir(parents=True)
+    with (
+        pytest.raises(CheckpointError, match=r"with writer.lock a file in it: .*Is a directory"),
+        only_writer(tmp_path / "run", pytest.fail),
+    ):
+        pass
 
 
 def test_one_of_another_training_is_refused(tmp_path: Path) -> None:
@@ -132,8 +263,8 @@ def test_one_of_another_training_is_refused(tmp_path: Path) -> None:
 def test_one_of_another_format_is_refused(tmp_path: Path) -> None:
     _saved(tmp_path, 1)
     path = tmp_path / "step-000000001" / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(CheckpointError, match="must have format 1; it has 99"):
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(CheckpointError, match="must have format 2, or 1; it has 99"):
         _open(tmp_path).load_latest()
 
 
@@ -144,22 +275,38 @@ def test_a_write_that_fails_is_raised_and_the_one_before_stays(tmp_path: Path) -
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        checkpoints.save(State(2, {}, {"w": torch.zeros(1_000_000)}))
+        checkpoints.save(State(Progress(step=2), {"w": torch.zeros(1_000_000)}))
         with pytest.raises(CheckpointError, match=r"could not be written to .* the one before is whole"):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    state = _open(tmp_path).load_latest()
-    assert state is not None
-    assert state.step == 1
+    assert _latest(tmp_path) == 1
 
 
 def test_a_run_record_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    record = Record(tmp_path, resumed_at=0)
+    record = Record(tmp_path, resumed_at=0, say=pytest.fail)
     (tmp_path / RECORD).unlink()
     (tmp_path / RECORD).symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match=r"run record .* could not be written: .*No space left .*Make room"):
         record.add(Event("start", 0, 0, "start"), 0.0)
+
+
+def test_damaged_lines_of_a_run_record_are_left_out_aloud(tmp_path: Path) -> None:
+    record = Record(tmp_path, resumed_at=0, say=pytest.fail)
+    for step in (1, 2, 3):
+        record.add(Event("progress", step, 0, "x", {"loss": float("nan")}), 5.0)
+    path = tmp_path / RECORD
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second + third[:-9])
+    assert [line["step"] for line in read_record(tmp_path)] == [1, 2]
+    Record(tmp_path, resumed_at=3, say=pytest.fail)  # a torn last line is what a kill leaves
+    bad = [b"\xff\xfe\n", b"[]\n", second.replace(b'"step"', b'"stop"'), b"null\n", second[:20] + b"\n"]
+    path.write_bytes(first + b"".join(bad) + third)
+    assert [line["step"] for line in read_record(tmp_path)] == [1, 3]
+    said: list[str] = []
+    Record(tmp_path, resumed_at=2, say=said.append)
+    assert path.read_bytes() == first
+    assert said == [f"5 line(s) of the run record '{path}' were damaged, and are left out"]
 
 
 def test_packing_keeps_names_apart() -> None:

@@ -207,6 +207,26 @@ def test_best_weights_are_left_and_patience_ends_it(with_folder: bool, tmp_path:
     assert torch.equal(model.items.weight, scripted.weights[1])
 
 
+def test_weights_and_metrics_are_of_one_epoch_where_the_best_is_damaged(tmp_path: Path) -> None:
+    world, model, scripted = World(), tiny.TinyModel(), _Scripted(0.1, 0.5, 0.3)
+    events: list[Event] = []
+
+    def report(event: Event) -> None:
+        events.append(event)
+        if event.kind == "epoch" and event.epoch == 2:
+            (tmp_path / f"step-{2 * event.step // 3:09d}" / "tensors.safetensors").write_bytes(b"torn")
+
+    settings = FitSettings(epochs=3, batch_size=24, metric="recall", metric_mode="max")
+    loader = tiny.TinyLoader(tiny.rows(100), 24, world)
+    result = fit(model, loader, settings, world=world, checkpoint_dir=str(tmp_path), validate=scripted, report=report)
+    assert (result.best["epoch"], result.best["recall"]) == (2, 0.3)
+    assert torch.equal(model.items.weight, scripted.weights[2])
+    damaged, gone = (line["message"] for line in read_record(tmp_path) if line["kind"] == "warning")
+    assert "is damaged (tensors.safetensors has 4 bytes" in damaged
+    assert "the best epoch was 2, but its checkpoint is damaged or gone" in gone
+    assert "weights and metrics of the last, epoch 3" in gone
+
+
 @pytest.mark.parametrize("calls", [{2}, {2, 7}])
 def test_a_step_that_is_not_finite_is_skipped(calls: set[int]) -> None:
     events: list[Event] = []

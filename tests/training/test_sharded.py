@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from cluster.launch import launch
 from tests.training import sharding
 from training import frozen_rows, shard_files
 from training.checkpoint import Checkpoints, State
-from training.errors import CheckpointError, DataError, SettingsError
+from training.errors import BundleError, CheckpointError, DataError, SettingsError
 from training.frozen_rows import FrozenRows
+from training.progress import Progress
 from training.rows import overlaps, rows_held
 from training.sharded import ShardedEmbedding, Tables
 from training.world import World
@@ -137,7 +139,7 @@ def test_a_torn_shard_is_passed_over_aloud_by_all(seen: dict[int, dict[str, Any]
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (Path.unlink, "has -1 bytes instead of"),
+        (Path.unlink, "cannot be read: No such file"),
         (lambda path: path.write_bytes(b"cut"), "3 bytes instead"),
     ],
 )
@@ -186,13 +188,70 @@ def test_a_rank_whose_file_does_not_come_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(shard_files, "PEER_S", 0.1)
     rows = FrozenRows({"t": {"model/t": torch.ones(4, 2)}})
     shard_files.write_shard(tmp_path, 0, 2, rows.streams())
-    with pytest.raises(OSError, match=r"shard-00001-of-00002.safetensors of rank 1 was not there after 0.1 s"):
+    with pytest.raises(OSError, match=r"shard-00001-of-00002.safetensors of rank 1 did not grow for 0.1 s"):
         shard_files.collect_shards(tmp_path, 2, threading.Event())
     given_up = threading.Event()
     given_up.set()
     monkeypatch.setattr(shard_files, "PEER_S", 600.0)
     with pytest.raises(OSError, match="or the training ended"):
         shard_files.collect_shards(tmp_path, 2, given_up)
+
+
+def test_a_rank_that_could_not_write_its_file_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / shard_files.shard_name(0, 1)).write_bytes(b"half")
+    shard_files.give_up_shard(tmp_path, 0, 1)
+    with pytest.raises(OSError, match=r"rank 0 could not write shard-00000-of-00001.safetensors"):
+        shard_files.collect_shards(tmp_path, 1, threading.Event())
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+    shard_files.give_up_shard(tmp_path / "gone", 0, 1)
+
+
+def test_a_rank_whose_file_grows_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_files, "PEER_S", 0.3)
+    rows = {"model/t": FrozenRows({"t": {"model/t": torch.ones(4, 2)}}).streams()["model/t"]}
+
+    def slow() -> None:
+        path = tmp_path / shard_files.shard_name(0, 1)
+        for size in range(1, 9):
+            path.write_bytes(b"x" * size)
+            time.sleep(0.1)
+        shard_files.write_shard(tmp_path, 0, 1, rows)
+
+    writer = threading.Thread(target=slow)
+    writer.start()
+    files = shard_files.collect_shards(tmp_path, 1, threading.Event())
+    writer.join()
+    assert [path.name for path in tmp_path.iterdir()] == [*files]
+
+
+def test_a_write_that_fails_ends_an_export() -> None:
+    with pytest.raises(BundleError, match="planted: no room"):
+        sharding.full_disk({}, World())
+
+
+class _Watching(Tensor):
+    """Row numbers that see whether a lock is held when they are compared."""
+
+    lock: threading.Lock
+    held: ClassVar[list[bool]] = []
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.__ge__:
+            cls.held.append(cls.lock.locked())
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_an_update_waits_for_a_copy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows put aside, which may be those of many steps, are sorted out while the lock is free."""
+    monkeypatch.setattr(frozen_rows, "PIECE_BYTES", 36)
+    frozen = FrozenRows({"t": {"weight": torch.rand(50, 3)}})
+    _Watching.lock = frozen._lock
+    frozen.before_update({"t": torch.arange(20, 30)})
+    kept = frozen._tables["t"]["weight"].kept
+    kept[0] = (kept[0][0].as_subclass(_Watching), kept[0][1])
+    assert len(list(frozen.streams()["weight"].pieces())) == 17
+    assert _Watching.held == [False] * 17
 
 
 def _update(tensors: dict[str, Tensor], seed: int) -> Tensor:
@@ -223,7 +282,7 @@ def test_rows_are_written_as_they_were_beside_a_training_that_runs(tmp_path: Pat
     tensors = {"weight": torch.rand(400_000, 32), "sum": torch.rand(400_000)}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     checkpoints = Checkpoints(tmp_path, identity={}, keep=1, say=pytest.fail)
-    checkpoints.save(State(1, {}, {}, {"t": tensors}))
+    checkpoints.save(State(Progress(step=1), {}, {"t": tensors}))
     updates = 0
     while not list(tmp_path.glob("step-*")):
         rows = _update(tensors, updates)

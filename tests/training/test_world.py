@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.launch import launch
 from tests.training import collectives
+from training.files import Written, damage
 from training.world import World, _let_compute_first, _threads
 
 
@@ -42,6 +44,27 @@ def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:
         True,
         False,
     )
+
+
+def test_no_rank_takes_anothers_disk_for_a_hang(tmp_path: Path) -> None:
+    """A collective may take 1 s; checkpoints, their checksums and exports take 2.5 s each, on one rank."""
+    spec = {"seconds": 2.5, "folder": str(tmp_path)}
+    seen = launch("tests.training.collectives:apart", spec, ranks=2, stall_s=1.0, timeout_s=120)
+    assert seen["results"] == [0, 1]
+    assert seen["CheckpointError"] == [["CheckpointError", "planted: theirs"]] * 2
+    assert seen["OSError"][0] == ["OSError", "planted: a disk"]
+    assert seen["OSError"][1][0] == "PeerLostError"
+    assert "rank 0 failed in 'failing': OSError: planted: a disk" in seen["OSError"][1][1]
+    assert seen["step"] == 3
+    assert all("could not be written" in text and "planted: full" in text for text in seen["full"])
+    assert damage(tmp_path / "whole", Written(**seen["export"])) is None
+
+
+def test_one_process_works_by_itself() -> None:
+    assert World().on_each("numbers", lambda: (1, 2)) == [[1, 2]]
+    assert World().on_first("numbers", lambda: 3) == 3
+    with pytest.raises(OSError, match="planted"):
+        World().on_first("failing", lambda: (_ for _ in ()).throw(OSError("planted")))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel lists its threads in /proc")

@@ -1,0 +1,106 @@
+"""What older versions wrote still loads: `old/` holds files of the formats without checksums, as they were then."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import Field
+
+from tests.training.tiny import TinyLoader, TinyModel, rows
+from training import schema as schemas
+from training.bundle import load_bundle
+from training.fit import Event, FitSettings, fit
+from training.models.two_tower import TwoTower
+from training.record import read_record
+from training.schema import Column, Kind, Schema
+from training.world import World
+
+OLD = Path(__file__).parent / "old"
+BUNDLE = OLD / "two_tower-fdca6a29d189"
+FINAL_LOSS = 2.0415434456101824  # of two epochs without a stop, by the version that wrote the checkpoint
+
+
+class LaterSettings(FitSettings):
+    """The settings of a later version."""
+
+    momentum: float = 0.9
+    names: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LaterColumn(Column):
+    """A column of a later version."""
+
+    unit: str | None = None
+
+
+def _go_on(folder: Path, settings: FitSettings) -> tuple[float, list[Event]]:
+    events: list[Event] = []
+    world = World()
+    loader = TinyLoader(rows(64), 16, world)
+    result = fit(
+        TinyModel(),
+        loader,
+        settings,
+        world=world,
+        checkpoint_dir=str(folder),
+        report=events.append,
+        identity={"schema": "abc"},
+    )
+    return result.final_loss, events
+
+
+@pytest.mark.parametrize("kind", [FitSettings, LaterSettings])
+def test_a_training_goes_on_from_an_old_checkpoint(tmp_path: Path, kind: type[FitSettings]) -> None:
+    shutil.copytree(OLD / "checkpoints", tmp_path, dirs_exist_ok=True)
+    loss, events = _go_on(tmp_path, kind(epochs=2, batch_size=16, keep_checkpoints=1))
+    assert (events[0].kind, events[0].step) == ("resume", 4)
+    assert loss == pytest.approx(FINAL_LOSS, rel=1e-6)
+
+
+def test_a_later_setting_that_is_set_is_another_training() -> None:
+    assert LaterSettings().identity() == FitSettings().identity()
+    assert LaterSettings(momentum=0.5).identity() == {**FitSettings().identity(), "momentum": 0.5}
+    assert LaterSettings(names=["a"]).identity() == {**FitSettings().identity(), "names": ["a"]}
+
+
+@pytest.mark.parametrize("kind", [Column, LaterColumn])
+def test_an_old_bundle_loads(kind: type[Column], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "Column", kind)
+    bundle = load_bundle(BUNDLE)
+    assert bundle.name == BUNDLE.name
+    assert bundle.provenance["examples_fingerprint"] == "abc"
+    assert isinstance(bundle.schema["user"], kind)
+    assert bundle.schema.fingerprint == "c4b311bd0937"
+    model = bundle.model()
+    assert isinstance(model, TwoTower)
+    assert model.items.weight[1].tolist() == pytest.approx([-0.6226, 0.0464, 0.6532, -0.4179], abs=1e-4)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert torch.equal(model.drift_days, torch.tensor([30.0]))
+
+
+def test_a_later_field_that_is_set_changes_the_fingerprint() -> None:
+    plain = Schema((Column("age", Kind.DENSE),)).fingerprint
+    assert Schema((LaterColumn("age", Kind.DENSE),)).fingerprint == plain
+    assert Schema((LaterColumn("age", Kind.DENSE, unit="days"),)).fingerprint != plain
+
+
+def test_what_was_said_before_the_record_was_open_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged checkpoint, and a file system without locks."""
+    shutil.copytree(OLD / "checkpoints", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "step-000000004", tmp_path / "step-000000009")
+
+    def without(handle: int, how: int) -> None:
+        raise OSError("planted: no locks available")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    _, events = _go_on(tmp_path, FitSettings(epochs=2, batch_size=16))
+    said = [line for line in read_record(tmp_path) if line["kind"] == "warning"]
+    assert [line["message"] for line in said] == [event.message for event in events if event.kind == "warning"]
+    assert [line["step"] for line in said] == [4, 4]
+    assert "has no locks (planted: no locks available)" in said[0]["message"]
+    assert "step-000000009' is damaged" in said[1]["message"]
