@@ -9,7 +9,6 @@ sampled. A user is judged if there is something to find. Values are means over u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from spark_udfs.features import indexed, known_before, purchases
 from spark_udfs.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.scoring import recommend
 from training.errors import BundleError, TableError
+from training.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -106,7 +106,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None:
     """A bundle that was trained with a later cut has seen what it is asked for."""
-    provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8")).get("provenance", {})
+    provenance = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {})
     trained_to = provenance.get("build", {}).get("cuts", {}).get("test")
     if trained_to is not None and datetime.fromisoformat(trained_to) > cut:
         raise BundleError(

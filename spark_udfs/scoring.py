@@ -7,8 +7,8 @@ must be readable on every executor at the path given, or be shipped first (`spar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
 from spark_udfs.ranking import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
-from training.errors import BundleError, SchemaError
+from training.errors import ArtefactError, BundleError, SchemaError
+from training.json_files import read_json
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -110,6 +111,13 @@ class _Scorer:
         yield from ranked(users, found, scores, cold)
 
 
+@dataclass(frozen=True)
+class _Described:
+    """What of bundle.json is wanted before torch is loaded."""
+
+    schema: list[dict[str, Any]]
+
+
 def bundle_schema(bundle_path: str) -> Schema:
     """The schema that a bundle carries.
 
@@ -120,8 +128,8 @@ def bundle_schema(bundle_path: str) -> Schema:
     if not description.is_file():
         raise BundleError(f"no bundle at '{bundle_path}': {description.name} is missing; run `millrace train`")
     try:
-        return Schema.from_json(json.loads(description.read_text(encoding="utf-8"))["schema"])
-    except (ValueError, KeyError, SchemaError) as error:
+        return Schema.from_json(read_json(description, _Described).schema)
+    except (ArtefactError, SchemaError) as error:
         raise BundleError(f"bundle '{bundle_path}' is torn or of another format: {error}; train it again") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +118,11 @@ def test_no_bundle_and_a_torn_one_are_refused(queries: DataFrame, tmp_path: Path
     (tmp_path / "bundle.json").write_text('{"schema": [')
     with pytest.raises(BundleError, match="is torn or of another format"):
         recommend(queries, str(tmp_path), k=1, allowed=ALLOWED)
-    (tmp_path / "bundle.json").write_text((bundle.path / "bundle.json").read_text())
-    (tmp_path / "weights.safetensors").write_bytes((bundle.path / "weights.safetensors").read_bytes()[:100])
-    with pytest.raises(PythonException, match=r"is torn: weights\.safetensors \(100 bytes\)"):
-        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED).collect()
+    torn = tmp_path / bundle.name
+    shutil.copytree(bundle.path, torn)
+    (torn / "weights.safetensors").write_bytes((bundle.path / "weights.safetensors").read_bytes()[:100])
+    with pytest.raises(PythonException, match=r"is torn: weights\.safetensors has 100 bytes instead of"):
+        recommend(queries, str(torn), k=1, allowed=ALLOWED).collect()
 
 
 def test_a_batch_is_made_of_whole_columns() -> None:
