@@ -10,17 +10,20 @@ Ranks and driver open the same URL; a password in it is never shown.
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from training.errors import TuningError
 
 JOURNAL = "journal:"
 SQLITE = "sqlite:///"
+PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # while another makes a new database's tables
 SQLITE_WAIT_S = 60  # a writer waits for the other process's commit this long
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,12 +43,24 @@ def open_storage(url: str) -> BaseStorage:
         if url.startswith(SQLITE):
             _with_folder(url.removeprefix(SQLITE))
             options = {"connect_args": {"timeout": SQLITE_WAIT_S}}
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options})
+        return _database(url, {"pool_pre_ping": True, **options})
     except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
         raise TuningError(
             f"study storage '{masked(url)}' cannot be opened ({_first_line(error)}); tuning.storage takes an Optuna "
             "storage URL, e.g. sqlite:///out/run/study.db, journal:/shared/study.log or postgresql://user:password@host/database"
         ) from error
+
+
+def _database(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Open a database. Of several that make its tables at the same moment one succeeds; the others find them made."""
+    for pause_s in PAUSES_S:
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except (OperationalError, ProgrammingError, IntegrityError) as error:
+            if not re.search(r"already exists|UNIQUE|[Dd]uplicate", str(error)):
+                raise
+            time.sleep(pause_s)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 def masked(url: str) -> str:

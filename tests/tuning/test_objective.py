@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(url: str)
     with pytest.raises(TuningError, match=r"study storage '(nonsense|mysql|sqlite)") as caught:
         open_storage(url)
     assert "secret" not in str(caught.value)
+
+
+def test_drivers_that_make_a_new_study_together_all_open_it(tmp_path: Path) -> None:
+    def opened(number: int) -> str:
+        storage = open_storage(f"sqlite:///{tmp_path}/{number // 4}.db")
+        return optuna.create_study(study_name="s", storage=storage, load_if_exists=True).study_name
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(opened, range(24))) == {"s"}
 
 
 def test_passwords_are_masked() -> None:
