@@ -71,7 +71,9 @@ def use_learn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     def started(target: str, spec: dict[str, Any], *, ranks: int, **how: Any) -> dict[str, Any]:
         """A trial of one rank in this process: its start is the launcher's matter."""
-        return run_function(target, spec, World()) if ranks == 1 else launch(target, spec, ranks=ranks, **how)
+        if ranks > 1:
+            return launch(target, spec, ranks=ranks, **how)
+        return run_function(target, json.loads(json.dumps(spec)), World())
 
     monkeypatch.setattr(tune, "learn_spec", spec_of)
     monkeypatch.setattr(tune, "launch", started)
