@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import LaunchError
+from cluster.leaving import passing_on
 from cluster.processes import Limit, Rank, RankLostError, never_raising, stop, supervise, to_stderr
 from cluster.sizes import threads_per_rank
 
@@ -167,7 +168,8 @@ def _run_ranks(job: Job, hosts: Sequence[Host], slots: Sequence[Mapping[str, str
     except OSError as error:
         stop(started)
         raise LaunchError(f"rank {len(started)} of {job.ranks} must start with {command}: {error}") from error
-    return supervise(started, job.limit)
+    with passing_on(started):
+        return supervise(started, job.limit)
 
 
 def rank_command(target: str) -> list[str]:

@@ -11,6 +11,7 @@
     |-- CheckpointError      no usable checkpoint where one is needed
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+    |   `-- PreemptedError   it was asked to end (SIGTERM), and has left a checkpoint where it could
     `-- TuningError          a study cannot go on: of another fingerprint, unreachable, or its first trials all failed
 
 What concerns machines rather than data has its own tree in cluster/errors.py.
@@ -67,6 +68,12 @@ class BundleError(MillraceError):
 
 class TrainingError(MillraceError):
     """Training cannot go on: a non-finite loss, or ranks that disagree."""
+
+
+class PreemptedError(TrainingError):
+    """A training was asked to end (SIGTERM), and has left a checkpoint where it has a folder for it."""
+
+    asked_to_end = True  # whoever runs one training after another looks for this
 
 
 class TuningError(MillraceError):

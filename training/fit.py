@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,12 @@ from training.buffers import Buffers, check_running_statistics
 from training.checkpoint import Checkpoints
 from training.compute import Compute
 from training.device import Feed
-from training.errors import CheckpointError, SettingsError, TrainingError
+from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
 from training.lock import only_writer
 from training.memory import reuse_memory
 from training.optimizers import build_optimizers
+from training.preemption import Notice
 from training.progress import Meter, Progress
 from training.record import Event, Kind, Pruned, Record
 from training.resume import restore_best, resume, state_of
@@ -102,6 +103,7 @@ def fit(
         CheckpointError: the folder's checkpoint is of another training or of a later epoch than the last one asked
             for, one could not be written, or another training writes into the folder.
         SettingsError: the settings do not go together with the model, or with no validation.
+        PreemptedError: a rank got SIGTERM; the step was ended, and its checkpoint is on the disk.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
     _check_settings(settings, model, has_validation=validate is not None)
@@ -109,6 +111,7 @@ def fit(
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     telling = Telling(report, world)
     with ExitStack() as stack:
+        notice = stack.enter_context(Notice())
         saver = None
         if folder:
             stack.enter_context(only_writer(folder, telling.warn))
@@ -118,7 +121,7 @@ def fit(
                 checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=telling.warn, world=world
             )
             stack.enter_context(saver)  # a training that is cut short leaves no thread that writes on
-        return _fit(model, loader, settings, world, folder, saver, validate, telling)
+        return _fit(model, loader, settings, world, folder, saver, validate, telling, notice)
 
 
 def _fit(
@@ -130,6 +133,7 @@ def _fit(
     saver: Checkpoints | None,
     validate: Callable[[Any], Mapping[str, float]] | None,
     telling: Telling,
+    notice: Notice,
 ) -> FitResult:
     """The loop itself; on rank 0 the checkpoint folder is locked."""
     # --- The same start on every rank
@@ -159,7 +163,9 @@ def _fit(
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
             loss, weight = _add_gradients(compute, batches, settings, progress, world.rank)
             rows = sum(map(batch_size, batches))
-            totals = synchroniser.synchronise(loss, weight, rows, stop=telling.pruned is not None, save=due())
+            totals = synchroniser.synchronise(
+                loss, weight, rows, stop=telling.pruned is not None, save=due(), leave=notice.given
+            )
             if totals.stop:
                 raise telling.pruned or Pruned("stopped by rank 0")
             norm = global_norm(synchroniser.shared, world, synchroniser.local)
@@ -179,11 +185,14 @@ def _fit(
             optimizers.zero_grad()
             meter.count(totals)
             buffers.count(rows)
-            if saver and (totals.save or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
+            wanted = totals.save or totals.leave
+            if saver and (wanted or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
                 buffers.share()
                 progress.loader = feed.state_dict()
                 saver.save(state_of(model, optimizers, synchroniser, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
+            if totals.leave:
+                _leave(progress, steps_in_all, saver, world)
             if meter.seconds >= settings.report_every_s:
                 rate = settings.learning_rate * settings.rate(progress.step - 1)
                 values = {**meter.read(progress.step), "learning_rate": rate}
@@ -198,8 +207,11 @@ def _fit(
         elif better and validate:
             best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         telling.epoch(progress, meter.read_epoch())
-        if world.broadcast_object(telling.pruned is not None):
+        wishes = world.all_gather_object([telling.pruned is not None, notice.given])
+        if any(stop for stop, _ in wishes):
             raise telling.pruned or Pruned("stopped by rank 0")
+        if any(leave for _, leave in wishes) and progress.epoch < settings.epochs:
+            _leave(progress, steps_in_all, saver, world)
 
     # --- Leave the best weights, and nothing half written
     if saver:
@@ -220,6 +232,24 @@ def _add_gradients(
         sums += compute(batch, step_seed(settings.seed, progress.epoch, progress.step, rank, number))
     loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
     return loss, weight
+
+
+def _leave(progress: Progress, steps_in_all: int, saver: Checkpoints | None, world: World) -> NoReturn:
+    """End a training that a rank was asked to end.
+
+    The first rank that ends is the launcher's reason to stop the others, so all wait for what rank 0 still writes.
+
+    Raises:
+        PreemptedError: always.
+    """
+    kept = "nothing of it is kept, for it has no checkpoint folder"
+    if saver:
+        saver.wait()
+        kept = f"its checkpoint is in '{saver.directory}': start it again, and it goes on from there"
+    world.barrier()
+    raise PreemptedError(
+        f"the training was asked to end (SIGTERM) and ended after step {progress.step} of {steps_in_all}; {kept}"
+    )
 
 
 class _Due:

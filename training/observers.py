@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from training.errors import SettingsError
+from training.errors import PreemptedError, SettingsError
 from training.record import Event, Pruned
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
@@ -64,7 +64,9 @@ class Observers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome: Outcome = "FINISHED" if kind is None else "KILLED" if issubclass(kind, Pruned) else "FAILED"
+        outcome: Outcome = (
+            "FINISHED" if kind is None else "KILLED" if issubclass(kind, Pruned | PreemptedError) else "FAILED"
+        )
         self._each(lambda observer: observer.close(outcome, self.tags))
 
 

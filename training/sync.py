@@ -24,7 +24,7 @@ from training.sharded import exchange_gradients, sharded_tables
 from training.world import World
 
 _WIRE = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_HEADER = 5  # loss, weight, rows, stop, save; after them two figures a parameter
+_HEADER = 6  # loss, weight, rows, stop, save, leave; after them two figures a parameter
 
 
 class Totals(NamedTuple):
@@ -36,6 +36,7 @@ class Totals(NamedTuple):
         rows: number of rows over all ranks.
         stop: whether any rank asked to stop.
         save: whether any rank asked for a checkpoint.
+        leave: whether any rank was asked to end.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class Totals(NamedTuple):
     rows: int
     stop: bool
     save: bool
+    leave: bool
 
     @property
     def usable(self) -> bool:
@@ -83,7 +85,14 @@ class Synchroniser:
             self._ways = [Way(way) for way in state["ways"]]
 
     def synchronise(
-        self, loss: float, weight: float, rows: int = 0, *, stop: bool = False, save: bool = False
+        self,
+        loss: float,
+        weight: float,
+        rows: int = 0,
+        *,
+        stop: bool = False,
+        save: bool = False,
+        leave: bool = False,
     ) -> Totals:
         """Replace each `.grad`, a gradient of this rank's loss sum, by that of the mean over all ranks' rows.
 
@@ -96,16 +105,17 @@ class Synchroniser:
             rows: their number.
             stop: ask all ranks to stop.
             save: ask all ranks for a checkpoint.
+            leave: ask all ranks to end, with a checkpoint.
         """
         for parameter in self.shared:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = coalesced(parameter.grad, parameter)
         lookups = [table.take_gradient() for table in self._tables]
-        wait = self._start_headers([loss, weight, rows, stop, save], [found is not None for found in lookups])
+        wait = self._start_headers([loss, weight, rows, stop, save, leave], [found is not None for found in lookups])
         finish = self._exchange.start(self._ways, weight) if self._ways else None
         headers = wait()
         sums = headers[:, :_HEADER].sum(0).tolist()
-        totals = Totals(sums[0], sums[1], int(sums[2]), sums[3] > 0, sums[4] > 0)
+        totals = Totals(sums[0], sums[1], int(sums[2]), *(wish > 0 for wish in sums[3:]))
         if self._world.size > 1:
             held = headers[:, _HEADER : _HEADER + 2 * len(self.shared)]
             self._sum(Held(held[:, 0::2], held[:, 1::2], headers[:, 1]), weight, finish, usable=totals.usable)
@@ -121,7 +131,7 @@ class Synchroniser:
         return totals
 
     def _start_headers(self, figures: list[float], used: list[bool]) -> Callable[[], Tensor]:
-        """Start gathering (ranks, 5 + 2 * shared parameters + sharded tables) float64, the same on all ranks."""
+        """Start gathering (ranks, 6 + 2 * shared parameters + sharded tables) float64, the same on all ranks."""
         held = [figure for parameter in self.shared for figure in kind_of(parameter.grad)]
         mine = torch.tensor([[*figures, *held, *used]], dtype=torch.float64)
         return self._world.all_gather_start(mine, "gradient header")

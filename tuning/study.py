@@ -170,6 +170,8 @@ def _run_one(study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_tri
             try:
                 run_trial(TrialJob(trial.number, overrides, channel))
             except Exception as problem:
+                if getattr(problem, "asked_to_end", False):
+                    raise  # this driver ends; the trial goes on with the next one
                 error = f"{type(problem).__name__}: {problem}"[:ERROR_CHARACTERS]
         trial.set_user_attr(SECONDS, time.perf_counter() - started)
     return _tell(study, trial, storage.get_trial(trial_id), plan, error)

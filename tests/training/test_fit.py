@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -13,12 +14,16 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.errors import LaunchError
 from cluster.launch import launch
+from cluster.leaving import passing_on
+from cluster.processes import RankLostError
 from tests.training import tiny
 from training.checkpoint import Checkpoints
 from training.compute import Compute
-from training.errors import CheckpointError, SettingsError, TrainingError
+from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
 from training.fit import Event, FitSettings, Pruned, fit
+from training.preemption import Notice
 from training.record import read_record
 from training.world import World
 
@@ -166,6 +171,53 @@ def test_a_checkpoint_past_the_epochs_asked_for_is_refused(every: int | None, tm
     fewer = {**spec, "settings": {**spec["settings"], "epochs": 2}}
     with pytest.raises(CheckpointError, match=r"training\.epochs must be at least 3, .*; got 2; ask for as many"):
         tiny.train(fewer, World())
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_one_that_is_asked_to_end_leaves_a_checkpoint_and_goes_on(with_folder: bool, tmp_path: Path) -> None:
+    kill = {"rank": 0, "step": 14, "mark": str(tmp_path / "asked"), "asked": "rank"}
+    spec = {**SPEC, "folder": str(tmp_path / "checkpoints") if with_folder else None, "kill": kill}
+    kept = rf"its checkpoint is in '{spec['folder']}': start it again" if with_folder else "nothing of it is kept"
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match=rf"asked to end \(SIGTERM\) and ended after step 14 of 27; {kept}"):
+        tiny.train(spec, World())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert tiny.train(spec, World()) == _train()
+    if with_folder:
+        resumed_at = [line for line in read_record(tmp_path / "checkpoints") if line["kind"] == "resume"]
+        assert [line["step"] for line in resumed_at] == [14]
+
+
+@pytest.mark.parametrize("asked", ["rank", "launcher"])
+def test_ranks_leave_together_and_are_not_started_again(asked: str, tmp_path: Path, on_ranks: dict[str, Any]) -> None:
+    kill = {"rank": 1, "step": 14, "mark": str(tmp_path / "asked"), "asked": asked}
+    spec = {**SPEC, "folder": str(tmp_path / "checkpoints"), "kill": kill}
+    lines: list[str] = []
+    with pytest.raises(
+        LaunchError, match=r"the training was asked to end \(SIGTERM\) and ended after step 14"
+    ) as caught:
+        launch("tests.training.tiny:train", spec, ranks=2, restarts=1, timeout_s=100, log=lines.append)
+    assert not isinstance(caught.value, RankLostError)
+    assert getattr(caught.value, "asked_to_end", False) == (asked == "launcher")
+    assert not any("starting all" in line for line in lines)
+    if asked == "rank":
+        assert launch("tests.training.tiny:train", spec, ranks=2, timeout_s=100) == on_ranks["first"]
+
+
+def test_what_ends_well_all_the_same_is_ended_by_the_signal_after_it() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with Notice() as notice:
+            signal.raise_signal(signal.SIGTERM)
+            assert (notice.given, heard) == (True, [])
+        assert heard == [signal.SIGTERM]
+        with passing_on([]):
+            signal.raise_signal(signal.SIGTERM)
+            assert len(heard) == 1
+        assert len(heard) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,10 @@ def train_each(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """A launch target: fit the tiny model; `kill` = {"rank", "step", "mark"} kills that rank once, in that step."""
+    """A launch target: fit the tiny model; `kill` = {"rank", "step", "mark"} kills that rank once, in that step.
+
+    Or, with "asked", asks it to end ("rank") or its launcher ("launcher").
+    """
     settings = FitSettings(**spec["settings"])
     data = rows(spec.get("rows", 200))
     loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
@@ -134,7 +138,7 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
-    """SIGKILL this process in its n-th loss, unless the mark says that this has happened."""
+    """Signal this process, or its launcher, in its n-th loss, unless the mark says that this has happened."""
     if world.rank != kill["rank"] or Path(kill["mark"]).exists():
         return
     calls, loss = 0, model.loss
@@ -144,7 +148,10 @@ def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
         calls += 1
         if calls == kill["step"]:
             Path(kill["mark"]).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            process = os.getppid() if kill.get("asked") == "launcher" else os.getpid()
+            os.kill(process, signal.SIGTERM if "asked" in kill else signal.SIGKILL)
+            if process != os.getpid():
+                time.sleep(1.0)  # until it has passed that on
         return loss(batch, generator)
 
     model.loss = deadly  # type: ignore[method-assign]
