@@ -58,7 +58,8 @@ def build_session(
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder: Any = SparkSession.builder
-    builder = builder.appName(app_name)
+    # Time stamps are written and compared in UTC, whatever the machine's zone.
+    builder = builder.appName(app_name).config("spark.sql.session.timeZone", "UTC")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit, which brings master and packages itself
         builder = _local(builder, master, driver_memory, shuffle_partitions)
     for key, value in (conf or {}).items():
@@ -122,7 +123,6 @@ def _local(builder: Any, master: str, driver_memory: str, shuffle_partitions: in
         .config("spark.sql.shuffle.partitions", str(shuffle_partitions))
         # Delta's own log replay shuffles into 50 tasks by default: seconds per commit on two cores.
         .config("spark.databricks.delta.snapshotPartitions", "2")
-        .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         # A batch goes to Python whole: 10,000 rows of histories are a few MB, not a few hundred.
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", "10000")
@@ -152,6 +152,4 @@ def _checked(spark: SparkSession) -> SparkSession:
             f"'{DELTA_EXTENSION}'. Start it with cluster.session.build_session, or pass the options of "
             "cluster/submit.sh to spark-submit."
         )
-    # Time stamps are written and compared in UTC, whatever the machine's zone.
-    spark.conf.set("spark.sql.session.timeZone", "UTC")
     return spark

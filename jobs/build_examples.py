@@ -19,7 +19,7 @@ from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import ExampleSettings, Settings
-from jobs.tables import Pin, Tables, open_session
+from jobs.tables import Pin, Tables, in_utc, open_session
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
@@ -35,6 +35,7 @@ EVENTS = {
 FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Build everything that the events (and feedback, if there is any) at their newest versions give.
 

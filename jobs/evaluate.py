@@ -27,7 +27,7 @@ from jobs.console import say, show_table, step
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
 from jobs.settings import Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
 from jobs.train import latest_bundle
 from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
 from spark_udfs.evaluation import judge, popularity_deciles, spread
@@ -70,6 +70,7 @@ class Ground:
     bundle: Path
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Judge the latest bundle and the baselines; write evaluation.json into the run folder.
 

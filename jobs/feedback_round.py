@@ -30,9 +30,9 @@ from jobs import build_examples, builds, ingest_feedback, score, train
 from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.settings import Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
 from jobs.tuned import with_best
-from spark_udfs import shop
+from spark_udfs import features, shop
 from spark_udfs.scoring import recommend
 from training.errors import SettingsError
 
@@ -43,6 +43,7 @@ CLONED = ("events", "items", "users", "vocabulary_users", "vocabulary_items")
 DAYS_BETWEEN = 7  # what a shown item leads to comes within three days
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Show, learn, compare. Needs a trained bundle and a simulated shop.
 
@@ -85,7 +86,11 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     )
     with step("asking each bundle for its next lists"):
         rounds = [
-            {"name": name, "bundle": bundle.name, **_worth(later, tables, shown, bundle)}
+            {
+                "name": name,
+                "bundle": bundle.name,
+                **_worth(later, cut + timedelta(days=DAYS_BETWEEN), tables, shown, bundle),
+            }
             for name, bundle in bundles.items()
         ]
     summary = {name: answered[name] for name in ("moment", "shown", "ignored", "viewed", "purchased")}
@@ -124,11 +129,10 @@ def _trained(settings: Settings, spark: SparkSession, run_dir: str) -> Path:
 
 def _shown_at(tables: Tables, cut: datetime) -> DataFrame:
     """What was recommended at a moment, fallbacks too: they were shown."""
-    moment = F.lit(cut.replace(tzinfo=None).isoformat(sep=" ")).cast("timestamp")
-    return tables.read("recommendations").where(F.col("moment") == moment)
+    return tables.read("recommendations").where(F.col("moment") == F.lit(features.utc(cut)))
 
 
-def _worth(settings: Settings, tables: Tables, shown: DataFrame, bundle: Path) -> dict[str, Any]:
+def _worth(settings: Settings, cut: datetime, tables: Tables, shown: DataFrame, bundle: Path) -> dict[str, Any]:
     """What a bundle's next lists lead to: items neither bought nor shown before, as of the later cut."""
     versions = builds.published(tables)["versions"]
     ids = tables.read("vocabulary_items", versions["vocabulary_items"]).select(
@@ -151,7 +155,7 @@ def _worth(settings: Settings, tables: Tables, shown: DataFrame, bundle: Path) -
     allowed = np.array([row["item"] for row in sold.collect()], np.int64)  # one number an item
     ranked = recommend(queries, str(bundle), k=settings.scoring.k, allowed=allowed)
     named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")
-    moment = F.lit(str(settings.examples.test_from)).cast("timestamp")
+    moment = F.lit(features.utc(cut))
     rows = named.select("user_id", "item_id", F.col("rank").cast("int").alias("rank"), moment.alias("moment"))
     answered = shop.true_value(shop.respond(rows, settings.shop), settings.shop)
     per = answered.agg(

@@ -24,7 +24,7 @@ from jobs.console import say, show_table, step
 from jobs.main import main_of
 from jobs.settings import IngestSettings, Settings
 from jobs.simulate import ORDER_LINES, raw_tables
-from jobs.tables import Tables, open_session, session_settings
+from jobs.tables import Tables, in_utc, open_session, session_settings
 from spark_udfs import order_lines
 from spark_udfs.order_lines import BY_RULE, DUPLICATE, KEPT, MALFORMED, OPTIONAL, REASONS, REQUIRED, Rules
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
@@ -32,6 +32,7 @@ from training.errors import DataError, SchemaError, SettingsError, TooManyBadRow
 JOB = "ingest"
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Ingest `settings.ingest.path`, or the simulated shop if it names none.
 

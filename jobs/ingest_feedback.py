@@ -19,7 +19,8 @@ from jobs.artefacts import FEEDBACK, read_json, write_json
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
+from spark_udfs import features
 from spark_udfs.outcomes import Checked, attribute, check, from_events, unmatched
 from training.errors import DataError, TableError, TooManyBadRows
 
@@ -30,6 +31,7 @@ JOB = "ingest_feedback"
 OUTCOMES = ("ignored", "viewed", "purchased")
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFrame | None = None) -> dict[str, Any]:
     """Attribute outcomes to the recommendations of one moment, and write their feedback.
 
@@ -85,7 +87,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
 
 
 def _at(moment: str) -> Column:
-    """A moment, written in UTC as all sessions are, as a timestamp."""
+    """A moment, written in UTC as all jobs run, as a timestamp."""
     return F.lit(moment).cast("timestamp")
 
 
@@ -105,13 +107,14 @@ def _moment(settings: Settings, tables: Tables, every: DataFrame) -> str:
         if latest is None:
             raise TableError(f"table 'recommendations' at {place} is empty; run `millrace score`")
         return str(latest)
-    if every.where(F.col("moment") == _at(str(asked))).isEmpty():
+    moment = str(features.utc(asked).replace(tzinfo=None))
+    if every.where(F.col("moment") == _at(moment)).isEmpty():
         held = [row[0] for row in every.select(F.col("moment").cast("string")).distinct().orderBy("moment").tail(5)]
         raise TableError(
             f"table 'recommendations' at {place} has no rows of feedback.moment {asked}; "
             f"it has (the last five): {', '.join(held)}"
         )
-    return str(asked)
+    return moment
 
 
 def _shown(every: DataFrame, moment: str, window_days: float) -> DataFrame:

@@ -22,7 +22,7 @@ from jobs.build_examples import OPTIONAL
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
 from jobs.train import latest_bundle
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines import popularity_order
@@ -37,6 +37,7 @@ READ, VOCABULARIES = ("events", "users", "items", "feedback"), ("vocabulary_user
 COLUMNS = ("user_id", "user", "rank", "item_id", "item", "score", "fallback", "bundle", "moment")
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Score every user with the latest bundle.
 

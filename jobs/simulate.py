@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from jobs.console import say, step
 from jobs.main import main_of
 from jobs.settings import Settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
 from spark_udfs import shop, tastes
 from spark_udfs.order_lines import Rules
 
@@ -35,6 +35,7 @@ def raw_tables(settings: Settings, spark: SparkSession) -> Tables:
     return Tables(spark, f"{parent}{slash}raw")
 
 
+@in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Write the raw table `order_lines`.
 

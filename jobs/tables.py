@@ -8,14 +8,16 @@ one version: a table that changes while a job runs does not change what the job 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
+import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -73,6 +75,51 @@ HISTORY = 20  # commits looked back at first for the last change of rows; ten ti
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+TIME_ZONE, ZONE_BEFORE, JOBS_IN_UTC = "spark.sql.session.timeZone", "millrace.timeZone.before", "millrace.jobs"
+# Delta would read the time in a partition's folder, which is of the session's zone, by the JVM's: keep it as it stands.
+AS_IT_STANDS = {"spark.databricks.delta.write.utcTimestampPartitionValues": "false"}
+_COUNTING = threading.Lock()
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_utc(job: Callable[P, R]) -> Callable[P, R]:
+    """Run a job in UTC: the session given, or the active one (a notebook's), has its own time zone back afterwards.
+
+    Jobs that run at once on one session share the setting; the last to end gives it back. A session that a job starts
+    itself is in UTC anyway.
+    """
+
+    @functools.wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, SparkSession)), None)
+        spark = given or SparkSession.getActiveSession()
+        if spark is None:
+            return job(*args, **kwargs)
+        with _utc(spark):
+            return job(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _utc(spark: SparkSession) -> Iterator[None]:
+    """Count the jobs on a session; the first sets the time zone, the last puts the old one back."""
+    with _COUNTING:
+        jobs = int(spark.conf.get(JOBS_IN_UTC, None) or 0)
+        if not jobs:
+            spark.conf.set(ZONE_BEFORE, str(spark.conf.get(TIME_ZONE)))
+            spark.conf.set(TIME_ZONE, "UTC")
+        spark.conf.set(JOBS_IN_UTC, str(jobs + 1))
+    try:
+        yield
+    finally:
+        with _COUNTING:
+            jobs = int(spark.conf.get(JOBS_IN_UTC) or 0) - 1
+            spark.conf.set(JOBS_IN_UTC, str(jobs))
+            if not jobs:
+                spark.conf.set(TIME_ZONE, str(spark.conf.get(ZONE_BEFORE)))
 
 
 def open_session(settings: Settings, spark: SparkSession | None = None) -> SparkSession:
@@ -238,7 +285,7 @@ class Tables:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
+        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | AS_IT_STANDS | file_options):
             writer.save(self.path(name))
         return self._version_of(name, metadata, by_inputs=mode == "append")
 

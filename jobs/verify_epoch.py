@@ -20,7 +20,7 @@ from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import Flags, SettingsFile, guarded
 from jobs.settings import Settings, load_settings
-from jobs.tables import Tables, open_session
+from jobs.tables import Tables, in_utc, open_session
 from spark_udfs.row_hashes import Cells, Sums, row_sums, sums_of
 from training.batch import Batch, Ragged, batch_size
 from training.errors import DataError
@@ -54,6 +54,7 @@ def _in_force(settings: Settings) -> dict[str, Any]:
     return {"table": f"{settings.tables.root}/examples", "version": version}
 
 
+@in_utc
 def verify(
     spark: SparkSession, table: str, *, version: int | None = None, world_size: int = 1, epoch: int = 0, seed: int = 0
 ) -> dict[str, Any]:

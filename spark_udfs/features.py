@@ -32,8 +32,8 @@ class Cuts:
 
 
 def utc(time: datetime) -> datetime:
-    """The same time with its zone said; without one, UTC is meant."""
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    """The same point in time, said in UTC; where it names no zone, UTC is meant."""
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
