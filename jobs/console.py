@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 PIPED_WIDTH = 120  # columns where there is no terminal to ask: logs and notebooks
+BEAT_S = 30.0  # a step that runs longer than this says so in a log, again and again
 
 CONSOLE = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
 
@@ -29,11 +32,35 @@ def warn(message: str) -> None:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Show a spinner with the time that it has run, then one line with how long it took."""
+    """Show for how long it has run: on a terminal beside a spinner, elsewhere a line now and then; then its time."""
     started = time.perf_counter()
-    with CONSOLE.status(f"{escape(title)} ..."):
+    with _spinner(title) if CONSOLE.is_terminal else _heartbeat(title, started):
         yield
     CONSOLE.print(f"  {escape(title)} [dim]{time.perf_counter() - started:.1f} s[/dim]")
+
+
+def _spinner(title: str) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description} ..."), TimeElapsedColumn())
+    progress = Progress(*columns, console=CONSOLE, transient=True)
+    progress.add_task(escape(title), total=None)
+    return progress
+
+
+@contextmanager
+def _heartbeat(title: str, started: float) -> Iterator[None]:
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            CONSOLE.print(f"  {escape(title)} ... [dim]{time.perf_counter() - started:.0f} s so far[/dim]")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
