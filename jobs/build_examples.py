@@ -19,7 +19,7 @@ from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.settings import ExampleSettings, Settings
-from jobs.tables import Pin, Tables, in_utc, open_session
+from jobs.tables import Pin, Tables, in_utc, open_session, partitions_for, session_settings
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
@@ -49,6 +49,11 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
+    with session_settings(spark, partitions_for(spark, tables.size("events"))):
+        return _build(settings, tables)
+
+
+def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     before = builds.newest(tables)
     pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
     inputs = _inputs(pins, settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 import threading
 import uuid
@@ -78,6 +79,8 @@ USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TIME_ZONE, ZONE_BEFORE, JOBS_IN_UTC = "spark.sql.session.timeZone", "millrace.timeZone.before", "millrace.jobs"
 # Delta would read the time in a partition's folder, which is of the session's zone, by the JVM's: keep it as it stands.
 AS_IT_STANDS = {"spark.databricks.delta.write.utcTimestampPartitionValues": "false"}
+BYTES_PER_PARTITION = 4 << 20  # of compressed input: it grows tenfold in memory, and more where histories are made
+PARTITIONS = {"spark.sql.shuffle.partitions": "200", "spark.databricks.delta.snapshotPartitions": "50"}
 _COUNTING = threading.Lock()
 
 P = ParamSpec("P")
@@ -218,6 +221,14 @@ class Tables:
         while last.is_housekeeping and (earlier := next(commits, None)):
             last = earlier
         return Pin(newest.version, last.version)
+
+    def size(self, name: str) -> int:
+        """Bytes of the table's newest version.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return int(self._table(name).detail().select("sizeInBytes").collect()[0][0])
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """One version of a table; the newest at the time of this call if none is named.
@@ -448,6 +459,17 @@ class Tables:
 def is_conflict(error: BaseException) -> bool:
     """Whether an error is Delta's refusal of a commit because another writer's came first."""
     return CONFLICT.search(f"{type(error).__name__}: {error}") is not None
+
+
+def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
+    """Settings of a session under which so many bytes are dealt to as many tasks as they need, not to hundreds.
+
+    Spark's defaults, 200 tasks a shuffle and Delta's 50 a log, cost a small shop minutes. Fewer than the session has
+    are taken, never more.
+    """
+    wanted = max(spark.sparkContext.defaultParallelism, math.ceil(size / BYTES_PER_PARTITION))
+    held = {name: str(spark.conf.get(name, None) or default) for name, default in PARTITIONS.items()}
+    return {name: str(min(int(count), wanted)) for name, count in held.items() if count.isdecimal()}
 
 
 @contextmanager

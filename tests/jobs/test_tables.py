@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from delta.tables import DeltaMergeBuilder
@@ -11,7 +13,7 @@ from pyspark.errors import AnalysisException, UnknownException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.tables import Tables, is_conflict
+from jobs.tables import Tables, is_conflict, partitions_for, session_settings
 from tests.jobs.pairs import together
 from training.errors import SchemaError, TableError
 
@@ -214,3 +216,16 @@ def test_two_first_writers_lose_nothing_in_silence(tables: Tables, kind: str) ->
         assert held in ([*map(list, kept)] if kind == "overwrite" else [sorted({*sum(kept, ())})]), results
         if kind == "where":
             assert kept == list(sets)  # each has rows of its own
+
+
+def test_small_data_takes_few_partitions_and_large_no_more_than_the_session_has(spark: SparkSession) -> None:
+    shuffle, log = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
+    with session_settings(spark, {shuffle: "200", log: "50"}):
+        assert partitions_for(spark, 1_000) == {shuffle: "2", log: "2"}
+        assert partitions_for(spark, 40 << 20) == {shuffle: "10", log: "10"}
+        assert partitions_for(spark, 1 << 40) == {shuffle: "200", log: "50"}
+    databricks: Any = SimpleNamespace(
+        conf=SimpleNamespace(get=lambda name, _: {shuffle: "auto"}.get(name)),
+        sparkContext=SimpleNamespace(defaultParallelism=8),
+    )
+    assert partitions_for(databricks, 1_000) == {log: "8"}
