@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException, PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
 
-from jobs.console import say, show_table, step
+from jobs import sources
+from jobs.console import say, show_table, step, warn
 from jobs.main import main_of
 from jobs.settings import IngestSettings, Settings
-from jobs.simulate import ORDER_LINES, raw_tables
-from jobs.tables import Tables, in_utc, open_session, session_settings
+from jobs.simulate import ORDER_LINES
+from jobs.sources import Source
+from jobs.tables import Tables, in_utc, open_session, partitions_for, session_settings
 from spark_udfs import order_lines
-from spark_udfs.order_lines import BY_RULE, DUPLICATE, KEPT, MALFORMED, OPTIONAL, REASONS, REQUIRED, Rules
-from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+from spark_udfs.order_lines import BY_RULE, DUPLICATE, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
+from training.errors import DataError, SettingsError, TooManyBadRows
 
 JOB = "ingest"
+ODD_IDS = "odd_ids"  # rows of `dispositions` that are no disposition: kept rows whose ids may be one in several forms
+CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
+A_TIME = datetime(2001, 11, 23, 16, 5, 9)  # in the afternoon, and no two of its parts are equal
 
 
 @in_utc
@@ -37,10 +42,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Ingest `settings.ingest.path`, or the simulated shop if it names none.
 
     Returns:
-        `source`, `dispositions` (rows by disposition), `raw_rows`, `up_to_date`, and `versions` of the tables.
+        `source`, `dispositions` (rows by disposition), `raw_rows`, `odd_ids` (kept rows whose ids may be one in several
+        forms), `up_to_date`, and `versions` of the tables.
 
     Raises:
-        SettingsError: `ingest.columns` misses a column or names an unknown one.
+        SettingsError: `ingest.columns` misses a column, names an unknown one or one twice; a pattern or the encoding is
+            wrong.
         DataError: the source is missing, empty or unreadable, the counts do not add up, or the rules changed.
         SchemaError: the source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
@@ -48,42 +55,55 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
     rules = _rules(settings.ingest)
-    source, files = _source(settings, spark)
-    inputs = {"source": source, "files": files, "rules": _as_json(rules)}
-    known = tables.up_to_date("events", JOB, inputs)
-    if known:
-        say(f"events are up to date with {source}")
-    else:
-        _refuse_other_rules(tables, inputs)
-        _ingest(settings, tables, rules, source, inputs)
-    versions = _describe(tables)
-    dispositions = _dispositions(tables, _batch(inputs))
+    with session_settings(spark, CORRECT_TIMES | sources.DECODING):
+        _try_out(spark, settings.ingest)
+    source = sources.find(settings, spark)
+    inputs = {"source": source.name, "files": source.state, "rules": _as_json(rules, settings.ingest)}
+    with session_settings(spark, partitions_for(spark, source.size)):
+        known = tables.up_to_date("events", JOB, inputs)
+        if known:
+            say(f"events are up to date with {source.name}")
+        else:
+            _refuse_other_rules(tables, inputs)
+            _ingest(settings, tables, rules, source, inputs)
+        versions = _describe(tables)
+    held = _held(tables, _batch(inputs))
+    dispositions, odd = _dispositions(held), held.get(ODD_IDS, 0)
     _show(dispositions)
+    if odd:
+        warn(
+            f"{odd:,} of the kept rows have ids with invisible characters, blanks or accents in two parts, so that one "
+            "id may stand in several forms; ingest.normalise_ids=true makes them one"
+        )
     return {
-        "source": source,
+        "source": source.name,
         "raw_rows": sum(dispositions.values()),
         "dispositions": dispositions,
+        "odd_ids": odd,
         "up_to_date": known,
         "versions": versions,
     }
 
 
-def _ingest(settings: Settings, tables: Tables, rules: Rules, source: str, inputs: dict[str, Any]) -> None:
+def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, inputs: dict[str, Any]) -> None:
     """Read, sort out, check, then write quarantine, dispositions and events, in this order: events are the proof."""
     batch = _batch(inputs)
-    correct_times = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
-    with session_settings(tables.spark, correct_times):
-        with step(f"reading {source}"), _readable(source):
-            raw = _read(settings, tables.spark, rules)
-            sorted_out = order_lines.sort_out(raw, rules).persist()
+    with session_settings(tables.spark, CORRECT_TIMES | sources.DECODING):
+        with step(f"reading {source.name}"), sources.readable(source):
+            raw = sources.read(settings, tables.spark, source, rules.columns)
+            sorted_out = order_lines.sort_out(raw.rows, rules, raw.malformed).persist()
             counts = {row["disposition"]: row["rows"] for row in order_lines.counts(sorted_out).collect()}
-            raw_rows = raw.count()
-        _check(counts, raw_rows, source, settings.tables.quarantine_limit)
+            raw_rows = raw.rows.count()
+            odd = order_lines.oddities(sorted_out).collect()[0]
+        if odd["replaced"] and settings.ingest.path is not None and settings.ingest.format in ("csv", "json"):
+            sources.refuse_undecodable(tables.spark, settings.ingest, source)
+        _check(counts, raw_rows, source.name, settings.tables.quarantine_limit)
         aside = order_lines.set_aside(sorted_out).select(
-            F.lit(source).alias("source"), "reason", "row", F.lit(batch).alias("batch")
+            F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )
+        tallied = counts | ({ODD_IDS: odd["odd_ids"]} if odd["odd_ids"] and not rules.normalise_ids else {})
         tally = tables.spark.createDataFrame(
-            [(batch, source, name, count) for name, count in counts.items()],
+            [(batch, source.name, name, count) for name, count in tallied.items()],
             "batch string, source string, disposition string, rows bigint",
         )
         with step("writing events"):
@@ -113,6 +133,8 @@ def _rules(ingest: IngestSettings) -> Rules:
     problems = [f"ingest.columns needs '{name}'" for name in REQUIRED if name not in ingest.columns]
     unknown = sorted(set(ingest.columns) - set(REQUIRED + OPTIONAL))
     problems += [f"ingest.columns has the unknown name '{name}'" for name in unknown]
+    twice = [column for column, count in Counter(ingest.columns.values()).items() if count > 1]
+    problems += [f"ingest.columns has the file's column '{column}' more than once" for column in twice]
     if problems:
         raise SettingsError(
             f"{'; '.join(problems)}. It maps our names ({', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}) "
@@ -124,70 +146,49 @@ def _rules(ingest: IngestSettings) -> Rules:
         cancelled_prefix=ingest.cancelled_prefix,
         item_pattern=ingest.item_pattern,
         now=ingest.now,
+        earliest=ingest.earliest,
+        normalise_ids=ingest.normalise_ids,
     )
 
 
-def _source(settings: Settings, spark: SparkSession) -> tuple[str, list[Any]]:
-    """The source's name, and what tells whether it changed: its files with size and time, or its Delta version."""
-    path = settings.ingest.path
-    if path is None:
-        raw = raw_tables(settings, spark)
-        return raw.path("order_lines"), [raw.version("order_lines")]
-    if settings.ingest.format == "delta":
-        folder, _, name = path.rstrip("/").rpartition("/")
-        return path, [Tables(spark, folder or ".").version(name)]
-    listed = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    try:
-        # Only these columns are asked for, so no file is opened.
-        rows = listed.load(path).select("path", "length", "modificationTime").collect()
-    except AnalysisException as error:
-        raise DataError(f"ingest.path '{path}' does not exist; name a file, a folder or a glob") from error
-    if not rows:  # files without a byte are not listed
-        raise DataError(f"ingest.path '{path}' is empty; name files that hold order lines")
-    return path, sorted([row["path"], row["length"], str(row["modificationTime"])] for row in rows)
+def _try_out(spark: SparkSession, ingest: IngestSettings) -> None:
+    """Try patterns and encoding on one row, before any file is blamed for them.
 
-
-def _read(settings: Settings, spark: SparkSession, rules: Rules) -> DataFrame:
-    """The source as strings; types are never guessed."""
-    ingest = settings.ingest
-    if ingest.path is None:
-        raw = raw_tables(settings, spark).read("order_lines")
-    elif ingest.format == "csv":
-        raw = _read_csv(spark, ingest.path)
-    elif ingest.format == "json":
-        wanted = StructType([StructField(column, StringType()) for column in rules.columns.values()])
-        raw = spark.read.schema(wanted).json(ingest.path)
-    else:
-        raw = spark.read.format(ingest.format).load(ingest.path)
-    missing = [f"'{column}' (our {name})" for name, column in rules.columns.items() if column not in raw.columns]
-    if missing:
-        raise SchemaError(
-            f"'{ingest.path}' has no column {', '.join(missing)}; it has: {', '.join(raw.columns)}. "
-            "Correct ingest.columns"
+    Raises:
+        SettingsError: a time in `time_format` does not read back, or Spark knows no such pattern or encoding.
+    """
+    if ingest.multiline and ingest.format != "csv":
+        raise SettingsError(f"ingest.multiline is for ingest.format csv, got {ingest.format}; leave it out")
+    line_break = _tried(spark, F.decode(F.lit(b"\n"), ingest.encoding), "ingest.encoding", ingest.encoding)
+    if line_break != "\n" and not ingest.multiline:
+        raise SettingsError(
+            f"ingest.encoding '{ingest.encoding}' has line breaks of several bytes; set ingest.multiline=true (csv), "
+            "or convert the file to UTF-8"
         )
-    return raw.select(*(F.col(f"`{column}`").cast("string").alias(column) for column in raw.columns))
+    if ingest.item_pattern is not None:
+        _tried(spark, F.lit("x").rlike(ingest.item_pattern), "ingest.item_pattern", ingest.item_pattern)
+    pattern = ingest.time_format
+    text = F.date_format(F.lit(str(A_TIME)).cast("timestamp"), pattern)
+    back = F.try_to_timestamp(text, F.lit(pattern))
+    written = _tried(
+        spark, F.concat(text, F.lit("|"), F.coalesce(back.cast("string"), F.lit(""))), "ingest.time_format", pattern
+    )
+    shown, _, read = written.rpartition("|")
+    minute = A_TIME.replace(second=0)
+    shorter = (A_TIME, minute, minute.replace(minute=0), minute.replace(minute=0, hour=0))
+    if read not in [str(time) for time in shorter]:
+        raise SettingsError(
+            f"ingest.time_format '{pattern}' writes {A_TIME} as '{shown}' and reads that as {read or 'nothing'}: "
+            "hours of twelve (hh) need am or pm (a), MM is the month, mm the minute; year, month and day must be there"
+        )
 
 
-def _read_csv(spark: SparkSession, path: str) -> DataFrame:
-    quoted = {"header": "true", "escape": '"'}
-    header = spark.read.options(**quoted).csv(path).columns
-    schema = StructType([StructField(name, StringType()) for name in [*header, MALFORMED]])
-    # Every file's own header must be this one: columns go by position.
-    reader = spark.read.schema(schema).options(**quoted, enforceSchema="false", columnNameOfCorruptRecord=MALFORMED)
-    return reader.csv(path)
-
-
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
+def _tried(spark: SparkSession, column: Column, setting: str, value: str) -> Any:
     try:
-        yield
+        return spark.range(1).select(column).collect()[0][0]
     except (PySparkException, Py4JJavaError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        causes = [line for line in lines if line.startswith("Caused by: ")] or lines[:1]
-        raise DataError(
-            f"'{source}' cannot be read: {causes[-1].removeprefix('Caused by: ')}. "
-            "Check that it is whole (gzip -t), that ingest.format is right, and that all files have the same header"
-        ) from error
+        reasons = [line for line in str(error).splitlines() if line.strip()]
+        raise SettingsError(f"{setting} is '{value}', which Spark does not take: {reasons[0]}") from error
 
 
 def _check(counts: Mapping[str, int], raw_rows: int, source: str, limit: float) -> None:
@@ -211,24 +212,39 @@ def _refuse_other_rules(tables: Tables, inputs: Mapping[str, Any]) -> None:
     """Events that were kept under other rules cannot be told apart any more."""
     before = tables.made_from("events")
     if before is not None and before.get("rules") != inputs["rules"]:
-        changed = [key for key, value in inputs["rules"].items() if before.get("rules", {}).get(key) != value]
+        old, new = before.get("rules", {}), inputs["rules"]
+        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         raise DataError(
             f"the events at {tables.path('events')} were ingested under other rules (changed: {', '.join(changed)}); "
             "name a new folder in tables.root, or remove this one"
         )
 
 
-def _as_json(rules: Rules) -> dict[str, Any]:
-    return {**vars(rules), "columns": dict(rules.columns), "now": str(rules.now) if rules.now else None}
+def _as_json(rules: Rules, ingest: IngestSettings) -> dict[str, Any]:
+    """What decides how a row is read. What came later is named only where it is used, so that older tables go on."""
+    later = {
+        "earliest": str(rules.earliest) if rules.earliest != order_lines.EARLIEST else None,
+        "normalise_ids": rules.normalise_ids or None,
+        "encoding": ingest.encoding if ingest.encoding != IngestSettings().encoding else None,
+        "multiline": ingest.multiline or None,
+        # Fields that are not mapped were no part of a row once.
+        "json_rows": "whole" if ingest.path is not None and ingest.format == "json" else None,
+    }
+    first = {name: value for name, value in vars(rules).items() if name not in later}
+    first |= {"columns": dict(rules.columns), "now": str(rules.now) if rules.now else None}
+    return first | {name: value for name, value in later.items() if value is not None}
 
 
 def _batch(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _dispositions(tables: Tables, batch: str) -> dict[str, int]:
+def _held(tables: Tables, batch: str) -> dict[str, int]:
     rows = tables.read("dispositions").where(F.col("batch") == batch).select("disposition", "rows").collect()
-    held = {row["disposition"]: row["rows"] for row in rows}
+    return {row["disposition"]: row["rows"] for row in rows}
+
+
+def _dispositions(held: Mapping[str, int]) -> dict[str, int]:
     return {name: held[name] for name in (*KEPT, DUPLICATE, *REASONS) if name in held}
 
 

@@ -77,8 +77,16 @@ class IngestSettings(Section):
         default_factory=dict,
         description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
     )
+    encoding: str = Field("UTF-8", description="of csv and json files; bytes that it does not know are refused")
+    multiline: bool = Field(False, description="csv: quoted fields hold line breaks; such a file is read by one task")
     time_format: str = Field("yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time in the file")
-    cancelled_prefix: str | None = Field(None, description="an order id that starts with this is a return")
+    earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")
+    normalise_ids: bool = Field(
+        False, description="ids without invisible characters and blanks around them, accents composed (Unicode NFC)"
+    )
+    cancelled_prefix: str | None = Field(
+        None, min_length=1, description="an order id that starts with this is a return"
+    )
     item_pattern: str | None = Field(None, description="a regular expression; other item ids are charges, not products")
     now: Moment | None = Field(None, description="rows later than this lie in the future; default: the clock")
 

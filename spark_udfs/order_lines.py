@@ -4,17 +4,22 @@
                 --events----> the kept ones
                 --set_aside-> the others, with their reason
 
-A row that equals another in every column is a duplicate: one copy goes on, the others are counted.
+A row that equals another in every column is a duplicate: one copy goes on, the others are counted. Malformed lines
+have no columns to compare: each of them counts as one.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, TimestampType
+
+from spark_udfs.features import utc
 
 REQUIRED = ("order_id", "item_id", "user_id", "time", "quantity", "price")
 OPTIONAL = ("name", "category", "country", "kind", "arrival_time")
@@ -29,13 +34,14 @@ KEPT = (SALE, SALE_WITHOUT_CUSTOMER, RETURN, VIEW)
 BY_RULE = (DUPLICATE, "not_a_product")
 # In the order in which they are tried: a row with two faults is counted under the first.
 REASONS = {
-    "malformed_line": "the line has more or fewer fields than the header",
+    "malformed_line": "more or fewer fields than the header, or no JSON (quoted line breaks: ingest.multiline=true)",
     "missing_order_id": "the order id is null or blank",
     "missing_item_id": "the item id is null or blank",
     "not_a_product": "the item id does not match ingest.item_pattern: postage, fees, vouchers",
     "unknown_kind": "the kind is none of purchase, return, view",
     "missing_time": "the time is null or blank",
     "unreadable_time": "the time does not fit ingest.time_format",
+    "early_time": "the time lies before ingest.earliest",
     "future_time": "the time lies after ingest.now (default: the clock)",
     "unreadable_arrival_time": "the arrival time does not fit ingest.time_format",
     "unreadable_quantity": "the quantity is missing or not a whole number",
@@ -47,8 +53,12 @@ EVENT_COLUMNS = (
     "event_id", "order_id", "user_id", "item_id", "kind", "time", "arrival_time", "quantity", "price",
     "name", "category", "country",
 )  # fmt: skip
+TIMES = ("time", "arrival_time")
 TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
-MALFORMED = "_malformed_line"
+IDS = ("order_id", "user_id", "item_id")
+ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
+REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
+EARLIEST = datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Rules:
         cancelled_prefix: an order id that starts with it is a return.
         item_pattern: a regular expression; item ids that do not match are not products.
         now: later rows lie in the future; None: the clock.
+        earliest: earlier rows are no shop's.
+        normalise_ids: take invisible characters and blanks around out of ids, and compose accents (Unicode NFC).
     """
 
     columns: Mapping[str, str]
@@ -68,29 +80,42 @@ class Rules:
     cancelled_prefix: str | None = None
     item_pattern: str | None = None
     now: datetime | None = None
+    earliest: datetime = EARLIEST
+    normalise_ids: bool = False
 
 
-def sort_out(raw: DataFrame, rules: Rules) -> DataFrame:
+def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None) -> DataFrame:
     """Type every distinct raw row and give it its one disposition.
 
     Args:
-        raw: string columns only, among them those that `rules.columns` names.
+        raw: columns of text, times typed or as text; among them those that `rules.columns` names.
         rules: how to read them.
+        malformed: the column that holds a malformed line's text; null in all other rows.
 
     Returns:
         EVENT_COLUMNS (null where unreadable), `row` (the raw row as JSON), `copies` (bigint: how often it stood in the
         input), `disposition` (one of KEPT or a key of REASONS).
     """
-    names = list(raw.columns)
-    distinct = raw.groupBy(*names).agg(F.count(F.lit(1)).alias("copies"))
+    # By number: a source may call its columns as we call ours, or with dots and backticks.
+    place = {name: f"column_{number}" for number, name in enumerate(raw.columns)}
+    distinct = raw.toDF(*place.values()).groupBy(*place.values()).agg(F.count(F.lit(1)).alias("copies"))
     row = distinct.select(
-        F.to_json(F.struct(*(f"`{name}`" for name in names))).alias("row"),
+        F.to_json(F.struct(*(F.col(held).cast("string").alias(name) for name, held in place.items()))).alias("row"),
         "copies",
-        *(_raw(rules, name).alias(f"raw_{name}") for name in REQUIRED + OPTIONAL),
-        (F.col(MALFORMED).isNotNull() if MALFORMED in names else F.lit(False)).alias("is_malformed"),
+        *(_raw(rules, name, place, distinct).alias(f"raw_{name}") for name in REQUIRED + OPTIONAL),
+        (F.col(place[malformed]).isNotNull() if malformed else F.lit(False)).alias("is_malformed"),
     )
-    typed = row.select("*", *_typed(rules))
+    typed = row.select("*", *_typed(rules, row))
     return typed.withColumn("disposition", _disposition(rules)).select(*EVENT_COLUMNS, "row", "copies", "disposition")
+
+
+def oddities(sorted_out: DataFrame) -> DataFrame:
+    """One row: `replaced` (rows with a character that stands for lost bytes), `odd_ids` (kept rows, see ODD_ID)."""
+    is_odd = F.greatest(*(F.coalesce(F.col(name).rlike(ODD_ID), F.lit(False)) for name in IDS))
+    return sorted_out.agg(
+        F.count_if(F.contains("row", F.lit(REPLACED))).alias("replaced"),
+        F.count_if(is_odd & F.col("disposition").isin(*KEPT)).alias("odd_ids"),
+    )
 
 
 def events(sorted_out: DataFrame) -> DataFrame:
@@ -105,8 +130,13 @@ def set_aside(sorted_out: DataFrame) -> DataFrame:
 
 def counts(sorted_out: DataFrame) -> DataFrame:
     """`disposition`, `rows` (bigint): they add up to the number of raw rows; further copies count as duplicates."""
-    first = sorted_out.groupBy("disposition").agg(F.count(F.lit(1)).alias("rows"))
-    further = sorted_out.agg(F.lit(DUPLICATE).alias("disposition"), F.sum(F.col("copies") - 1).alias("rows"))
+    is_malformed = F.col("disposition") == "malformed_line"
+    first = sorted_out.groupBy("disposition").agg(
+        F.sum(F.when(is_malformed, F.col("copies")).otherwise(1)).alias("rows")
+    )
+    further = sorted_out.where(~is_malformed).agg(
+        F.lit(DUPLICATE).alias("disposition"), F.sum(F.col("copies") - 1).alias("rows")
+    )
     return first.unionByName(further).where("rows > 0")
 
 
@@ -143,19 +173,41 @@ def _most_frequent(events: DataFrame, key: str, column: str) -> DataFrame:
     return tallied.groupBy(key).agg(best).select(key, F.col(f"best.{column}").alias(column))
 
 
-def _raw(rules: Rules, name: str) -> Column:
-    """The raw text of one of our columns, trimmed; null where blank or not in the file."""
+def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> Column:
+    """One of our columns: a time as it is, or its text, trimmed; null where blank or not in the source."""
     if name not in rules.columns:
         return F.lit(None).cast("string")
-    text = F.trim(F.col(f"`{rules.columns[name]}`"))
+    held = place[rules.columns[name]]
+    if name in TIMES and not isinstance(rows.schema[held].dataType, StringType):
+        return F.col(held).cast("timestamp")
+    text = F.trim(F.col(held).cast("string"))
+    if name in IDS and rules.normalise_ids:
+        text = _normalised(text)
     return F.when(text != "", text)
 
 
-def _typed(rules: Rules) -> list[Column]:
+def _normalised(text: Column) -> Column:
+    """Without control and invisible characters and blanks around, accents composed (Unicode NFC)."""
+
+    def normalise(text: str | None) -> str | None:
+        if text is None:
+            return None
+        shown = (character for character in text if unicodedata.category(character) not in ("Cc", "Cf"))
+        return unicodedata.normalize("NFC", "".join(shown)).strip()
+
+    return F.udf(normalise, "string")(text)
+
+
+def _time(rules: Rules, rows: DataFrame, name: str) -> Column:
+    held = F.col(f"raw_{name}")
+    is_typed = isinstance(rows.schema[f"raw_{name}"].dataType, TimestampType)
+    return held if is_typed else F.try_to_timestamp(held, F.lit(rules.time_format))
+
+
+def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
     # A prefix of None makes this null, and no row a return.
     is_return = F.startswith(F.col("raw_order_id"), F.lit(rules.cancelled_prefix).cast("string"))
-    time = F.try_to_timestamp(F.col("raw_time"), F.lit(rules.time_format))
-    arrival = F.try_to_timestamp(F.col("raw_arrival_time"), F.lit(rules.time_format))
+    time, arrival = (_time(rules, rows, name) for name in TIMES)
     quantity = F.expr("try_cast(raw_quantity AS double)")
     whole = (quantity == F.floor(quantity)) & (F.abs(quantity) < 2**53)
     price = F.expr("try_cast(raw_price AS double)")
@@ -166,6 +218,7 @@ def _typed(rules: Rules) -> list[Column]:
         *(F.col(f"raw_{name}").alias(name) for name in TEXTS),
         kind.alias("kind"),
         time.alias("time"),
+        arrival.alias("said_arrival"),
         # What is not said to be late is known at once; nothing is known before it happens.
         F.greatest(time, arrival).alias("arrival_time"),
         F.when(kind == "return", F.abs(signed)).otherwise(signed).alias("quantity"),
@@ -174,7 +227,7 @@ def _typed(rules: Rules) -> list[Column]:
 
 
 def _disposition(rules: Rules) -> Column:
-    now = F.lit(rules.now.replace(tzinfo=rules.now.tzinfo or UTC)) if rules.now else F.current_timestamp()
+    now = F.lit(utc(rules.now)) if rules.now else F.current_timestamp()
     is_product = F.col("item_id").rlike(rules.item_pattern) if rules.item_pattern else F.lit(True)
     faults = {
         "malformed_line": F.col("is_malformed"),
@@ -184,9 +237,9 @@ def _disposition(rules: Rules) -> Column:
         "unknown_kind": ~F.col("kind").isin("purchase", "return", "view"),
         "missing_time": F.col("raw_time").isNull(),
         "unreadable_time": F.col("time").isNull(),
+        "early_time": F.col("time") < F.lit(utc(rules.earliest)),
         "future_time": F.col("time") > now,
-        "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull()
-        & F.try_to_timestamp(F.col("raw_arrival_time"), F.lit(rules.time_format)).isNull(),
+        "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull() & F.col("said_arrival").isNull(),
         "unreadable_quantity": F.col("quantity").isNull(),
         "quantity_not_positive": F.col("quantity") <= 0,
         "unreadable_price": F.col("price").isNull(),

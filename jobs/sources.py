@@ -1,0 +1,282 @@
+"""Raw order lines where they lie: files of CSV, of JSON lines or of Parquet, or a pinned Delta table.
+
+Text stays text and types are never guessed; Parquet and Delta times keep their type. What is read is what was listed: a
+folder with its subfolders, and a path that exists as it stands is that path, whatever brackets it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StringType, StructField, StructType, TimestampNTZType, TimestampType
+
+from jobs.settings import IngestSettings, Settings
+from jobs.simulate import raw_tables
+from jobs.tables import Tables
+from training.errors import DataError, SchemaError, TableError
+
+MALFORMED, OTHERS = "_malformed_line", "_other_fields"
+REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
+FILE_COLUMNS = ("path", "modificationTime", "length", "content")
+QUOTED = {"escape": '"'}
+LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
+# Every charset of the JVM, and undecodable bytes as REPLACED, which are looked for.
+DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
+TIMES = (TimestampType, TimestampNTZType, DateType)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where order lines lie.
+
+    Attributes:
+        name: its path.
+        state: what tells whether it changed: its files with size and time, or its Delta version.
+        size: bytes.
+        options: of Spark's reader, so that it reads what was listed.
+        partitions: columns that are folders, such as country=UK.
+    """
+
+    name: str
+    state: list[Any]
+    size: int
+    options: Mapping[str, str]
+    partitions: tuple[str, ...] = ()
+
+
+class Raw(NamedTuple):
+    """The source's rows, as text or times; and the column that holds a malformed line, if there may be one."""
+
+    rows: DataFrame
+    malformed: str | None
+
+
+def find(settings: Settings, spark: SparkSession) -> Source:
+    """List the source, once; no file is opened.
+
+    Raises:
+        DataError: there is no such file, folder or table, it is empty, or a file's name cannot be read.
+    """
+    path = settings.ingest.path
+    if path is not None and settings.ingest.format != "delta":
+        return _files(path, spark)
+    tables, name = _table(settings, spark)
+    try:
+        version = tables.version(name)
+    except TableError as error:
+        if path is None:
+            raise
+        raise DataError(f"ingest.path '{path}' is no Delta table; correct it, or ingest.format") from error
+    return Source(path or tables.path(name), [version], tables.size(name), {})
+
+
+def read(settings: Settings, spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
+    """Read what was listed.
+
+    Args:
+        settings: section `ingest`.
+        spark: the session.
+        source: what `find` gave.
+        columns: the source's names, by ours.
+
+    Raises:
+        SchemaError: a column is missing, or the header has one twice.
+    """
+    ingest = settings.ingest
+    if ingest.path is None or ingest.format == "delta":
+        tables, name = _table(settings, spark)
+        raw = Raw(tables.read(name, source.state[0]), None)
+    elif ingest.format == "csv":
+        raw = _csv(spark, ingest, source)
+    elif ingest.format == "json":
+        raw = _json_lines(spark, ingest, source, columns)
+    else:
+        raw = Raw(spark.read.options(**source.options, mergeSchema="true").parquet(source.name), None)
+    held = raw.rows.columns
+    missing = [f"'{column}' (our {name})" for name, column in columns.items() if column not in held]
+    if missing:
+        raise SchemaError(
+            f"'{source.name}' has no column {', '.join(missing)}; it has: "
+            f"{', '.join(name for name in held if name != raw.malformed)}. Correct ingest.columns"
+        )
+    texts = [_text(field) for field in raw.rows.schema.fields]
+    return Raw(raw.rows.select(*texts), raw.malformed)
+
+
+@contextmanager
+def readable(source: Source) -> Iterator[None]:
+    """Turn Spark's refusals into ours: a damaged file is one thing, a wrong setting another.
+
+    Raises:
+        DataError: a file cannot be read, or Spark refuses the source.
+    """
+    try:
+        yield
+    except AnalysisException as error:
+        raise DataError(
+            f"'{source.name}' cannot be read: {_first_line(error)}. Check ingest.format and ingest.columns"
+        ) from error
+    except (PySparkException, Py4JJavaError) as error:
+        text = str(error)
+        if "CSV header does not conform" in text:
+            lines = [line.strip() for line in text.splitlines()]
+            told = [next((line for line in lines if line.startswith(part)), "") for part in ("Expected:", "CSV file:")]
+            raise DataError(
+                f"'{source.name}' has files with different headers: {'; '.join(told)}. Give all files the same header, "
+                "or ingest them one by one"
+            ) from error
+        if "FAILED_READ_FILE" not in text and "java.io." not in text:
+            raise
+        raise DataError(
+            f"'{source.name}' cannot be read: {_cause(text)}. Check that it is whole (gzip -t) and that ingest.format "
+            "is right"
+        ) from error
+
+
+def refuse_undecodable(spark: SparkSession, ingest: IngestSettings, source: Source) -> None:
+    """Look for the lines whose bytes the encoding does not know; one that holds U+FFFD itself is as it was written.
+
+    Raises:
+        DataError: there are such lines; names their files and how many.
+    """
+    lines = spark.read.options(**source.options).text(source.name)
+    decoded = F.decode(F.col("value").cast("binary"), ingest.encoding)
+    lost = F.encode(decoded, ingest.encoding) != F.col("value").cast("binary")
+    found = lines.where(lost).groupBy(F.col("_metadata.file_path").alias("file")).count().orderBy("file")
+    files = [(row["file"], row["count"]) for row in found.limit(5).collect()]
+    if files:
+        listed = ", ".join(f"{count:,} lines of {file}" for file, count in files)
+        raise DataError(
+            f"bytes that are no {ingest.encoding} stand in {listed}: ids would be mistaken for each other. Name the "
+            "files' encoding in ingest.encoding, e.g. windows-1252; nothing was written"
+        )
+
+
+def column(name: str) -> Column:
+    """A column by its name as it stands, whatever dots or backticks it has."""
+    escaped = name.replace("`", "``")
+    return F.col(f"`{escaped}`")
+
+
+def _table(settings: Settings, spark: SparkSession) -> tuple[Tables, str]:
+    if settings.ingest.path is None:
+        return raw_tables(settings, spark), "order_lines"
+    folder, _, name = settings.ingest.path.rstrip("/").rpartition("/")
+    return Tables(spark, folder or "."), name
+
+
+def _files(path: str, spark: SparkSession) -> Source:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is None and ":" in path:
+        raise _colon(path)
+    options = LITERAL
+    rows = _listed(spark, path, options)
+    if not rows:  # no path as it stands: Spark does not look whether one with brackets exists
+        options = {}
+        rows = _listed(spark, path, options)
+    if rows is None:
+        raise DataError(f"ingest.path '{path}' does not exist; name a file, a folder or a glob")
+    if not rows:  # files without a byte are not listed
+        raise DataError(f"ingest.path '{path}' is empty; name files that hold order lines")
+    wrong = next((row["path"] for row in rows if ":" in row["path"].rpartition("/")[2]), None)
+    if wrong is not None:
+        raise _colon(wrong)
+    epoch = datetime(1970, 1, 1)
+    state = sorted([row["path"], row["length"], str(epoch + timedelta(microseconds=row["modified"]))] for row in rows)
+    # Spark finds columns in folders such as country=UK only where it does not look for files itself.
+    partitions = _partitions(spark, path, options)
+    recursive = {} if partitions else {"recursiveFileLookup": "true"}
+    return Source(path, state, sum(row["length"] for row in rows), {**options, **recursive}, partitions)
+
+
+def _partitions(spark: SparkSession, path: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    """Columns that are folders; none where only some of the files lie in such."""
+    listed = spark.read.format("binaryFile").options(**options)
+    try:
+        return tuple(listed.load(path).columns[len(FILE_COLUMNS) :])
+    except (PySparkException, Py4JJavaError):  # an assertion of Spark's: folders of several kinds
+        return ()
+
+
+def _listed(spark: SparkSession, path: str, options: Mapping[str, str]) -> list[Any] | None:
+    listed = spark.read.format("binaryFile").options(**options, recursiveFileLookup="true")
+    try:
+        # Only these columns are asked for, so no file is opened.
+        found = listed.load(path).select("path", "length", F.unix_micros("modificationTime").alias("modified"))
+    except AnalysisException:
+        return None
+    return found.collect()
+
+
+def _colon(path: str) -> DataError:
+    return DataError(f"Hadoop's file systems cannot read a file whose name has a colon, got '{path}'; rename it")
+
+
+def _csv(spark: SparkSession, ingest: IngestSettings, source: Source) -> Raw:
+    options = {**QUOTED, **source.options, "encoding": ingest.encoding, "multiLine": str(ingest.multiline).lower()}
+    first = tuple(spark.read.options(**options).csv(source.name).first() or ())
+    names = [name or "" for name in first[: len(first) - len(source.partitions)]]
+    every = Counter(name.lower() for name in [*names, *source.partitions])
+    twice = [name for name, count in every.items() if count > 1]
+    if twice:
+        raise SchemaError(
+            f"the header of '{source.name}' has the column {', '.join(repr(name) for name in twice)} more than once "
+            "(upper and lower case are one); rename all but one"
+        )
+    malformed = _unused(MALFORMED, [*names, *source.partitions])
+    schema = StructType([StructField(name, StringType()) for name in [*names, *source.partitions, malformed]])
+    # Every file's own header must be this one: columns go by position.
+    checked = {"header": "true", "enforceSchema": "false", "columnNameOfCorruptRecord": malformed}
+    return Raw(spark.read.schema(schema).options(**options, **checked).csv(source.name), malformed)
+
+
+def _json_lines(spark: SparkSession, ingest: IngestSettings, source: Source, columns: Mapping[str, str]) -> Raw:
+    """An object a line: the fields wanted as columns, and all others in one, so that no two rows become one."""
+    lines = spark.read.options(**source.options).text(source.name)
+    line = F.decode(F.col("value").cast("binary"), ingest.encoding)
+    folders = F.struct(*(column(name) for name in source.partitions)) if source.partitions else F.lit(None)
+    parsed = lines.select(line.alias("line"), folders.alias("folders")).where(F.trim("line") != "")
+    parsed = parsed.select("line", "folders", F.from_json("line", "map<string,string>").alias("fields"))
+    wanted = [name for name in columns.values() if name not in source.partitions]
+    rest = F.filter(F.map_entries("fields"), lambda field: ~field["key"].isin(wanted) & field["value"].isNotNull())
+    others = F.when(F.size(rest) > 0, F.to_json(F.array_sort(rest)))
+    malformed = _unused(MALFORMED, [*wanted, *source.partitions])
+    return Raw(
+        parsed.select(
+            *(F.try_element_at("fields", F.lit(name)).alias(name) for name in wanted),
+            *(F.col("folders").getField(name).alias(name) for name in source.partitions),
+            others.alias(_unused(OTHERS, [*wanted, *source.partitions])),
+            F.when(F.col("fields").isNull(), F.col("line")).alias(malformed),
+        ),
+        malformed,
+    )
+
+
+def _text(field: StructField) -> Column:
+    held = column(field.name)
+    return held if isinstance(field.dataType, TIMES) else held.cast("string").alias(field.name)
+
+
+def _unused(name: str, taken: list[str]) -> str:
+    while name.lower() in {other.lower() for other in taken}:
+        name += "_"
+    return name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _cause(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]
+    causes = [line for line in lines if line.startswith("Caused by: ")] or lines[:1]
+    return causes[-1].removeprefix("Caused by: ")

@@ -1,0 +1,212 @@
+"""What a source may hold: odd names, other formats, damaged lines; and wrong settings, before a file is blamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import ingest, sources
+from jobs.settings import Settings, load_settings
+from jobs.tables import Tables, session_settings
+from spark_udfs import order_lines
+from training.errors import DataError, SchemaError, SettingsError
+
+COLUMNS = {name: name for name in ("order_id", "item_id", "user_id", "time", "quantity", "price")}
+HEADER = ",".join(COLUMNS)
+SALE = "1,i,u,2024-01-01 10:00:00,1,1"
+
+
+def of(path: Path | str, **section: Any) -> Settings:
+    return Settings.model_validate({"ingest": {"path": str(path), "columns": COLUMNS, **section}})
+
+
+def csv(path: Path, *lines: str, header: str = HEADER, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("\n".join([header, *lines, ""]).encode(encoding))
+    return path
+
+
+def json_lines(path: Path, rows: Iterable[dict[str, Any] | str]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def sort_out(spark: SparkSession, settings: Settings) -> Any:
+    source, rules = sources.find(settings, spark), ingest._rules(settings.ingest)
+    with sources.readable(source):
+        raw = sources.read(settings, spark, source, rules.columns)
+        return order_lines.sort_out(raw.rows, rules, raw.malformed)
+
+
+def counts(spark: SparkSession, settings: Settings) -> dict[str, int]:
+    with (
+        session_settings(spark, ingest.CORRECT_TIMES | sources.DECODING),
+        sources.readable(sources.find(settings, spark)),
+    ):
+        return {row[0]: row[1] for row in order_lines.counts(sort_out(spark, settings)).collect()}
+
+
+def events(spark: SparkSession, settings: Settings) -> list[dict[str, Any]]:
+    with session_settings(spark, ingest.CORRECT_TIMES | sources.DECODING):
+        rows = order_lines.events(sort_out(spark, settings)).withColumn("time", F.col("time").cast("string"))
+        return [row.asDict() for row in rows.orderBy("order_id").collect()]
+
+
+def row(**other: Any) -> dict[str, Any]:
+    return dict(zip(COLUMNS, SALE.split(","), strict=True)) | other
+
+
+def test_json_rows_are_compared_whole_and_torn_lines_counted_each(spark: SparkSession, tmp_path: Path) -> None:
+    same_in_other_order = dict(reversed(row(colour="red").items()))
+    rows = [row(colour="red"), row(colour="blue"), same_in_other_order, row(), row(size=None)]
+    torn = ['{"order_id": "1", "it', '{"order_id": "1", "it', '{"order_id": "2"', "null"]
+    path = json_lines(tmp_path / "lines.json", [*rows, *torn, ""])
+    assert counts(spark, of(path, format="json")) == {"sale": 3, "duplicate": 2, "malformed_line": 4}
+
+
+def test_parquet_times_keep_their_fractions_and_other_columns_count(spark: SparkSession, tmp_path: Path) -> None:
+    columns = ["order_id", "'i' item_id", "'u' user_id", "1 quantity", "1.5D price"]
+    first = [f"'1' {columns[0]}", *columns[1:], "timestamp'2024-01-01 10:00:00.123456' time", "'a' extra"]
+    second = [f"'2' {columns[0]}", *columns[1:], "timestamp'2024-01-01 10:00:00' time"]
+    spark.range(2).selectExpr(*first).write.parquet(str(tmp_path / "lines" / "a"))
+    spark.range(1).selectExpr(*first[:-1], "'b' extra").write.parquet(str(tmp_path / "lines" / "b"))
+    spark.range(1).selectExpr(*second).write.parquet(str(tmp_path / "lines" / "c"))
+    settings = of(tmp_path / "lines", format="parquet")
+    assert counts(spark, settings) == {"sale": 3, "duplicate": 1}
+    assert [event["time"] for event in events(spark, settings)] == 2 * ["2024-01-01 10:00:00.123456"] + [
+        "2024-01-01 10:00:00"
+    ]
+
+
+def test_what_is_listed_is_read(spark: SparkSession, tmp_path: Path) -> None:
+    """Subfolders, folders that are partitions, and names that look like patterns."""
+    csv(tmp_path / "sub" / "a.csv", SALE)
+    csv(tmp_path / "sub" / "deep[1]" / "b{c}*.csv", SALE.replace("1,", "2,", 1))
+    settings = of(tmp_path / "sub")
+    assert len(sources.find(settings, spark).state) == 2
+    assert counts(spark, settings) == {"sale": 2}
+    assert counts(spark, of(tmp_path / "sub" / "deep[1]" / "b{c}*.csv")) == {"sale": 1}
+    assert counts(spark, of(f"{tmp_path}/s*b/*.csv")) == {"sale": 1}
+    csv(tmp_path / "parts" / "land=01" / "a.csv", SALE)
+    in_folders = of(tmp_path / "parts", columns=COLUMNS | {"country": "land"})
+    assert [event["country"] for event in events(spark, in_folders)] == ["01"]
+    (tmp_path / "objects" / "land=UK").mkdir(parents=True)
+    json_lines(tmp_path / "objects" / "land=UK" / "a.json", [row(land="not this")])
+    objects = of(tmp_path / "objects", format="json", columns=COLUMNS | {"country": "land"})
+    assert [event["country"] for event in events(spark, objects)] == ["UK"]
+    assert counts(spark, of(tmp_path / "parts" / "land=01")) == {"sale": 1}
+
+
+def test_a_colon_in_a_name_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has a colon, got 'li:ne.csv'"):
+        sources.find(of("li:ne.csv"), spark)
+    csv(tmp_path / "folder" / "a:b.csv", SALE)
+    with pytest.raises(DataError, match=r"has a colon, got '.*a:b.csv'"):
+        sources.find(of(tmp_path / "folder"), spark)
+
+
+def test_header_names_of_any_kind(spark: SparkSession, tmp_path: Path) -> None:
+    header = "order.id,i`d,copies,row,_malformed_line,column_1,"
+    names = dict(zip(COLUMNS, header.split(","), strict=False))
+    path = csv(tmp_path / "lines.csv", f"{SALE},x", "2,i", header=header)
+    settings = of(path, columns=names)
+    assert counts(spark, settings) == {"sale": 1, "malformed_line": 1}
+    assert [event["user_id"] for event in events(spark, settings)] == ["u"]
+    with pytest.raises(SchemaError, match=r"has the column 'item' more than once"):
+        counts(spark, of(csv(tmp_path / "twice.csv", "1,2", header="Item,item")))
+
+
+def test_quoted_line_breaks(spark: SparkSession, tmp_path: Path) -> None:
+    path = csv(tmp_path / "lines.csv", '1,"i\nj",u,2024-01-01 10:00:00,1,1', "2,i")
+    assert counts(spark, of(path)) == {"malformed_line": 3}
+    assert "ingest.multiline=true" in order_lines.REASONS["malformed_line"]
+    assert counts(spark, of(path, multiline=True)) == {"sale": 1, "malformed_line": 1}
+
+
+def test_undecodable_bytes_are_refused_and_an_encoding_reads_them(spark: SparkSession, tmp_path: Path) -> None:
+    path = csv(tmp_path / "lines.csv", SALE.replace("u,", "é,"), SALE.replace("u,", "è,"), encoding="windows-1252")
+    settings = Settings(**of(path).model_dump() | {"tables": {"root": str(tmp_path / "tables")}})
+    with pytest.raises(DataError, match=r"no UTF-8 stand in 2 lines of file:.*lines.csv"):
+        ingest.run(settings, spark)
+    assert not Tables(spark, settings.tables.root).exists("events")
+    assert {event["user_id"] for event in events(spark, of(path, encoding="windows-1252"))} == {"é", "è"}
+    written_so = csv(tmp_path / "written.csv", SALE.replace("u,", "\ufffd,"))
+    with session_settings(spark, sources.DECODING):
+        sources.refuse_undecodable(spark, of(written_so).ingest, sources.find(of(written_so), spark))
+
+
+def test_one_id_in_several_forms(spark: SparkSession, tmp_path: Path) -> None:
+    forms = ["zo\u00eb", "zoe\u0308", "zo\u00eb\u200b", "\u00a0zo\u00eb"]
+    path = csv(tmp_path / "lines.csv", *(SALE.replace("u,", f"{form},") for form in forms))
+    assert order_lines.oddities(sort_out(spark, of(path))).collect()[0]["odd_ids"] == 3
+    normal = of(path, normalise_ids=True)
+    assert [event["user_id"] for event in events(spark, normal)] == 4 * [forms[0]]
+
+
+def test_times_of_no_shop_are_bad(spark: SparkSession, tmp_path: Path) -> None:
+    early = [SALE.replace("2024", year) for year in ("0000", "1899", "1969")]
+    path = csv(tmp_path / "lines.csv", SALE, SALE.replace("2024", "1970"), *early)
+    assert counts(spark, of(path)) == {"sale": 2, "early_time": 3}
+    assert counts(spark, of(path, earliest="1800-01-01")) == {"sale": 4, "early_time": 1}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"time_format": "yyyy-MM-dd hh:mm:ss"}, r"time_format 'yyyy-MM-dd hh:mm:ss' writes .* 04:05:09' and reads"),
+        ({"time_format": "yyyy-mm-dd HH:mm"}, r"time_format 'yyyy-mm-dd HH:mm' writes 2001-11-23 16:05:09 as"),
+        ({"time_format": "foo"}, r"time_format is 'foo', which Spark does not take"),
+        ({"item_pattern": "^[0-9"}, r"item_pattern is '\^\[0-9', which Spark does not take"),
+        ({"encoding": "nonsense"}, r"encoding is 'nonsense', which Spark does not take"),
+        ({"encoding": "UTF-16"}, r"encoding 'UTF-16' has line breaks of several bytes"),
+        ({"format": "json", "multiline": True}, r"multiline is for ingest.format csv, got json"),
+        ({"columns": COLUMNS | {"price": "quantity"}}, r"has the file's column 'quantity' more than once"),
+    ],
+)
+def test_wrong_settings_are_named_before_a_file_is_read(
+    spark: SparkSession, section: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ingest.run(of("nowhere.csv", **section), spark)
+
+
+@pytest.mark.parametrize("pattern", ["dd/MM/yy", "M/d/yyyy hh:mm a", "yyyy-MM-dd'T'HH:mm:ss[.SSS]XXX", "yyyyMMdd"])
+def test_right_patterns_pass(spark: SparkSession, pattern: str) -> None:
+    ingest._try_out(spark, of("x", time_format=pattern).ingest)
+
+
+def test_an_empty_prefix_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"ingest\.cancelled_prefix"):
+        load_settings(flags=["ingest.cancelled_prefix=''"])
+
+
+def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path) -> None:
+    csv(tmp_path / "mixed" / "a.csv", SALE)
+    csv(tmp_path / "mixed" / "b.csv", SALE, header=HEADER.replace("price", "cost"))
+    with pytest.raises(DataError, match=r"different headers: .*cost"):
+        counts(spark, of(tmp_path / "mixed"))
+    with pytest.raises(DataError, match=r"Check that it is whole"):
+        counts(spark, of(tmp_path / "mixed", format="parquet"))
+    source = sources.find(of(tmp_path / "mixed"), spark)
+    with (
+        pytest.raises(DataError, match=r"UNRESOLVED_COLUMN.*Check ingest.format and ingest.columns"),
+        sources.readable(source),
+    ):
+        spark.range(1).select("nothing")
+    with pytest.raises(DataError, match=r"'.*mixed' is no Delta table; correct it, or ingest.format"):
+        sources.find(of(tmp_path / "mixed", format="delta"), spark)
+
+
+def test_a_delta_source_is_read_as_it_was_listed(spark: SparkSession, tmp_path: Path) -> None:
+    tables, settings = Tables(spark, str(tmp_path)), of(tmp_path / "raw", format="delta")
+    rows = spark.createDataFrame([tuple(SALE.split(","))], ", ".join(f"{name} string" for name in COLUMNS))
+    tables.write("raw", rows, mode="overwrite", job="other", inputs={})
+    source = sources.find(settings, spark)
+    tables.write("raw", rows.unionByName(rows), mode="overwrite", job="other", inputs={"n": 2})
+    assert sources.read(settings, spark, source, COLUMNS).rows.count() == 1
