@@ -82,7 +82,7 @@ class Scored(_Open):
 
     users: int
     rows: int
-    fallback_users: int
+    fallback_rows: int
 
 
 class Feedback(_Open):

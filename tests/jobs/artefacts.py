@@ -162,7 +162,7 @@ def leave_run(run_dir: Path) -> None:
     write_json(run_dir, FEEDBACK, feedback())
     write_json(run_dir, LATEST, {"bundle": "two_tower-0123456789ab", "identity": "0", "summary": {"rows": 328_397}})
     write_json(
-        run_dir, SCORE, {"users": 4_339, "rows": 86_780, "fallback_users": 12, "k": 20, "table": "recommendations"}
+        run_dir, SCORE, {"users": 4_339, "rows": 86_780, "fallback_rows": 12, "k": 20, "table": "recommendations"}
     )
     stages = {"ingest": 21.4, "build_examples": 33.0, "tune": 148.2, "train": 61.9, "evaluate": 70.3, "score": 24.8}
     entries = [{"stage": stage, "seconds": seconds, "summary": {}} for stage, seconds in stages.items()]
