@@ -237,7 +237,7 @@ class _Watching(Tensor):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is Tensor.__ge__:
+        if function.__name__ == "ge":
             cls.held.append(cls.lock.locked())
         return super().__torch_function__(function, types, args, kwargs or {})
 
