@@ -64,8 +64,10 @@ class Vector:
         elif storage == "u":
             folder, name = text[:-_UUID_CHARACTERS], uuid.UUID(bytes=_z85(text[-_UUID_CHARACTERS:]))
             path = f"{folder}/deletion_vector_{name}.bin".lstrip("/")
-        else:
+        elif storage == "p":
             path = unquote(text)
+        else:
+            raise ValueError(f"a deletion vector is stored in way '{storage}', which is none of i, u and p")
         return cls(path, inline, described.get("offset") or 0, described["sizeInBytes"], described["cardinality"])
 
 

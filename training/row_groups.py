@@ -58,7 +58,8 @@ def count_rows(source: Source, files: Sequence[DataFile]) -> RowGroups:
     """Read all footers and deletion vectors, many at a time.
 
     Raises:
-        SnapshotError: a file is gone, is not Parquet, or holds another number of rows than the log says.
+        SnapshotError: a file is gone, is not Parquet, or holds another number of rows than the log says, or its
+            deletion vector is gone, damaged or another file's.
     """
     return _row_groups(_counted(source, files))
 
@@ -103,6 +104,11 @@ def _counted(source: Source, files: Iterable[DataFile]) -> list[Counts]:
             return Counts(rows, rows)
         deleted, starts = source.deleted(file), np.cumsum([0, *rows]).tolist()
         gone = [deleted.range_cardinality(start, start + count) for start, count in zip(starts, rows, strict=False)]
+        if sum(gone) != len(deleted):
+            raise SnapshotError(
+                f"the deletion vector of {source.place(file)} must delete rows below {starts[-1]}, the file's rows; it "
+                f"deletes row {deleted.max()}: it is another file's. Restore the log, or pin another version"
+            )
         return Counts(rows, [count - less for count, less in zip(rows, gone, strict=True)])
 
     with ThreadPoolExecutor(_THREADS) as threads:

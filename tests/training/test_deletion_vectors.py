@@ -209,6 +209,21 @@ def test_a_damaged_vector_in_the_log_is_named(table: Path, data: bytes, said: st
         open_snapshot(str(table))
 
 
+@pytest.mark.parametrize("row", [100, 2**33])
+def test_a_vector_of_another_file_is_named(table: Path, row: int) -> None:
+    delete(table, "a b", [1, row])
+    said = rf"the deletion vector of file 'split=a.* must delete rows below 100, the file's rows; it deletes row {row}:"
+    with pytest.raises(SnapshotError, match=said):
+        open_snapshot(str(table))
+
+
+def test_a_vector_that_is_stored_in_an_unknown_way_is_refused(table: Path) -> None:
+    [first, *_] = [action["add"] for action in actions(table) if "add" in action]
+    commit(table, {"add": {**first, "deletionVector": {**described(table, [1], "i"), "storageType": "x"}}})
+    with pytest.raises(SnapshotError, match=r"log of table .* cannot be read .* stored in way 'x', which is none of i"):
+        open_snapshot(str(table))
+
+
 def test_a_log_with_a_gap_or_without_a_live_file_is_refused(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     delete(table, "a b", [5])
     delete(table, "c%c", [5])
