@@ -26,11 +26,10 @@ from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError
 
 MALFORMED, OTHERS = "_malformed_line", "_other_fields"
-REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 FILE_COLUMNS = ("path", "modificationTime", "length", "content")
 QUOTED = {"escape": '"'}
 LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
-# Every charset of the JVM, and undecodable bytes as REPLACED, which are looked for.
+# Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
 DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
 TIMES = (TimestampType, TimestampNTZType, DateType)
 
