@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ def test_it_is_written_and_a_second_run_changes_nothing(result: dict, settings: 
 def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     settings = small_shop(spark, tmp_path)
     later = {"build": {"cuts": {"test": "2025-03-01T00:00:00+00:00"}}}
+    shutil.rmtree(tmp_path / "run" / "bundles")  # the shop's own has the same weights, so the same name
     bundle = two_tower_bundle(tmp_path / "run" / "bundles", users=41, items=31, provenance=later)
     write_json(settings.run_dir, LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
     with pytest.raises(BundleError, match=r"trained on events up to 2025-03-01.*the test split begins at 2025-02-20"):
