@@ -229,7 +229,8 @@ def _put_back_dead(study: optuna.Study, storage: BaseStorage, watch: Watch) -> N
     """Queue the trials whose driver is gone, under their own numbers and with what they have reported."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial_id = trial_id_of(storage, study.study_name, trial.number)
-        if watch.is_dead(trial) and take_over(storage, trial_id):
+        now = storage.get_trial(trial_id)  # while those before it were looked at, another driver may have run it again
+        if now.state == TrialState.RUNNING and watch.is_dead(now) and take_over(storage, trial_id):
             storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -18,10 +19,11 @@ from optuna.trial import TrialState
 from tests.tuning import toy
 from training.errors import TuningError
 from training.world import World
-from tuning.objective import Pruning, learn_trial
+from tuning.objective import Pruning, learn_trial, trial_id_of
+from tuning.ownership import Watch
 from tuning.space import read_space
 from tuning.storage import open_storage
-from tuning.study import StudyPlan, TrialEnd, TrialJob, run_study
+from tuning.study import StudyPlan, TrialEnd, TrialJob, _put_back_dead, open_study, run_study
 from tuning.summary import best_overrides, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,6 +221,26 @@ def test_drivers_that_start_together_draw_different_trials(tmp_path: Path, stora
     assert {row["state"] for row in rows} == {"complete"}
     assert len({row["params"]["model.rate"] for row in rows}) == len(rows)
     assert len(list(tmp_path.glob("[ab]-*"))) == len(rows)  # none ran twice
+
+
+def test_a_trial_that_another_driver_took_up_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = toy.plan(tmp_path)
+    storage = open_storage(plan.storage)
+    study = open_study(plan, storage)
+    ids = [trial_id_of(storage, plan.name, study.ask().number) for _ in range(2)]
+    for trial_id in ids:
+        storage.set_trial_user_attr(trial_id, "driver_host", socket.gethostname())
+        storage.set_trial_user_attr(trial_id, "driver_process", 2**22 + 1)  # above the kernel's limit
+
+    def take_over(storage: Any, trial_id: int) -> bool:
+        storage.set_trial_user_attr(ids[1], "driver_process", 1)  # one that lives
+        return True
+
+    monkeypatch.setattr("tuning.study.take_over", take_over)
+    _put_back_dead(study, storage, Watch())
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING, TrialState.RUNNING]
 
 
 def test_an_interrupted_study_leaves_its_trial_to_the_next_call(tmp_path: Path) -> None:
