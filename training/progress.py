@@ -140,7 +140,7 @@ class _Loaded:
 
 
 class Meter:
-    """Rates since the last time they were read.
+    """Rates since the last time they were read, and the time left by the mean of all steps so far.
 
     Args:
         world: the ranks.
@@ -153,6 +153,7 @@ class Meter:
         self._world, self._steps_in_all = world, steps_in_all
         self._loaded = _Loaded(stats) if stats else None
         self._loaded_in_epoch = _Loaded(stats) if stats else None
+        self._begun, self._begun_at = time.perf_counter(), step
         self._reset(step)
 
     def _reset(self, step: int) -> None:
@@ -174,19 +175,23 @@ class Meter:
         Also loader_rows_per_s and loader_bytes_per_s, of this rank's loader, where it counts them.
         """
         seconds = max(self.seconds, 1e-9)
-        steps = step - self._step
         values = {
             "loss": self._loss / self._weight if self._weight else float("nan"),
             "samples_per_s": self._rows / seconds,
             "wait_share": self.wait_s / seconds,
             "comm_share": (self._world.comm_s - self._comm_s) / seconds,
-            "seconds_left": (self._steps_in_all - step) * seconds / steps if steps else float("nan"),
+            "seconds_left": self._seconds_left(step),
         }
         if self._loaded:
             rows, size, _, _ = self._loaded.read()
             values |= {"loader_rows_per_s": rows / seconds, "loader_bytes_per_s": size / seconds}
         self._reset(step)
         return values
+
+    def _seconds_left(self, step: int) -> float:
+        """By the mean over the steps since the start or the resume, validations included: it does not jump."""
+        steps = step - self._begun_at
+        return (self._steps_in_all - step) * (time.perf_counter() - self._begun) / steps if steps else float("nan")
 
     def read_epoch(self) -> dict[str, float]:
         """What all ranks' loaders did since the last call; every rank must call. Nothing where they do not count.
