@@ -202,10 +202,10 @@ def _run_one(plan: dict[str, Any], rank: int, slot: dict[str, str], ranks_here: 
 
 
 class _Since:
-    """For how long a note has been on the board."""
+    """For how long something has been seen."""
 
-    def __init__(self, board: Board, note: str) -> None:
-        self._seen: Callable[[], bool] = partial(board.has, note)
+    def __init__(self, seen: Callable[[], bool]) -> None:
+        self._seen = seen
         self._first: float | None = None
 
     def __call__(self, now: float) -> float:
@@ -216,9 +216,13 @@ class _Since:
 
 def _watch(process: Rank, board: Board, limit: Limit) -> Failure | None:
     """Wait for the rank's end; returns how it failed, or None where it ended well."""
-    started, failed, ended = time.monotonic(), _Since(board, FAILED), _Since(board, ENDED)
+    started, told = time.monotonic(), _Since(lambda: process.has_result)
+    failed, ended = _Since(partial(board.has, FAILED)), _Since(partial(board.has, ENDED))
     while process.exit_code is None:
         now = time.monotonic()
+        if told(now) > END_S:  # a thread that it left behind holds it; `stop` ends it
+            process.say(f"has given its result and does not end within {END_S:g} s; it is ended")
+            return None
         if failed(now) > GRACE_S or ended(now) > END_S:
             return silent_failure(process)
         if now - started > START_S and not process.joined:

@@ -80,7 +80,10 @@ class Failure:
     def as_error(self) -> Exception:
         """What the caller of the launch gets: of one rank its own error, of several always a LaunchError."""
         if self.kind:
-            error: Exception = resolve(self.kind)(self.message)
+            try:
+                error: Exception = resolve(self.kind)(self.message)
+            except (TypeError, AttributeError, ImportError, LaunchError):  # it is made of more than a message, or local
+                return LaunchError(f"{self.kind}: {self.message}")
             return error
         return (RankLostError if self.lost else LaunchError)(self.message)
 
@@ -136,6 +139,10 @@ class Rank:
                 self.tail.append(line.rstrip())
                 self._log(f"{self._mark}{line.rstrip()}")
 
+    def say(self, line: str) -> None:
+        """Show a line about the rank among its own."""
+        self._log(f"{self._mark}{line}")
+
     @property
     def exit_code(self) -> int | None:
         return self._process.poll()
@@ -149,6 +156,11 @@ class Rank:
     def ended(self) -> dict[str, Any] | None:
         """What it told at its end, {"ok": result} or {"error": {...}}; None where it has not."""
         return next((told for told in self._told() if "joined" not in told), None)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it has told a result; it then ends, unless a thread that it left behind holds it."""
+        return "ok" in (self.ended or {})
 
     def _told(self) -> list[dict[str, Any]]:
         data = os.pread(self._told_in, os.fstat(self._told_in).st_size, 0)  # at a place of our own: it writes on
@@ -197,14 +209,28 @@ def supervise(ranks: Sequence[Rank], limit: Limit) -> dict[str, Any]:
                 raise verdict(failures + silent)
             if not running:
                 return _result(ranks[0])
-            if len(running) < len(ranks) and first_end_at is None:
+            if first_end_at is None and any(rank.has_result or rank not in running for rank in ranks):
                 first_end_at = now
             if first_end_at is not None and now - first_end_at > END_S:
-                raise verdict([silent_failure(rank) for rank in running])
+                return _result_of_those_left(ranks, running)
             _check_time(ranks, running, now - started, limit)
             time.sleep(POLL_S)
     finally:
         stop(ranks)
+
+
+def _result_of_those_left(ranks: Sequence[Rank], running: Sequence[Rank]) -> dict[str, Any]:
+    """Rank 0's result where all that still run have told theirs: a thread that they left behind holds them.
+
+    Raises:
+        RankLostError: one has told none.
+    """
+    late = [rank for rank in running if not rank.has_result]
+    if late:
+        raise verdict([silent_failure(rank) for rank in late])
+    for rank in running:
+        rank.say(f"has given its result and does not end within {END_S:g} s; it is ended")
+    return _result(ranks[0])
 
 
 def failure_of(rank: Rank) -> Failure | None:

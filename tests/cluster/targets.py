@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,23 @@ def stays_behind(spec: dict[str, Any], world: World) -> dict[str, Any]:
     if world.rank == spec["rank"]:
         world.close = lambda: (world.barrier(), time.sleep(600))  # type: ignore[assignment,method-assign,return-value]
     return {}
+
+
+def leaves_a_thread(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Each rank gives its result, and cannot end."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return {"value": world.rank + 7}
+
+
+class OddError(DataError):
+    """One that is made of more than a message."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second} do not go together")
+
+
+def fail_oddly(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    raise OddError(1, 2)
 
 
 def not_json(spec: dict[str, Any], world: World) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def test_the_errors_of_one_rank_come_as_they_are() -> None:
         launch(f"{HERE}:fail_by_surprise", {"rank": 0}, ranks=1)
 
 
+def test_an_error_that_is_made_of_more_than_a_message_keeps_its_words() -> None:
+    with pytest.raises(LaunchError, match=r"OddError: 1 and 2 do not go together"):
+        launch(f"{HERE}:fail_oddly", {}, ranks=1)
+
+
 def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"must end within timeout_s=4; rank 0 of 1 still ran"):
         launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=1, timeout_s=4)
@@ -118,6 +123,14 @@ def test_a_rank_that_does_not_end_with_the_others_is_named(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "END_S", 1.0)
     with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; its process is sleeping; .*in <lambda>"):
         launch(f"{HERE}:stays_behind", {"rank": 1}, ranks=2, timeout_s=120)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_thread_left_behind_holds_no_result_back(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "END_S", 1.0)
+    lines: list[str] = []
+    assert launch(f"{HERE}:leaves_a_thread", {}, ranks=ranks, timeout_s=60, log=lines.append) == {"value": 7}
+    assert sum("has given its result and does not end within 1 s" in line for line in lines) == ranks
 
 
 def _alive(pid: int) -> bool:
