@@ -230,11 +230,18 @@ def latest_bundle(run_dir: str) -> Path:
 
 
 def _finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The summary of a finished training of the same identity and end, if its bundle is still whole."""
+    """The summary of a finished training of the same identity and end, if its bundle is still whole.
+
+    One that is damaged is written again: from the checkpoint, or by training anew where that is gone.
+    """
     latest = read_json(run_dir, LATEST)
     if latest is None or latest["identity"] != identity or latest.get("ends") != _ends(spec):
         return None
-    load_bundle(latest_bundle(str(run_dir)))
+    try:
+        load_bundle(latest_bundle(str(run_dir)))
+    except BundleError as error:
+        warn(f"train: makes the bundle again: {error}")
+        return None
     summary: dict[str, Any] = latest["summary"]
     return summary
 

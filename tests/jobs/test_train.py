@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,25 @@ def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, 
     summary = train.run(settings)
     monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it trained again"))
     assert train.run(settings) == summary | {"up_to_date": True}
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_a_damaged_bundle_is_made_again(
+    trained: tuple[Settings, dict[str, Any]], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    settings, summary = trained
+    weights = Path(summary["bundle_path"]) / "weights.safetensors"
+    before = weights.read_bytes()
+    if damage == "torn":
+        weights.write_bytes(before[:-1])
+    else:
+        shutil.rmtree(weights.parent)
+    again = train.run(settings)
+    assert "makes the bundle again" in "".join(capsys.readouterr())
+    assert again["bundle"] == summary["bundle"]
+    assert "up_to_date" not in again
+    assert weights.read_bytes() == before
+    assert train.run(settings)["up_to_date"]
 
 
 def test_more_epochs_go_on_at_any_number_of_ranks_and_fewer_start_afresh(spark: SparkSession, tmp_path: Path) -> None:
