@@ -158,7 +158,9 @@ def write_bundle(
         write_json(scratch / _JSON, content)
         if target.exists() and (held := _whole(target)):
             return held
-        replace_folder(scratch, target, root / f"{scratch.name}-replaced")
+        aside = root / f"{scratch.name}-replaced"
+        replace_folder(scratch, target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _open(target)

@@ -64,7 +64,7 @@ class Checkpoints:
             be the same folder on all ranks where tables are sharded.
         identity: JSON dict of what must be equal for a checkpoint to fit: settings, model, schema, snapshot.
         keep: how many of the newest are kept; the best one is kept besides. Damaged ones do not count.
-        say: gets a line when a checkpoint cannot be used, on rank 0.
+        say: gets a line when a checkpoint cannot be used, or an old one not be removed, on rank 0.
         world: the ranks.
 
     Raises:
@@ -85,6 +85,8 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._frozen: FrozenRows | None = None
         self._failure: Exception | None = None
+        self._left: str | None = None
+        self._say = say
         self._given_up = threading.Event()
         self._world = world or World()
         self._search = Search(self.directory, json.loads(json.dumps(identity)), say, self._world)
@@ -135,6 +137,9 @@ class Checkpoints:
         """
         failures = [failure for failure in self._world.on_each("writing a checkpoint", self._finish) if failure]
         failure, self._failure = self._failure, None
+        left, self._left = self._left, None
+        if left:
+            self._say(left)
         if failures:
             problem = CheckpointError(
                 f"a checkpoint could not be written to '{self.directory}': {'; '.join(failures)}; the one before is "
@@ -181,9 +186,18 @@ class Checkpoints:
             write_shard(scratch, self._world.rank, self._world.size, shards)
         if self._world.rank == 0:
             self._write_shared(scratch, state, sharded=bool(shards))
-            replace_folder(scratch, self.directory / name, self.directory / f"{_ASIDE}{name}")
+            aside = self.directory / f"{_ASIDE}{name}"
+            replace_folder(scratch, self.directory / name, aside)
             self._damaged.discard(name)
-            self._drop_old(state.progress)
+            self._tidy(aside, state.progress)
+
+    def _tidy(self, aside: Path, progress: Progress) -> None:
+        """Remove what is no longer kept. The checkpoint is whole by now, so what will not go is only said."""
+        try:
+            remove(aside)
+            self._drop_old(progress)
+        except OSError as error:
+            self._left = f"checkpoint folder '{self.directory}' keeps what it should not: {error}"
 
     def _write_shared(self, scratch: Path, state: State, *, sharded: bool) -> None:
         """What is the same on all ranks, and, once every rank has written its own, the description of it all."""
@@ -221,7 +235,7 @@ class Checkpoints:
 
     def _discard(self, name: str) -> None:
         """Remove a checkpoint; a kill meanwhile leaves no half one under its name."""
-        doomed = self.directory / f".partial-{name}-dropped"
+        doomed = self.directory / f".partial-{name}-dropped-{self._saves}"
         (self.directory / name).rename(doomed)
         remove(doomed)
 

@@ -117,9 +117,12 @@ def remove(path: Path) -> None:
 
 
 def replace_folder(scratch: Path, target: Path, aside: Path) -> None:
-    """Give a folder its name. What has the name stands aside until the new one has it, so a kill leaves one of both."""
+    """Give a folder its name. What has the name stands aside until the new one has it, so a kill leaves one of both.
+
+    Its entries are on the disk before its name is. What stands aside is for the caller to remove.
+    """
+    sync_to_disk(scratch)
     if target.exists():
         target.rename(aside)
     scratch.rename(target)
     sync_to_disk(target.parent)
-    remove(aside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from training import json_files
 from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError
 from training.lock import only_writer
@@ -133,6 +135,42 @@ def test_a_kill_between_two_names_loses_nothing(tmp_path: Path, monkeypatch: pyt
     shutil.copytree(tmp_path / "step-000000004", tmp_path / ".replaced-step-000000004")
     assert _latest(tmp_path) == 4
     assert _names(tmp_path) == ["step-000000004"]
+
+
+def test_an_old_one_that_will_not_go_is_said_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    checkpoints = _open(tmp_path, said, keep=1)
+    checkpoints.save(_state(1))
+    checkpoints.wait()
+
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    monkeypatch.setattr("training.checkpoint.remove", busy)
+    checkpoints.save(_state(2))
+    checkpoints.wait()
+    monkeypatch.undo()
+    assert len(said) == 1
+    assert re.search(r"keeps what it should not: .*Device or resource busy: '.*\.replaced-step-000000002'", said[0])
+    assert _latest(tmp_path) == 2
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    rename, flush = Path.rename, json_files.sync_to_disk
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return rename(path, target)
+
+    def flushed(path: Path) -> None:
+        done.append("flush " + ("entries" if path.name.startswith(".partial") else path.name))
+        flush(path)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr("training.files.sync_to_disk", flushed)
+    _saved(tmp_path / "kept", 4)
+    assert done == ["flush entries", "name step-000000004", "flush kept"]
 
 
 def test_a_writer_that_dies_of_anything_is_said(tmp_path: Path) -> None:
