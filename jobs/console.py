@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from training.repeating import repeating
 
 PIPED_WIDTH = 120  # columns where there is no terminal to ask: logs and notebooks
 BEAT_S = 30.0  # a step that runs longer than this says so in a log, again and again
@@ -46,21 +47,11 @@ def _spinner(title: str) -> Progress:
     return progress
 
 
-@contextmanager
-def _heartbeat(title: str, started: float) -> Iterator[None]:
-    ended = threading.Event()
-
+def _heartbeat(title: str, started: float) -> AbstractContextManager[None]:
     def beat() -> None:
-        while not ended.wait(BEAT_S):
-            CONSOLE.print(f"  {escape(title)} ... [dim]{time.perf_counter() - started:.0f} s so far[/dim]")
+        CONSOLE.print(f"  {escape(title)} ... [dim]{time.perf_counter() - started:.0f} s so far[/dim]")
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return repeating(beat, BEAT_S, f"heartbeat of '{title}'")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,8 @@ from contextlib import contextmanager, suppress
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from training.repeating import repeating
 
 HOST, PROCESS, BEAT = "driver_host", "driver_process", "driver_seen"
 BEAT_S = 20.0
@@ -26,20 +27,13 @@ SETTLE_S = 1.0  # longer than a storage takes to show one driver's sign to anoth
 def claimed(storage: BaseStorage, trial_id: int) -> Iterator[None]:
     """Sign a trial and show every `BEAT_S` that its driver lives."""
     _sign(storage, trial_id)
-    ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(BEAT_S):
-            with suppress(Exception):  # a storage that is away for a moment; the next beat tells as much
-                storage.set_trial_user_attr(trial_id, BEAT, uuid.uuid4().hex)
+        with suppress(Exception):  # a storage that is away for a moment; the next beat tells as much
+            storage.set_trial_user_attr(trial_id, BEAT, uuid.uuid4().hex)
 
-    thread = threading.Thread(target=beat, name=f"heartbeat of trial {trial_id}", daemon=True)
-    thread.start()
-    try:
+    with repeating(beat, BEAT_S, f"heartbeat of trial {trial_id}"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def take_over(storage: BaseStorage, trial_id: int) -> bool:
