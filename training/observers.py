@@ -8,20 +8,26 @@ Both packages are optional extras, imported only where one is asked for.
 
 from __future__ import annotations
 
-import json
 import math
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from training.errors import PreemptedError, SettingsError
+from training.json_files import read_json, write_json
 from training.record import Event, Pruned
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+EVENTS_HELD = 1_000  # that wait for the observers at most
+END_S = 30.0  # for the observers to take what waits, when the training is over
 _RUN = "mlflow.json"  # beside the checkpoints: which MLflow run a training that goes on belongs to
 _SECRET = re.compile("user|pass|pwd|secret|token|key|auth|credential", re.IGNORECASE)  # names of URI parameters
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
@@ -35,19 +41,36 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several observers as one `report`. What they do must not stop a training: one that fails is dropped, aloud.
+    """Several observers as one `report`. What they do must neither stop nor slow a training.
+
+    They get their events in a thread, so that a slow server keeps no rank waiting. One that fails is dropped, aloud;
+    where EVENTS_HELD events wait, further ones are left out, said once. At the end what waits has END_S.
 
     Args:
         observers: may be none.
-        say: gets a line when one is dropped.
+        say: gets a line when one is dropped, or events are left out.
     """
 
     def __init__(self, observers: Sequence[Observer], say: Callable[[str], None]) -> None:
         self._observers, self._say = list(observers), say
+        self._waiting: queue.Queue[Callable[[Observer], None] | None] = queue.Queue(EVENTS_HELD)
+        self._thread = threading.Thread(target=self._pass_on, name="observers", daemon=True)
+        self._left_out = 0
         self.tags: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
-        self._each(lambda observer: observer(event))
+        if not self._observers:
+            return
+        try:
+            self._waiting.put_nowait(lambda observer: observer(event))
+        except queue.Full:
+            self._left_out += 1
+            if self._left_out == 1:
+                self._say(f"observers are {EVENTS_HELD} events behind; events are left out, the training goes on")
+
+    def _pass_on(self) -> None:
+        while (call := self._waiting.get()) is not None:
+            self._each(call)
 
     def _each(self, call: Callable[[Observer], None]) -> None:
         for observer in list(self._observers):
@@ -59,6 +82,7 @@ class Observers:
                 self._say(f"{type(observer).__name__} failed and gets no more events; the training goes on ({why})")
 
     def __enter__(self) -> Observers:
+        self._thread.start()
         return self
 
     def __exit__(
@@ -67,7 +91,13 @@ class Observers:
         outcome: Outcome = (
             "FINISHED" if kind is None else "KILLED" if issubclass(kind, Pruned | PreemptedError) else "FAILED"
         )
-        self._each(lambda observer: observer.close(outcome, self.tags))
+        deadline = time.monotonic() + END_S
+        for last in (lambda observer: observer.close(outcome, self.tags), None):
+            with suppress(queue.Full):  # said below
+                self._waiting.put(last, timeout=max(0.0, deadline - time.monotonic()))
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._say(f"observers did not take all events within {END_S:g} s; the training ends without them")
 
 
 def figures(event: Event) -> Iterator[tuple[str, float]]:
@@ -107,6 +137,14 @@ class TensorBoard:
             self._writer.close()
 
 
+@dataclass(frozen=True)
+class _Run:
+    """mlflow.json."""
+
+    run_id: str
+    checksum: str | None = None
+
+
 class Mlflow:
     """A run in MLflow: params, metrics by step, and tags.
 
@@ -122,6 +160,7 @@ class Mlflow:
 
     Raises:
         SettingsError: the package is not installed, or the URI holds a password.
+        ArtefactError: mlflow.json beside the checkpoints is damaged; remove it to go on in a new run.
         MlflowException: the server cannot be reached.
     """
 
@@ -136,7 +175,7 @@ class Mlflow:
         self._entities, self._client = entities, MlflowClient(tracking_uri=uri or None)
         note = Path(folder) / _RUN if folder else None
         if note and note.exists():
-            self.run_id: str = json.loads(note.read_text())["run_id"]
+            self.run_id = read_json(note, _Run).run_id
             self._client.update_run(self.run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(experiment)
@@ -147,7 +186,7 @@ class Mlflow:
             self._client.log_batch(self.run_id, params=held[start : start + _PARAMS_AT_ONCE])
         if note:
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps({"run_id": self.run_id}))
+            write_json(note, {"run_id": self.run_id})
 
     def __call__(self, event: Event) -> None:
         now_ms = int(time.time() * 1000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.training import tiny
-from training.errors import SettingsError
+from training import observers as observers_module
+from training.errors import ArtefactError, SettingsError
 from training.fit import FitSettings, fit
 from training.observers import Mlflow, Observers, TensorBoard, figures, refuse_password
 from training.record import Event, Pruned
@@ -57,6 +60,49 @@ def test_one_that_fails_is_dropped_aloud_and_the_training_goes_on() -> None:
     assert lines == [
         "_Notes failed and gets no more events; the training goes on (ConnectionError: planted: no answer)"
     ]
+
+
+class _Slow(_Notes):
+    """One whose server does not answer until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.let_go.wait(30)
+        super().__call__(event)
+
+
+def test_a_slow_one_keeps_nobody_waiting_and_what_is_left_out_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers_module, "EVENTS_HELD", 3)
+    slow, lines = _Slow(), list[str]()
+    with Observers([slow], lines.append) as observers:
+        started = time.monotonic()
+        for _ in range(50):
+            observers(PROGRESS)
+        assert time.monotonic() - started < 1.0
+        slow.let_go.set()
+    assert lines == ["observers are 3 events behind; events are left out, the training goes on"]
+    assert 3 <= len(slow.kinds) <= 4
+    assert slow.closed == [("FINISHED", {})]
+
+
+def test_one_that_never_answers_holds_the_end_up_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers_module, "END_S", 0.1)
+    slow, lines = _Slow(), list[str]()
+    with Observers([slow], lines.append) as observers:
+        observers(START)
+    slow.let_go.set()
+    assert lines == ["observers did not take all events within 0.1 s; the training ends without them"]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"run_id": 7}'])
+def test_a_damaged_note_of_the_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=_Client, entities=None))
+    (tmp_path / "mlflow.json").write_text(content)
+    with pytest.raises(ArtefactError, match=r"mlflow\.json"):
+        Mlflow(uri="", experiment="e", name="n", params={}, folder=str(tmp_path))
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(Pruned("p"), "KILLED"), (ZeroDivisionError(), "FAILED")])
@@ -143,6 +189,7 @@ class _Client:
 def test_mlflow_gets_one_run_even_of_a_training_that_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entities = types.SimpleNamespace(Metric=lambda *values: values, Param=lambda *values: values)
     monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=_Client, entities=entities))
+    monkeypatch.setattr(_Client, "calls", [])
     params = {f"p{number}": number for number in range(150)}
     told = {"uri": "", "experiment": "shop", "name": "n", "params": params, "folder": str(tmp_path / "new")}
     first = Mlflow(**told)  # type: ignore[arg-type]
