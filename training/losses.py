@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _PIECE_SCORES = {"cpu": 2**20, "cuda": 2**26}  # 4 MB stay in a core's caches; a GPU wants larger products
 _LEAST_ROWS = 64  # or adding up the items' gradients would cost more than the products
@@ -58,6 +59,7 @@ def sampled_softmax(
     candidates: Candidates,
     weight: Tensor,
     piece: Piece | None = None,
+    exact: int = 0,
 ) -> Tensor:
     """Weighted sum of each row's cross-entropy against the candidates, an estimate of the one against all items.
 
@@ -79,8 +81,10 @@ def sampled_softmax(
         candidates: what was drawn.
         weight: (batch,) of each row's loss.
         piece: `softmax_piece`, compiled or not.
+        exact: how many of the last dimensions are multiplied in float32 even under autocast: biases, whose rounding
+            would move an item's probability, the same way in every row.
     """
-    given = _Given(targets, candidates, weight, piece or softmax_piece)
+    given = _Given(targets, candidates, weight, piece or softmax_piece, exact)
     total: Tensor = _SampledSoftmax.apply(query, items, target_logits, given)  # type: ignore[no-untyped-call]
     return total
 
@@ -106,9 +110,17 @@ class Piece(Protocol):
 
 
 class _Drawn(NamedTuple):
-    """The candidates for all pieces: their vectors, the vectors over the chances, and one over the chances."""
+    """The candidates for all pieces, in the products' type but for what is exact.
+
+    Attributes:
+        items: (candidates, dimension); zero in the dimensions that are exact.
+        exact: (candidates, those dimensions), float32; no columns where the products' type is float32 anyhow.
+        over_chance: (candidates, dimension), the whole vectors over the chances.
+        inverse_chance: (candidates,) one over the chances.
+    """
 
     items: Tensor
+    exact: Tensor
     over_chance: Tensor
     inverse_chance: Tensor
 
@@ -122,14 +134,17 @@ def softmax_piece(
     the scores, which cost as much as the products.
 
     Args:
-        query: (rows, dimension), in the products' type.
+        query: (rows, dimension), float32.
         target_logits: (rows,)
         weight: (rows,)
         own: (rows,) int64, a candidate that may be the row's own target.
         hit: (rows,) bool, whether it is.
         drawn: the candidates.
     """
-    scores = (query @ drawn.items.T).to(target_logits.dtype)
+    rounded = query.to(drawn.items.dtype)
+    scores = (rounded @ drawn.items.T).to(target_logits.dtype)
+    if columns := drawn.exact.shape[1]:
+        scores.addmm_(query[:, -columns:], drawn.exact.T)
     others = torch.where(hit, -torch.inf, scores.gather(1, own[:, None])[:, 0])
     scores.scatter_(1, own[:, None], others[:, None])
     highest = torch.maximum(scores.amax(dim=1), target_logits)
@@ -137,11 +152,11 @@ def softmax_piece(
     target = torch.exp(target_logits - highest)
     partition = scores @ drawn.inverse_chance + target
     share = weight / partition
-    exponentials = scores.to(query.dtype)
+    exponentials = scores.to(rounded.dtype)
     return PieceSums(
         losses=partition.log() + highest - target_logits,
         query=(exponentials @ drawn.over_chance) * share[:, None],
-        items_share=exponentials.T @ (query * share[:, None]).to(query.dtype),
+        items_share=exponentials.T @ (rounded * share[:, None]).to(rounded.dtype),
         target_logits=target * share - weight,
     )
 
@@ -153,12 +168,13 @@ class _Given(NamedTuple):
     candidates: Candidates
     weight: Tensor
     piece: Piece
+    exact: int
 
 
 class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, items: Tensor, target_logits: Tensor, given: _Given) -> Tensor:
-        targets, candidates, weight, piece = given
+        targets, candidates, weight, piece, exact = given
         kind, wide = query.device.type, torch.promote_types(target_logits.dtype, torch.float32)
         product = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else wide
         sums = torch.zeros(len(query), dtype=wide, device=query.device)
@@ -166,11 +182,14 @@ class _SampledSoftmax(torch.autograd.Function):
         if len(candidates.items):
             with torch.autocast(kind, enabled=False):
                 inverse = torch.exp(-candidates.log_inclusion.to(wide))
-                drawn = _Drawn(items.to(product), (items * inverse[:, None]).to(product), inverse)
+                exact = exact if product != wide else 0
+                apart = items[:, items.shape[1] - exact :].to(wide)
+                together = F.pad(items[:, : items.shape[1] - exact], (0, exact)).to(product)
+                drawn = _Drawn(together, apart, (items * inverse[:, None]).to(product), inverse)
                 own = torch.searchsorted(candidates.items, targets).clamp_(max=len(items) - 1)
                 hit = candidates.items[own] == targets
                 rows = max(_LEAST_ROWS, _PIECE_SCORES.get(kind, _PIECE_SCORES["cpu"]) // len(items))
-                query, target_logits, weight = query.to(product), target_logits.to(wide), weight.to(wide)
+                query, target_logits, weight = query.to(wide), target_logits.to(wide), weight.to(wide)
                 for first in range(0, len(query), rows):
                     here = slice(first, first + rows)
                     found = piece(query[here], target_logits[here], weight[here], own[here], hit[here], drawn)

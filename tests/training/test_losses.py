@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -167,6 +168,19 @@ def test_under_autocast_only_the_products_are_rounded() -> None:
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, reference, rtol=0.02, atol=0.02 * float(reference.abs().max()))
     assert not torch.equal(found[1], case.with_gradients(case.ours)[1])  # they were rounded indeed
+
+
+def test_biases_are_not_rounded_under_autocast() -> None:
+    """One item's probability against one other, whose bias lies between two numbers that bfloat16 knows."""
+    query = torch.tensor([[0.5, 1.0]])
+    items = torch.tensor([[0.25, -9.97]])
+    own = torch.tensor([-9.97 + 0.125])
+    drawn = Candidates(torch.tensor([2]), torch.zeros(1))
+    given = (query, items, own, torch.tensor([1]), drawn, torch.ones(1))
+    expected = math.log(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(sampled_softmax(*given, exact=1)) == pytest.approx(expected, abs=1e-5)
+        assert abs(float(sampled_softmax(*given)) - expected) > 5e-3
 
 
 def test_it_has_no_second_derivative() -> None:

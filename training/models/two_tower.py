@@ -95,6 +95,7 @@ class TwoTower(RetrievalModel):
             candidates,
             weight,
             piece=self._softmax_piece,
+            exact=self.biases_each,
         )
         return loss, weight.sum()
 
@@ -151,7 +152,9 @@ class TwoTower(RetrievalModel):
 
     def _items(self, ids: Tensor, directions_UD: Tensor) -> Tensor:
         """(U, D + 1 + K): directions over the temperature, the bias, the drifting biases."""
-        prior = F.pad(self.feature_weights(torch.log1p(self.item_features[ids])), (0, self.biases_each - 1))
+        features = torch.log1p(self.item_features[ids])
+        with torch.autocast(features.device.type, enabled=False):  # as scoring adds it: it is the items' popularity
+            prior = F.pad(self.feature_weights(features), (0, self.biases_each - 1))
         return torch.cat([directions_UD / self.config.temperature, self.biases(ids) + prior], dim=1)
 
     def _row_weights(self, batch: Batch) -> Tensor:
