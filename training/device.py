@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from training.world import World
 
 
 def pick_device(choice: DeviceChoice, world: World) -> tuple[torch.device, str]:
-    """This rank's device, of one kind on all ranks: its own GPU, by its number on its host, or the CPU.
+    """This rank's device, of one kind on all ranks: a GPU that no other rank has, or the CPU.
 
     Args:
         choice: `auto` takes GPUs where every rank has one that Horovod can exchange between; `cuda` insists on it.
@@ -30,11 +30,14 @@ def pick_device(choice: DeviceChoice, world: World) -> tuple[torch.device, str]:
     cpu = torch.device("cpu")
     if choice == "cpu":
         return cpu, ""
-    gpus = torch.cuda.device_count()
-    found = world.all_gather_object([gpus, world.local_rank, world.takes_gpu_tensors])
-    problem = next((text for rank, one in enumerate(found) if (text := _problem(rank, *one))), "")
-    if not problem:
-        device = torch.device("cuda", world.local_rank)
+    seen = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
+    found = world.all_gather_object([seen, world.takes_gpu_tensors])
+    owned = _dealt([gpus for gpus, _ in found])
+    problems = (_problem(rank, gpus, nccl, owned[rank]) for rank, (gpus, nccl) in enumerate(found))
+    problem = next(filter(None, problems), "")
+    mine = owned[world.rank]
+    if not problem and mine is not None:
+        device = torch.device("cuda", seen.index(mine))
         torch.cuda.set_device(device)
         return device, ""
     if choice == "cuda":
@@ -42,13 +45,24 @@ def pick_device(choice: DeviceChoice, world: World) -> tuple[torch.device, str]:
     return cpu, f"training.device is 'auto', which takes the CPU: {problem}" if any(one[0] for one in found) else ""
 
 
-def _problem(rank: int, gpus: int, local_rank: int, takes_gpu_tensors: bool) -> str:
-    if gpus == 0:
+def _dealt(seen: Sequence[Sequence[str]]) -> list[str | None]:
+    """By rank: the first GPU that it sees and no rank before it has; None where there is none left.
+
+    Known by what the GPU is called everywhere, for ranks of one host may see all of its GPUs, or each its own alone.
+    """
+    taken: list[str | None] = []
+    for gpus in seen:
+        taken.append(next((gpu for gpu in gpus if gpu not in taken), None))
+    return taken
+
+
+def _problem(rank: int, gpus: Sequence[str], takes_gpu_tensors: bool, own: str | None) -> str:
+    if not gpus:
         return f"rank {rank} sees no GPU; set training.device=cpu, or look at nvidia-smi and CUDA_VISIBLE_DEVICES there"
-    if local_rank >= gpus:
+    if own is None:
         return (
-            f"every rank needs a GPU of its own; rank {rank} is number {local_rank + 1} on its host, which has {gpus}; "
-            f"run at most {gpus} ranks a host, or set training.device=cpu"
+            f"every rank needs a GPU of its own; the {len(gpus)} that rank {rank} sees are other ranks'; run fewer "
+            "ranks on its host, or set training.device=cpu"
         )
     if not takes_gpu_tensors:
         return (

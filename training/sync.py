@@ -172,7 +172,10 @@ def _squares(parameters: Sequence[nn.Parameter]) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
     norms = [value.norm(dtype=torch.float32).double() for value in values if value.numel()]
-    return torch.stack(norms).square().sum() if norms else torch.zeros((), dtype=torch.float64)
+    if norms:
+        return torch.stack(norms).square().sum()
+    # Where its peers' lie: a rank whose rows had no gradient still exchanges with them.
+    return torch.zeros((), dtype=torch.float64, device=parameters[0].device if parameters else "cpu")
 
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,10 @@ CPU = torch.device("cpu")
 
 
 class _Ranks(World):
-    """The first of ranks that have planted numbers of GPUs, local ranks and NCCL."""
+    """One of ranks that see planted GPUs, and have NCCL or not."""
 
-    def __init__(self, *ranks: tuple[int, int, bool]) -> None:
-        self._ranks = [list(rank) for rank in ranks]
+    def __init__(self, *ranks: tuple[str, bool], rank: int = 0) -> None:
+        self._ranks, self.rank = [[list(gpus), nccl] for gpus, nccl in ranks], rank
 
     def all_gather_object(self, value: Any) -> list[Any]:
         return self._ranks
@@ -32,29 +33,42 @@ class _Ranks(World):
 @pytest.mark.parametrize(
     ("ranks", "words"),
     [
-        ([(0, 0, True)], "rank 0 sees no GPU"),
-        ([(1, 0, True), (0, 0, True)], "rank 1 sees no GPU"),
-        ([(1, 0, True), (1, 1, True)], "rank 1 is number 2 on its host, which has 1; run at most 1 ranks a host"),
-        ([(2, 0, False), (2, 1, False)], "Horovod on rank 0 was built without NCCL; install with `make install GPU=1`"),
+        ([("", True)], "rank 0 sees no GPU"),
+        ([("a", True), ("", True)], "rank 1 sees no GPU"),
+        ([("a", True), ("a", True)], "the 1 that rank 1 sees are other ranks'; run fewer ranks on its host"),
+        ([("ab", False), ("ab", False)], "Horovod on rank 0 was built without NCCL; install with `make install GPU=1`"),
     ],
 )
-def test_a_gpu_that_cannot_be_had_is_an_error_or_said(ranks: list[tuple[int, int, bool]], words: str) -> None:
+def test_a_gpu_that_cannot_be_had_is_an_error_or_said(ranks: list[tuple[str, bool]], words: str) -> None:
     with pytest.raises(SettingsError, match=f"training.device is 'cuda', and .*{words}"):
         pick_device("cuda", _Ranks(*ranks))
     device, why = pick_device("auto", _Ranks(*ranks))
     assert device == CPU
-    assert (words in why) == any(gpus for gpus, _, _ in ranks)  # where there is none at all, nothing is to be said
+    assert (words in why) == any(gpus for gpus, _ in ranks)  # where there is none at all, nothing is to be said
 
 
-def test_cpu_is_cpu_and_a_rank_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    world = _Ranks((2, 0, True), (2, 1, True))
-    world.local_rank = 1
-    assert pick_device("cpu", world) == (CPU, "")
-    assert pick_device("auto", world) == pick_device("cuda", world) == (torch.device("cuda", 1), "")
-    assert chosen == [torch.device("cuda", 1)] * 2
+@pytest.mark.parametrize(
+    ("seen", "numbers"),
+    [
+        (["ab", "ab"], [0, 1]),  # a host's ranks see all of its GPUs
+        (["a", "b"], [0, 0]),  # each sees its own alone, as executors do
+        (["ab", "ab", "cd", "cd"], [0, 1, 0, 1]),  # two hosts
+        (["ab", "bc", "b"], [0, 1, None]),
+    ],
+)
+def test_each_rank_takes_a_gpu_that_no_other_has(
+    seen: list[str], numbers: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    here = ""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=here[number]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(here))
+    for rank, gpus in enumerate(seen):
+        here = gpus
+        world = _Ranks(*((one, True) for one in seen), rank=rank)
+        expected = CPU if None in numbers else torch.device("cuda", numbers[rank])
+        assert pick_device("cpu", world) == (CPU, "")
+        assert pick_device("auto", world)[0] == expected
 
 
 class _Copier:
