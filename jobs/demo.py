@@ -13,9 +13,9 @@ from typing import Any
 
 from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
 from jobs.console import CONSOLE, say, show_table
+from jobs.sessions import open_session
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
-from jobs.tables import open_session
 
 PIPELINES = Path(__file__).parent / "pipelines"
 

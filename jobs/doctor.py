@@ -19,8 +19,8 @@ from jobs.artefacts import DOCTOR, write_json
 from jobs.console import show_table
 from jobs.doctor_checks import Finding
 from jobs.main import main_of
+from jobs.sessions import open_session
 from jobs.settings import Settings
-from jobs.tables import open_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

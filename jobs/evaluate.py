@@ -26,8 +26,9 @@ from jobs.artefacts import EVALUATION, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from jobs.train import latest_bundle
 from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
 from spark_udfs.evaluation import judge, popularity_deciles, spread

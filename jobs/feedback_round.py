@@ -29,8 +29,9 @@ from pyspark.sql import functions as F
 from jobs import build_examples, builds, ingest_feedback, score, train
 from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from jobs.tuned import with_best
 from spark_udfs import features, shop
 from spark_udfs.scoring import recommend

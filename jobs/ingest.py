@@ -23,10 +23,11 @@ from pyspark.sql import functions as F
 from jobs import sources
 from jobs.console import say, show_table, step, warn
 from jobs.main import main_of
+from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import IngestSettings, Settings
 from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
-from jobs.tables import Tables, in_utc, open_session, partitions_for, session_settings
+from jobs.tables import Tables
 from spark_udfs import order_lines
 from spark_udfs.order_lines import BY_RULE, DUPLICATE, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
 from training.errors import DataError, SettingsError, TooManyBadRows

@@ -18,8 +18,9 @@ from pyspark.sql import functions as F
 from jobs.artefacts import FEEDBACK, read_json, write_json
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from spark_udfs import features
 from spark_udfs.outcomes import Checked, attribute, check, from_events, unmatched
 from training.errors import DataError, TableError, TooManyBadRows

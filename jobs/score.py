@@ -21,8 +21,9 @@ from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import OPTIONAL
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from jobs.train import latest_bundle
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines import popularity_order

@@ -14,8 +14,9 @@ from pyspark.sql import SparkSession
 
 from jobs.console import say, step
 from jobs.main import main_of
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from spark_udfs import shop, tastes
 from spark_udfs.order_lines import Rules
 

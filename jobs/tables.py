@@ -8,28 +8,22 @@ one version: a table that changes while a job runs does not change what the job 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import math
-import re
-import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from cluster.session import build_session, check_workers
+from jobs import commits
+from jobs.commits import Commit, Metadata, is_conflict
+from jobs.sessions import session_settings
 from training.errors import SchemaError, TableError
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 MADE_BY = {
     "order_lines": "simulate",
@@ -47,98 +41,11 @@ MADE_BY = {
     "recommendations": "score",
     "feedback": "ingest_feedback",
 }
-# Commits that move or describe rows, or prepare a table for them, without changing one.
-HOUSEKEEPING = frozenset(
-    {
-        "ADD CONSTRAINT",
-        "CLUSTER BY",
-        "COMPUTE STATS",
-        "CREATE TABLE",
-        "DROP CONSTRAINT",
-        "DROP FEATURE",
-        "OPTIMIZE",
-        "REMOVE COLUMN MAPPING",
-        "REORG",
-        "REORG TABLE UPGRADE UNIFORM",
-        "ROW TRACKING BACKFILL",
-        "SET TBLPROPERTIES",
-        "UNSET TBLPROPERTIES",
-        "UPGRADE PROTOCOL",
-        "VACUUM END",
-        "VACUUM START",
-    }
-)
-# Delta's words for "another writer was faster". Their Python classes differ by version, and some have none.
-CONFLICT = re.compile(
-    r"\b(Concurrent\w*Exception|(Protocol|Metadata)ChangedException|DELTA_(CONCURRENT_\w+|(PROTOCOL|METADATA)_CHANGED))\b"
-)
-HISTORY = 20  # commits looked back at first for the last change of rows; ten times as many with each further look
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
-USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
-TIME_ZONE, ZONE_BEFORE, JOBS_IN_UTC = "spark.sql.session.timeZone", "millrace.timeZone.before", "millrace.jobs"
 # Delta would read the time in a partition's folder, which is of the session's zone, by the JVM's: keep it as it stands.
 AS_IT_STANDS = {"spark.databricks.delta.write.utcTimestampPartitionValues": "false"}
-BYTES_PER_PARTITION = 4 << 20  # of compressed input: it grows tenfold in memory, and more where histories are made
-PARTITIONS = {"spark.sql.shuffle.partitions": "200", "spark.databricks.delta.snapshotPartitions": "50"}
-_COUNTING = threading.Lock()
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def in_utc(job: Callable[P, R]) -> Callable[P, R]:
-    """Run a job in UTC: the session given, or the active one (a notebook's), has its own time zone back afterwards.
-
-    Jobs that run at once on one session share the setting; the last to end gives it back. A session that a job starts
-    itself is in UTC anyway.
-    """
-
-    @functools.wraps(job)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, SparkSession)), None)
-        spark = given or SparkSession.getActiveSession()
-        if spark is None:
-            return job(*args, **kwargs)
-        with _utc(spark):
-            return job(*args, **kwargs)
-
-    return run
-
-
-@contextmanager
-def _utc(spark: SparkSession) -> Iterator[None]:
-    """Count the jobs on a session; the first sets the time zone, the last puts the old one back."""
-    with _COUNTING:
-        jobs = int(spark.conf.get(JOBS_IN_UTC, None) or 0)
-        if not jobs:
-            spark.conf.set(ZONE_BEFORE, str(spark.conf.get(TIME_ZONE)))
-            spark.conf.set(TIME_ZONE, "UTC")
-        spark.conf.set(JOBS_IN_UTC, str(jobs + 1))
-    try:
-        yield
-    finally:
-        with _COUNTING:
-            jobs = int(spark.conf.get(JOBS_IN_UTC) or 0) - 1
-            spark.conf.set(JOBS_IN_UTC, str(jobs))
-            if not jobs:
-                spark.conf.set(TIME_ZONE, str(spark.conf.get(ZONE_BEFORE)))
-
-
-def open_session(settings: Settings, spark: SparkSession | None = None) -> SparkSession:
-    """Return the session given, or start the one that the settings describe.
-
-    Raises:
-        EnvironmentProblem: the one given cannot run our Python functions, or none can start.
-    """
-    if spark is not None:
-        check_workers(spark)
-        return spark
-    return build_session(
-        master=settings.spark.master,
-        driver_memory=settings.spark.driver_memory,
-        shuffle_partitions=settings.spark.shuffle_partitions,
-    )
+USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
 class Pin(NamedTuple):
@@ -151,34 +58,6 @@ class Pin(NamedTuple):
 
     version: int
     content: int
-
-
-class Commit(NamedTuple):
-    """A commit as the table's history tells of it.
-
-    Attributes:
-        version: the version that it made.
-        operation: Delta's name of what was done.
-        made: job and inputs (JSON), if Millrace wrote it.
-        write: what tells this write from any other, if Millrace wrote it.
-    """
-
-    version: int
-    operation: str | None
-    made: str | None
-    write: str | None
-
-    @property
-    def is_housekeeping(self) -> bool:
-        return self.operation in HOUSEKEEPING
-
-
-class Metadata(NamedTuple):
-    """What a write says of itself: the whole (JSON), job and inputs alone (JSON), and what tells it from any other."""
-
-    text: str
-    made: str
-    write: str
 
 
 class Tables:
@@ -289,7 +168,7 @@ class Tables:
         whole = mode == "overwrite" and where is None
         transaction = f"millrace/{job}/{name}" + ("" if whole else f"/{_digest(inputs)}")
         file_options = {key: given.pop(key) for key in list(given) if key.startswith("parquet.")}
-        metadata = _metadata(job, inputs)
+        metadata = commits.metadata(job, inputs)
         writer = df.write.format("delta").mode(mode).options(**given).option("userMetadata", metadata.text)
         writer = writer.option("txnAppId", transaction).option("txnVersion", 0 if mode == "append" else since + 1)
         if whole:
@@ -332,7 +211,7 @@ class Tables:
             return version
         same = " AND ".join(f"held.`{key}` = new.`{key}`" for key in keys)
         merge = self._table(name).alias("held").merge(df.alias("new"), same).whenNotMatchedInsertAll()
-        metadata = _metadata(job, inputs)
+        metadata = commits.metadata(job, inputs)
         with (
             self._one_writer(name, job),
             session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
@@ -358,7 +237,7 @@ class Tables:
     def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the table's last change was made by this job from these inputs."""
         made = self._last_change(name)
-        return made is not None and made.made == _metadata(job, inputs).made
+        return made is not None and made.made == commits.metadata(job, inputs).made
 
     def require(self, df: DataFrame, name: str, columns: Mapping[str, str]) -> DataFrame:
         """Check columns and types, and return them alone, in the order given.
@@ -413,15 +292,7 @@ class Tables:
                 raise
 
     def _commits(self, name: str) -> Iterator[Commit]:
-        """The table's commits, newest first, as far back as its log goes."""
-        table, seen, limit = self._table(name), 0, HISTORY
-        while True:
-            rows = table.history(limit).select("version", "operation", "userMetadata").collect()
-            for row in rows[seen:]:
-                yield Commit(row["version"], row["operation"], *_parsed(row["userMetadata"]))
-            if len(rows) < limit:
-                return
-            seen, limit = len(rows), limit * 10
+        return commits.newest_first(self._table(name).history)
 
     def _last_change(self, name: str) -> Commit | None:
         """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""
@@ -454,54 +325,6 @@ class Tables:
             f"table '{name}' at {self.path(name)} was changed by another writer while `{job}` wrote to it; "
             f"nothing of this write was kept. Run `millrace {job.replace('_', '-')}` again once the other has ended"
         )
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether an error is Delta's refusal of a commit because another writer's came first."""
-    return CONFLICT.search(f"{type(error).__name__}: {error}") is not None
-
-
-def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
-    """Settings of a session under which so many bytes are dealt to as many tasks as they need, not to hundreds.
-
-    Spark's defaults, 200 tasks a shuffle and Delta's 50 a log, cost a small shop minutes. Fewer than the session has
-    are taken, never more.
-    """
-    wanted = max(spark.sparkContext.defaultParallelism, math.ceil(size / BYTES_PER_PARTITION))
-    held = {name: str(spark.conf.get(name, None) or default) for name, default in PARTITIONS.items()}
-    return {name: str(min(int(count), wanted)) for name, count in held.items() if count.isdecimal()}
-
-
-@contextmanager
-def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    """Set session settings for a while."""
-    before = {key: spark.conf.get(key, None) for key in settings}
-    for key, value in settings.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
-
-
-def _metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:
-    made, write = {"job": job, "inputs": inputs}, uuid.uuid4().hex
-    texts = [json.dumps(value, sort_keys=True, default=str) for value in (made | {"write": write}, made)]
-    return Metadata(texts[0], texts[1], write)
-
-
-def _parsed(text: str | None) -> tuple[str | None, str | None]:
-    """What a commit's user metadata says: job and inputs as `_metadata` writes them, and the write's own id."""
-    try:
-        held = json.loads(text or "null")
-        made = {name: held[name] for name in ("job", "inputs")}
-    except (ValueError, TypeError, KeyError):
-        return None, None
-    return json.dumps(made, sort_keys=True), held.get("write")
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

@@ -19,8 +19,9 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import Flags, SettingsFile, guarded
+from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings, load_settings
-from jobs.tables import Tables, in_utc, open_session
+from jobs.tables import Tables
 from spark_udfs.row_hashes import Cells, Sums, row_sums, sums_of
 from training.batch import Batch, Ragged, batch_size
 from training.errors import DataError

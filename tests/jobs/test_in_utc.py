@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import ingest, ingest_feedback, score
+from jobs.sessions import TIME_ZONE, in_utc
 from jobs.settings import Settings
-from jobs.tables import TIME_ZONE, Tables, in_utc
+from jobs.tables import Tables
 from tests.jobs.small_shop import small_shop
 
 ZONE = "America/New_York"

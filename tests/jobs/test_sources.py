@@ -12,8 +12,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import ingest, sources
+from jobs.sessions import session_settings
 from jobs.settings import Settings, load_settings
-from jobs.tables import Tables, session_settings
+from jobs.tables import Tables
 from spark_udfs import order_lines
 from training.errors import DataError, SchemaError, SettingsError
 

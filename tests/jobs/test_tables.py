@@ -13,7 +13,9 @@ from pyspark.errors import AnalysisException, UnknownException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.tables import Tables, is_conflict, partitions_for, session_settings
+from jobs.commits import is_conflict
+from jobs.sessions import partitions_for, session_settings
+from jobs.tables import Tables
 from tests.jobs.pairs import together
 from training.errors import SchemaError, TableError
 
@@ -160,7 +162,7 @@ def test_a_write_on_top_of_an_unseen_change_is_refused(tables: Tables) -> None:
 
 
 def test_housekeeping_changes_no_content(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.tables.HISTORY", 2)
+    monkeypatch.setattr("jobs.commits.HISTORY", 2)
     place = f"delta.`{tables.path('events')}`"
     properties = {"delta.enableDeletionVectors": "true"}
     for value in (1, 2):

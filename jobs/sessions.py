@@ -1,0 +1,106 @@
+"""The session that a job runs in: the one given or one of its own, in UTC, with settings for a while."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from pyspark.sql import SparkSession
+
+from cluster.session import build_session, check_workers
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+TIME_ZONE, ZONE_BEFORE, JOBS_IN_UTC = "spark.sql.session.timeZone", "millrace.timeZone.before", "millrace.jobs"
+BYTES_PER_PARTITION = 4 << 20  # of compressed input: it grows tenfold in memory, and more where histories are made
+PARTITIONS = {"spark.sql.shuffle.partitions": "200", "spark.databricks.delta.snapshotPartitions": "50"}
+_COUNTING = threading.Lock()
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_utc(job: Callable[P, R]) -> Callable[P, R]:
+    """Run a job in UTC: the session given, or the active one (a notebook's), has its own time zone back afterwards.
+
+    Jobs that run at once on one session share the setting; the last to end gives it back. A session that a job starts
+    itself is in UTC anyway.
+    """
+
+    @functools.wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, SparkSession)), None)
+        spark = given or SparkSession.getActiveSession()
+        if spark is None:
+            return job(*args, **kwargs)
+        with _utc(spark):
+            return job(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _utc(spark: SparkSession) -> Iterator[None]:
+    """Count the jobs on a session; the first sets the time zone, the last puts the old one back."""
+    with _COUNTING:
+        jobs = int(spark.conf.get(JOBS_IN_UTC, None) or 0)
+        if not jobs:
+            spark.conf.set(ZONE_BEFORE, str(spark.conf.get(TIME_ZONE)))
+            spark.conf.set(TIME_ZONE, "UTC")
+        spark.conf.set(JOBS_IN_UTC, str(jobs + 1))
+    try:
+        yield
+    finally:
+        with _COUNTING:
+            jobs = int(spark.conf.get(JOBS_IN_UTC) or 0) - 1
+            spark.conf.set(JOBS_IN_UTC, str(jobs))
+            if not jobs:
+                spark.conf.set(TIME_ZONE, str(spark.conf.get(ZONE_BEFORE)))
+
+
+def open_session(settings: Settings, spark: SparkSession | None = None) -> SparkSession:
+    """Return the session given, or start the one that the settings describe.
+
+    Raises:
+        EnvironmentProblem: the one given cannot run our Python functions, or none can start.
+    """
+    if spark is not None:
+        check_workers(spark)
+        return spark
+    return build_session(
+        master=settings.spark.master,
+        driver_memory=settings.spark.driver_memory,
+        shuffle_partitions=settings.spark.shuffle_partitions,
+    )
+
+
+def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
+    """Settings of a session under which so many bytes are dealt to as many tasks as they need, not to hundreds.
+
+    Spark's defaults, 200 tasks a shuffle and Delta's 50 a log, cost a small shop minutes. Fewer than the session has
+    are taken, never more.
+    """
+    wanted = max(spark.sparkContext.defaultParallelism, math.ceil(size / BYTES_PER_PARTITION))
+    held = {name: str(spark.conf.get(name, None) or default) for name, default in PARTITIONS.items()}
+    return {name: str(min(int(count), wanted)) for name, count in held.items() if count.isdecimal()}
+
+
+@contextmanager
+def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """Set session settings for a while."""
+    before = {key: spark.conf.get(key, None) for key in settings}
+    for key, value in settings.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
