@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,29 +70,19 @@ def count_together(source: Source, files: Sequence[DataFile], fingerprint: str, 
     Raises:
         SnapshotError: as `count_rows`; or ranks see other files under the same name.
     """
-    error, counts = None, list[Counts]()
-    try:
-        counts = _counted(source, files[world.rank :: world.size])
-    except SnapshotError as found:
-        error = found
-    told = {"error": None if error is None else str(error), "fingerprint": fingerprint, "counts": counts}
-    ranks = world.all_gather_object(told)
-    if error is not None:
-        raise error
-    _refuse(source, ranks, fingerprint)
+    share = files[world.rank :: world.size]
+    ranks = world.on_each("reading footers", lambda: {"fingerprint": fingerprint, "counts": _counted(source, share)})
+    _refuse(source, [rank["fingerprint"] for rank in ranks], fingerprint)
     shares = [iter(rank["counts"]) for rank in ranks]
     return _row_groups([Counts(*next(shares[number % world.size])) for number in range(len(files))])
 
 
-def _refuse(source: Source, ranks: Sequence[dict[str, Any]], fingerprint: str) -> None:
-    for rank, told in enumerate(ranks):
-        if told["error"] is not None:
-            raise SnapshotError(f"rank {rank}: {told['error']}")
-        if told["fingerprint"] != fingerprint:
+def _refuse(source: Source, fingerprints: Sequence[str], mine: str) -> None:
+    for rank, found in enumerate(fingerprints):
+        if found != mine:
             raise SnapshotError(
                 f"all ranks must read the same files of version {source.version} of table '{source.uri}'; here they "
-                f"have fingerprint {fingerprint}, on rank {rank} {told['fingerprint']}. Name a folder that all hosts "
-                "share, or a URL"
+                f"have fingerprint {mine}, on rank {rank} {found}. Name a folder that all hosts share, or a URL"
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint, checkpoint_search
+from training import checkpoint, checkpoint_search, row_groups
 from training.buffers import Buffers
 from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError, MillraceError
@@ -21,6 +21,8 @@ from training.export import export
 from training.files import damage, write_tensors
 from training.fit_settings import Compression
 from training.progress import Progress
+from training.row_groups import _counted
+from training.snapshot import open_snapshot
 from training.sync import Synchroniser, global_norm
 from training.world import World
 
@@ -74,6 +76,9 @@ def apart(spec: dict[str, Any], world: World) -> dict[str, Any]:
             world.on_each("failing", lambda error=error: fail(error))
         except (MillraceError, OSError) as caught:
             seen[type(error).__name__] = world.all_gather_object([type(caught).__name__, str(caught)])
+    if world.rank == 0:
+        row_groups._counted = slow(_counted)
+    seen["rows"] = open_snapshot(spec["table"], world=world).rows
     if world.rank == 0:
         checkpoint.write_tensors, checkpoint_search.damage = slow(write_tensors), slow(damage)
     saver = Checkpoints(spec["folder"], identity={}, keep=1, say=print, world=world)

@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from cluster.launch import launch
 from tests.training import collectives
@@ -47,10 +49,12 @@ def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:
 
 
 def test_no_rank_takes_anothers_disk_for_a_hang(tmp_path: Path) -> None:
-    """A collective may take 1 s; checkpoints, their checksums and exports take 2.5 s each, on one rank."""
-    spec = {"seconds": 2.5, "folder": str(tmp_path)}
+    """A collective may take 1 s; footers, checkpoints, their checksums and exports take 1.6 s each, on one rank."""
+    write_deltalake(tmp_path / "table", pa.table({"id": range(30)}))
+    spec = {"seconds": 1.6, "folder": str(tmp_path), "table": str(tmp_path / "table")}
     seen = launch("tests.training.collectives:apart", spec, ranks=2, stall_s=1.0, timeout_s=120)
     assert seen["results"] == [0, 1]
+    assert seen["rows"] == 30
     assert seen["CheckpointError"] == [["CheckpointError", "planted: theirs"]] * 2
     assert seen["OSError"][0] == ["OSError", "planted: a disk"]
     assert seen["OSError"][1][0] == "PeerLostError"
