@@ -28,6 +28,7 @@ _Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*
 _B85 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
 _FROM_Z85 = bytes.maketrans(_Z85, _B85)
 _UUID_CHARACTERS = 20
+_PIECE = 2**20  # bytes to ask for at a time: a store takes as long to answer for a few of them
 
 
 class _Add(NamedTuple):
@@ -160,7 +161,7 @@ def _rows(table: pyarrow.fs.FileSystem, name: str) -> Iterator[Mapping[str, Any]
 def _lines(table: pyarrow.fs.FileSystem, name: str) -> Iterator[Mapping[str, Any]]:
     """The actions of a commit, or of a checkpoint in JSON."""
     with table.open_input_file(f"{_LOG}/{name}") as file:
-        for line in io.TextIOWrapper(io.BufferedReader(file), encoding="utf-8"):
+        for line in io.BufferedReader(file, _PIECE):
             if line.strip():
                 yield json.loads(line)
 

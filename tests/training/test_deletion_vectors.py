@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import uuid
 import zlib
@@ -17,7 +18,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from pyroaring import BitMap64
 
 from training.errors import SnapshotError
-from training.log_vectors import _B85, _Z85
+from training.log_vectors import _B85, _Z85, _lines
 from training.snapshot import Snapshot, open_snapshot, read_table
 
 MAGIC = (1681511377).to_bytes(4, "little")
@@ -240,3 +241,22 @@ def test_a_log_with_a_gap_or_without_a_live_file_is_refused(table: Path, monkeyp
     first.write_text("")
     with pytest.raises(SnapshotError, match=r"log of table '.*/t' up to version 2 has no `add` of live file 'split=a"):
         open_snapshot(str(table))
+
+
+def test_a_store_is_asked_for_a_commit_in_few_pieces() -> None:
+    """A store answers in 10 to 100 ms however little it is asked for."""
+    asked = list[int]()
+
+    class Far(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            asked.append(size or 0)
+            return super().read(size)
+
+    class Table:
+        def open_input_file(self, path: str) -> pa.NativeFile:
+            return pa.PythonFile(Far(text.encode()), "r")
+
+    text = "\n".join(json.dumps({"add": {"path": f"é{n}"}}) for n in range(9_000))
+    found = [action["add"]["path"] for action in _lines(Table(), "0.json")]  # type: ignore[arg-type]
+    assert found == [f"é{n}" for n in range(9_000)]
+    assert len(asked) <= 3  # one piece, and two that say that there is no more
