@@ -48,10 +48,10 @@ class Cache(ABC):
         """As `Snapshot.read_group`.
 
         Raises:
-            SnapshotError: the row group is not in the cache, and its file is gone or cannot be read.
+            SnapshotError: the row group is not in the cache, and its file is gone, cannot be read, or was changed.
         """
         key = _key(snapshot, group, columns)
-        found = self._get(key)
+        found = self._get(key, int(snapshot.groups.rows[group]))
         if found is not None:
             with self._lock:
                 self.hits += 1
@@ -67,7 +67,8 @@ class Cache(ABC):
         return arrays
 
     @abstractmethod
-    def _get(self, key: str) -> pa.RecordBatch | None: ...
+    def _get(self, key: str, rows: int) -> pa.RecordBatch | None:
+        """An entry of so many rows; one of another number is not taken."""
 
     @abstractmethod
     def _put(self, key: str, rows: pa.RecordBatch) -> None: ...
@@ -84,8 +85,9 @@ class MemoryCache(Cache):
         super().__init__(max_bytes)
         self._held: dict[str, pa.RecordBatch] = {}
 
-    def _get(self, key: str) -> pa.RecordBatch | None:
-        return self._held.get(key)
+    def _get(self, key: str, rows: int) -> pa.RecordBatch | None:
+        found = self._held.get(key)
+        return found if found is not None and found.num_rows == rows else None
 
     def _put(self, key: str, rows: pa.RecordBatch) -> None:
         self._held[key] = rows
@@ -109,10 +111,10 @@ class DiskCache(Cache):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writable, self._said = True, set[str]()
 
-    def _get(self, key: str) -> pa.RecordBatch | None:
+    def _get(self, key: str, rows: int) -> pa.RecordBatch | None:
         try:
             with pa.OSFile(str(self._path(key))) as file:
-                return _checked(file.read_buffer())
+                return _checked(file.read_buffer(), rows)
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError) as error:
@@ -170,12 +172,15 @@ def _parts(rows: pa.RecordBatch) -> list[pa.Buffer]:
     return [*parts, pa.py_buffer(digest.digest())]
 
 
-def _checked(stored: pa.Buffer) -> pa.RecordBatch:
-    """The record batch of a file; ArrowInvalid where the file is not what was written."""
+def _checked(stored: pa.Buffer, rows: int) -> pa.RecordBatch:
+    """The record batch of a file; ArrowInvalid where the file is not what was written, or is another row group's."""
     stream = stored[: max(0, stored.size - _CHECKSUM)]
     if xxhash.xxh3_64_digest(stream) != stored[stream.size :].to_pybytes():
         raise pa.ArrowInvalid("its checksum is not that of its bytes")
-    return pa.ipc.open_stream(stream).read_next_batch()
+    found = pa.ipc.open_stream(stream).read_next_batch()
+    if found.num_rows != rows:
+        raise pa.ArrowInvalid(f"it holds {found.num_rows} rows, the row group {rows}")
+    return found
 
 
 def _key(snapshot: Snapshot, group: int, columns: Sequence[str]) -> str:

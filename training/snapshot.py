@@ -71,9 +71,18 @@ class Snapshot:
         """All physical rows of a row group, deleted ones too, by logical name.
 
         Raises:
-            SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
+            SnapshotError: the file is gone, cannot be read, or holds other rows than when they were counted; names it,
+                the row group, the version and a remedy.
         """
-        return self.source.read(self.files[self.groups.file[group]], int(self.groups.number[group]), columns)
+        arrays = self.source.read(self.files[self.groups.file[group]], int(self.groups.number[group]), columns)
+        for name, array in arrays.items():
+            if len(array) != self.groups.rows[group]:
+                raise SnapshotError(
+                    f"{self.describe(group)} must hold the {self.groups.rows[group]} rows that were counted when the "
+                    f"version was opened; column '{name}' holds {len(array)}: the file was changed behind Delta's "
+                    "back. Restore the file, or pin another version"
+                )
+        return arrays
 
 
 def open_snapshot(

@@ -13,7 +13,7 @@ import pytest
 from deltalake import WriterProperties, write_deltalake
 
 from tests.training.streams import rows_of
-from training.cache import Cache, DiskCache, MemoryCache, cache_of
+from training.cache import Cache, DiskCache, MemoryCache, _key, cache_of
 from training.errors import SettingsError, SnapshotError
 from training.loader import Loader
 from training.schema import Column, Kind, Schema
@@ -105,6 +105,23 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(snapshot: Snapshot, tmp_path: P
     with pytest.warns(UserWarning, match=f"'{file}' .* is damaged .*its checksum is not that of its bytes"):
         assert epoch(snapshot, 0, cache) == wanted
     assert file.read_bytes() == whole
+
+
+def test_an_entry_of_another_length_is_read_from_the_table(tmp_path: Path, make: Make) -> None:
+    """Row groups of 2 and 1 rows: the second's entry under the first's name, and no row of either is lost."""
+    write_deltalake(
+        tmp_path / "t", pa.table({"id": [1, 2, 3]}), writer_properties=WriterProperties(max_row_group_size=2)
+    )
+    snapshot, cache = open_snapshot(str(tmp_path / "t")), make(10**6)
+    cache._put(_key(snapshot, 0, ["id"]), pa.RecordBatch.from_pydict({"id": [3]}))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert cache.read(snapshot, 0, ["id"])["id"].to_pylist() == [1, 2]
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert ["is damaged (it holds 1 rows, the row group 2)" in str(one.message) for one in said] == (
+        [True] if isinstance(cache, DiskCache) else []
+    )
 
 
 def test_many_damaged_files_are_said_once(snapshot: Snapshot, tmp_path: Path) -> None:

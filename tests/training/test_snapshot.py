@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, WriterProperties, write_deltalake
 
+from tests.training.streams import ranks_epoch
 from training.errors import SchemaError, SnapshotError, TableError
+from training.schema import Column, Kind, Schema
 from training.snapshot import open_snapshot, read_table
 
 
@@ -132,3 +135,24 @@ def test_corrupt_page_names_the_row_group(table: Path) -> None:
         file.write_bytes(data)
     with pytest.raises(SnapshotError, match=r"row group 0 of file 'split=.*' of version 1 .* cannot be read"):
         read_table(snapshot)
+
+
+def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows, in other row groups: rows would be left out, or come twice."""
+    monkeypatch.setattr(
+        "training.parquet._FOOTER_BYTES", 1
+    )  # its footer is read anew, as by a rank that counted others
+    write_deltalake(
+        tmp_path / "t", pa.table({"id": range(30)}), writer_properties=WriterProperties(max_row_group_size=20)
+    )
+    snapshot = open_snapshot(str(tmp_path / "t"))
+    [file] = data_files(tmp_path)
+    pq.write_table(pq.read_table(file), file, row_group_size=10)
+    named = rf"row group 0 of file '{file.name}' of version 0 .* must hold the 20 rows .*; column 'id' holds 10"
+    with pytest.raises(SnapshotError, match=named):
+        read_table(snapshot)
+    schema = Schema((Column("id", Kind.TIME),))
+    with pytest.raises(SnapshotError, match="holds 10"):
+        ranks_epoch(snapshot, schema, world_size=1)
