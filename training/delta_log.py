@@ -6,9 +6,12 @@ Delta-rs (deltalake) opens the log and replays it. What it does not hand out, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -36,6 +39,7 @@ READER_FEATURES = frozenset(
 )
 # Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
 _OPENING = {"retry_timeout": "30s"}
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def filesystem(place: str, sizes: dict[str, int], options: Mapping[str, str]) ->
 
 def _open_table(uri: str, version: int | None, options: Mapping[str, str]) -> DeltaTable:
     try:
-        return DeltaTable(uri, version=version, storage_options={**_OPENING, **options})
+        with _plainly_named(uri) as place:
+            return DeltaTable(place, version=version, storage_options={**_OPENING, **options})
     except TableNotFoundError as error:
         raise TableError(
             f"there is no Delta table at '{uri}' ({reason(error)}). Write it first, or correct the path"
@@ -160,6 +165,20 @@ def _open_table(uri: str, version: int | None, options: Mapping[str, str]) -> De
             else "See that this process may read it"
         )
         raise TableError(f"table '{uri}' cannot be reached: {reason(error)}. {remedy}") from None
+
+
+@contextmanager
+def _plainly_named(uri: str) -> Iterator[str]:
+    """A place whose name delta-rs takes as it is: it looks for a local log where what looks like an escape is undone.
+
+    It takes a link to the table for the table; so the log is what is linked. All of it is read while it is opened.
+    """
+    if "://" in uri or not _ESCAPE.search(uri):
+        yield uri
+        return
+    with TemporaryDirectory() as folder:
+        Path(folder, "_delta_log").symlink_to(Path(uri, "_delta_log"))
+        yield folder
 
 
 def _refuse_unknown(features: set[str], uri: str) -> None:

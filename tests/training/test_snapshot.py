@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,3 +158,18 @@ def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
     schema = Schema((Column("id", Kind.TIME),))
     with pytest.raises(SnapshotError, match="holds 10"):
         ranks_epoch(snapshot, schema, world_size=1)
+
+
+@pytest.mark.parametrize("name", ["50%25", "a b%20", "50%", "é+&#"])
+def test_a_folders_name_is_taken_as_it_is(table: Path, tmp_path: Path, name: str) -> None:
+    """With a checkpoint and without; delta-rs itself cannot open names like the first two."""
+    before = tmp_path / name / "before"
+    shutil.copytree(table, before)
+    DeltaTable(table).create_checkpoint()
+    write_deltalake(table, pa.table({"id": [5], "split": ["test"]}), mode="append")
+    shutil.copytree(table, before.with_name("after"))
+    assert ids(before) == [1, 2, 3, 4]
+    assert ids(before.with_name("after")) == [1, 2, 3, 4, 5]
+    assert ids(before.with_name("after"), 0) == [1, 2, 3]
+    with pytest.raises(TableError, match=re.escape(f"there is no Delta table at '{tmp_path / name}'")):
+        open_snapshot(str(tmp_path / name))
