@@ -22,7 +22,7 @@ from cluster.processes import Limit, Rank, RankLostError, never_raising, stop, s
 from cluster.sizes import threads_per_rank
 
 if TYPE_CHECKING:
-    from cluster.spark_ranks import Lines
+    from cluster.horovod_ranks import Lines
 
 ALONE = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}  # the variables of a rank that has none to meet
 PAUSE_S = 10.0  # before the second restart; twice as long and as much again before each further one
@@ -126,7 +126,7 @@ def _run(job: Job, launcher: Launcher) -> dict[str, Any]:
         from cluster.barrier import run_barrier
 
         return run_barrier(job)
-    from cluster.spark_ranks import run_horovod_spark
+    from cluster.horovod_ranks import run_horovod_spark
 
     return run_horovod_spark(job, _horovod_spark_run)
 

@@ -1,4 +1,4 @@
-"""Ranks as Spark tasks: what both ways share, and the way through `horovod.spark.run` (the other: cluster.barrier).
+"""Ranks as Spark tasks: what both ways share (cluster.barrier, cluster.horovod_ranks).
 
 Horovod's rendezvous is a small key-value store; ranks also leave notes there for each other: that one has failed, so
 that all others are stopped.
@@ -6,37 +6,19 @@ that all others are stopped.
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import os
-import re
-import signal
-import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
-from cluster.processes import END_S, GRACE_S, START_S, TAIL_LINES, Failure, RankLostError
+from cluster.processes import END_S, Failure
 from cluster.processes import verdict as verdict_of
-from cluster.rank import run_rank
-from cluster.sizes import threads_per_rank
-
-if TYPE_CHECKING:
-    from cluster.launch import Job
 
 POLL_S = 0.2
-LEAVE_S = 20.0  # for Horovod to end its ranks, which it gives 10 s, and for Spark to end their tasks
 FAILED, ENDED = "failed/any", "ended/any"
 
 
@@ -86,150 +68,3 @@ class Board:
         deadline = time.monotonic() + END_S
         while time.monotonic() < deadline and not all(map(self.has, notes)):
             time.sleep(POLL_S)
-
-
-# --- horovod.spark.run
-
-
-HorovodSparkRun = Callable[[Callable[[], Any], int, dict[str, str], int, "Lines"], list[Any]]
-
-
-def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
-    """Run the ranks through `horovod.spark.run`, given as `run`, in the active session; call it in the main thread.
-
-    Raises:
-        LaunchError: there is no session, a rank failed, Horovod could not start the ranks, or they did not end in time.
-    """
-    from cluster.launch import rank_env_anywhere
-
-    session()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    env = {**rank_env_anywhere(job.stall_s), **job.env}
-    lines = Lines(job.log)
-    passed = threading.Event()
-    try:
-        with _interrupt_after(job.limit.left_s(), passed):
-            ended = run(partial(_horovod_rank, job.target, job.spec), job.ranks, env, int(START_S), lines)
-    except (Exception, KeyboardInterrupt) as error:
-        last = "".join(f"\n    {line}" for line in lines.tail) or " none"
-        if passed.is_set():
-            raise LaunchError(job.limit.passed(f"the ranks still ran; their last lines:{last}\n")) from error
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise RankLostError(
-            f"horovod.spark could not run {job.ranks} ranks to their end: {' '.join(str(error).split())}. It needs "
-            f"{job.ranks} free task slots and a classic cluster (no Spark Connect); training.launcher=barrier needs no "
-            f"RDDs. The ranks' last lines:{last}"
-        ) from error
-    return answer(
-        [
-            {"failure": asdict(Failure.of_error(rank, job.ranks, end["error"]))} if "error" in end else end
-            for rank, end in enumerate(ended)
-        ]
-    )
-
-
-@contextmanager
-def _interrupt_after(seconds: float, passed: threading.Event) -> Iterator[None]:
-    """Interrupt the main thread as Ctrl-C does, which is what horovod.spark listens to, and set `passed`.
-
-    It then waits for the ranks' hosts, for ever where one of them does not answer; so after a while the main thread is
-    taken out of that wait, by a signal of its own. Horovod keeps the handlers of SIGINT and SIGTERM for itself; all are
-    put back.
-    """
-    main, over = threading.main_thread(), threading.Event()
-
-    def interrupt() -> None:
-        if over.wait(min(seconds, threading.TIMEOUT_MAX)):
-            return
-        passed.set()
-        number = signal.SIGINT
-        while True:
-            signal.pthread_kill(main.ident or 0, number)  # wakes it from a system call too
-            if over.wait(LEAVE_S):
-                return
-            number = signal.SIGUSR2
-
-    def leave(*_: object) -> None:
-        if not over.is_set():
-            raise TimeoutError("horovod.spark did not end its ranks")
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)
-    thread = threading.Thread(target=interrupt, name="launch limit", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class Lines:
-    """A stream that passes on whole lines and keeps the last ones; Horovod has put the rank in front of each.
-
-    Several threads write, one for each stream of each rank.
-    """
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log, self._begun = log, threading.local()
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-    def write(self, text: str) -> None:
-        *lines, self._begun.line = (getattr(self._begun, "line", "") + text).split("\n")
-        for line in lines:
-            plain = re.sub(r"^\[(\d+)\]<std(?:out|err)>:", r"[\1] ", line)
-            self.tail.append(plain)
-            self._log(plain)
-
-    def flush(self) -> None:
-        """Nothing is held back but a line's beginning."""
-
-    def close(self) -> None:
-        """The stream belongs to the launch, not to the rank that ends."""
-
-
-def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
-    """A rank in a process of horovod.spark, which itself would wait for ever for one that hangs.
-
-    And for what that one started: Horovod reads a rank's lines until the last process that can write them has ended.
-    """
-    cores, ranks_here = len(os.sched_getaffinity(0)), int(os.environ["HOROVOD_LOCAL_SIZE"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_here)))  # read when torch is loaded
-    signal.signal(signal.SIGTERM, lambda *_: _leave())
-    board, joined, ended_well = Board(os.environ), threading.Event(), threading.Event()
-    threading.Thread(target=_leave_with_the_others, args=(board, joined, ended_well), daemon=True).start()
-    ended = run_rank(target, json.loads(spec), joined.set)
-    ended_well.set()
-    if "error" in ended:
-        board.put(FAILED)
-        print(ended["error"]["message"], file=sys.stderr, flush=True)
-    _end_children()
-    return ended
-
-
-def _leave_with_the_others(board: Board, joined: threading.Event, ended: threading.Event) -> None:
-    """End this process, with its stack on stderr, where another rank failed and this one does not come to an end."""
-    deadline = time.monotonic() + START_S
-    while not board.has(FAILED):
-        if ended.wait(1.0):
-            return
-        if not joined.is_set() and time.monotonic() > deadline:
-            print(f"this rank must meet the others within {START_S:.0f} s, and did not", file=sys.stderr, flush=True)
-            board.put(FAILED)
-    if not ended.wait(GRACE_S):
-        faulthandler.dump_traceback()
-        _leave()
-
-
-def _leave() -> None:
-    _end_children()
-    os._exit(1)
-
-
-def _end_children() -> None:
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has ended just now
-            child.kill()

@@ -10,13 +10,13 @@ import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from cluster import barrier, spark_ranks
+from cluster import barrier, horovod_ranks
 from cluster import launch as launching
 from cluster.barrier import rank_order
 from cluster.errors import LaunchError
+from cluster.horovod_ranks import LEAVE_S, Lines
 from cluster.launch import launch
 from cluster.processes import RankLostError
-from cluster.spark_ranks import LEAVE_S, Lines
 from tests.cluster import targets
 
 HERE = "tests.cluster.targets"
@@ -126,7 +126,7 @@ def test_a_horovod_spark_that_does_not_end_its_ranks_is_left(
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR2)
     monkeypatch.setattr(launching, "_horovod_spark_run", hang)
-    monkeypatch.setattr(spark_ranks, "LEAVE_S", 1.0)
+    monkeypatch.setattr(horovod_ranks, "LEAVE_S", 1.0)
     started = time.monotonic()
     with pytest.raises(LaunchError, match=r"(?s)within timeout_s=1; the ranks still ran; their last lines: none"):
         launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", timeout_s=1)
