@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from cluster.errors import LaunchError
-from cluster.processes import GRACE_S, START_S, TAIL_LINES, Failure, RankLostError
+from cluster.errors import LaunchError, spark_reason
+from cluster.processes import GRACE_S, START_S, TAIL_LINES, Failure, RankLostError, verdict
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
 from cluster.spark_ranks import FAILED, Board, answer, session
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from cluster.launch import Job
 
 LEAVE_S = 20.0  # for Horovod to end its ranks, which it gives 10 s, and for Spark to end their tasks
+TOLD = "millrace, how a rank failed: "  # in front of a line of JSON among a rank's lines
+_MISSING = re.compile(r"(ModuleNotFoundError|ImportError): .*")
+
 HorovodSparkRun = Callable[[Callable[[], Any], int, dict[str, str], int, "Lines"], list[Any]]
 
 
@@ -36,7 +39,8 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     """Run the ranks through `horovod.spark.run`, given as `run`, in the active session; call it in the main thread.
 
     Raises:
-        LaunchError: there is no session, a rank failed, Horovod could not start the ranks, or they did not end in time.
+        RankLostError: Horovod could not start the ranks, or a rank was lost.
+        LaunchError: there is no session, a rank failed, a package is missing, or the ranks did not end in time.
     """
     from cluster.launch import rank_env_anywhere
 
@@ -46,25 +50,57 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     lines = Lines(job.log)
     passed = threading.Event()
     try:
-        with _interrupt_after(job.limit.left_s(), passed):
+        with _interrupt_after(job.limit.left_s(), passed), _threads_errors() as errors:
             ended = run(partial(_horovod_rank, job.target, job.spec), job.ranks, env, int(START_S), lines)
     except (Exception, KeyboardInterrupt) as error:
-        last = "".join(f"\n    {line}" for line in lines.tail) or " none"
         if passed.is_set():
-            raise LaunchError(job.limit.passed(f"the ranks still ran; their last lines:{last}\n")) from error
+            raise LaunchError(job.limit.passed(f"the ranks still ran; their last lines:{lines.last}\n")) from error
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise RankLostError(
-            f"horovod.spark could not run {job.ranks} ranks to their end: {' '.join(str(error).split())}. It needs "
-            f"{job.ranks} free task slots and a classic cluster (no Spark Connect); training.launcher=barrier needs no "
-            f"RDDs. The ranks' last lines:{last}"
-        ) from error
+        raise _why(job.ranks, [error, *errors], lines) from error
     return answer(
         [
             {"failure": asdict(Failure.of_error(rank, job.ranks, end["error"]))} if "error" in end else end
             for rank, end in enumerate(ended)
         ]
     )
+
+
+def _why(ranks: int, errors: Sequence[BaseException], lines: Lines) -> Exception:
+    """A rank's own error, as the other launchers give it; what is missing stays so; all else may go another time."""
+    failures = [Failure.of_error(rank, ranks, error) for rank, error in sorted(lines.failed.items())]
+    if not all(failure.noticed_only for failure in failures):
+        return verdict(failures)
+    failed = f"horovod.spark could not run {ranks} ranks to their end"
+    reasons = [f"{type(error).__name__}: {spark_reason(error)}" for error in errors if isinstance(error, Exception)]
+    said = [line.partition(" ")[2] for line in lines.tail]  # without the rank: where one could not even begin
+    missing = next((found for found in map(_MISSING.search, reasons) if found), None)
+    missing = missing or next((found for found in map(_MISSING.match, said) if found), None)
+    if missing:
+        return LaunchError(
+            f"{failed}: {missing[0]}. It needs Horovod and our packages in the Python of the driver and the executors"
+        )
+    return RankLostError(
+        f"{failed}: {' '.join(str(errors[0]).split())}. It needs {ranks} free task slots and a classic cluster (no "
+        f"Spark Connect); training.launcher=barrier needs no RDDs. The ranks' last lines:{lines.last}"
+    )
+
+
+@contextmanager
+def _threads_errors() -> Iterator[list[BaseException]]:
+    """What ends threads meanwhile: Horovod asks Spark in one, and tells of Spark's error only that there was one."""
+    found, before = list[BaseException](), threading.excepthook
+
+    def note(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is not None:
+            found.append(ended.exc_value)
+        before(ended)
+
+    threading.excepthook = note
+    try:
+        yield found
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager
@@ -109,16 +145,31 @@ class Lines:
     """A stream that passes on whole lines and keeps the last ones; Horovod has put the rank in front of each.
 
     Several threads write, one for each stream of each rank.
+
+    Attributes:
+        tail: the last lines.
+        failed: by rank, the errors that ranks have told among their lines.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log, self._begun = log, threading.local()
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.failed: dict[int, dict[str, Any]] = {}
+
+    @property
+    def last(self) -> str:
+        """The last lines, for errors."""
+        return "".join(f"\n    {line}" for line in self.tail) or " none"
 
     def write(self, text: str) -> None:
         *lines, self._begun.line = (getattr(self._begun, "line", "") + text).split("\n")
         for line in lines:
             plain = re.sub(r"^\[(\d+)\]<std(?:out|err)>:", r"[\1] ", line)
+            mark, told, text = plain.partition(TOLD)
+            if told:
+                rank, error = json.loads(text)
+                self.failed[int(rank)] = error
+                plain = f"{mark}{error['message']}"
             self.tail.append(plain)
             self._log(plain)
 
@@ -134,18 +185,24 @@ def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
 
     And for what that one started: Horovod reads a rank's lines until the last process that can write them has ended.
     """
-    cores, ranks_here = len(os.sched_getaffinity(0)), int(os.environ["HOROVOD_LOCAL_SIZE"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_here)))  # read when torch is loaded
+    take_threads()
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     board, joined, ended_well = Board(os.environ), threading.Event(), threading.Event()
     threading.Thread(target=_leave_with_the_others, args=(board, joined, ended_well), daemon=True).start()
     ended = run_rank(target, json.loads(spec), joined.set)
     ended_well.set()
     if "error" in ended:
+        sys.stderr.write(f"{TOLD}{json.dumps([int(os.environ['HOROVOD_RANK']), ended['error']])}\n")  # in one piece
+        sys.stderr.flush()
         board.put(FAILED)
-        print(ended["error"]["message"], file=sys.stderr, flush=True)
     _end_children()
     return ended
+
+
+def take_threads() -> None:
+    """Take this rank's share of the cores that the executor has, as the other launchers do, before torch is loaded."""
+    cores, ranks_here = len(os.sched_getaffinity(0)), int(os.environ["HOROVOD_LOCAL_SIZE"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_here)))
 
 
 def _leave_with_the_others(board: Board, joined: threading.Event, ended: threading.Event) -> None:

@@ -32,6 +32,13 @@ def fail_knowingly(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {}
 
 
+def fail_beside_a_sleeper(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    if world.rank == 0:
+        raise DataError("a name must be of two words; got 1")
+    time.sleep(600)
+    return {}
+
+
 def fail_by_surprise(spec: dict[str, Any], world: World) -> dict[str, Any]:
     if world.rank == spec["rank"]:
         raise ZeroDivisionError("planted")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +21,7 @@ from cluster import barrier, horovod_ranks
 from cluster import launch as launching
 from cluster.barrier import rank_order
 from cluster.errors import LaunchError
-from cluster.horovod_ranks import LEAVE_S, Lines
+from cluster.horovod_ranks import LEAVE_S, TOLD, Lines, take_threads
 from cluster.launch import launch
 from cluster.processes import RankLostError
 from tests.cluster import targets
@@ -146,6 +153,133 @@ def test_a_horovod_spark_that_hangs_is_interrupted(spark: SparkSession, monkeypa
     with pytest.raises(LaunchError, match=r"(?s)within timeout_s=1; the ranks still ran; their last lines: none"):
         launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", timeout_s=1)
     assert time.monotonic() - started < 10
+
+
+def launch_on(monkeypatch: pytest.MonkeyPatch, run: Callable[..., list[Any]], **settings: Any) -> dict[str, Any]:
+    """Launch through a stand-in for `horovod.spark.run`, without Spark."""
+    monkeypatch.setattr(horovod_ranks, "session", lambda: None)
+    monkeypatch.setattr(launching, "_horovod_spark_run", run)
+    return launch(f"{HERE}:add_up", {"value": 1}, ranks=2, launcher="spark", **settings)
+
+
+def test_a_rank_of_horovod_spark_takes_its_share_of_its_executors_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own share does not travel."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    given = dict[str, str]()
+
+    def run(function: object, ranks: int, env: dict[str, str], *_: object) -> list[dict[str, Any]]:
+        given.update(env)
+        return [{"ok": {}}] * ranks
+
+    launch_on(monkeypatch, run)
+    assert "OMP_NUM_THREADS" not in given
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    take_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # Spark's, or a person's
+    take_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_rank_of_a_barrier_takes_its_share_of_its_executors_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict[str, str]()
+
+    def start(rank: int, size: int, command: object, env: dict[str, str], *_: object) -> None:
+        given.update(env)
+        raise InterruptedError("planted: seen enough")
+
+    monkeypatch.setattr(barrier, "Rank", start)
+    monkeypatch.setattr(barrier, "Sender", lambda _: io.StringIO())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    plan = {"target": "a:b", "stall_s": 1.0, "env": {}, "spec": "{}", "lines": {"host": "", "port": 0, "secret": ""}}
+    slot = {"HOROVOD_SIZE": "2", "HOROVOD_HOSTNAME": "nowhere"}
+    with pytest.raises(InterruptedError):
+        barrier._run_one(plan, 0, slot, 2, SimpleNamespace())  # type: ignore[arg-type]
+    assert given["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'horovod'"), ""),
+        (RuntimeError("one or more processes exited"), "ModuleNotFoundError: No module named 'horovod'"),
+    ],
+)
+def test_a_missing_package_is_not_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def run(function: object, ranks: int, env: object, start_s: int, lines: Lines) -> list[Any]:
+        lines.write(f"[1]<stderr>:{said}\n")
+        raise error
+
+    named = (
+        r"horovod.spark could not run 2 ranks to their end: ModuleNotFoundError: No module named 'horovod'\. It needs"
+    )
+    with pytest.raises(LaunchError, match=named) as caught:
+        launch_on(monkeypatch, run, restarts=1, log=lambda _: None)
+    assert not isinstance(caught.value, RankLostError)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_package_that_sparks_job_misses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Horovod asks Spark in a thread, and says no more than that it failed."""
+
+    def fail() -> None:
+        raise RuntimeError("Py4J:\nTraceback\nModuleNotFoundError: No module named 'cluster'\n\tat org.apache.spark")
+
+    def run(*_: object) -> list[Any]:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        raise RuntimeError("Spark job has failed, see the error above.")
+
+    hook = threading.excepthook
+    with pytest.raises(LaunchError, match=r"to their end: ModuleNotFoundError: No module named 'cluster'\. It needs"):
+        launch_on(monkeypatch, run, restarts=1, log=pytest.fail)
+    assert threading.excepthook is hook
+
+
+def test_a_rank_of_horovod_spark_that_failed_is_named_though_others_were_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that waits for it is ended, for which Horovod throws all results away."""
+    lines: list[str] = []
+
+    def run(function: object, ranks: int, env: object, start_s: int, stream: Lines) -> list[Any]:
+        error = {"kind": "", "message": "DataError: got -3", "traceback": "", "lost_peer": False}
+        stream.write(f"[1]<stderr>:{TOLD}{json.dumps([1, error])}\n")
+        raise RuntimeError("Horovod detected that one or more processes exited with non-zero status")
+
+    with pytest.raises(LaunchError, match=r"^rank 1 of 2 failed: DataError: got -3$") as caught:
+        launch_on(monkeypatch, run, restarts=1, log=lines.append)
+    assert not isinstance(caught.value, RankLostError)
+    assert lines == ["[1] DataError: got -3"]
+
+
+def test_a_rank_of_horovod_spark_that_is_gone_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its peer has noticed, and did nothing wrong."""
+
+    def run(function: object, ranks: int, env: object, start_s: int, stream: Lines) -> list[Any]:
+        error = {"kind": "", "message": "PeerLostError: gave up", "traceback": "", "lost_peer": True}
+        stream.write(f"[0]<stderr>:{TOLD}{json.dumps([0, error])}\n")
+        raise RuntimeError("Horovod detected that one or more processes exited with non-zero status")
+
+    with pytest.raises(
+        RankLostError, match=r"(?s)to their end: Horovod detected .*last lines:\n    \[0\] PeerLostError"
+    ):
+        launch_on(monkeypatch, run, log=lambda _: None)
+
+
+@pytest.mark.slow
+def test_horovod_spark_ranks_fail_with_their_own_error(spark: SparkSession) -> None:
+    """Though another sleeps, and has to be ended."""
+    with pytest.raises(LaunchError, match=r"^rank 0 of 2 failed: .*must be of two words; got 1") as caught:
+        launch(f"{HERE}:fail_beside_a_sleeper", {}, ranks=2, launcher="spark", restarts=1, timeout_s=120)
+    assert not isinstance(caught.value, RankLostError)
 
 
 def test_no_session_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
