@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -22,12 +22,13 @@ from cluster.jvm import bound_jvm
 
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-NEEDED = ("numpy", "pandas", "pyarrow", "torch", "faiss", "spark_udfs", "training")  # on executors
+NEEDED = ("numpy", "pandas", "pyarrow", "spark_udfs", "training")  # on executors, by every job
+TO_SCORE = ("torch", "faiss")  # beside them, by jobs that score with models there
 _REMEDY = (
     "start the session with this Python, os.environ['PYSPARK_PYTHON'] = sys.executable before it is built, or bring "
     "the packages to the executors (docs/cluster.md)"
 )
-_with_our_packages: WeakSet[SparkSession] = WeakSet()
+_found_on: WeakKeyDictionary[SparkSession, set[str]] = WeakKeyDictionary()
 
 
 def build_session(
@@ -37,6 +38,7 @@ def build_session(
     driver_memory: str = "3g",
     shuffle_partitions: int = 8,
     conf: Mapping[str, str] | None = None,
+    beside: Sequence[str] = (),
 ) -> SparkSession:
     """Return the active session, or start one with Delta Lake.
 
@@ -46,13 +48,14 @@ def build_session(
         driver_memory: heap of a local session's JVM.
         shuffle_partitions: for a local session; a cluster keeps its own default.
         conf: further Spark settings, over these.
+        beside: packages that the executors of an active session must have, beside NEEDED.
 
     Raises:
         EnvironmentProblem: no Java, no Delta jars, or an active session without Delta or our packages.
     """
     active = SparkSession.getActiveSession()
     if active is not None:
-        check_workers(active)
+        check_workers(active, beside)
         return _checked(active)
     # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -72,19 +75,25 @@ def build_session(
     return _checked(spark)
 
 
-def check_workers(spark: SparkSession) -> None:
-    """See, by one small job a session, that the Python of its executors has our packages and what they need.
+def check_workers(spark: SparkSession, beside: Sequence[str] = ()) -> None:
+    """See, by a small job, that the Python of a session's executors has what a job needs; what was found holds.
 
     A session that was started without PYSPARK_PYTHON takes whatever `python3` is, and only its first Python function
     would say so.
 
+    Args:
+        spark: the session.
+        beside: packages that the job needs there beside NEEDED.
+
     Raises:
-        EnvironmentProblem: it has not, or no Python function runs at all.
+        EnvironmentProblem: a package is missing, or no Python function runs at all.
     """
-    if spark in _with_our_packages:
+    found = _found_on.setdefault(spark, set())
+    wanted = [name for name in (*NEEDED, *beside) if name not in found]
+    if not wanted:
         return
     try:
-        answer = spark.range(0, 1, 1, 1).select(_probe()(F.lit(",".join(NEEDED)))).first()
+        answer = spark.range(0, 1, 1, 1).select(_probe()(F.lit(",".join(wanted)))).first()
     except Exception as error:
         raise EnvironmentProblem(
             f"the session's executors must run Python functions, and do not: {spark_reason(error)}; {_REMEDY}"
@@ -92,9 +101,9 @@ def check_workers(spark: SparkSession) -> None:
     python, missing = str(answer[0]).rsplit(" ", 1) if answer else ("", "")
     if missing != "-":
         raise EnvironmentProblem(
-            f"the Python of the session's executors must have {', '.join(NEEDED)}; {python} lacks {missing}; {_REMEDY}"
+            f"the Python of the session's executors must have {', '.join(wanted)}; {python} lacks {missing}; {_REMEDY}"
         )
-    _with_our_packages.add(spark)
+    found.update(wanted)
 
 
 def _probe() -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster.session import TO_SCORE
 from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
 from jobs.console import CONSOLE, say, show_table
 from jobs.sessions import open_session
@@ -51,7 +52,7 @@ def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
     places = [f"tables.root={home}/tables", f"run_dir={home}/run", *([f"ingest.path={data}"] if data else [])]
     settings = load_settings(PIPELINES / f"{name}.yaml", [*places, *flags])
     stages = Stages(settings.run_dir)
-    spark = open_session(settings)
+    spark = open_session(settings, beside=TO_SCORE)
     if data is None:
         stages.run("simulate", lambda: simulate.run(settings, spark))
     stages.run("ingest", lambda: ingest.run(settings, spark))

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError, EnvironmentProblem
+from cluster.session import TO_SCORE
 from jobs import doctor_checks as checks
 from jobs.artefacts import DOCTOR, write_json
 from jobs.console import show_table
@@ -63,7 +64,7 @@ def examine(settings: Settings, spark: SparkSession | None = None) -> Iterator[F
     for check in ALONE:
         yield from check(settings)
     try:
-        session = open_session(settings, spark)
+        session = open_session(settings, spark, beside=TO_SCORE)
     except ClusterError as error:
         yield Finding("fail", "spark", str(error), "see the message; the checks of tables and slots were left out")
     else:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import functions as F
 
+from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
 from jobs.console import say, show_table, step
@@ -84,7 +85,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: a table is missing, or the test split has no user to judge.
     """
     bundle = latest_bundle(settings.run_dir)
-    spark = open_session(settings, spark)
+    spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     build = builds.published(tables)
     cut = datetime.fromisoformat(build["cuts"]["test"])

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import functions as F
 
+from cluster.session import TO_SCORE
 from jobs import build_examples, builds, ingest_feedback, score, train
 from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
@@ -60,7 +61,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
             f"closing the loop needs a simulated shop and a fixed cut; ingest.path is {settings.ingest.path!r}, "
             f"examples.test_from {settings.examples.test_from}; use jobs/pipelines/shop.yaml"
         )
-    spark = open_session(settings, spark)
+    spark = open_session(settings, spark, beside=TO_SCORE)
     cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
     source = Tables(spark, settings.tables.root)
     inputs: dict[str, Any] = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import functions as F
 
+from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import OPTIONAL
@@ -52,7 +53,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: a table is missing, or no event lies before the moment.
     """
     bundle = latest_bundle(settings.run_dir)
-    spark = open_session(settings, spark)
+    spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
     built = builds.published(tables)["versions"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -63,19 +63,25 @@ def _utc(spark: SparkSession) -> Iterator[None]:
                 spark.conf.set(TIME_ZONE, str(spark.conf.get(ZONE_BEFORE)))
 
 
-def open_session(settings: Settings, spark: SparkSession | None = None) -> SparkSession:
+def open_session(settings: Settings, spark: SparkSession | None = None, *, beside: Sequence[str] = ()) -> SparkSession:
     """Return the session given, or start the one that the settings describe.
+
+    Args:
+        settings: of the job.
+        spark: the session given.
+        beside: packages that the job needs on executors beside those that all jobs need, e.g. TO_SCORE.
 
     Raises:
         EnvironmentProblem: the one given cannot run our Python functions, or none can start.
     """
     if spark is not None:
-        check_workers(spark)
+        check_workers(spark, beside)
         return spark
     return build_session(
         master=settings.spark.master,
         driver_memory=settings.spark.driver_memory,
         shuffle_partitions=settings.spark.shuffle_partitions,
+        beside=beside,
     )
 
 

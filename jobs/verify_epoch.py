@@ -46,7 +46,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         DataError: the stream is not what Spark reads.
     """
     ranks = settings.training.ranks
-    return _correct(verify(open_session(settings, spark), **_in_force(settings), world_size=ranks))
+    return _correct(verify(open_session(settings, spark, beside=("torch",)), **_in_force(settings), world_size=ranks))
 
 
 def _in_force(settings: Settings) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def command(
         of = {"table": table} if table else _in_force(loaded)
         of |= {} if version is None else {"version": version}
         ranks = world_size or loaded.training.ranks
-        _correct(verify(open_session(loaded), **of, world_size=ranks, epoch=epoch, seed=seed))
+        _correct(verify(open_session(loaded, beside=("torch",)), **of, world_size=ranks, epoch=epoch, seed=seed))
 
     guarded(call)
 

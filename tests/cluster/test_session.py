@@ -62,23 +62,26 @@ def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
 def unchecked(spark: SparkSession) -> Iterator[SparkSession]:
     """The session as a stranger to us, with its own Python put back at the end."""
     python = spark.sparkContext.pythonExec
-    session._with_our_packages.discard(spark)
+    session._found_on.pop(spark, None)
     yield spark
     spark.sparkContext.pythonExec = python
 
 
-def test_a_session_is_checked_once(unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_workers(unchecked)
-    monkeypatch.setattr(session, "_probe", pytest.fail)
-    check_workers(unchecked)
-
-
-def test_workers_that_lack_a_package_are_named(unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "NEEDED", ("numpy", "no_such_package"))
-    with pytest.raises(
-        EnvironmentProblem, match=r"python.* \(3\.\d+\.\d+\) lacks no_such_package; start the session with"
-    ):
+def test_a_session_is_checked_once_for_what_a_job_needs(
+    unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that scores nothing runs where nothing to score with is."""
+    monkeypatch.setattr(session, "NEEDED", ("numpy",))
+    for _ in range(2):
         check_workers(unchecked)
+        with pytest.raises(
+            EnvironmentProblem,
+            match=r"have no_such_package; .*python.* \(3\.\d+\.\d+\) lacks no_such_package; start the session with",
+        ):
+            check_workers(unchecked, ("no_such_package",))
+    check_workers(unchecked, ("json",))
+    monkeypatch.setattr(session, "_probe", pytest.fail)
+    check_workers(unchecked, ("json",))
 
 
 def test_workers_of_a_python_that_cannot_run_are_named(unchecked: SparkSession) -> None:

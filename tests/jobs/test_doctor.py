@@ -79,7 +79,7 @@ def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkS
 
 
 def test_without_spark_the_rest_is_still_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_session(settings: Settings, spark: Any) -> None:
+    def no_session(*_: Any, **__: Any) -> None:
         raise EnvironmentProblem("Spark did not start (no jars)")
 
     monkeypatch.setattr(doctor, "ALONE", ())
