@@ -108,13 +108,16 @@ def _moment(settings: Settings, lines: DataFrame, path: str) -> datetime:
 def _queries(settings: Settings, read: dict[str, DataFrame], lines: DataFrame, moment: datetime) -> DataFrame:
     """A row per user of the shop: user, user_id, history, history_age, seen, in_vocabulary.
 
-    A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown.
+    A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown: past
+    the indices of erased users too.
     """
-    held = read["vocabulary_users"].where("id IS NOT NULL")
+    held = read["vocabulary_users"]
     everybody = read["users"].select(F.col("user_id").alias("id"))
     joined_since = vocabularies.new_entries(everybody, held)
-    numbered = held.select("index", "id", F.lit(True).alias("in_vocabulary")).unionByName(
-        joined_since.select("index", "id", F.lit(False).alias("in_vocabulary"))
+    numbered = (
+        held.where("id IS NOT NULL")
+        .select("index", "id", F.lit(True).alias("in_vocabulary"))
+        .unionByName(joined_since.select("index", "id", F.lit(False).alias("in_vocabulary")))
     )
     known = features.indexed(lines, numbered, read["vocabulary_items"])
     asked = features.queries(known, numbered, moment, None, settings.examples.max_history, JOB)

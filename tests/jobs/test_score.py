@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import score
 from jobs.settings import Settings
 from jobs.tables import Tables
+from spark_udfs import features
 from tests.jobs.small_shop import ITEMS, LOOKER, NEW_ITEM, NEWCOMER, USERS, small_shop
 from training.errors import BundleError, TableError
 
@@ -86,6 +88,21 @@ def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: S
         TableError, match=r"before scoring\.moment 2024-01-01T00:00:00\+00:00; the first is of 2025-01-0"
     ):
         score.run(too_early, spark)
+
+
+def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -> None:
+    settings = small_shop(spark, tmp_path)
+    tables = Tables(spark, settings.tables.root)
+    vocabulary = tables.read("vocabulary_users").persist()
+    highest = vocabulary.agg({"index": "max"}).collect()[0][0]
+    read = {name: tables.read(name) for name in ("events", "items", "users", "vocabulary_items")}
+    erased = vocabulary.withColumn("id", F.when(F.col("index") < highest, F.col("id")))
+    moment = datetime(2025, 3, 2, tzinfo=UTC)
+    lines = features.purchases(read["events"])
+    queries = score._queries(settings, read | {"vocabulary_users": erased}, lines, moment)
+    outside = [row["user"] for row in queries.where("NOT in_vocabulary").collect()]
+    assert len(outside) == 3  # the newcomer, the looker, and the erased user, whom the events still have
+    assert min(outside) > highest
 
 
 def test_no_purchases_no_tables_and_no_bundle_are_refused(spark: SparkSession, tmp_path: Path) -> None:
