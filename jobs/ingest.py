@@ -20,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import sources
+from jobs import erased, sources
 from jobs.console import say, show_table, step, warn
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
@@ -29,7 +29,7 @@ from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables
 from spark_udfs import order_lines
-from spark_udfs.order_lines import BY_RULE, DUPLICATE, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
+from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
 from training.errors import DataError, SettingsError, TooManyBadRows
 
 JOB = "ingest"
@@ -59,7 +59,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
         _try_out(spark, settings.ingest)
     source = sources.find(settings, spark)
-    inputs = {"source": source.name, "files": source.state, "rules": _as_json(rules, settings.ingest)}
+    inputs: dict[str, Any] = {"source": source.name, "files": source.state, "rules": _as_json(rules, settings.ingest)}
+    if (persons := erased.state(tables)) is not None:
+        inputs["erased"] = persons  # rows that were kept before may be dropped now
     with session_settings(spark, partitions_for(spark, source.size)):
         known = tables.up_to_date("events", JOB, inputs)
         if known:
@@ -88,20 +90,20 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, inputs: dict[str, Any]) -> None:
     """Read, sort out, check, then write quarantine, dispositions and events, in this order: events are the proof."""
-    batch = _batch(inputs)
+    batch, persons = _batch(inputs), erased.known(tables)
     with session_settings(tables.spark, CORRECT_TIMES | sources.DECODING):
         with step(f"reading {source.name}"), sources.readable(source):
             raw = sources.read(settings, tables.spark, source, rules.columns)
-            sorted_out = order_lines.sort_out(raw.rows, rules, raw.malformed).persist()
+            sorted_out = order_lines.sort_out(raw.rows, rules, raw.malformed, persons).persist()
             counts = {row["disposition"]: row["rows"] for row in order_lines.counts(sorted_out).collect()}
             raw_rows = raw.rows.count()
             odd = order_lines.oddities(sorted_out).collect()[0]
         if odd["replaced"] and settings.ingest.path is not None and settings.ingest.format in ("csv", "json"):
             sources.refuse_undecodable(tables.spark, settings.ingest, source)
         _check(counts, raw_rows, source.name, settings.tables.quarantine_limit)
-        aside = order_lines.set_aside(sorted_out).select(
-            F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
-        )
+        aside = order_lines.set_aside(sorted_out)
+        aside = aside if persons is None else persons.unmentioned(aside, "row").distinct()
+        aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
         tallied = counts | ({ODD_IDS: odd["odd_ids"]} if odd["odd_ids"] and not rules.normalise_ids else {})
         tally = tables.spark.createDataFrame(
             [(batch, source.name, name, count) for name, count in tallied.items()],
@@ -110,8 +112,18 @@ def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, in
         with step("writing events"):
             tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
             tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
+            _refuse_those_erased_meanwhile(tables, inputs)
             tables.merge_new("events", order_lines.events(sorted_out), ["event_id"], job=JOB, inputs=inputs)
         sorted_out.unpersist()
+
+
+def _refuse_those_erased_meanwhile(tables: Tables, inputs: Mapping[str, Any]) -> None:
+    """What was read before persons were erased has them still."""
+    if erased.state(tables) != inputs.get("erased"):
+        raise DataError(
+            f"persons were erased from the tables at {tables.root} while '{inputs['source']}' was read, and its events "
+            "would bring them back; nothing was written to 'events'. Run ingest again once the erasure has ended"
+        )
 
 
 def _describe(tables: Tables) -> dict[str, int]:
@@ -246,7 +258,7 @@ def _held(tables: Tables, batch: str) -> dict[str, int]:
 
 
 def _dispositions(held: Mapping[str, int]) -> dict[str, int]:
-    return {name: held[name] for name in (*KEPT, DUPLICATE, *REASONS) if name in held}
+    return {name: held[name] for name in (*KEPT, DUPLICATE, ERASED, *REASONS) if name in held}
 
 
 def _show(dispositions: Mapping[str, int]) -> None:
@@ -256,6 +268,7 @@ def _show(dispositions: Mapping[str, int]) -> None:
         "return": "kept as returns: cancelled orders; histories do not change",
         "view": "kept: views",
         "duplicate": "set aside: further copies of a row that equals another in every column",
+        "erased": "dropped: of persons who were erased; written nowhere",
         "not_a_product": f"set aside: {REASONS['not_a_product']}",
     }
     rows = [(name, words.get(name, f"quarantined: {REASONS.get(name)}"), count) for name, count in dispositions.items()]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs import erased
 from jobs.artefacts import FEEDBACK, read_json, write_json
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
@@ -62,7 +63,8 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
     }
     if outcomes is not None:
         inputs["outcomes"] = _digest(outcomes)
-        happened = outcomes
+        persons = erased.known(tables)
+        happened = outcomes if persons is None else persons.without(outcomes, "user_id")
     else:
         events = tables.pin("events")
         inputs["outcomes"] = f"events at version {events.content}"

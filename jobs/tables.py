@@ -40,6 +40,8 @@ MADE_BY = {
     "builds": "build_examples",
     "recommendations": "score",
     "feedback": "ingest_feedback",
+    "erased": "erase",
+    "erasure_key": "erase",
 }
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}

@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, TimestampType
 
+from spark_udfs.erased import Erased
 from spark_udfs.features import utc
 
 REQUIRED = ("order_id", "item_id", "user_id", "time", "quantity", "price")
@@ -29,9 +30,10 @@ SALE_WITHOUT_CUSTOMER = "sale_without_customer"
 RETURN = "return"
 VIEW = "view"
 DUPLICATE = "duplicate"
+ERASED = "erased"  # of a person who was erased: counted, and written nowhere
 KEPT = (SALE, SALE_WITHOUT_CUSTOMER, RETURN, VIEW)
 # Set aside by rule: nothing is wrong with such a row.
-BY_RULE = (DUPLICATE, "not_a_product")
+BY_RULE = (DUPLICATE, ERASED, "not_a_product")
 # In the order in which they are tried: a row with two faults is counted under the first.
 REASONS = {
     "malformed_line": "more or fewer fields than the header, or no JSON (quoted line breaks: ingest.multiline=true)",
@@ -59,6 +61,8 @@ IDS = ("order_id", "user_id", "item_id")
 ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 EARLIEST = datetime(1970, 1, 1)
+# What stands for a malformed line once persons were erased: its text may be of one of them, and no column says so.
+NOT_KEPT = '{"malformed_line": "its text is not kept, since persons were erased"}'
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,19 @@ class Rules:
     normalise_ids: bool = False
 
 
-def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None) -> DataFrame:
+def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased: Erased | None = None) -> DataFrame:
     """Type every distinct raw row and give it its one disposition.
 
     Args:
         raw: columns of text, times typed or as text; among them those that `rules.columns` names.
         rules: how to read them.
         malformed: the column that holds a malformed line's text; null in all other rows.
+        erased: persons whose rows are ERASED, whatever else is wrong with them; None: nobody.
 
     Returns:
-        EVENT_COLUMNS (null where unreadable), `row` (the raw row as JSON), `copies` (bigint: how often it stood in the
-        input), `disposition` (one of KEPT or a key of REASONS).
+        EVENT_COLUMNS (null where unreadable), `row` (the raw row as JSON; NOT_KEPT for a malformed line where persons
+        were erased), `copies` (bigint: how often it stood in the input), `disposition` (one of KEPT, ERASED, or a key
+        of REASONS).
     """
     # By number: a source may call its columns as we call ours, or with dots and backticks.
     place = {name: f"column_{number}" for number, name in enumerate(raw.columns)}
@@ -106,7 +112,13 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None) -> Data
         (F.col(place[malformed]).isNotNull() if malformed else F.lit(False)).alias("is_malformed"),
     )
     typed = row.select("*", *_typed(rules, row))
-    return typed.withColumn("disposition", _disposition(rules)).select(*EVENT_COLUMNS, "row", "copies", "disposition")
+    sorted_out = typed.withColumn("disposition", _disposition(rules))
+    if erased is not None:
+        marked = erased.mark(sorted_out, "user_id", "is_erased")
+        disposition = F.when(F.col("is_erased"), ERASED).otherwise(F.col("disposition"))
+        text = F.when(F.col("is_malformed"), NOT_KEPT).otherwise(F.col("row"))
+        sorted_out = marked.withColumn("disposition", disposition).withColumn("row", text)
+    return sorted_out.select(*EVENT_COLUMNS, "row", "copies", "disposition")
 
 
 def oddities(sorted_out: DataFrame) -> DataFrame:
@@ -124,8 +136,9 @@ def events(sorted_out: DataFrame) -> DataFrame:
 
 
 def set_aside(sorted_out: DataFrame) -> DataFrame:
-    """The rows that were not kept: `reason` and `row` (JSON)."""
-    return sorted_out.where(~F.col("disposition").isin(*KEPT)).select(F.col("disposition").alias("reason"), "row")
+    """The rows that were not kept, but for those of erased persons: `reason` and `row` (JSON)."""
+    rows = sorted_out.where(~F.col("disposition").isin(*KEPT, ERASED))
+    return rows.select(F.col("disposition").alias("reason"), "row")
 
 
 def counts(sorted_out: DataFrame) -> DataFrame:
@@ -187,15 +200,13 @@ def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> 
 
 
 def _normalised(text: Column) -> Column:
+    return F.udf(lambda text: None if text is None else normalised(text), "string")(text)
+
+
+def normalised(text: str) -> str:
     """Without control and invisible characters and blanks around, accents composed (Unicode NFC)."""
-
-    def normalise(text: str | None) -> str | None:
-        if text is None:
-            return None
-        shown = (character for character in text if unicodedata.category(character) not in ("Cc", "Cf"))
-        return unicodedata.normalize("NFC", "".join(shown)).strip()
-
-    return F.udf(normalise, "string")(text)
+    shown = (character for character in text if unicodedata.category(character) not in ("Cc", "Cf"))
+    return unicodedata.normalize("NFC", "".join(shown)).strip()
 
 
 def _time(rules: Rules, rows: DataFrame, name: str) -> Column:

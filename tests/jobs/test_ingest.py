@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest
+from jobs import erased, ingest
 from jobs.settings import Settings
 from jobs.tables import Tables
-from spark_udfs.order_lines import KEPT
-from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+from spark_udfs.order_lines import KEPT, NOT_KEPT
+from training.errors import DataError, SchemaError, SettingsError, TableError, TooManyBadRows
 
 HEADER = "Order,Item,Name,Count,When,Price,Customer,Land"
 COLUMNS = {
@@ -187,6 +188,43 @@ def test_a_corrupt_file_is_named(spark: SparkSession, tmp_path: Path) -> None:
 def test_the_mapping_is_checked_whole(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"needs 'order_id'.* needs 'price'; .*unknown name 'colour'"):
         ingest.run(settings_for(tmp_path, "x.csv", columns={"item_id": "Item", "colour": "Colour"}), spark)
+
+
+def test_erased_persons_are_dropped_counted_and_written_nowhere(spark: SparkSession, tmp_path: Path) -> None:
+    mentioned = "15,10001,asked by 7,1,,1.75,8,7"  # another's bad row that names the erased person in a field
+    lines = (CLEAN[0], CLEAN[2], CLEAN[0], "9,10001,mug,1,never,1,7,UK", DIRTY["malformed_line"], mentioned)
+    settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", *lines))
+    tables = Tables(spark, settings.tables.root)
+    erased.remember(tables, ["7", "nobody"])
+    summary = ingest.run(settings, spark)
+    counts = {"sale": 1, "duplicate": 1, "erased": 2, "malformed_line": 1, "missing_time": 1}
+    assert summary["dispositions"] == counts
+    assert summary["raw_rows"] == len(lines)
+    assert {row["user_id"] for row in tables.read("events").collect()} == {"8"}
+    assert [(row["reason"], row["row"]) for row in tables.read("quarantine").collect()] == [
+        ("malformed_line", NOT_KEPT)
+    ]
+    erased.remember(tables, ["8"])
+    assert ingest.run(settings, spark)["dispositions"] == {"duplicate": 1, "erased": 4, "malformed_line": 1}
+
+
+def test_events_that_were_read_before_an_erasure_are_not_written(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    erased.remember(tables, ["7"])
+    with pytest.raises(DataError, match=r"erased from the tables at .* while 'lines.csv' was read"):
+        ingest._refuse_those_erased_meanwhile(tables, {"source": "lines.csv"})
+    with pytest.raises(TableError, match=r"must hold one key of 32 bytes, it holds 2 rows"):
+        tables.write(
+            "erasure_key",
+            tables.read("erasure_key").union(tables.read("erasure_key")),
+            mode="overwrite",
+            job="x",
+            inputs={},
+        )
+        erased.known(tables)
+    shutil.rmtree(tmp_path / "erasure_key")
+    with pytest.raises(TableError, match=r"key that made them is missing at .*erasure_key"):
+        erased.known(tables)
 
 
 @pytest.mark.slow
