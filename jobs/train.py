@@ -26,6 +26,7 @@ from jobs.settings import Settings, TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
 from training.bundle import load_bundle
+from training.configs import model_identity
 from training.delta_log import open_log
 from training.errors import BundleError, SettingsError
 from training.fit_settings import FitSettings
@@ -165,9 +166,10 @@ def spec_identity(spec: Mapping[str, Any]) -> str:
     """Twelve hex digits of all that decides the weights after a step: what is the same goes on from a checkpoint.
 
     Neither the number of ranks, nor how far or how safely a training goes (`FitSettings.identity`), nor the reader's
-    threads.
+    threads, nor settings that an older version did not know (training/identity.py).
     """
-    decisive = {key: spec[key] for key in ("task", "tables", "schema", "model")}
+    decisive = {key: spec[key] for key in ("task", "tables", "schema")}
+    decisive["model"] = model_identity(spec["model"])
     decisive["training"] = FitSettings(**spec["training"]).identity()
     decisive["shuffle_rows"] = spec["reader"]["shuffle_rows"]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

@@ -21,9 +21,9 @@ from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from jobs.train import learn_spec
-from training.configs import CONFIGS
+from training.configs import CONFIGS, model_identity
 from training.errors import SettingsError
-from training.fit_settings import FitSettings
+from training.fit_settings import FREE, FitSettings
 from tuning.objective import LEARN, Pruning
 from tuning.space import Space, read_space
 from tuning.storage import is_local_file, masked
@@ -133,10 +133,12 @@ def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:
         f"table {name}": f"{table['uri']} version {table['version']}, {'+'.join(table['splits'])}"
         for name, table in spec["tables"].items()
     }
+    counts = FREE | FitSettings(**spec["training"]).identity().keys()
+    training = {key: value for key, value in spec["training"].items() if key in counts}
     values = {
         f"{section}.{key}": value
-        for section in ("model", "training")
-        for key, value in spec[section].items()
+        for section, held in (("model", model_identity(spec["model"])), ("training", training))
+        for key, value in held.items()
         if f"{section}.{key}" not in searched and key not in INDECISIVE
     }
     return {**tables, **values, "ranks": spec["ranks"]}

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import SettingsError
+from training.identity import identity_of
 
 
 class ModelConfig(BaseModel):
     """A model's hyper-parameters: frozen, JSON in and out, unknown keys refused.
 
     A field that is worth tuning says so: `Field(0.2, json_schema_extra=search(0.05, 0.5, log=True))`.
+
+    Attributes:
+        FIRST: the fields that the model began with; none that comes later (training/identity.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    FIRST: ClassVar[frozenset[str]]
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -31,6 +37,10 @@ class ModelConfig(BaseModel):
             known = ", ".join(cls.model_fields)
             lines = [f"model.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
             raise SettingsError("; ".join(lines) + f"; {cls.__qualname__} takes: {known}") from error
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a checkpoint must share with the training that goes on from it."""
+        return identity_of(self, self.FIRST)
 
     @classmethod
     def search_space(cls) -> dict[str, dict[str, Any]]:
@@ -55,6 +65,20 @@ def choices(*values: Any) -> dict[str, Any]:
 
 class TwoTowerConfig(ModelConfig):
     """Hyper-parameters of the two towers."""
+
+    FIRST = frozenset(
+        {
+            "dim",
+            "temperature",
+            "negatives",
+            "history_days",
+            "history_dropout",
+            "dropout",
+            "half_life_days",
+            "repeat_weight",
+            "drift_days",
+        }
+    )
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(
@@ -85,3 +109,9 @@ class TwoTowerConfig(ModelConfig):
 
 
 CONFIGS: dict[str, type[ModelConfig]] = {"two_tower": TwoTowerConfig}
+
+
+def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of a model as settings name it, {"name": ..., FIELD: value, ...}."""
+    config = {key: value for key, value in model.items() if key != "name"}
+    return {"name": model["name"], **CONFIGS[model["name"]].parse(config).identity()}

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.errors import SettingsError
+from training.identity import identity_of
 
 Compression = Literal["none", "fp16", "bf16"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Settings that say how long or how safely to train, not what is computed: they may change between stop and resume.
-_FREE = {
+FREE = {
     "epochs",
     "checkpoint_every_steps",
     "checkpoint_every_s",
@@ -23,8 +24,7 @@ _FREE = {
     "early_stopping_patience",
     "report_every_s",
 }
-# The settings that every identity holds. One that comes later counts only where it is not its default, so that a
-# training goes on from the checkpoints of versions that did not know it.
+# The settings that every identity holds; none that comes later (training/identity.py).
 _FIRST = {
     "batch_size",
     "accumulate",
@@ -140,11 +140,7 @@ class FitSettings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The settings that a checkpoint must share with the training that goes on from it."""
-        return {
-            name: value
-            for name, value in self.model_dump(exclude=_FREE).items()
-            if name in _FIRST or value != type(self).model_fields[name].get_default(call_default_factory=True)
-        }
+        return identity_of(self, _FIRST, FREE)
 
 
 def step_seed(seed: int, *position: int) -> int:

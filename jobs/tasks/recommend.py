@@ -72,6 +72,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     from jobs.console import warn
     from training.bundle import write_bundle
     from training.cache import cache_of
+    from training.configs import model_identity
     from training.device import pick_device, sum_in_order
     from training.export import export
     from training.fit import FitSettings, fit
@@ -99,7 +100,11 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
             checkpoint_dir=spec["checkpoint_dir"],
             validate=_validation(spec, columns, world),
             report=_both(_reporter(spec), observers),
-            identity={"examples": examples.fingerprint, "schema": columns.fingerprint, "model": spec["model"]},
+            identity={
+                "examples": examples.fingerprint,
+                "schema": columns.fingerprint,
+                "model": model_identity(spec["model"]),
+            },
         )
     summary: dict[str, Any] = {
         "rows": examples.rows,

@@ -17,15 +17,18 @@ import torch
 import yaml
 from pyspark.sql import SparkSession
 
-from jobs import train
+from jobs import train, tune
 from jobs.settings import Settings
 from jobs.tasks import recommend
+from training import configs
 from training.bundle import load_bundle
+from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitSettings
 from training.models import RetrievalModel
 from training.record import read_record
 from training.world import World
+from tuning.space import Space
 
 from .small_shop import small_shop
 
@@ -162,6 +165,35 @@ def test_the_identity_is_what_decides_the_result() -> None:
     decisive = [fit_with(seed=1), fit_with(batch_size=64), {"reader": {"workers": 2, "shuffle_rows": 99}}]
     decisive += [{"tables": {"examples": {"version": 2}}}, {"model": {"name": "two_tower", "dim": 8}}]
     assert len({identity(), *(identity(**changes) for changes in decisive)}) == 6
+
+
+def test_a_later_field_changes_no_identity_and_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained or searched before a model or the settings had it is gone on with."""
+
+    class LaterConfig(TwoTowerConfig):
+        heads: int = 1
+
+    class LaterSettings(FitSettings):
+        momentum: float = 0.9
+
+    def told() -> tuple[str, dict[str, Any]]:
+        spec = {
+            "task": "recommend",
+            "tables": {},
+            "schema": [],
+            "model": {"name": "two_tower", **configs.CONFIGS["two_tower"]().model_dump()},
+            "training": train.FitSettings().model_dump(),
+            "reader": {"shuffle_rows": 100},
+            "ranks": 2,
+        }
+        return train.spec_identity(spec), tune._fixed(spec, Space(()))
+
+    before = told()
+    assert {"model.dim", "training.seed", "training.epochs"} <= before[1].keys()
+    monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
+    for job in (train, tune):
+        monkeypatch.setattr(job, "FitSettings", LaterSettings)
+    assert told() == before
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, tmp_path: Path) -> None:

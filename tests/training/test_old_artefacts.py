@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from pydantic import Field
 
 from tests.training.tiny import TinyLoader, TinyModel, rows
+from training import configs
 from training import schema as schemas
 from training.bundle import load_bundle
+from training.configs import CONFIGS, ModelConfig, TwoTowerConfig, model_identity
 from training.fit import Event, FitSettings, fit
 from training.models.two_tower import TwoTower
 from training.record import read_record
@@ -29,6 +32,13 @@ class LaterSettings(FitSettings):
 
     momentum: float = 0.9
     names: list[str] = Field(default_factory=list)
+
+
+class LaterConfig(TwoTowerConfig):
+    """The model's hyper-parameters of a later version."""
+
+    heads: int = 1
+    windows: tuple[int, ...] = Field(default_factory=tuple)
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,24 @@ def test_a_later_setting_that_is_set_is_another_training() -> None:
     assert LaterSettings(names=["a"]).identity() == {**FitSettings().identity(), "names": ["a"]}
 
 
-@pytest.mark.parametrize("kind", [Column, LaterColumn])
-def test_an_old_bundle_loads(kind: type[Column], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_field_of_a_model_that_is_set_is_another_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = model_identity({"name": "two_tower", "dim": 4})
+    assert old == json.loads(json.dumps({"name": "two_tower", **TwoTowerConfig(dim=4).model_dump()}))
+    monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
+    assert model_identity({"name": "two_tower", "dim": 4}) == old
+    assert model_identity({"name": "two_tower", "dim": 4, "windows": [3]}) == {**old, "windows": [3]}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_a_model_names_the_fields_that_it_began_with(config: type[ModelConfig]) -> None:
+    assert config.FIRST
+    assert config.model_fields.keys() >= config.FIRST
+
+
+@pytest.mark.parametrize(("kind", "config"), [(Column, TwoTowerConfig), (LaterColumn, LaterConfig)])
+def test_an_old_bundle_loads(kind: type[Column], config: type[TwoTowerConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemas, "Column", kind)
+    monkeypatch.setattr(TwoTower, "Config", config)
     bundle = load_bundle(BUNDLE)
     assert bundle.name == BUNDLE.name
     assert bundle.provenance["examples_fingerprint"] == "abc"
