@@ -9,6 +9,7 @@ A field says its range beside its type, so that a new model can be tuned without
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import NoneType
@@ -193,11 +194,12 @@ def _range(name: str, spec: Mapping[str, Any], start: Any, *, kind: type[int] | 
 def _is_number(value: Any, kind: type[int] | type[float]) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    return math.isfinite(value)
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _on_grid(distance: float, step: float) -> bool:
-    return abs(distance / step - round(distance / step)) < 1e-9
+    steps = distance / step
+    return math.isfinite(steps) and abs(steps - round(steps)) < 1e-9
 
 
 def _number_kind(info: FieldInfo) -> type[int] | type[float] | None:
