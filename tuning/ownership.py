@@ -9,50 +9,62 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from training.repeating import repeating
 
-HOST, PROCESS, BEAT = "driver_host", "driver_process", "driver_seen"
+HOST, PROCESS, OWNER, BEAT = "driver_host", "driver_process", "driver", "driver_seen"
 BEAT_S = 20.0
 STALE_S = 120.0  # a driver whose sign stood still for this long is dead
 SETTLE_S = 1.0  # longer than a storage takes to show one driver's sign to another
 
 
 @contextmanager
-def claimed(storage: BaseStorage, trial_id: int) -> Iterator[None]:
-    """Sign a trial and show every `BEAT_S` that its driver lives."""
-    _sign(storage, trial_id)
+def claimed(storage: BaseStorage, trial_id: int) -> Iterator[Callable[[], bool]]:
+    """Sign a trial and show every `BEAT_S` that its driver lives; gives what tells whether it still is this driver's.
+
+    It is not where another driver took this one for dead, as where it was cut off for longer than `STALE_S`.
+    """
+    signed = _sign(storage, trial_id)
+
+    def is_ours() -> bool:
+        return bool(storage.get_trial(trial_id).user_attrs[OWNER] == signed)
 
     def beat() -> None:
         with suppress(Exception):  # a storage that is away for a moment; the next beat tells as much
-            storage.set_trial_user_attr(trial_id, BEAT, uuid.uuid4().hex)
+            if is_ours():
+                storage.set_trial_user_attr(trial_id, BEAT, uuid.uuid4().hex)
 
     with repeating(beat, BEAT_S, f"heartbeat of trial {trial_id}"):
-        yield
+        yield is_ours
 
 
 def take_over(storage: BaseStorage, trial_id: int) -> bool:
-    """Sign a dead driver's trial; whether no other driver did so at the same time.
+    """Sign a dead driver's trial and queue it; whether no other driver did so at the same time.
 
     Of several that find it dead together the last to sign has it (Fischer's algorithm: Lamport, "A fast mutual
-    exclusion algorithm", 1987).
+    exclusion algorithm", 1987). Where its driver lives after all and has ended it meanwhile, it stays ended.
     """
-    signed = _sign(storage, trial_id)
-    time.sleep(SETTLE_S)
-    trial = storage.get_trial(trial_id)
-    return trial.state == TrialState.RUNNING and trial.user_attrs[BEAT] == signed
+    with suppress(UpdateFinishedTrialError):
+        signed = _sign(storage, trial_id)
+        time.sleep(SETTLE_S)
+        trial = storage.get_trial(trial_id)
+        if trial.state == TrialState.RUNNING and trial.user_attrs[BEAT] == signed:
+            storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            return True
+    return False
 
 
 def _sign(storage: BaseStorage, trial_id: int) -> str:
-    storage.set_trial_user_attr(trial_id, HOST, socket.gethostname())
-    storage.set_trial_user_attr(trial_id, PROCESS, os.getpid())
     signed = uuid.uuid4().hex
-    storage.set_trial_user_attr(trial_id, BEAT, signed)
+    signs = {HOST: socket.gethostname(), PROCESS: os.getpid(), OWNER: signed, BEAT: signed}
+    for name, value in signs.items():
+        storage.set_trial_user_attr(trial_id, name, value)
     return signed
 
 

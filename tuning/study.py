@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -144,7 +144,9 @@ def run_study(
     watch = Watch()
     failed = 0
     while _one_is_left(study, storage, plan, watch, say):
-        end = _run_one(study, storage, plan, run_trial)
+        end = _run_one(study, storage, plan, run_trial, say)
+        if end is None:
+            continue
         progress(end)
         failed += end.state == "fail"
         if failed == min(GIVE_UP_AFTER, plan.trials) and not study.get_trials(
@@ -156,13 +158,15 @@ def run_study(
             )
 
 
-def _run_one(study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_trial: RunTrial) -> TrialEnd:
-    """Take the next trial, run it, and tell the study how it ended."""
+def _run_one(
+    study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_trial: RunTrial, say: Callable[[str], None]
+) -> TrialEnd | None:
+    """Take the next trial, run it, and tell the study how it ended; None where another driver has taken it over."""
     trial = study.ask()
     trial_id = trial_id_of(storage, plan.name, trial.number)
     started = time.perf_counter()
     error = None
-    with claimed(storage, trial_id):
+    with claimed(storage, trial_id) as is_ours:
         study.sampler = _sampler(study, trial, plan)
         overrides = plan.space.suggest(trial)
         if PRUNED_AFTER not in trial.user_attrs:  # else its driver died after the decision
@@ -173,8 +177,18 @@ def _run_one(study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_tri
                 if getattr(problem, "asked_to_end", False):
                     raise  # this driver ends; the trial goes on with the next one
                 error = f"{type(problem).__name__}: {problem}"[:ERROR_CHARACTERS]
-        trial.set_user_attr(SECONDS, time.perf_counter() - started)
-    return _tell(study, trial, storage.get_trial(trial_id), plan, error)
+        try:
+            if is_ours():
+                trial.set_user_attr(SECONDS, time.perf_counter() - started)
+                return _tell(study, trial, storage.get_trial(trial_id), plan, error)
+        except (UpdateFinishedTrialError, ValueError):  # Optuna's words for a trial that has ended, or is queued again
+            if is_ours():
+                raise
+    say(
+        f"study '{plan.name}': trial {trial.number} was taken over by another driver, which saw no sign of this one "
+        f"for {STALE_S:.0f} s; what came of it here is left out{'' if error is None else f' ({error})'}"
+    )
+    return None
 
 
 def _tell(study: optuna.Study, trial: Trial, left: FrozenTrial, plan: StudyPlan, error: str | None) -> TrialEnd:
@@ -230,8 +244,8 @@ def _put_back_dead(study: optuna.Study, storage: BaseStorage, watch: Watch) -> N
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial_id = trial_id_of(storage, study.study_name, trial.number)
         now = storage.get_trial(trial_id)  # while those before it were looked at, another driver may have run it again
-        if now.state == TrialState.RUNNING and watch.is_dead(now) and take_over(storage, trial_id):
-            storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        if now.state == TrialState.RUNNING and watch.is_dead(now):
+            take_over(storage, trial_id)
 
 
 def _sampler(study: optuna.Study, trial: Trial, plan: StudyPlan) -> BaseSampler:

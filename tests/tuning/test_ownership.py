@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tuning import ownership
 from tuning.objective import trial_id_of
@@ -90,3 +90,27 @@ def test_of_drivers_that_find_a_trial_dead_together_one_takes_it_over(
     with ThreadPoolExecutor(4) as pool:
         taken = list(pool.map(lambda storage: take_over(storage, held[1]), storages))
     assert sum(taken) == 1
+
+
+def test_a_driver_that_was_thought_dead_gives_no_sign_any_more(
+    held: tuple[BaseStorage, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, trial_id = held
+    monkeypatch.setattr(ownership, "BEAT_S", 0.01)
+    monkeypatch.setattr(ownership, "SETTLE_S", 0.0)
+    with claimed(storage, trial_id) as is_ours:
+        assert is_ours()
+        assert take_over(storage, trial_id)
+        assert not is_ours()
+        sign = storage.get_trial(trial_id).user_attrs["driver_seen"]
+        time.sleep(0.1)
+        assert storage.get_trial(trial_id).user_attrs["driver_seen"] == sign
+
+
+def test_a_trial_that_has_ended_is_not_taken_over(
+    held: tuple[BaseStorage, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "SETTLE_S", 0.0)
+    held[0].set_trial_state_values(held[1], TrialState.COMPLETE, [1.0])
+    assert not take_over(*held)
+    assert held[0].get_trial(held[1]).state == TrialState.COMPLETE

@@ -19,8 +19,9 @@ from optuna.trial import TrialState
 from tests.tuning import toy
 from training.errors import TuningError
 from training.world import World
+from tuning import ownership, study
 from tuning.objective import Pruning, learn_trial, trial_id_of
-from tuning.ownership import Watch
+from tuning.ownership import Watch, take_over
 from tuning.space import read_space
 from tuning.storage import open_storage
 from tuning.study import StudyPlan, TrialEnd, TrialJob, _put_back_dead, open_study, run_study
@@ -122,6 +123,45 @@ def test_a_failed_trial_is_kept_with_its_error_and_the_study_goes_on(tmp_path: P
     assert summary["trials"][1]["error"] == "MemoryError: 1 GB too few"
     assert summary["trials"][1]["value"] is None
     assert (ends[1].state, ends[1].error) == ("fail", "MemoryError: 1 GB too few")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_driver_that_was_thought_dead_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool, late: bool
+) -> None:
+    """Another has taken its trial over, and ended it or queued it; `late`: after this one has looked a last time."""
+    plan = toy.plan(tmp_path, trials=2)
+    other, ends, said = open_storage(plan.storage), list[TrialEnd](), list[str]()
+    monkeypatch.setattr(ownership, "SETTLE_S", 0.0)
+
+    def lose(number: int) -> None:
+        trial_id = trial_id_of(other, plan.name, number)
+        assert take_over(other, trial_id)
+        if ended:
+            other.set_trial_state_values(trial_id, TrialState.RUNNING)
+            other.set_trial_state_values(trial_id, TrialState.COMPLETE, [7.0])
+
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        if job.number == 0 and not said and not late:
+            lose(0)
+        return in_process(tmp_path)(job)
+
+    tell = study._tell
+
+    def lost_before(*given: Any) -> TrialEnd:
+        if given[1].number == 0 and not said:
+            lose(0)
+        return tell(*given)
+
+    if late:
+        monkeypatch.setattr(study, "_tell", lost_before)
+    run_study(plan, run_trial, ends.append, said.append)
+    assert len(said) == 1
+    assert "study 'toy': trial 0 was taken over by another driver, which saw no sign of this one for 120 s" in said[0]
+    assert [end.number for end in ends] == ([1] if ended else [0, 1])
+    assert summarise(plan)["counts"] == {"complete": 2}
+    assert (summarise(plan)["trials"][0]["value"] == 7.0) is ended
 
 
 def test_a_study_whose_first_trials_all_fail_stops_and_goes_on_when_the_cause_is_gone(tmp_path: Path) -> None:
@@ -236,6 +276,7 @@ def test_a_trial_that_another_driver_took_up_meanwhile_is_left_to_it(
 
     def take_over(storage: Any, trial_id: int) -> bool:
         storage.set_trial_user_attr(ids[1], "driver_process", 1)  # one that lives
+        storage.set_trial_state_values(trial_id, TrialState.WAITING)
         return True
 
     monkeypatch.setattr("tuning.study.take_over", take_over)
