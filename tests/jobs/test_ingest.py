@@ -213,14 +213,9 @@ def test_events_that_were_read_before_an_erasure_are_not_written(spark: SparkSes
     erased.remember(tables, ["7"])
     with pytest.raises(DataError, match=r"erased from the tables at .* while 'lines.csv' was read"):
         ingest._refuse_those_erased_meanwhile(tables, {"source": "lines.csv"})
+    twice = tables.read("erasure_key").union(tables.read("erasure_key"))
+    tables.write("erasure_key", twice, mode="overwrite", job="x", inputs={})
     with pytest.raises(TableError, match=r"must hold one key of 32 bytes, it holds 2 rows"):
-        tables.write(
-            "erasure_key",
-            tables.read("erasure_key").union(tables.read("erasure_key")),
-            mode="overwrite",
-            job="x",
-            inputs={},
-        )
         erased.known(tables)
     shutil.rmtree(tmp_path / "erasure_key")
     with pytest.raises(TableError, match=r"key that made them is missing at .*erasure_key"):
