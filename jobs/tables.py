@@ -45,8 +45,6 @@ MADE_BY = {
 }
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
-# Delta would read the time in a partition's folder, which is of the session's zone, by the JVM's: keep it as it stands.
-AS_IT_STANDS = {"spark.databricks.delta.write.utcTimestampPartitionValues": "false"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -110,6 +108,14 @@ class Tables:
             TableError: there is no such table.
         """
         return int(self._table(name).detail().select("sizeInBytes").collect()[0][0])
+
+    def folders(self, name: str) -> list[str]:
+        """The columns that are folders.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return list(self._table(name).detail().select("partitionColumns").collect()[0][0])
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """One version of a table; the newest at the time of this call if none is named.
@@ -177,7 +183,7 @@ class Tables:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | AS_IT_STANDS | file_options):
+        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
         return self._version_of(name, metadata, by_inputs=mode == "append")
 
@@ -221,15 +227,22 @@ class Tables:
             merge.execute()
         return self._version_of(name, metadata)
 
-    def clone(self, name: str, root: str) -> None:
+    def clone(self, name: str, root: str, version: int | None = None) -> None:
         """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
+
+        Args:
+            name: the table.
+            root: where the clone shall lie.
+            version: the one to clone; None: the newest.
 
         Raises:
             TableError: there is no such table here.
         """
-        self._table(name)
+        pinned = self.version(name) if version is None else version
         there = Tables(self.spark, root).path(name)
-        self.spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{there}` SHALLOW CLONE delta.`{self.path(name)}`")
+        self.spark.sql(
+            f"CREATE TABLE IF NOT EXISTS delta.`{there}` SHALLOW CLONE delta.`{self.path(name)}` VERSION AS OF {pinned}"
+        )
 
     def made_from(self, name: str) -> dict[str, Any] | None:
         """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
