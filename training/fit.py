@@ -22,7 +22,7 @@ from training.batch import Batch, batch_size
 from training.buffers import Buffers, check_running_statistics
 from training.checkpoint import Checkpoints
 from training.compute import Compute
-from training.device import Feed
+from training.device import Feed, matmul_precision
 from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
 from training.fit_settings import FitSettings, step_seed
 from training.lock import only_writer
@@ -112,6 +112,7 @@ def fit(
     telling = Telling(report, world)
     with ExitStack() as stack:
         notice = stack.enter_context(Notice())
+        stack.enter_context(matmul_precision(settings.matmul_precision))
         saver = None
         if folder:
             stack.enter_context(only_writer(folder, telling.warn))
@@ -161,7 +162,10 @@ def _fit(
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
         model.train()
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
-            loss, weight = _add_gradients(compute, batches, settings, progress, world.rank)
+            sums = _add_gradients(compute, batches, settings, progress, world.rank)
+            with meter.waiting():
+                feed.fetch()  # while the device computes
+            loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
             rows = sum(map(batch_size, batches))
             totals = synchroniser.synchronise(
                 loss, weight, rows, stop=telling.pruned is not None, save=due(), leave=notice.given
@@ -225,13 +229,12 @@ def _fit(
 
 def _add_gradients(
     compute: Compute, batches: list[Batch], settings: FitSettings, progress: Progress, rank: int
-) -> tuple[float, float]:
-    """Add up a step's gradients in `.grad`; returns the sums of this rank's losses and of their weights."""
+) -> Tensor:
+    """Add up a step's gradients in `.grad`; returns, on the device, the sums of its losses and of their weights."""
     sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
     for number, batch in enumerate(batches):
         sums += compute(batch, step_seed(settings.seed, progress.epoch, progress.step, rank, number))
-    loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
-    return loss, weight
+    return sums
 
 
 def _leave(progress: Progress, steps_in_all: int, saver: Checkpoints | None, world: World) -> NoReturn:
@@ -269,9 +272,8 @@ def _groups(batches: Iterator[Batch], size: int, meter: Meter) -> Iterator[list[
     """Batches of an optimizer step together, with the time that was spent waiting for them; the last may be fewer."""
     group: list[Batch] = []
     while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        meter.wait_s += time.perf_counter() - started
+        with meter.waiting():
+            batch = next(batches, None)
         if batch is not None:
             group.append(batch)
         if group and (batch is None or len(group) == size):
