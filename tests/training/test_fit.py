@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.errors import LaunchError
+from cluster.errors import LaunchError, RankLostError
 from cluster.launch import launch
 from cluster.leaving import passing_on
-from cluster.processes import RankLostError
 from tests.training import tiny
 from training.checkpoint import Checkpoints
 from training.compute import Compute
