@@ -126,7 +126,7 @@ def test_a_training_cut_with_a_batch_ahead_ends_like_an_unbroken_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit._check_skipped", cut)
+        patch.setattr("training.fit.check_skipped", cut)
         broken = tiny.Poisoned({6})
         broken.load_state_dict(tiny.TinyModel().state_dict())
         settings = FitSettings(**spec["settings"])
