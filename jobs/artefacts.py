@@ -20,6 +20,7 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
     "stages.json",
     "latest.json",
 )
+ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 
 class _Open(TypedDict):
@@ -102,6 +103,20 @@ class Stage(_Open):
     seconds: float
 
 
+class Erasure(_Open):
+    """How far an erasure came."""
+
+    ids: str
+    started: str
+    persons: int
+    known: int
+    unclean: list[str]
+    tables: dict[str, dict[str, int]]
+    bundles: list[dict[str, str]]
+    run_folder: dict[str, int]
+    loops: list[str]
+
+
 # What each file holds, and the command that makes it.
 SHAPES: dict[str, tuple[Any, str]] = {
     BEST: (Best, "tune"),
@@ -113,6 +128,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
     FEEDBACK: (Feedback, "ingest-feedback"),
     STAGES: (list[Stage], "report"),
     LATEST: (Latest, "train"),
+    ERASURE: (Erasure, "erase"),
 }
 
 

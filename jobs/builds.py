@@ -11,6 +11,7 @@ A manifest is JSON: `versions` of the tables written; `read`, versions of the ta
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.errors import MillraceError, TableError
@@ -99,6 +100,36 @@ def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
         pin = tables.pin(name)
         found[name] = pin.version if pin.content == manifest["inputs"][name] else version
     return found
+
+
+def move(tables: Tables, names: Collection[str], *, job: str) -> int | None:
+    """Publish the build in force at the newest versions of some of its tables: earlier ones are to be read no more.
+
+    What it was made from has changed with them, so the next build is made anew.
+
+    Args:
+        tables: where they lie.
+        names: the tables.
+        job: the job that publishes.
+
+    Returns:
+        The version of `builds` that names them; None if there is no build, or its tables are another one's by now.
+
+    Raises:
+        TableError: another build was published meanwhile.
+    """
+    version, manifest = newest(tables)
+    if manifest is None or any(tables.made_from(name) != manifest["inputs"] for name in ("examples", "queries")):
+        return None
+    moved = {
+        part: {name: tables.version(name) if name in names else held for name, held in manifest[part].items()}
+        for part in ("versions", "read")
+    }
+    if all(manifest[part] == held for part, held in moved.items()):
+        return version
+    rows = tables.read("examples", moved["versions"]["examples"]).groupBy("split").count().collect()
+    counts = manifest["counts"] | {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
+    return publish(tables, manifest | moved | {"counts": counts}, job=job, since=version)
 
 
 def _manifest(rows: list[Any], place: str) -> Manifest:

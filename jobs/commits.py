@@ -56,7 +56,8 @@ class Commit(NamedTuple):
 
     @property
     def is_housekeeping(self) -> bool:
-        return self.operation in HOUSEKEEPING
+        """Whether it changed no row; one that says what it was made from stands for a change before it."""
+        return self.operation in HOUSEKEEPING and self.made is None
 
 
 class Metadata(NamedTuple):

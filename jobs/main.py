@@ -95,6 +95,20 @@ def _demo(
     guarded(call)
 
 
+def erase(
+    ids: Annotated[Path, typer.Option("--ids", help="a text file, UTF-8, with a user id a line")],
+    flags: Flags = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Remove persons from tables, old versions, caches and checkpoints; later ingests drop them."""
+
+    def call() -> None:
+        job = importlib.import_module("jobs.erase")
+        job.run(load_settings(settings, flags), job.read_ids(ids))
+
+    guarded(call)
+
+
 def _settings() -> None:
     """All settings with their defaults, as Markdown."""
     from jobs.settings_page import page
@@ -108,6 +122,7 @@ def build_app() -> typer.Typer:
     app.command("demo")(_demo)
     for name, help_text in JOBS.items():
         app.command(name)(_command(name, help_text))
+    app.command("erase")(erase)
     app.command("settings")(_settings)
     return app
 

@@ -187,6 +187,14 @@ class FeedbackSettings(Section):
     window_days: float = Field(14.0, gt=0, le=36_500, description="days after a showing that an outcome belongs to it")
 
 
+class ErasureSettings(Section):
+    """How long what persons were erased from may be read as it was before."""
+
+    horizon_hours: float = Field(
+        0, ge=0, le=876_000, description="hours that old versions of tables stay; 0: they are removed at once"
+    )
+
+
 class Settings(Section):
     """A whole pipeline."""
 
@@ -205,6 +213,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     scoring: ScoringSettings = ScoringSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    erasure: ErasureSettings = ErasureSettings()
 
     @field_validator("task")
     @classmethod

@@ -58,7 +58,7 @@ class Erased:
         key = self.key
 
         def values(text: str) -> list[str]:
-            return [digest(key, str(value).strip()) for value in json.loads(text).values()]
+            return [digest(key, str(value).strip(" ")) for value in json.loads(text).values()]
 
         hashes = rows.select(row).distinct().select(row, F.explode(F.udf(values, "array<string>")(row)).alias("hash"))
         mentioned = hashes.join(self.hashes, on="hash", how="left_semi").select(row)

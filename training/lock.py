@@ -20,7 +20,12 @@ _POLL_S = 0.1
 
 @contextmanager
 def only_writer(
-    directory: Path, say: Callable[[str], None], *, name: str = NAME, what: str = "checkpoint folder"
+    directory: Path,
+    say: Callable[[str], None],
+    *,
+    name: str = NAME,
+    what: str = "checkpoint folder",
+    who: str = "training",
 ) -> Iterator[None]:
     """Hold the folder's lock (flock on a file in it) inside; the system lets go of it with the process.
 
@@ -32,6 +37,7 @@ def only_writer(
         say: gets a line for people.
         name: of the file that is locked.
         what: the folder is, for the error.
+        who: takes turns there, for the error.
 
     Raises:
         CheckpointError: another process holds the lock, and did not let go within 10 s; or the folder is none to write
@@ -39,7 +45,7 @@ def only_writer(
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = _take(directory / name, say, what)
+        handle = _take(directory / name, say, what, who)
     except OSError as error:
         raise CheckpointError(
             f"{what} '{directory}' must be a folder to write to, with {name} a file in it: {error}; remove "
@@ -51,7 +57,7 @@ def only_writer(
         os.close(handle)
 
 
-def _take(path: Path, say: Callable[[str], None], what: str) -> int:
+def _take(path: Path, say: Callable[[str], None], what: str, who: str) -> int:
     deadline = time.monotonic() + WAIT_S
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -62,13 +68,13 @@ def _take(path: Path, say: Callable[[str], None], what: str) -> int:
             os.close(handle)
             if time.monotonic() > deadline:
                 raise CheckpointError(
-                    f"one training at a time may write into {what} '{path.parent}'; its lock is held by "
+                    f"one {who} at a time may write into {what} '{path.parent}'; its lock is held by "
                     f"{holder or 'an unknown process'}; wait for it, stop it, or choose another folder"
                 ) from None
             time.sleep(_POLL_S)
             continue
         except OSError as error:
-            say(f"the file system of '{path.parent}' has no locks ({error}): see that no other training writes there")
+            say(f"the file system of '{path.parent}' has no locks ({error}): see that no other {who} writes there")
             return handle
         if _is(path, handle):
             os.ftruncate(handle, 0)

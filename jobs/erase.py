@@ -1,0 +1,256 @@
+"""Erase: remove persons from tables, their old versions and logs, caches, checkpoints; they do not come back.
+
+    python -m jobs.erase --settings shop.yaml --ids ids.txt
+
+`ids.txt` has a user id a line. First a keyed hash of each is kept, by which every later ingest drops the person. Then
+everything goes that holds them; a search through all files must find nothing; a certificate in the run folder says
+what was done. One that was stopped goes on when it is started again with the same ids. docs/erasure.md has the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from pyspark.sql import functions as F
+
+from jobs import builds, erased, erasure_files, erasure_runs
+from jobs.artefacts import ERASURE, read_json, write_json
+from jobs.console import say, show_counts, show_table, step
+from jobs.erasure_scan import EXAMPLES, ORDER, QUARANTINE, VOCABULARY, Scan, table_of
+from jobs.erasure_tables import Gone, clean, count, few_tasks
+from jobs.main import erase
+from jobs.sessions import in_utc, open_session
+from jobs.settings import Settings
+from jobs.tables import Tables
+from jobs.train import LOCK
+from spark_udfs.erased import digest
+from spark_udfs.occurrences import trimmed
+from spark_udfs.order_lines import normalised
+from training.errors import DataError
+from training.lock import only_writer
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+JOB = "erase"
+LONGEST = 1_000  # characters of an id
+SHOWN = 10
+
+
+@in_utc
+def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = None) -> dict[str, Any]:
+    """Erase persons, and write the certificate.
+
+    Args:
+        settings: the pipeline's; section `erasure`.
+        ids: user ids; a million or so: they are held in memory.
+        spark: a session, or None to start one.
+
+    Returns:
+        What the certificate says, and `path`, where it lies.
+
+    Raises:
+        DataError: no ids, or one that is too long; or files hold an id after all was done.
+        TableError: another job wrote to a table meanwhile.
+        CheckpointError: a training or another erasure is under way.
+    """
+    wanted = _checked(ids, settings)
+    spark = open_session(settings, spark)
+    tables = Tables(spark, settings.tables.root)
+    with _alone(settings, tables):
+        return _Erasure(settings, tables, wanted).run()
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a text file, one a line; blank lines do not count.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8, or holds no id.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"--ids '{path}' must be a file with a user id a line: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"--ids '{path}' must be UTF-8; byte {error.start:,} is none: save it as UTF-8; nothing was erased"
+        ) from error
+    ids = [line for line in lines if line.strip()]
+    if not ids:
+        raise DataError(f"--ids '{path}' must hold a user id a line; it has 0; nothing was erased")
+    return ids
+
+
+def _checked(ids: Iterable[str], settings: Settings) -> list[str]:
+    """The ids as ingest would keep them, each once."""
+    clean = normalised if settings.ingest.normalise_ids else trimmed
+    wanted = sorted({clean(user_id.rstrip("\r")) for user_id in ids} - {""})
+    if not wanted:
+        raise DataError("ids must hold at least one user id; got 0; nothing was erased")
+    longest = max(wanted, key=len)
+    if len(longest) > LONGEST:
+        raise DataError(
+            f"a user id has {LONGEST:,} characters at most; one of the ids has {len(longest):,} (it begins with "
+            f"{longest[:20]!r}): give one id a line; nothing was erased"
+        )
+    return wanted
+
+
+@contextmanager
+def _alone(settings: Settings, tables: Tables) -> Iterator[None]:
+    """No training in the run folder and no other erasure, there or on these tables, if they lie on a disk."""
+    with ExitStack() as held:
+        held.enter_context(only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"))
+        if ":/" not in tables.root:
+            root = Path(tables.root)
+            held.enter_context(only_writer(root, say, name=".erase.lock", what="tables' root", who="erasure"))
+        yield
+
+
+class _Erasure:
+    """One erasure. Its log lies in the run folder until the certificate does."""
+
+    def __init__(self, settings: Settings, tables: Tables, ids: list[str]) -> None:
+        self.settings, self.tables, self.ids = settings, tables, ids
+        self.run_dir, self.horizon = Path(settings.run_dir), settings.erasure.horizon_hours
+        self.scan = Scan(settings, tables, ids)
+        self.log: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        with step("erase: keeping the hashes, so that nobody comes back"):
+            self._begin(erased.remember(self.tables, self.ids))
+        wanted = self.tables.spark.createDataFrame([(user_id,) for user_id in self.ids], "value string").persist()
+        with step("erase: looking for them in all files"):
+            indices = self._look(wanted)
+        self._clear_run()
+        for name in self.log["unclean"]:
+            self._clean(name, wanted, indices)
+        wanted.unpersist()
+        self.log["build"] = builds.move(self.tables, ORDER, job=JOB)
+        with step("erase: looking for them again"):
+            self._refuse_what_is_left()
+        return self._certify()
+
+    def _begin(self, key: bytes) -> None:
+        """Take up what an erasure of the same ids has left, or start afresh."""
+        hashes = sorted(digest(key, user_id) for user_id in self.ids)
+        ids = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        before = read_json(self.run_dir, ERASURE)
+        if before is not None and before["ids"] == ids:
+            say(f"erase: goes on where the erasure of {before['started']} stopped")
+            self.log = before
+            return
+        if before is not None:
+            raise DataError(
+                f"the erasure of {before['persons']:,} ids that began at {before['started']} has not ended; start it "
+                f"again with its own ids before others ({self.run_dir / ERASURE} says how far it came); their hashes "
+                "are kept already"
+            )
+        empty: dict[str, Any] = {"known": 0, "unclean": [], "tables": {}, "bundles": [], "run_folder": {}, "loops": []}
+        self.log = {"ids": ids, "started": _now(), "persons": len(self.ids)} | empty
+        self._keep()
+
+    def _keep(self) -> None:
+        write_json(self.run_dir, ERASURE, self.log)
+
+    def _look(self, wanted: DataFrame) -> DataFrame:
+        """Note what has to be cleaned, and who learnt from it; returns the persons' indices."""
+        named = {name for path in self.scan.files() if (name := table_of(path))}
+        self.log["known"] = max(self.log["known"], self.scan.known(wanted))
+        indices = self.scan.indices(wanted).persist()  # as they are now: later the vocabulary has no names to them
+        first = indices.agg(F.min("value")).collect()[0][0]
+        held = [*self.log["bundles"], *erasure_runs.bundles(self.run_dir, self.tables.root, first)]
+        self.log["bundles"] = list({bundle["path"]: bundle for bundle in held}.values())
+        by_index = {EXAMPLES, VOCABULARY} if first is not None else set()
+        self.log["unclean"] = [name for name in ORDER if name in {*self.log["unclean"], *named, *by_index}]
+        self._keep()
+        return indices
+
+    def _clear_run(self) -> None:
+        """Remove what lies beside the tables: pages that name persons; if tables held them, what was made of rows."""
+        cleared = {"pages": len(erasure_runs.remove_pages(self.run_dir, self.scan.finder))}
+        if self.log["unclean"]:
+            cleared |= erasure_runs.clear(self.run_dir, self.settings.training.cache_dir)
+            for root in erasure_files.beside(self.tables.spark, self.tables.root, "-loop-"):
+                erasure_files.remove(self.tables.spark, root)
+                self.log["loops"].append(root)
+        before = self.log["run_folder"]
+        self.log["run_folder"] = before | {name: files + before.get(name, 0) for name, files in cleared.items()}
+        self._keep()
+
+    def _clean(self, name: str, wanted: DataFrame, indices: DataFrame) -> None:
+        """Clean one table; how many rows it had is noted before they go."""
+        tables = self.scan.of(name)
+        if not tables.exists(name):
+            return
+        gone = Gone(name, "id" if name == VOCABULARY else "user_id", wanted)
+        if name == EXAMPLES:
+            gone = Gone(name, "user", indices)
+        elif name == QUARANTINE:
+            gone = Gone(name, "row", self.scan.quarantined())
+        with step(f"erase: cleaning {name}"), few_tasks(tables, name):
+            rows = count(tables, gone)
+            before = {"rows": 0, "version_before": tables.version(name), "version": -1, "log_files": 0}
+            before = self.log["tables"].setdefault(name, before)
+            before["rows"] = max(before["rows"], rows)
+            self._keep()
+            done = clean(tables, gone, rows=rows, horizon_hours=self.horizon)
+        before |= {"version": done.version, "log_files": before["log_files"] + done.log_files}
+        self._keep()
+
+    def _refuse_what_is_left(self) -> None:
+        """No file may name a person; within a horizon, none that a table consists of.
+
+        Raises:
+            DataError: some do.
+        """
+        files = self.scan.files()
+        self.log["old_files_left"] = len(files) if self.horizon else 0
+        wrong = self.scan.still_needed(files) if self.horizon else files
+        wrong |= {str(path): places for path, places in erasure_runs.naming(self.run_dir, self.scan.finder)}
+        if wrong:
+            listed = "; ".join(f"{path} ({places:,} places)" for path, places in sorted(wrong.items())[:SHOWN])
+            raise DataError(
+                f"no file may name a person after an erasure; {len(wrong):,} do: {listed}. See what they are, remove "
+                "them or what is in them, and run `millrace erase` again with the same ids"
+            )
+
+    def _certify(self) -> dict[str, Any]:
+        """Write the certificate and show it; the log has done its work."""
+        ended = datetime.now(UTC)
+        until = ended + timedelta(hours=self.horizon) if self.log["old_files_left"] else None
+        said = {name: value for name, value in self.log.items() if name != "unclean"}
+        said |= {"unknown": self.log["persons"] - self.log["known"], "ended": _now(), "horizon_hours": self.horizon}
+        said |= {"places_left": 0, "old_files_until": until and until.isoformat(timespec="seconds")}
+        path = write_json(self.run_dir, f"erasure-{ended:%Y%m%dT%H%M%SZ}-{said['ids'][:8]}.json", said)
+        (self.run_dir / ERASURE).unlink()
+        _show(said, path)
+        return said | {"path": str(path)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _show(said: dict[str, Any], path: Path) -> None:
+    show_counts("Erased", {"ids": said["persons"], "known": said["known"], "unknown": said["unknown"]})
+    show_table(
+        "Tables",
+        ("table", "rows removed", "version before", "version", "log files removed"),
+        [(name, *table.values()) for name, table in said["tables"].items()],
+    )
+    for bundle in said["bundles"]:
+        say(f"learnt from them: bundle {bundle['bundle']}; train anew: {bundle['anew']}")
+    if said["old_files_until"]:
+        say(f"{said['old_files_left']:,} old files name them until {said['old_files_until']}: erase again then")
+    say(f"erase: no other file names them; certificate {path}")
+
+
+if __name__ == "__main__":
+    typer.run(erase)

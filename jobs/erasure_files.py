@@ -1,0 +1,68 @@
+"""Files of any store that Hadoop knows: what lies in a folder, and its removal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class File(NamedTuple):
+    """A file.
+
+    Attributes:
+        path: its URL.
+        name: the last part of it.
+        modified: milliseconds since 1970.
+    """
+
+    path: str
+    name: str
+    modified: int
+
+
+def exists(spark: SparkSession, path: str) -> bool:
+    """Whether there is a file or folder."""
+    place, store = _open(spark, path)
+    return bool(store.exists(place))
+
+
+def files_in(spark: SparkSession, folder: str) -> list[File]:
+    """The files right in a folder, hidden ones too; none if there is no such folder."""
+    place, store = _open(spark, folder)
+    if not store.exists(place):
+        return []
+    held = [status for status in store.listStatus(place) if status.isFile()]
+    return [
+        File(status.getPath().toString(), status.getPath().getName(), status.getModificationTime()) for status in held
+    ]
+
+
+def folders_in(spark: SparkSession, folder: str) -> list[str]:
+    """The names of the folders right in a folder."""
+    place, store = _open(spark, folder)
+    return sorted(status.getPath().getName() for status in store.listStatus(place) if status.isDirectory())
+
+
+def beside(spark: SparkSession, path: str, suffix: str) -> list[str]:
+    """Folders beside a path whose names begin as it does, with `suffix` after it."""
+    place, store = _open(spark, path)
+    parent, begin = place.getParent(), place.getName() + suffix
+    if not store.exists(parent):
+        return []
+    held = [status.getPath() for status in store.listStatus(parent) if status.isDirectory()]
+    return sorted(found.toString() for found in held if found.getName().startswith(begin))
+
+
+def remove(spark: SparkSession, path: str) -> None:
+    """Remove a file, or a folder with all that lies in it; one that is gone is no error."""
+    place, store = _open(spark, path)
+    store.delete(place, True)
+
+
+def _open(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    place = jvm.org.apache.hadoop.fs.Path(path)
+    return place, place.getFileSystem(session.sessionState().newHadoopConf())

@@ -1,0 +1,94 @@
+"""Which tables persons stand in, by all files of all tables: live ones, old ones, and logs.
+
+The executors read the files; what comes to the driver is a row for each file that names a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs import erasure_files, erasure_tables
+from jobs.sessions import session_settings
+from jobs.simulate import raw_tables
+from jobs.tables import Tables
+from spark_udfs.occurrences import ONE_FILE_A_BATCH, Finder, find, trimmed
+from spark_udfs.order_lines import normalised
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+RAW, VOCABULARY, QUARANTINE, EXAMPLES = "order_lines", "vocabulary_users", "quarantine", "examples"
+BY_ID = ("events", "users", "queries", "recommendations", "feedback")
+# In this order they are cleaned. The vocabulary is the last: it says which index is whose.
+ORDER = (RAW, *BY_ID, QUARANTINE, EXAMPLES, VOCABULARY)
+
+
+class Scan:
+    """Looks for ids in the tables of a pipeline, and in the raw order lines if its shop is simulated.
+
+    Args:
+        settings: the pipeline's.
+        tables: its tables.
+        ids: as ingest keeps them.
+    """
+
+    def __init__(self, settings: Settings, tables: Tables, ids: Iterable[str]) -> None:
+        held = frozenset(ids)
+        clean = normalised if settings.ingest.normalise_ids else trimmed
+        self.finder = Finder(held, {"user_id", settings.ingest.columns.get("user_id", "user_id")}, clean)
+        self._by_index = Finder(held, {"id"})  # `id` is a user's in the users' vocabulary alone
+        self._tables, raw = tables, raw_tables(settings, tables.spark)
+        self._raw = raw if settings.ingest.path is None and raw.exists(RAW) else None
+
+    def of(self, name: str) -> Tables:
+        """Where a table lies."""
+        return self._raw if name == RAW and self._raw is not None else self._tables
+
+    def files(self) -> dict[str, int]:
+        """The files in which ids stand, and in how many places."""
+        spark, folders = self._tables.spark, list[str]()
+        for tables in (self._tables, *([] if self._raw is None else [self._raw])):
+            for name in erasure_files.folders_in(spark, tables.root):
+                folders += erasure_tables.places(tables, name)
+        with session_settings(spark, ONE_FILE_A_BATCH):
+            rows = find(spark, folders, self.finder, {f"/{VOCABULARY}/": self._by_index}).collect()
+        return {row["path"]: row["places"] for row in rows}
+
+    def still_needed(self, files: dict[str, int]) -> dict[str, int]:
+        """Those of the files that the tables as they are now consist of."""
+        needed: dict[str, int] = {}
+        for name in sorted({name for path in files if (name := table_of(path))}):
+            is_old = erasure_tables.old(self.of(name), name)
+            needed |= {path: places for path, places in files.items() if table_of(path) == name and not is_old(path)}
+        return needed | {path: places for path, places in files.items() if table_of(path) is None}
+
+    def known(self, wanted: DataFrame) -> int:
+        """How many of the ids (a column `value`) stand in a table now."""
+        held = [(name, "user_id") for name in BY_ID if self._tables.exists(name)]
+        held += [(VOCABULARY, "id")] if self._tables.exists(VOCABULARY) else []
+        if not held:
+            return 0
+        ids = [self._tables.read(name).select(F.col(column).alias("value")) for name, column in held]
+        return reduce(DataFrame.union, ids).join(wanted, on="value", how="left_semi").distinct().count()
+
+    def indices(self, wanted: DataFrame) -> DataFrame:
+        """The persons' indices in the vocabulary (a column `value`), while it has their ids."""
+        if not self._tables.exists(VOCABULARY):
+            return self._tables.spark.createDataFrame([], "value bigint")
+        held = self._tables.read(VOCABULARY).withColumnRenamed("id", "value")
+        return held.join(wanted, on="value", how="left_semi").select(F.col("index").alias("value"))
+
+    def quarantined(self) -> DataFrame:
+        """The raw rows in quarantine (a column `value`) that name one of the persons, whatever is wrong with them."""
+        names = F.udf(self.finder.names, "boolean")
+        return self._tables.read(QUARANTINE).select(F.col("row").alias("value")).where(names("value"))
+
+
+def table_of(path: str) -> str | None:
+    """The table of persons that a file belongs to; None: another."""
+    return next((name for name in ORDER if f"/{name}/" in path), None)

@@ -1,0 +1,219 @@
+"""Removing persons from one Delta table: from its rows, its old files, and its log.
+
+A table's log names persons too: each added file's least and greatest user id stand in the commits and checkpoints. So
+after rows and files the log is cut: one last commit with a checkpoint of what the table is now, and everything before
+it goes. That commit says of itself what the last change of rows said, so that jobs still know what a table was made
+from. Every step may be done again: a removal that was killed is done from the start.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from jobs import commits
+from jobs.erasure_files import File, exists, files_in, remove
+from jobs.sessions import partitions_for, session_settings
+from jobs.tables import USER_METADATA, Tables
+from training.errors import TableError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+JOB = "erase"
+LISTING, SHUFFLE = "spark.sql.sources.parallelPartitionDiscovery.parallelism", "spark.sql.shuffle.partitions"
+EVERY = "delta.checkpointInterval"
+APPEND_ONLY = "delta.appendOnly"
+# Delta refuses to remove files younger than a week unless it is told; it is, for this one VACUUM.
+ANY_AGE = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
+CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\..*(parquet|json)$")
+OF_VERSION = re.compile(r"^\.?(\d{20})\.")
+HIDDEN = ("_delta_log", "_delta_log/_sidecars", "_change_data")
+
+
+class Gone(NamedTuple):
+    """Rows to remove from a table; in a vocabulary they lose their id instead.
+
+    Attributes:
+        name: the table.
+        column: of the table.
+        values: a column `value`: rows whose `column` has one of these.
+    """
+
+    name: str
+    column: str
+    values: DataFrame
+
+    @property
+    def held(self) -> Column:
+        """What is compared; raw order lines stand as they were written."""
+        return F.trim(F.col(self.column)) if self.name == "order_lines" else F.col(self.column)
+
+
+class Cleaned(NamedTuple):
+    """What was done to a table: the version that it has now, and how many files of its log went."""
+
+    version: int
+    log_files: int
+
+
+def places(tables: Tables, name: str) -> list[str]:
+    """The folders in which a table's files lie."""
+    root = tables.path(name)
+    return [root, *(f"{root}/{part}" for part in HIDDEN if exists(tables.spark, f"{root}/{part}"))]
+
+
+def few_tasks(tables: Tables, name: str) -> AbstractContextManager[None]:
+    """Session settings for a table of this size: VACUUM lists and deletes in 10,000 tasks unless it is told."""
+    few = partitions_for(tables.spark, tables.size(name))
+    return session_settings(tables.spark, few | {LISTING: few.get(SHUFFLE, "200")})
+
+
+def count(tables: Tables, gone: Gone) -> int:
+    """How many rows the table has of those that are to go."""
+    same = gone.held == F.col("value")
+    return tables.read(gone.name).join(gone.values.distinct(), on=same, how="left_semi").count()
+
+
+def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float) -> Cleaned:
+    """Remove rows, then the files and the log that held them.
+
+    Args:
+        tables: where the table lies.
+        gone: which rows.
+        rows: how many these are; 0: none is looked for.
+        horizon_hours: files that are no part of the table any more stay so long.
+
+    Raises:
+        TableError: another writer changed the table meanwhile, or Delta wrote no checkpoint.
+    """
+    name = gone.name
+    said = _says(tables, name)
+    with _refusing_others(tables, name):
+        if rows:
+            _remove_rows(tables, gone, said)
+        place = f"delta.`{tables.path(name)}`"
+        if "deletionVectors" in _detail(tables, name)["tableFeatures"]:
+            tables.spark.sql(f"REORG TABLE {place} APPLY (PURGE)")
+        with session_settings(tables.spark, ANY_AGE):
+            tables.spark.sql(f"VACUUM {place} RETAIN {horizon_hours} HOURS")
+        _checkpoint(tables, name, said)
+    cut = _cut_log(tables, name, horizon_hours)
+    return Cleaned(tables.version(name), cut)
+
+
+def old(tables: Tables, name: str) -> Callable[[str], bool]:
+    """Tells of a file's path whether the table as it is now does without it."""
+    live = {path.rpartition("/")[2] for path in tables.read(name).inputFiles()}
+    checkpoint = max(_checkpoints(files_in(tables.spark, f"{tables.path(name)}/_delta_log")), default=0)
+
+    def is_old(path: str) -> bool:
+        last = path.rpartition("/")[2]
+        return _is_past(last, checkpoint) if "/_delta_log/" in path else quote(last) not in live and last not in live
+
+    return is_old
+
+
+def _remove_rows(tables: Tables, gone: Gone, said: str) -> None:
+    """Remove the rows in one commit; the ids stand in a view, not in what the commit says."""
+    view, place = f"gone_{uuid.uuid4().hex}", f"delta.`{tables.path(gone.name)}`"
+    is_vocabulary = gone.name == "vocabulary_users"
+    if is_vocabulary:
+        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('{APPEND_ONLY}' = 'false')")
+    held = f"trim(held.`{gone.column}`)" if gone.name == "order_lines" else f"held.`{gone.column}`"
+    then = f"UPDATE SET `{gone.column}` = NULL" if is_vocabulary else "DELETE"
+    gone.values.distinct().createTempView(view)
+    try:
+        with session_settings(tables.spark, {USER_METADATA: said}):
+            tables.spark.sql(
+                f"MERGE INTO {place} AS held USING {view} AS gone ON {held} = gone.value WHEN MATCHED THEN {then}"
+            )
+    finally:
+        tables.spark.catalog.dropTempView(view)
+
+
+def _says(tables: Tables, name: str) -> str:
+    """What our commits say of themselves: that of the last change of rows, so that the table is made from the same.
+
+    Of events the rules alone: the next ingest is to read its source again, and to refuse other rules.
+    """
+    job, inputs = tables.made_by(name), tables.made_from(name)
+    if job is None or inputs is None:
+        return commits.metadata(JOB, {}).text
+    if job in ("ingest", JOB) and name != "order_lines":
+        return commits.metadata(JOB, {"rules": inputs["rules"]} if "rules" in inputs else {}).text
+    return commits.metadata(job, inputs).text
+
+
+def _checkpoint(tables: Tables, name: str, said: str) -> None:
+    """Two commits that change no row; the first brings a checkpoint, and both restore what the table was set to."""
+    place, held = f"delta.`{tables.path(name)}`", _detail(tables, name)["properties"]
+    kept = {APPEND_ONLY: "true"} if name == "vocabulary_users" else {}
+    with session_settings(tables.spark, {USER_METADATA: said}):
+        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: '1'} | kept)})")
+        if held.get(EVERY, "1") == "1":
+            tables.spark.sql(f"ALTER TABLE {place} UNSET TBLPROPERTIES ('{EVERY}')")
+        else:
+            tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: held[EVERY]})})")
+
+
+def _cut_log(tables: Tables, name: str, horizon_hours: float) -> int:
+    """Remove what lies before the newest checkpoint, and what killed writers left; returns how many files.
+
+    Raises:
+        TableError: there is no checkpoint: nothing was removed.
+    """
+    folder = f"{tables.path(name)}/_delta_log"
+    files = files_in(tables.spark, folder)
+    whole = _checkpoints(files)
+    if not whole or max(whole) < tables.version(name) - 1:
+        raise TableError(
+            f"the log of table '{name}' at {folder} must have a checkpoint of version {tables.version(name) - 1} "
+            f"or later before older entries go; its newest is of {max(whole, default=None)}. Run the erasure again"
+        )
+    oldest = time.time() * 1000 - horizon_hours * 3_600_000
+    old = [file for file in files if file.modified <= oldest and _is_past(file.name, max(whole))]
+    for file in sorted(old):
+        remove(tables.spark, file.path)
+    return len(old)
+
+
+def _checkpoints(files: Iterable[File]) -> list[int]:
+    return [int(match[1]) for file in files if (match := CHECKPOINT.match(file.name))]
+
+
+def _is_past(name: str, checkpoint: int) -> bool:
+    """Whether the table as it is now needs a file of its log no more; a writer that was killed leaves hidden ones."""
+    match = OF_VERSION.match(name)
+    return match is not None and (int(match[1]) < checkpoint or name.startswith("."))
+
+
+def _detail(tables: Tables, name: str) -> Mapping[str, Mapping[str, str]]:
+    row = tables.spark.sql(f"DESCRIBE DETAIL delta.`{tables.path(name)}`").collect()[0]
+    return {"properties": dict(row["properties"]), "tableFeatures": dict.fromkeys(row["tableFeatures"] or (), "")}
+
+
+def _pairs(properties: Mapping[str, str]) -> str:
+    return ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+
+
+@contextmanager
+def _refusing_others(tables: Tables, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if not commits.is_conflict(error):
+            raise
+        raise TableError(
+            f"table '{name}' at {tables.path(name)} was changed by another writer while persons were erased from it. "
+            "Run `millrace erase` again with the same ids once the other has ended; it goes on where it stood"
+        ) from error
