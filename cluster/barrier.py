@@ -23,21 +23,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
-from cluster.errors import LaunchError, spark_reason
-from cluster.processes import (
-    END_S,
-    GRACE_S,
-    START_S,
-    Failure,
-    Limit,
-    Rank,
-    RankLostError,
-    failure_of,
-    silent_failure,
-    stop,
-)
+from cluster.errors import LaunchError, RankLostError, spark_reason
+from cluster.failures import Failure, failure_of, silent_failure
+from cluster.processes import Rank, stop
 from cluster.relay import Address, Listener, Sender
 from cluster.spark_ranks import ENDED, FAILED, POLL_S, Board, answer, session
+from cluster.supervision import END_S, GRACE_S, START_S, Limit
 
 if TYPE_CHECKING:
     from cluster.launch import Job

@@ -2,6 +2,7 @@
 
 ClusterError
 |-- LaunchError          a rank failed to start, failed, or did not answer in time
+|   `-- RankLostError    a rank was killed or fell silent: starting again may help
 `-- EnvironmentProblem   something that Millrace needs is not on this machine
 """
 
@@ -18,6 +19,10 @@ class ClusterError(Exception):
 
 class LaunchError(ClusterError):
     """A rank failed to start, failed, or did not answer in time."""
+
+
+class RankLostError(LaunchError):
+    """A rank was killed or fell silent: the same job may well succeed when it is started again."""
 
 
 class EnvironmentProblem(ClusterError):  # noqa: N818  OSError has the better name

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from cluster.errors import LaunchError, spark_reason
-from cluster.processes import GRACE_S, START_S, TAIL_LINES, Failure, RankLostError, verdict
+from cluster.errors import LaunchError, RankLostError, spark_reason
+from cluster.failures import Failure, verdict
+from cluster.processes import TAIL_LINES
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
 from cluster.spark_ranks import FAILED, Board, answer, session
+from cluster.supervision import GRACE_S, START_S
 
 if TYPE_CHECKING:
     from cluster.launch import Job

@@ -15,7 +15,7 @@ def main(driver: int, jvm: int, folder: str) -> None:
     try:
         jvm_ends = os.pidfd_open(jvm)
     except ProcessLookupError:
-        return
+        return  # the JVM is gone already: nothing is left to end, and its last words may be of use
     try:
         driver_ends = os.pidfd_open(driver)
         if driver_ends not in select.select([driver_ends, jvm_ends], [], [])[0]:

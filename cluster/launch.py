@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.errors import LaunchError
+from cluster.errors import LaunchError, RankLostError
 from cluster.leaving import passing_on
-from cluster.processes import Limit, Rank, RankLostError, never_raising, stop, supervise, to_stderr
+from cluster.lines import never_raising, to_stderr
+from cluster.processes import Rank, stop
 from cluster.sizes import threads_per_rank
+from cluster.supervision import Limit, supervise
 
 if TYPE_CHECKING:
     from cluster.horovod_ranks import Lines

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.processes import to_stderr
+from cluster.lines import to_stderr
 
 CONNECT_S = 3.0  # for an executor to reach the driver
 SEND_S = 5.0  # for the driver to take a line

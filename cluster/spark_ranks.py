@@ -15,8 +15,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
-from cluster.processes import END_S, Failure
-from cluster.processes import verdict as verdict_of
+from cluster.failures import Failure, verdict
+from cluster.supervision import END_S
 
 POLL_S = 0.2
 FAILED, ENDED = "failed/any", "ended/any"
@@ -40,7 +40,7 @@ def answer(ended: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     failures = [Failure(**end["failure"]) for end in ended if "failure" in end]
     if failures:
-        raise verdict_of(failures)
+        raise verdict(failures)
     result: dict[str, Any] = ended[0]["ok"]
     return result
 

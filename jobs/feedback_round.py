@@ -41,7 +41,8 @@ from training.errors import SettingsError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-CLONED = ("events", "items", "users", "vocabulary_users", "vocabulary_items")
+READ = ("events", "items", "users")
+JOB = "feedback_round"
 DAYS_BETWEEN = 7  # what a shown item leads to comes within three days
 
 
@@ -65,13 +66,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
     source = Tables(spark, settings.tables.root)
     inputs: dict[str, Any] = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
-    inputs["versions"] = {name: source.pin(name).content for name in CLONED}
+    built = builds.published(source)
+    inputs["versions"] = {name: source.pin(name).content for name in READ} | built["versions"]
     before: dict[str, Any] | None = read_json(settings.run_dir, FEEDBACK)
     if before is not None and before.get("inputs") == inputs:
         say("feedback: up to date; the loop was closed with this bundle")
         return before
     settings, _ = with_best(settings)  # the later bundles are trained as the first one was
-    run_dir, settings = settings.run_dir, _apart(settings, source, inputs)
+    run_dir, settings = settings.run_dir, _apart(settings, source, built, inputs)
     say(f"showing what {bundle.name} recommends as of {cut:%Y-%m-%d}")
     first = _with(settings, scoring={"moment": cut}, feedback={"moment": cut})
     score.run(first, spark)
@@ -102,12 +104,18 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     return summary
 
 
-def _apart(settings: Settings, source: Tables, inputs: Mapping[str, Any]) -> Settings:
+def _apart(settings: Settings, source: Tables, built: builds.Manifest, inputs: Mapping[str, Any]) -> Settings:
     """The settings with places of their own for these inputs: a root made from clones, a run folder with the bundle."""
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
     root = f"{settings.tables.root}-loop-{digest}"
-    for name in CLONED:
+    apart = Tables(source.spark, root)
+    for name in READ:
         source.clone(name, root)
+    for name, version in built["versions"].items():
+        source.clone(name, root, version)
+    if not apart.exists(builds.TABLE):
+        versions = {name: apart.version(name) for name in built["versions"]}
+        builds.publish(apart, built | {"versions": versions}, job=JOB, since=-1)
     run_dir = Path(settings.run_dir) / "loop" / digest
     bundle = train.latest_bundle(settings.run_dir)
     shutil.copytree(bundle, run_dir / "bundles" / bundle.name, dirs_exist_ok=True)

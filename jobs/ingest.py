@@ -114,6 +114,8 @@ def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, in
             tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
             _refuse_those_erased_meanwhile(tables, inputs)
             tables.merge_new("events", order_lines.events(sorted_out), ["event_id"], job=JOB, inputs=inputs)
+            if not tables.up_to_date("events", JOB, inputs):  # it had them all: no commit says so yet
+                tables.note_nothing_new("events", JOB, inputs)
         sorted_out.unpersist()
 
 

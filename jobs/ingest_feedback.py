@@ -44,7 +44,8 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
             purchases and views from the events.
 
     Returns:
-        moment, shown, ignored, viewed, purchased, unmatched, quarantined (by reason), version, up_to_date.
+        moment, shown, ignored, viewed, purchased, unmatched, quarantined (by reason), version, inputs (what decided
+        the rows), up_to_date.
 
     Raises:
         TableError: no recommendations, or none of the moment named.
@@ -69,24 +70,25 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         events = tables.pin("events")
         inputs["outcomes"] = f"events at version {events.content}"
         happened = _happened(settings, tables.read("events", events.version), moment)
-    if tables.up_to_date("feedback", JOB, inputs):
+    known = tables.up_to_date("feedback", JOB, inputs)
+    before: dict[str, Any] | None = read_json(settings.run_dir, FEEDBACK)
+    if known and before is not None and before.get("inputs") == inputs:
         say(f"feedback on what was shown at {moment} is up to date")
-        version = tables.version("feedback")
-        return dict(read_json(settings.run_dir, FEEDBACK) or _summary(tables, version, moment, {}, None)) | {
-            "up_to_date": True
-        }
+        return before | {"up_to_date": True}
     shown = _shown(every, moment, settings.feedback.window_days).persist()
     checked = check(happened, shown.where(F.col("shown_at") <= _at(moment)))
     with step(f"feedback on what was shown at {moment}"):
         bad = _quarantine(settings, tables, checked, inputs, outcomes)
-        version, lost = _write(settings, tables, shown, checked.good, moment, inputs)
+        # A run that was killed before it told of its commit has left nothing but that to do.
+        held = tables.version("feedback") if known else _write(settings, tables, shown, checked.good, moment, inputs)
+        lost = unmatched(shown, checked.good, window_days=settings.feedback.window_days)
     shown.unpersist()
-    summary = _summary(tables, version, moment, bad, lost)
+    summary = _summary(tables, held, moment, bad, lost) | {"inputs": inputs}
     write_json(settings.run_dir, FEEDBACK, summary)
     counts = {name: summary[name] for name in ("shown", *OUTCOMES, "unmatched")}
     counts |= {f"quarantined: {reason}": rows for reason, rows in bad.items()}
     show_counts(f"Feedback on what was shown at {moment}", counts)
-    return summary | {"up_to_date": False}
+    return summary | {"up_to_date": known}
 
 
 def _at(moment: str) -> Column:
@@ -162,17 +164,16 @@ def _quarantine(
 
 def _write(
     settings: Settings, tables: Tables, shown: DataFrame, good: DataFrame, moment: str, inputs: dict[str, Any]
-) -> tuple[int, int]:
-    """Replace the moment's feedback; returns its version, and how many outcomes belong to nothing that was shown."""
+) -> int:
+    """Replace the moment's feedback; returns its version."""
     window = settings.feedback.window_days
     feedback = attribute(shown, good, window_days=window).where(F.col("shown_at") == _at(moment))
     rows = feedback.withColumn("window_days", F.lit(window).cast("double"))
     where = f"shown_at = TIMESTAMP '{moment}'"
-    version = tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, where=where)
-    return version, unmatched(shown, good, window_days=window)
+    return tables.write("feedback", rows, mode="overwrite", job=JOB, inputs=inputs, where=where)
 
 
-def _summary(tables: Tables, version: int, moment: str, bad: dict[str, int], lost: int | None) -> dict[str, Any]:
+def _summary(tables: Tables, version: int, moment: str, bad: dict[str, int], lost: int) -> dict[str, Any]:
     rows = tables.read("feedback", version).where(F.col("shown_at") == _at(moment)).groupBy("outcome").count().collect()
     counts = {row["outcome"]: row["count"] for row in rows}
     return {

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from jobs.artefacts import REPLAY, write_json
-from jobs.console import say, show_table
+from jobs.console import say, show_table, warn
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.train import latest_bundle, learn_spec, provenance, start
 from training.bundle import Bundle, load_bundle
 from training.errors import BundleError, SnapshotError, TableError, TrainingError
+from training.lock import only_writer
 from training.snapshot import open_snapshot
 
 if TYPE_CHECKING:
@@ -46,20 +47,25 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
         BundleError: there is no bundle, it is torn, or this version of Millrace does not take its settings.
         TableError: a table is gone or another one; SnapshotError: VACUUM removed the version.
         TrainingError: the result differs.
+        CheckpointError: another replay is under way in the run folder.
     """
     held = load_bundle(bundle or latest_bundle(settings.run_dir))
     then = settings_of(held, settings)
     check_tables(held)
     folder = Path(settings.run_dir) / "replay"
-    spec = _spec(held, then, folder)
-    say(f"replay: training {held.name} again, {spec['ranks']} ranks, {_pinned(held)}")
-    summary = start(then, spec, env=threads_of(held))
-    again = load_bundle(summary["bundle_path"])
-    result = compare(held, again, provenance(then, spec)["versions"])
-    shutil.rmtree(folder, ignore_errors=True)
+    with only_writer(folder, warn, what="replay folder"):
+        result = _train_again(held, then, folder)
+        shutil.rmtree(folder, ignore_errors=True)
     write_json(settings.run_dir, REPLAY, result)
     _show(result)
     return result
+
+
+def _train_again(held: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
+    spec = _spec(held, then, folder)
+    say(f"replay: training {held.name} again, {spec['ranks']} ranks, {_pinned(held)}")
+    summary = start(then, spec, env=threads_of(held))
+    return compare(held, load_bundle(summary["bundle_path"]), provenance(then, spec)["versions"])
 
 
 def settings_of(bundle: Bundle, settings: Settings) -> Settings:

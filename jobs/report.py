@@ -27,6 +27,7 @@ from jobs.report_results import (
 )
 from jobs.report_runs import stages_section, training_section, tuning_section
 from jobs.settings import Settings
+from training.json_files import write_text
 from training.record import read_record
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     text = page(title, _head(settings, held), sections, foot)
     path = run_dir / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    write_text(path, text)
     say(f"report: {path} ({len(text) / 1e6:.1f} MB; open it in a browser)")
     shown = [section.key for section in sections if 'class="absent"' not in section.body.text[:20]]
     return {"path": str(path), "sections": shown}

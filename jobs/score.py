@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 JOB = "score"
 READ, VOCABULARIES = ("events", "users", "items", "feedback"), ("vocabulary_users", "vocabulary_items")
-COLUMNS = ("user_id", "user", "rank", "item_id", "item", "score", "fallback", "bundle", "moment")
+COLUMNS = ("user_id", "user", "rank", "item_id", "item", "score", "fallback", "bundle", "moment", "as_of")
+# A time as a folder's name has no zone, and a reader in another one takes it for another time: the folder has text.
+FOLDERS = ["bundle", "as_of"]
 
 
 @in_utc
@@ -169,19 +171,36 @@ def _rows(
         "fallback",
         F.lit(bundle.name).alias("bundle"),
         F.lit(moment).alias("moment"),
+        F.lit(_as_of(moment)).alias("as_of"),
     )
 
 
+def _as_of(moment: datetime) -> str:
+    """A moment in UTC, as the name of a folder."""
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+
+
 def _write(tables: Tables, rows: DataFrame, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
-    """Replace this bundle's rows of this moment; other rows stay."""
+    """Replace this bundle's rows of this moment; other rows stay.
+
+    Raises:
+        TableError: the table has other folders: an earlier version of Millrace made it.
+    """
+    name = "recommendations"
+    held = tables.folders(name) if tables.exists(name) else FOLDERS
+    if held != FOLDERS:
+        raise TableError(
+            f"table '{name}' at {tables.path(name)} has folders by {', '.join(held)}, not by {', '.join(FOLDERS)}: an "
+            "earlier version of Millrace made it; rename its folder and score again ('feedback' stays as it is)"
+        )
     return tables.write(
-        "recommendations",
+        name,
         rows.select(*COLUMNS),
         mode="overwrite",
         job=JOB,
         inputs=inputs,
-        where=f"bundle = '{bundle}' AND moment = TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S.%f}'",
-        partition_by=["bundle", "moment"],
+        where=f"bundle = '{bundle}' AND as_of = '{_as_of(moment)}'",
+        partition_by=FOLDERS,
     )
 
 
@@ -205,7 +224,7 @@ def _counts(
     ).collect()[0]
     past = lines.where(features.known_before(moment) & F.col("user_id").isNotNull())
     unheard = past.join(read["vocabulary_items"].select(F.col("id").alias("item_id")), on="item_id", how="left_anti")
-    mine = (F.col("bundle") == bundle.name) & (F.col("moment") == F.lit(moment))
+    mine = (F.col("bundle") == bundle.name) & (F.col("as_of") == _as_of(moment))
     rows = tables.read("recommendations", version).where(mine)
     written = rows.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]
     counts = asked.asDict() | written.asDict()

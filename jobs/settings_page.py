@@ -15,6 +15,11 @@ HEAD = """# Settings
 
 Made by `millrace settings` from the fields themselves; a test keeps it so. In a file a setting stands in its section,
 on the command line it is `section.key=value`.
+
+A file is the core of YAML 1.2: digits are a decimal number, `true` and `false` the only truth values, all else is text.
+A setting that wants a time reads it from the text, so `!!timestamp` is refused, as any tag beyond the core's is: leave
+it out. `<<` is no merge key but a setting that nobody knows: write its keys out, or repeat a whole value by `&name` and
+`*name`.
 """
 
 

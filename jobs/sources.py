@@ -40,10 +40,11 @@ class Source:
 
     Attributes:
         name: its path.
-        state: what tells whether it changed: its files with size and time, or its Delta version.
+        state: what tells whether it changed: its files with size and time, or the Delta version that last changed rows.
         size: bytes.
         options: of Spark's reader, so that it reads what was listed.
         partitions: columns that are folders, such as country=UK.
+        version: the Delta version to read; housekeeping may have made it since rows changed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Source:
     size: int
     options: Mapping[str, str]
     partitions: tuple[str, ...] = ()
+    version: int | None = None
 
 
 class Raw(NamedTuple):
@@ -71,12 +73,12 @@ def find(settings: Settings, spark: SparkSession) -> Source:
         return _files(path, spark)
     tables, name = _table(settings, spark)
     try:
-        version = tables.version(name)
+        pin = tables.pin(name)
     except TableError as error:
         if path is None:
             raise
         raise DataError(f"ingest.path '{path}' is no Delta table; correct it, or ingest.format") from error
-    return Source(path or tables.path(name), [version], tables.size(name), {})
+    return Source(path or tables.path(name), [pin.content], tables.size(name), {}, version=pin.version)
 
 
 def read(settings: Settings, spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
@@ -94,7 +96,7 @@ def read(settings: Settings, spark: SparkSession, source: Source, columns: Mappi
     ingest = settings.ingest
     if ingest.path is None or ingest.format == "delta":
         tables, name = _table(settings, spark)
-        raw = Raw(tables.read(name, source.state[0]), None)
+        raw = Raw(tables.read(name, source.version), None)
     elif ingest.format == "csv":
         raw = _csv(spark, ingest, source)
     elif ingest.format == "json":

@@ -45,9 +45,8 @@ MADE_BY = {
 }
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
-# Delta would read the time in a partition's folder, which is of the session's zone, by the JVM's: keep it as it stands.
-AS_IT_STANDS = {"spark.databricks.delta.write.utcTimestampPartitionValues": "false"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+NOTHING_NEW = "millrace.nothingNew"  # the property that `note_nothing_new` sets
 
 
 class Pin(NamedTuple):
@@ -110,6 +109,14 @@ class Tables:
             TableError: there is no such table.
         """
         return int(self._table(name).detail().select("sizeInBytes").collect()[0][0])
+
+    def folders(self, name: str) -> list[str]:
+        """The columns that are folders.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return list(self._table(name).detail().select("partitionColumns").collect()[0][0])
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """One version of a table; the newest at the time of this call if none is named.
@@ -177,7 +184,7 @@ class Tables:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | AS_IT_STANDS | file_options):
+        with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
         return self._version_of(name, metadata, by_inputs=mode == "append")
 
@@ -221,15 +228,22 @@ class Tables:
             merge.execute()
         return self._version_of(name, metadata)
 
-    def clone(self, name: str, root: str) -> None:
+    def clone(self, name: str, root: str, version: int | None = None) -> None:
         """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
+
+        Args:
+            name: the table.
+            root: where the clone shall lie.
+            version: the one to clone; None: the newest.
 
         Raises:
             TableError: there is no such table here.
         """
-        self._table(name)
+        pinned = self.version(name) if version is None else version
         there = Tables(self.spark, root).path(name)
-        self.spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{there}` SHALLOW CLONE delta.`{self.path(name)}`")
+        self.spark.sql(
+            f"CREATE TABLE IF NOT EXISTS delta.`{there}` SHALLOW CLONE delta.`{self.path(name)}` VERSION AS OF {pinned}"
+        )
 
     def made_from(self, name: str) -> dict[str, Any] | None:
         """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
@@ -242,9 +256,24 @@ class Tables:
         return str(json.loads(made.made)["job"]) if made is not None and made.made is not None else None
 
     def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether the table's last change was made by this job from these inputs."""
-        made = self._last_change(name)
-        return made is not None and made.made == commits.metadata(job, inputs).made
+        """Whether this job made the table's last change from these inputs, or has found since that it holds them."""
+        made = commits.metadata(job, inputs).made
+        return any(commit.made == made for commit in self._since_last_change(name))
+
+    def note_nothing_new(self, name: str, job: str, inputs: Mapping[str, Any]) -> None:
+        """Commit that the table holds all that the job makes of these inputs: no row of them was new.
+
+        The commit sets a property, so it changes no row, and counts until rows change; see `up_to_date`.
+
+        Raises:
+            TableError: there is no such table, or another writer changed it meanwhile.
+        """
+        self._table(name)
+        metadata = commits.metadata(job, inputs)
+        with self._one_writer(name, job), session_settings(self.spark, {USER_METADATA: metadata.text}):
+            self.spark.sql(
+                f"ALTER TABLE delta.`{self.path(name)}` SET TBLPROPERTIES ('{NOTHING_NEW}' = '{_digest(inputs)}')"
+            )
 
     def require(self, df: DataFrame, name: str, columns: Mapping[str, str]) -> DataFrame:
         """Check columns and types, and return them alone, in the order given.
@@ -301,11 +330,16 @@ class Tables:
     def _commits(self, name: str) -> Iterator[Commit]:
         return commits.newest_first(self._table(name).history)
 
+    def _since_last_change(self, name: str) -> Iterator[Commit]:
+        """Commits, newest first, down to the last one that changed rows, if the log has it; none without a table."""
+        for commit in self._commits(name) if self.exists(name) else ():
+            yield commit
+            if not commit.is_housekeeping:
+                return
+
     def _last_change(self, name: str) -> Commit | None:
         """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""
-        if not self.exists(name):
-            return None
-        return next((commit for commit in self._commits(name) if not commit.is_housekeeping), None)
+        return next((commit for commit in self._since_last_change(name) if not commit.is_housekeeping), None)
 
     def _version_of(self, name: str, metadata: Metadata, *, by_inputs: bool = False) -> int:
         """The version of one write: another writer may have committed since.

@@ -1,8 +1,9 @@
-"""The device of a rank, and batches on it: on a GPU the next batch travels while the one before is computed on."""
+"""The device of a rank, how it computes, and batches on it: the next travels while one is computed on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from training.batch import Batch, mapped
 from training.errors import SettingsError
-from training.fit_settings import DeviceChoice
+from training.fit_settings import DeviceChoice, MatmulPrecision
 from training.world import World
 
 
@@ -84,6 +85,17 @@ def sum_in_order(device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only costs time
 
 
+@contextmanager
+def matmul_precision(choice: MatmulPrecision) -> Iterator[None]:
+    """How exactly products of float32 are computed meanwhile: PyTorch's own setting, put back at the end."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(choice)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32: Ampere and later, AVX512_BF16, AMX."""
     if device.type == "cuda":
@@ -108,11 +120,15 @@ class Copier(Protocol):
         """Let what is computed from now on wait for the copy."""
 
 
+_Pulled = tuple[Batch, dict[str, Any]]  # a batch on its way, and the loader's position after it
+
+
 class Feed:
     """A loader's batches on the model's device, and the loader's position as of the batch that was handed out.
 
-    On the CPU these are the loader's own. On a GPU one batch is ahead: its copy, from pinned memory on a stream of its
-    own, runs beside the computing.
+    On the CPU these are the loader's own. To a GPU they are copied, from pinned memory on a stream of its own, and one
+    may be ahead: who computes calls `fetch` once a step's work is launched, so that taking the next batch, pinning it
+    and copying it run beside that.
 
     Args:
         loader: where batches come from.
@@ -124,29 +140,39 @@ class Feed:
         self._loader = loader
         self._copier = StreamCopier(device) if copier is None and device.type == "cuda" else copier
         self._position: dict[str, Any] | None = None
+        self._pull: Callable[[], _Pulled | None] | None = None
+        self._following: list[_Pulled | None] = []  # the batch that is ahead, or that there is none
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch; from the loader's position where that lies in this epoch."""
-        return self._loader.epoch(epoch) if self._copier is None else self._ahead(epoch, self._copier)
+        return self._loader.epoch(epoch) if self._copier is None else self._copied(epoch, self._copier)
+
+    def fetch(self) -> None:
+        """Have the batch after the last one handed out on its way; nothing where batches are not copied."""
+        if self._pull is not None and not self._following:
+            self._following.append(self._pull())
 
     def state_dict(self) -> dict[str, Any]:
         """The loader's position after the last batch handed out, not after the one that is ahead."""
         return self._loader.state_dict() if self._position is None else self._position
 
-    def _ahead(self, epoch: int, copier: Copier) -> Iterator[Batch]:
+    def _copied(self, epoch: int, copier: Copier) -> Iterator[Batch]:
         batches = self._loader.epoch(epoch)
 
-        def pull() -> tuple[Batch, dict[str, Any]] | None:
+        def pull() -> _Pulled | None:
             batch = next(batches, None)
             return None if batch is None else (copier.start(batch), self._loader.state_dict())
 
-        ready = pull()
-        while ready is not None:
-            following = pull()
+        self._pull, self._following = pull, []
+        while True:
+            self.fetch()
+            ready = self._following.pop()
+            if ready is None:
+                self._pull = None
+                return
             batch, self._position = ready
             copier.finish(batch)
             yield batch
-            ready = following
 
 
 class StreamCopier:

@@ -11,6 +11,7 @@
     |-- CheckpointError      no usable checkpoint where one is needed
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+    |   |-- PeerLostError    another rank is gone, or did not come in time
     |   `-- PreemptedError   it was asked to end (SIGTERM), and has left a checkpoint where it could
     `-- TuningError          a study cannot go on: of another fingerprint, unreachable, or its first trials all failed
 
@@ -68,6 +69,12 @@ class BundleError(MillraceError):
 
 class TrainingError(MillraceError):
     """Training cannot go on: a non-finite loss, or ranks that disagree."""
+
+
+class PeerLostError(TrainingError):
+    """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
+
+    lost_peer = True
 
 
 class PreemptedError(TrainingError):

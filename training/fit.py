@@ -13,26 +13,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
-from training.buffers import Buffers, check_running_statistics
+from training.buffers import Buffers
 from training.checkpoint import Checkpoints
 from training.compute import Compute
-from training.device import Feed
-from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
+from training.device import Feed, matmul_precision
+from training.fit_checks import check_epochs, check_settings, check_skipped
 from training.fit_settings import FitSettings, step_seed
 from training.lock import only_writer
 from training.memory import reuse_memory
 from training.optimizers import build_optimizers
-from training.preemption import Notice
+from training.preemption import Notice, leave
 from training.progress import Meter, Progress
 from training.record import Event, Kind, Pruned, Record
 from training.resume import restore_best, resume, state_of
-from training.sharded import sharded_tables, used_rows
+from training.sharded import used_rows
 from training.sync import Synchroniser, global_norm, scale_gradients
 from training.telling import Telling
 from training.world import World
@@ -106,12 +106,13 @@ def fit(
         PreemptedError: a rank got SIGTERM; the step was ended, and its checkpoint is on the disk.
         TrainingError: too many steps were not finite, or a rank was lost.
     """
-    _check_settings(settings, model, has_validation=validate is not None)
+    check_settings(settings, model, has_validation=validate is not None)
     reuse_memory()
     folder = Path(checkpoint_dir) if checkpoint_dir is not None and world.rank == 0 else None
     telling = Telling(report, world)
     with ExitStack() as stack:
         notice = stack.enter_context(Notice())
+        stack.enter_context(matmul_precision(settings.matmul_precision))
         saver = None
         if folder:
             stack.enter_context(only_writer(folder, telling.warn))
@@ -141,7 +142,7 @@ def _fit(
     optimizers = build_optimizers(model, settings)
     synchroniser, buffers = Synchroniser(model, world, settings.compression), Buffers(model, world)
     progress = resume(model, optimizers, saver, world)
-    _check_epochs(progress, settings, saver)
+    check_epochs(progress, settings, saver)
     synchroniser.load(progress.exchange)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
@@ -161,7 +162,10 @@ def _fit(
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
         model.train()
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
-            loss, weight = _add_gradients(compute, batches, settings, progress, world.rank)
+            sums = _add_gradients(compute, batches, settings, progress, world.rank)
+            with meter.waiting():
+                feed.fetch()  # while the device computes
+            loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
             rows = sum(map(batch_size, batches))
             totals = synchroniser.synchronise(
                 loss, weight, rows, stop=telling.pruned is not None, save=due(), leave=notice.given
@@ -181,7 +185,7 @@ def _fit(
                 progress.count(totals, skipped=totals.weight != 0)
                 if totals.weight != 0:
                     telling("skipped", progress, f"step {progress.step} skipped: loss {totals.loss}, norm {norm}")
-                    _check_skipped(progress, settings, steps_in_all, totals.loss, norm)
+                    check_skipped(progress, settings, steps_in_all, totals.loss, norm)
             optimizers.zero_grad()
             meter.count(totals)
             buffers.count(rows)
@@ -192,7 +196,7 @@ def _fit(
                 saver.save(state_of(model, optimizers, synchroniser, progress))
                 telling("checkpoint", progress, f"checkpoint at step {progress.step}")
             if totals.leave:
-                _leave(progress, steps_in_all, saver, world)
+                leave(progress, steps_in_all, saver, world)
             if meter.seconds >= settings.report_every_s:
                 rate = settings.learning_rate * settings.rate(progress.step - 1)
                 values = {**meter.read(progress.step), "learning_rate": rate}
@@ -211,7 +215,7 @@ def _fit(
         if any(stop for stop, _ in wishes):
             raise telling.pruned or Pruned("stopped by rank 0")
         if any(leave for _, leave in wishes) and progress.epoch < settings.epochs:
-            _leave(progress, steps_in_all, saver, world)
+            leave(progress, steps_in_all, saver, world)
 
     # --- Leave the best weights, and nothing half written
     if saver:
@@ -225,31 +229,12 @@ def _fit(
 
 def _add_gradients(
     compute: Compute, batches: list[Batch], settings: FitSettings, progress: Progress, rank: int
-) -> tuple[float, float]:
-    """Add up a step's gradients in `.grad`; returns the sums of this rank's losses and of their weights."""
+) -> Tensor:
+    """Add up a step's gradients in `.grad`; returns, on the device, the sums of its losses and of their weights."""
     sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
     for number, batch in enumerate(batches):
         sums += compute(batch, step_seed(settings.seed, progress.epoch, progress.step, rank, number))
-    loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
-    return loss, weight
-
-
-def _leave(progress: Progress, steps_in_all: int, saver: Checkpoints | None, world: World) -> NoReturn:
-    """End a training that a rank was asked to end.
-
-    The first rank that ends is the launcher's reason to stop the others, so all wait for what rank 0 still writes.
-
-    Raises:
-        PreemptedError: always.
-    """
-    kept = "nothing of it is kept, for it has no checkpoint folder"
-    if saver:
-        saver.wait()
-        kept = f"its checkpoint is in '{saver.directory}': start it again, and it goes on from there"
-    world.barrier()
-    raise PreemptedError(
-        f"the training was asked to end (SIGTERM) and ended after step {progress.step} of {steps_in_all}; {kept}"
-    )
+    return sums
 
 
 class _Due:
@@ -269,9 +254,8 @@ def _groups(batches: Iterator[Batch], size: int, meter: Meter) -> Iterator[list[
     """Batches of an optimizer step together, with the time that was spent waiting for them; the last may be fewer."""
     group: list[Batch] = []
     while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        meter.wait_s += time.perf_counter() - started
+        with meter.waiting():
+            batch = next(batches, None)
         if batch is not None:
             group.append(batch)
         if group and (batch is None or len(group) == size):
@@ -291,49 +275,3 @@ def _validate(
         metrics = {name: float(value) for name, value in validate(model).items()}
     shared: dict[str, float] = world.broadcast_object(metrics)
     return shared
-
-
-def _check_settings(settings: FitSettings, model: nn.Module, *, has_validation: bool) -> None:
-    """Before the folder is touched.
-
-    Raises:
-        SettingsError: the settings do not go together with the model, or with no validation.
-    """
-    if not has_validation and settings.metric != "loss":
-        raise SettingsError(
-            f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
-        )
-    check_running_statistics(model)
-    if settings.compile and sharded_tables(model):
-        raise SettingsError(
-            "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
-            f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
-        )
-
-
-def _check_epochs(progress: Progress, settings: FitSettings, saver: Checkpoints | None) -> None:
-    """Before anything is done.
-
-    Raises:
-        CheckpointError: the checkpoint has gone further than the settings ask for.
-    """
-    begun = progress.epoch + (progress.loader is not None)
-    if saver and begun > settings.epochs:
-        raise CheckpointError(
-            f"training.epochs must be at least {begun}, for the checkpoint in '{saver.directory}' is from epoch "
-            f"{begun}; got {settings.epochs}; ask for as many, or remove the folder to start afresh"
-        )
-
-
-def _check_skipped(progress: Progress, settings: FitSettings, steps_in_all: int, loss: float, norm: float) -> None:
-    """Stop where too many steps were skipped.
-
-    Raises:
-        TrainingError: more than the share of all steps that the settings allow.
-    """
-    if progress.skipped > settings.max_nonfinite_share * steps_in_all:
-        raise TrainingError(
-            f"at most {settings.max_nonfinite_share:.2%} of the {steps_in_all} steps may have a loss or gradient that "
-            f"is not finite; {progress.skipped} had, the last with loss {loss} and gradient norm {norm}; lower the "
-            "learning rates, clip the gradient (training.clip_norm), or look for NaN in the features"
-        )

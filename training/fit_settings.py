@@ -12,6 +12,7 @@ from training.errors import SettingsError
 from training.identity import identity_of
 
 Compression = Literal["none", "fp16", "bf16"]
+MatmulPrecision = Literal["highest", "high", "medium"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Settings that say how long or how safely to train, not what is computed: they may change between stop and resume.
@@ -89,6 +90,10 @@ class FitSettings(BaseModel):
     compression: Compression = Field(default="none", description="type in which gradients travel between ranks")
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16: products in bfloat16; weights, sums and what travels stay float32"
+    )
+    matmul_precision: MatmulPrecision = Field(
+        default="highest",
+        description="of float32 products: high and medium may round factors to TF32 or bfloat16, where that is faster",
     )
     compile: bool = Field(default=False, description="torch.compile; goes on without where it fails, and says so")
     shard_tables_above_mb: float | None = Field(

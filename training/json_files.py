@@ -40,9 +40,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON durably: under a name of its own, flushed to disk, renamed. An object gets its checksum besides."""
     plain = json.loads(json.dumps(value))
     sealed = {**plain, CHECKSUM: _checksum(plain)} if isinstance(plain, dict) else plain
+    write_text(path, json.dumps(sealed, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text durably, as `write_json` does; of two writers at once the last one's file stays, whole."""
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        scratch.write_text(json.dumps(sealed, indent=1) + "\n", encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         sync_to_disk(scratch)
         scratch.replace(path)
     finally:

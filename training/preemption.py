@@ -5,6 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import NoReturn
+
+from training.checkpoint import Checkpoints
+from training.errors import PreemptedError
+from training.progress import Progress
+from training.world import World
 
 
 class Notice:
@@ -35,3 +41,21 @@ class Notice:
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
             if self.given and kind is None:
                 signal.raise_signal(signal.SIGTERM)
+
+
+def leave(progress: Progress, steps_in_all: int, saver: Checkpoints | None, world: World) -> NoReturn:
+    """End a training that a rank was asked to end.
+
+    The first rank that ends is the launcher's reason to stop the others, so all wait for what rank 0 still writes.
+
+    Raises:
+        PreemptedError: always.
+    """
+    kept = "nothing of it is kept, for it has no checkpoint folder"
+    if saver:
+        saver.wait()
+        kept = f"its checkpoint is in '{saver.directory}': start it again, and it goes on from there"
+    world.barrier()
+    raise PreemptedError(
+        f"the training was asked to end (SIGTERM) and ended after step {progress.step} of {steps_in_all}; {kept}"
+    )

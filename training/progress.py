@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -163,6 +165,15 @@ class Meter:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._started
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what is done meanwhile as waiting for data."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_s += time.perf_counter() - started
 
     def count(self, totals: Totals) -> None:
         self._rows += totals.rows

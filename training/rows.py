@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +50,22 @@ def sparse_gradient(rows: Tensor, values: Tensor, parameter: nn.Parameter) -> Te
         return torch.sparse_coo_tensor(rows.unsqueeze(0), values, parameter.shape, is_coalesced=True)
 
 
-def coalesced(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A sparse gradient's sorted, unique rows, in memory of its own; not sorted anew where they come that way."""
-    rows = gradient._indices()[0]
-    if not gradient.is_coalesced() and bool((rows[1:] > rows[:-1]).all()):
-        return sparse_gradient(rows, gradient._values().clone(), parameter)
-    return gradient.coalesce()
+def coalesce(parameters: Sequence[nn.Parameter]) -> None:
+    """Give sparse gradients sorted, unique rows, in memory of their own; not sorted anew where they come that way.
+
+    Whether they do is asked of the device once for all of them, not once for each.
+    """
+    found = [p for p in parameters if p.grad is not None and p.grad.is_sparse and not p.grad.is_coalesced()]
+    if not found:
+        return
+    rows = [cast(Tensor, parameter.grad)._indices()[0] for parameter in found]
+    in_order = torch.stack([(own[1:] > own[:-1]).all() for own in rows]).tolist()
+    for parameter, own, is_in_order in zip(found, rows, in_order, strict=True):
+        gradient = cast(Tensor, parameter.grad)
+        if is_in_order:
+            parameter.grad = sparse_gradient(own, gradient._values().clone(), parameter)
+        else:
+            parameter.grad = gradient.coalesce()
 
 
 def rows_held(rows: int, rank: int, ranks: int) -> int:

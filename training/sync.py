@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training.exchange import Exchange, Finish, Held, Way, kind_of
 from training.fit_settings import Compression
-from training.rows import coalesced
+from training.rows import coalesce
 from training.sharded import exchange_gradients, sharded_tables
 from training.world import World
 
@@ -107,9 +107,7 @@ class Synchroniser:
             save: ask all ranks for a checkpoint.
             leave: ask all ranks to end, with a checkpoint.
         """
-        for parameter in self.shared:
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = coalesced(parameter.grad, parameter)
+        coalesce(self.shared)
         lookups = [table.take_gradient() for table in self._tables]
         wait = self._start_headers([loss, weight, rows, stop, save, leave], [found is not None for found in lookups])
         finish = self._exchange.start(self._ways, weight) if self._ways else None

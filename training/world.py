@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,20 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from training import errors
-from training.errors import MillraceError, TrainingError
+from training.apart import Apart, same_error
+from training.errors import PeerLostError
 
 Result = TypeVar("Result")
 
 STALL_VARIABLE = "MILLRACE_STALL_S"
 _POLL_S = 0.0002
 _MEET_S = 0.5  # how often ranks meet while one of them works apart
-
-
-class PeerLostError(TrainingError):
-    """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
-
-    lost_peer = True
 
 
 class World:
@@ -129,34 +122,6 @@ class World:
 
     def close(self) -> None:
         """Leave the world together; no collective may follow."""
-
-
-class _Apart:
-    """Work in a thread of its own, and what came of it."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self.error: BaseException | None = None
-        self.outcome: dict[str, Any] = {}
-        self.thread = threading.Thread(target=self._run, name="apart", daemon=True)  # a lost peer ends the rank at once
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.outcome = {"value": json.loads(json.dumps(self._work()))}
-        except BaseException as error:  # raised again by the rank's own thread
-            self.error = error
-            self.outcome = {"kind": type(error).__name__, "message": str(error)}
-
-
-def _same_error(rank: int, what: str, outcome: dict[str, Any]) -> MillraceError:
-    """Another rank's error on this one: ours as they are, others as the loss of that rank."""
-    kind = getattr(errors, outcome["kind"], None)
-    if isinstance(kind, type) and issubclass(kind, MillraceError):
-        error = kind(outcome["message"])
-        error.lost_peer = True
-        return error
-    return PeerLostError(f"rank {rank} failed in '{what}': {outcome['kind']}: {outcome['message']}; look there")
 
 
 def _threads() -> set[int]:
@@ -294,7 +259,7 @@ class HorovodWorld(World):
         self.all_reduce_sum(torch.zeros(1), "barrier")
 
     def on_each(self, what: str, work: Callable[[], Any]) -> list[Any]:
-        apart = _Apart(work)
+        apart = Apart(work)
         all_are_done = False
         while not all_are_done:
             apart.thread.join(_MEET_S)
@@ -304,7 +269,7 @@ class HorovodWorld(World):
             raise apart.error
         for rank, outcome in enumerate(outcomes):
             if "kind" in outcome:
-                raise _same_error(rank, what, outcome)
+                raise same_error(rank, what, outcome)
         return [outcome["value"] for outcome in outcomes]
 
     def close(self) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cluster import launch as launching
-from cluster import processes
-from cluster.errors import LaunchError
+from cluster import supervision
+from cluster.errors import LaunchError, RankLostError
 from cluster.launch import Host, Job, launch, run_on_hosts, with_restarts
-from cluster.processes import Limit, RankLostError
 from cluster.rank import check_host_name
+from cluster.supervision import Limit
 from tests.cluster import lineage
 from tests.cluster.hosts import FAR, NEAR, Link, two_hosts
 
@@ -84,7 +84,7 @@ def test_a_link_that_stays_down_uses_up_the_restarts(monkeypatch: pytest.MonkeyP
 
 
 def test_ranks_that_do_not_meet_in_time_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "START_S", 1.0)
+    monkeypatch.setattr(supervision, "START_S", 1.0)
     with pytest.raises(RankLostError, match=r"all 2 ranks must meet within 1 s; rank 0, 1 did not"):
         launch("tests.cluster.targets:add_up", {"value": 1}, ranks=2)
 

@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster import processes
-from cluster.errors import LaunchError
+from cluster import supervision
+from cluster.errors import LaunchError, RankLostError
 from cluster.launch import launch
-from cluster.processes import RankLostError
 from cluster.sizes import table_bytes, threads_per_rank
 from training.errors import DataError
 
@@ -120,14 +119,14 @@ def test_a_rank_that_does_not_come_is_named_with_where_it_stands() -> None:
 
 
 def test_a_rank_that_does_not_end_with_the_others_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "END_S", 1.0)
+    monkeypatch.setattr(supervision, "END_S", 1.0)
     with pytest.raises(RankLostError, match=r"(?s)rank 1 of 2 did not answer; its process is sleeping; .*in <lambda>"):
         launch(f"{HERE}:stays_behind", {"rank": 1}, ranks=2, timeout_s=120)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_thread_left_behind_holds_no_result_back(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "END_S", 1.0)
+    monkeypatch.setattr(supervision, "END_S", 1.0)
     lines: list[str] = []
     assert launch(f"{HERE}:leaves_a_thread", {}, ranks=ranks, timeout_s=60, log=lines.append) == {"value": 7}
     assert sum("has given its result and does not end within 1 s" in line for line in lines) == ranks
@@ -156,7 +155,7 @@ def test_time_is_limited_and_nothing_is_left_running(tmp_path: Path, monkeypatch
     def clock() -> float:
         return time.monotonic() + 600 * (len(started()) == 4)
 
-    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    monkeypatch.setattr(supervision, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     with pytest.raises(LaunchError, match=r"must end within timeout_s=600; rank 0, 1 of 2 still ran"):
         launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, timeout_s=600)
     pids = started()

@@ -20,10 +20,9 @@ from pyspark.sql import SparkSession
 from cluster import barrier, horovod_ranks
 from cluster import launch as launching
 from cluster.barrier import rank_order
-from cluster.errors import LaunchError
+from cluster.errors import LaunchError, RankLostError
 from cluster.horovod_ranks import LEAVE_S, TOLD, Lines, take_threads
 from cluster.launch import launch
-from cluster.processes import RankLostError
 from tests.cluster import targets
 
 HERE = "tests.cluster.targets"

@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs import ingest_feedback
+from jobs.artefacts import FEEDBACK, read_json
 from jobs.settings import Settings
 from jobs.tables import Tables
 from training.errors import DataError, TableError, TooManyBadRows
@@ -93,6 +94,28 @@ def test_a_second_run_changes_nothing_and_new_events_replace_the_rows(spark: Spa
     tables.write("events", more, mode="append", job="ingest", inputs={"more": 1})
     assert ingest_feedback.run(of(settings, FIRST), spark)["purchased"] == 1
     assert len(feedback(spark, settings)) == 4
+
+
+def test_a_run_killed_before_it_told_of_its_commit_tells_at_the_next(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Stands for a kill."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    earlier = ingest_feedback.run(settings, spark)
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_feedback, "write_json", killed)
+        with pytest.raises(Killed):
+            ingest_feedback.run(of(settings, FIRST), spark)
+    version = Tables(spark, settings.tables.root).version("feedback")
+    summary = ingest_feedback.run(of(settings, FIRST), spark)
+    assert (summary["moment"], summary["shown"], summary["unmatched"]) == ("2025-03-01 00:00:00", 4, 1)
+    assert (summary["version"], summary["up_to_date"]) == (version, True)
+    assert earlier["moment"] == "2025-03-08 00:00:00"
+    assert read_json(settings.run_dir, FEEDBACK) | {"up_to_date": True} == summary  # type: ignore[operator]
 
 
 def test_given_outcomes_are_checked_and_bad_ones_set_aside(spark: SparkSession, settings: Settings) -> None:

@@ -18,7 +18,8 @@ from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle, write_bundle
-from training.errors import BundleError, SnapshotError, TableError, TrainingError
+from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError
+from training.lock import only_writer
 from training.schema import Schema
 from training.snapshot import open_snapshot
 from training.world import World
@@ -150,6 +151,18 @@ def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
     strange = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
     with pytest.raises(BundleError, match=r"(?s)carries settings that this version .*round.* wrote it: "):
         replay.settings_of(strange, trained)
+
+
+def test_of_two_replays_at_once_the_second_is_refused(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.lock.WAIT_S", 0.2)
+    folder = Path(trained.run_dir) / "replay"
+    with only_writer(folder, print):
+        of_the_first = folder / "of_the_first"
+        of_the_first.touch()
+        with pytest.raises(CheckpointError, match=r"into replay folder '.*run/replay'; its lock is held by .*"):
+            replay.run(trained)
+        assert of_the_first.exists()
+    assert replay.run(trained)["versions"] == {}
 
 
 def test_there_is_nothing_to_replay(tmp_path: Path) -> None:

@@ -49,6 +49,23 @@ def without_plotly(text: str) -> str:
     return re.sub(r"<script>.{1000000,}?</script>", "", text, count=1, flags=re.DOTALL)
 
 
+def test_of_two_reports_at_once_each_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_run(tmp_path)
+    write_text, inner = Path.write_text, list[str]()
+
+    def and_another_begins(path: Path, text: str, **kwargs: Any) -> int:
+        written = write_text(path, text, **kwargs)
+        if not inner:
+            inner.append("begun")
+            inner.append(made(tmp_path)[0])
+        return written
+
+    monkeypatch.setattr(Path, "write_text", and_another_begins)
+    text, _ = made(tmp_path)
+    assert all(page.endswith("</html>\n") for page in (text, inner[1]))
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
 def test_a_full_run_fills_every_section(tmp_path: Path) -> None:
     leave_run(tmp_path)
     text, summary = made(tmp_path)

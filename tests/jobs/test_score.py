@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def test_another_moment_adds_rows_and_looks_no_further(summary: dict, settings: 
     assert replaced["rows"] == 2 * USERS
     held = Tables(spark, settings.tables.root).read("recommendations").count()
     assert held == summary["rows"] + replaced["rows"]
+
+
+def test_a_table_with_times_for_folders_is_refused(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
+    """Such as earlier versions made: the time in the folder's name has no zone."""
+    root = str(tmp_path / "tables")
+    shutil.copytree(settings.tables.root, root, ignore=shutil.ignore_patterns("recommendations"))
+    old = spark.sql("SELECT 'u' AS user_id, 'b' AS bundle, TIMESTAMP '2025-02-01 00:00:00' AS moment")
+    folders = ["bundle", "moment"]
+    old.write.format("delta").partitionBy(*folders).save(f"{root}/recommendations")
+    with pytest.raises(TableError, match=r"has folders by bundle, moment, not by bundle, as_of: .*rename its folder"):
+        score.run(settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": root})}), spark)
 
 
 def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: SparkSession) -> None:

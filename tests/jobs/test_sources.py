@@ -209,5 +209,11 @@ def test_a_delta_source_is_read_as_it_was_listed(spark: SparkSession, tmp_path: 
     rows = spark.createDataFrame([tuple(SALE.split(","))], ", ".join(f"{name} string" for name in COLUMNS))
     tables.write("raw", rows, mode="overwrite", job="other", inputs={})
     source = sources.find(settings, spark)
-    tables.write("raw", rows.unionByName(rows), mode="overwrite", job="other", inputs={"n": 2})
+    tables.write("raw", rows.unionByName(rows).repartition(2), mode="overwrite", job="other", inputs={"n": 2})
     assert sources.read(settings, spark, source, COLUMNS).rows.count() == 1
+    changed = sources.find(settings, spark)
+    spark.sql(f"OPTIMIZE delta.`{tables.path('raw')}`")
+    tidied = sources.find(settings, spark)
+    assert tidied.state == changed.state != source.state
+    assert tidied.version == tables.version("raw") > changed.state[0]
+    assert sources.read(settings, spark, tidied, COLUMNS).rows.count() == 2

@@ -69,6 +69,20 @@ def test_merge_new_inserts_only_unknown_keys(tables: Tables) -> None:
     assert tables.merge_new("events", numbers(tables, 1, 3), ["id"], job="ingest", inputs={"file": "c"}) == 2
 
 
+def test_nothing_new_is_noted_until_rows_change(tables: Tables) -> None:
+    tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={"file": "a"})
+    content = tables.pin("events").content
+    for file in "bc":
+        tables.note_nothing_new("events", "ingest", {"file": file})
+    assert [tables.up_to_date("events", "ingest", {"file": file}) for file in "abcd"] == [True, True, True, False]
+    assert tables.pin("events").content == content
+    assert tables.made_from("events") == {"file": "a"}
+    tables.merge_new("events", numbers(tables, 2), ["id"], job="ingest", inputs={"file": "d"})
+    assert [tables.up_to_date("events", "ingest", {"file": file}) for file in "abcd"] == [False, False, False, True]
+    with pytest.raises(TableError, match="table 'items' does not exist"):
+        tables.note_nothing_new("items", "ingest", {})
+
+
 def test_parquet_settings_hold_for_one_write(tables: Tables) -> None:
     properties = {"parquet.block.size": "12345", "delta.appendOnly": "true", "compression": "zstd"}
     tables.write("events", numbers(tables, 1), mode="append", job="ingest", inputs={}, properties=properties)

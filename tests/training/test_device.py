@@ -12,9 +12,11 @@ import torch
 
 from tests.training import tiny
 from training.batch import Batch, Ragged
+from training.compute import Compute
 from training.device import Feed, StreamCopier, pick_device, sum_in_order
 from training.errors import SettingsError
 from training.fit import FitSettings, fit
+from training.sync import Synchroniser, Totals
 from training.world import World
 
 CPU = torch.device("cpu")
@@ -95,11 +97,15 @@ def test_one_batch_is_ahead_and_the_position_is_not() -> None:
     plain_epoch, ahead_epoch = plain.epoch(1), ahead.epoch(1)
     for step in range(1, 4):
         mine, other = next(ahead_epoch), next(plain_epoch)
+        assert copier.log.count("start") == copier.log.count("finish") == step  # none before this one is launched
+        ahead.fetch()
+        ahead.fetch()
+        assert copier.log.count("start") == min(3, step + 1)
         assert all(torch.equal(mine[name], other[name]) for name in other)  # type: ignore[arg-type]
         assert ahead.state_dict() == plain.state_dict() == {"epoch": 1, "step": step}
-        assert copier.log.count("start") == min(3, step + 1)
-        assert copier.log.count("finish") == step
     assert next(ahead_epoch, None) is None
+    ahead.fetch()
+    plain.fetch()
 
 
 def test_on_the_cpu_batches_are_the_loaders_own() -> None:
@@ -120,7 +126,7 @@ def test_a_training_cut_with_a_batch_ahead_ends_like_an_unbroken_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit._check_skipped", cut)
+        patch.setattr("training.fit.check_skipped", cut)
         broken = tiny.Poisoned({6})
         broken.load_state_dict(tiny.TinyModel().state_dict())
         settings = FitSettings(**spec["settings"])
@@ -128,6 +134,47 @@ def test_a_training_cut_with_a_batch_ahead_ends_like_an_unbroken_one(
         with pytest.raises(KeyboardInterrupt):
             fit(broken, loader, settings, world=World(), checkpoint_dir=str(tmp_path))
     assert tiny.train({**spec, "folder": str(tmp_path)}, World()) == unbroken
+
+
+def test_the_next_batch_is_fetched_between_a_steps_launch_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = list[str]()
+
+    class Logged(_Copier):
+        def start(self, batch: Batch) -> Batch:
+            log.append("start")
+            return super().start(batch)
+
+    def launched(self: Compute, batch: Batch, seed: int) -> torch.Tensor:
+        log.append("launch")
+        return compute(self, batch, seed)
+
+    def synchronised(self: Synchroniser, *given: Any, **named: Any) -> Totals:
+        log.append("sync")
+        return synchronise(self, *given, **named)
+
+    compute, synchronise = Compute.__call__, Synchroniser.synchronise
+    monkeypatch.setattr("training.fit.Feed", lambda loader, device: Feed(loader, device, Logged()))
+    monkeypatch.setattr(Compute, "__call__", launched)
+    monkeypatch.setattr(Synchroniser, "synchronise", synchronised)
+    result = fit(tiny.TinyModel(), _loader(), FitSettings(batch_size=24), world=World())
+    assert result.steps == 3
+    assert log == ["start", *["launch", "start", "sync"] * 2, "launch", "sync"]
+
+
+def test_float32_products_are_as_exact_as_asked_for_while_a_training_lasts() -> None:
+    before, seen = torch.get_float32_matmul_precision(), list[str]()
+
+    class Looking(tiny.TinyModel):
+        def loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().loss(batch, generator)
+
+    for changes in ({}, {"matmul_precision": "high"}):
+        settings = FitSettings.model_validate({"batch_size": 24, **changes})
+        fit(Looking(), _loader(), settings, world=World())
+        assert settings.identity() == {**FitSettings(batch_size=24).identity(), **changes}
+    assert seen == ["highest"] * 3 + ["high"] * 3
+    assert torch.get_float32_matmul_precision() == before
 
 
 gpu = pytest.mark.gpu

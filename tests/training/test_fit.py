@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.errors import LaunchError
+from cluster.errors import LaunchError, RankLostError
 from cluster.launch import launch
 from cluster.leaving import passing_on
-from cluster.processes import RankLostError
 from tests.training import tiny
 from training.checkpoint import Checkpoints
 from training.compute import Compute
@@ -146,7 +145,8 @@ def test_a_cut_training_leaves_nothing_that_writes_on(tmp_path: Path, monkeypatc
 
 
 def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: dict[str, Any]) -> None:
-    kill = {"rank": 1, "step": 14, "mark": str(tmp_path / "killed")}
+    written = str(tmp_path / "checkpoints" / "step-000000012")
+    kill = {"rank": 1, "step": 14, "mark": str(tmp_path / "killed"), "after": written}
     spec = {**SPEC, "folder": str(tmp_path / "checkpoints"), "kill": kill}
     lines: list[str] = []
     resumed = launch("tests.training.tiny:train", spec, ranks=2, restarts=1, timeout_s=100, log=lines.append)
@@ -156,16 +156,14 @@ def test_killed_rank_is_restarted_and_ends_unbroken(tmp_path: Path, on_ranks: di
     assert [line["step"] for line in resumed_at] == [12]
 
 
-@pytest.mark.parametrize("every", [None, 20])
-def test_a_checkpoint_past_the_epochs_asked_for_is_refused(every: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("midst", [False, True])
+def test_a_checkpoint_past_the_epochs_asked_for_is_refused(midst: bool, tmp_path: Path) -> None:
     """After the third epoch, or in the midst of it: 9 steps an epoch."""
-    folder = str(tmp_path / "checkpoints")
-    spec: dict[str, Any] = {"settings": {**SETTINGS, "checkpoint_every_steps": every}, "folder": folder}
-    if every:
-        kill = {"rank": 0, "step": 22, "mark": str(tmp_path / "killed")}
-        killed = {**spec, "kill": kill}
-        code = f"from tests.training import tiny; from training.world import World; tiny.train({killed!r}, World())"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    spec: dict[str, Any] = {"settings": SETTINGS, "folder": str(tmp_path / "checkpoints")}
+    if midst:
+        asked = {"rank": 0, "step": 22, "mark": str(tmp_path / "asked"), "asked": "rank"}
+        with pytest.raises(PreemptedError, match="ended after step 22 of 27"):
+            tiny.train({**spec, "kill": asked}, World())
     else:
         tiny.train(spec, World())
     fewer = {**spec, "settings": {**spec["settings"], "epochs": 2}}

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.training import collectives
 from training.exchange import rows_are_cheaper, scale_of
-from training.rows import add_rows
+from training.rows import add_rows, coalesce
 from training.sync import Synchroniser
 from training.world import World
 
@@ -106,6 +106,23 @@ def test_gradients_keep_their_memory_apart() -> None:
     for table in tables:
         assert table.weight.grad.is_coalesced()
         assert table.weight.grad._values().tolist() == [[0.25, 0.25], [0.25, 0.25]]
+
+
+def test_the_device_is_asked_once_how_the_rows_of_all_tables_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question waits for a GPU. Rows that come sorted and unique, and such as do not."""
+    tables = nn.ModuleList(nn.Embedding(5, 2, sparse=True) for _ in range(4))
+    rows = [[1, 3], [3, 1], [2, 2], []]
+    sum(table(torch.tensor(own, dtype=torch.int64)).sum() for table, own in zip(tables, rows, strict=True)).backward()
+    asked, tolist = list[int](), torch.Tensor.tolist
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__bool__", pytest.fail)
+        patch.setattr(torch.Tensor, "tolist", lambda self: asked.append(1) or tolist(self))
+        coalesce([table.weight for table in tables])
+    assert len(asked) == 1
+    found = [table.weight.grad for table in tables]
+    assert all(gradient.is_coalesced() for gradient in found)
+    assert [gradient._indices()[0].tolist() for gradient in found] == [[1, 3], [1, 3], [2], []]
+    assert found[2]._values().tolist() == [[2.0, 2.0]]
 
 
 def cheaper(total_rows: int, table_rows: int, dimension: int, value_bytes: int = 4) -> bool:

@@ -101,7 +101,7 @@ def train_each(spec: dict[str, Any], world: World) -> dict[str, Any]:
 def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """A launch target: fit the tiny model; `kill` = {"rank", "step", "mark"} kills that rank once, in that step.
 
-    Or, with "asked", asks it to end ("rank") or its launcher ("launcher").
+    Or, with "asked", asks it to end ("rank") or its launcher ("launcher"); "after" names what must be there before.
     """
     settings = FitSettings(**spec["settings"])
     data = rows(spec.get("rows", 200))
@@ -147,6 +147,8 @@ def _kill_once(model: TinyModel, kill: dict[str, Any], world: World) -> None:
         nonlocal calls
         calls += 1
         if calls == kill["step"]:
+            while not Path(kill.get("after", "/")).exists():
+                time.sleep(0.01)
             Path(kill["mark"]).touch()
             process = os.getppid() if kill.get("asked") == "launcher" else os.getpid()
             os.kill(process, signal.SIGTERM if "asked" in kill else signal.SIGKILL)
