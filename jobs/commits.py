@@ -47,17 +47,18 @@ class Commit(NamedTuple):
         operation: Delta's name of what was done.
         made: job and inputs (JSON), if Millrace wrote it.
         write: what tells this write from any other, if Millrace wrote it.
+        stands: whether it stands for the last change of rows, whose own commit is gone from the log.
     """
 
     version: int
     operation: str | None
     made: str | None
     write: str | None
+    stands: bool
 
     @property
     def is_housekeeping(self) -> bool:
-        """Whether it changed no row; one that says what it was made from stands for a change before it."""
-        return self.operation in HOUSEKEEPING and self.made is None
+        return self.operation in HOUSEKEEPING and not self.stands
 
 
 class Metadata(NamedTuple):
@@ -91,14 +92,19 @@ def metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:
     return Metadata(texts[0], texts[1], write)
 
 
-def _parsed(text: str | None) -> tuple[str | None, str | None]:
-    """What a commit's user metadata says: job and inputs as `_metadata` writes them, and the write's own id."""
+def standing(job: str, inputs: Mapping[str, Any]) -> str:
+    """What a commit says that stands for the last change of rows, by this job from these inputs."""
+    return json.dumps({"job": job, "inputs": inputs, "stands": True}, sort_keys=True, default=str)
+
+
+def _parsed(text: str | None) -> tuple[str | None, str | None, bool]:
+    """A commit's user metadata: job and inputs as `metadata` writes them, the write's own id, whether it stands."""
     try:
         held = json.loads(text or "null")
         made = {name: held[name] for name in ("job", "inputs")}
     except (ValueError, TypeError, KeyError):
-        return None, None
-    return json.dumps(made, sort_keys=True), held.get("write")
+        return None, None, False
+    return json.dumps(made, sort_keys=True), held.get("write"), held.get("stands") is True
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -148,10 +148,10 @@ def _says(tables: Tables, name: str) -> str:
     """
     job, inputs = tables.made_by(name), tables.made_from(name)
     if job is None or inputs is None:
-        return commits.metadata(JOB, {}).text
+        return commits.standing(JOB, {})
     if job in ("ingest", JOB) and name != "order_lines":
-        return commits.metadata(JOB, {"rules": inputs["rules"]} if "rules" in inputs else {}).text
-    return commits.metadata(job, inputs).text
+        return commits.standing(JOB, {"rules": inputs["rules"]} if "rules" in inputs else {})
+    return commits.standing(job, inputs)
 
 
 def _checkpoint(tables: Tables, name: str, said: str) -> None:
