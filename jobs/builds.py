@@ -14,6 +14,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from training.delta_log import has_files
 from training.errors import MillraceError, TableError
 from training.snapshot import open_snapshot, read_table
 
@@ -130,6 +131,35 @@ def move(tables: Tables, names: Collection[str], *, job: str) -> int | None:
     rows = tables.read("examples", moved["versions"]["examples"]).groupBy("split").count().collect()
     counts = manifest["counts"] | {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
     return publish(tables, manifest | moved | {"counts": counts}, job=job, since=version)
+
+
+def readable(tables: Tables, manifest: Manifest) -> Manifest | None:
+    """The build with versions that can be read, where its rows are still to be had.
+
+    A version of which VACUUM has removed files is replaced by the newest, if only housekeeping lies between; one that
+    can be read stays, for other files are another order of rows, and so another training.
+
+    Returns:
+        The same manifest, one with other versions, or None: a table has other rows by now, or is gone.
+    """
+    found = {name: _readable(tables, name, version) for name, version in manifest["versions"].items()}
+    return None if None in found.values() else manifest | {"versions": found}
+
+
+def _readable(tables: Tables, name: str, version: int) -> int | None:
+    if not tables.exists(name):
+        return None
+    pin = tables.pin(name)
+    if pin.version == version or _has_files(tables.path(name), version):
+        return version
+    return pin.version if pin.content <= version < pin.version else None
+
+
+def _has_files(place: str, version: int) -> bool:
+    try:
+        return has_files(place, version)
+    except MillraceError:  # the log has lost the version, or another table lies here now
+        return False
 
 
 def _manifest(rows: list[Any], place: str) -> Manifest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ READER_FEATURES = frozenset(
 )
 # Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
 _OPENING = {"retry_timeout": "30s"}
+_LOOKED_FOR, _THREADS = 1_000, 16  # files of a version that may be gone; each is a store's answer away
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
@@ -115,6 +117,29 @@ def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | 
         has_vectors="deletionVectors" in features,
         _table=table,
     )
+
+
+def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) -> bool:
+    """Whether the files of a version are still there; no file is opened.
+
+    Only those can be gone that the newest version has no more, once VACUUM has run. It removes what one commit replaced
+    together, so of very many a thousand or two are looked for, spread evenly.
+
+    Raises:
+        TableError: there is no Delta table, or its folder or object store cannot be reached.
+        SnapshotError: the version is not in the log, or the table uses a reader feature that Millrace does not know.
+    """
+    log, held = open_log(uri, version, options), {file.path for file in open_log(uri, None, options).live_files()}
+    replaced = [file.path for file in log.live_files() if file.path not in held]
+    places = [split_root(path) for path in replaced[:: max(1, len(replaced) // _LOOKED_FOR)]]
+    roots = {root: filesystem(root or log.uri, {}, options or {}) for root, _ in places}
+
+    def is_there(place: tuple[str, str]) -> bool:
+        root, path = place
+        return bool(roots[root].get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return all(threads.map(is_there, places))
 
 
 def filesystems(uri: str, files: Iterable[DataFile], options: Mapping[str, str]) -> dict[str, pyarrow.fs.FileSystem]:

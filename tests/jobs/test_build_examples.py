@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples
+from jobs import build_examples, builds
+from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.features import SALES
 from training.errors import DataError, SchemaError, TableError
 from training.schema import Schema
+from training.snapshot import open_snapshot
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS = (
@@ -123,11 +126,11 @@ def test_a_second_run_changes_nothing(spark: SparkSession, settings: Settings, b
     assert versions == {name: tables.version(name) for name in names}
 
 
-def test_indices_stay_when_ids_are_added(spark: SparkSession, tmp_path: Path) -> None:
-    tables = Tables(spark, str(tmp_path / "tables"))
-    write_events(tables, BASE)
-    settings = settings_for(tmp_path / "tables")
-    build_examples.run(settings, spark)
+def test_indices_stay_when_ids_are_added(
+    spark: SparkSession, settings: Settings, built: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(settings.tables.root, tmp_path / "tables")
+    tables, settings = Tables(spark, str(tmp_path / "tables")), settings_for(tmp_path / "tables")
     before = {row["id"]: row["index"] for row in tables.read("vocabulary_items").collect()}
     # A new item, one that is first bought after the cut, and feedback that led to a purchase.
     write_events(tables, [*BASE, event(6_000, "u3", "a new one", 40), event(6_001, "u3", "too late", 80)])
@@ -144,6 +147,43 @@ def test_indices_stay_when_ids_are_added(spark: SparkSession, tmp_path: Path) ->
     assert summary["counts"]["training_lines"] == 252
     weighted = tables.read("examples").where("weight = 2").collect()
     assert [(row["target"], row["time"].astimezone(UTC)) for row in weighted] == [(after["i0"], shown)]
+
+
+def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them(
+    spark: SparkSession,
+    settings: Settings,
+    built: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(settings.tables.root, tmp_path / "tables")
+    tables, settings = Tables(spark, str(tmp_path / "tables")), settings_for(tmp_path / "tables")
+    place = tables.path("examples")
+    spark.sql(f"OPTIMIZE delta.`{place}` ZORDER BY (user)")
+    assert build_examples.run(settings, spark) == built | {"up_to_date": True}  # its files are still there
+    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
+        spark.sql(f"VACUUM delta.`{place}` RETAIN 0 HOURS")
+    moved = built["versions"] | {"examples": tables.version("examples")}
+    again = build_examples.run(settings, spark)
+    assert again == built | {"versions": moved, "up_to_date": False}
+    assert open_snapshot(place, again["versions"]["examples"]).rows == 250
+    assert build_examples.run(settings, spark) == again | {"up_to_date": True}
+    # The newest rows are others, and VACUUM takes those of the build: only building them again brings them back.
+    spark.sql(f"DELETE FROM delta.`{place}` WHERE user = 1")
+    assert builds.readable(tables, builds.published(tables)) is not None
+    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
+        spark.sql(f"VACUUM delta.`{place}` RETAIN 0 HOURS")
+    assert builds.readable(tables, builds.published(tables)) is None
+    for gone in ("examples", "queries"):
+        shutil.rmtree(tables.path(gone))
+        assert builds.readable(tables, builds.published(tables)) is None
+
+    def begins(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(build_examples, "_lines", begins)
+    with pytest.raises(InterruptedError):
+        build_examples.run(settings, spark)
 
 
 def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:

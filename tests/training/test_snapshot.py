@@ -14,6 +14,7 @@ import pytest
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
 from tests.training.streams import ranks_epoch
+from training.delta_log import has_files
 from training.errors import SchemaError, SnapshotError, TableError
 from training.schema import Column, Kind, Schema
 from training.snapshot import open_snapshot, read_table
@@ -103,6 +104,17 @@ def test_unknown_reader_features_are_named(table: Path, feature: str) -> None:
     require(table, [feature])
     with pytest.raises(SnapshotError, match=feature):
         open_snapshot(str(table))
+
+
+def test_whether_the_files_of_a_version_are_there(table: Path) -> None:
+    assert [has_files(str(table), version) for version in (0, 1)] == [True, True]
+    DeltaTable(table).optimize.compact()  # of the two files of `test` one
+    assert [has_files(str(table), version) for version in (0, 1, 2)] == [True, True, True]
+    first = min(table.glob("split=test/*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    first.unlink()
+    assert [has_files(str(table), version) for version in (0, 1, 2)] == [False, False, True]
+    with pytest.raises(SnapshotError, match="version 7 of table"):
+        has_files(str(table), 7)
 
 
 def test_vacuumed_version(table: Path) -> None:
