@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ def at(days: float) -> datetime:
     return FIRST + timedelta(days=days)
 
 
-@pytest.fixture
-def settings(spark: SparkSession, tmp_path: Path) -> Settings:
+@pytest.fixture(scope="module")
+def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two moments: `a` and `b` shown to u and v at the first, `a` again to u at the second."""
-    tables = Tables(spark, str(tmp_path / "tables"))
+    root = tmp_path_factory.mktemp("shop") / "tables"
+    tables = Tables(spark, str(root))
     rows = [
         (user, 1, rank, item, rank, 0.5, False, "b1", FIRST) for user in "uv" for rank, item in ((1, "a"), (2, "b"))
     ]
@@ -46,6 +48,13 @@ def settings(spark: SparkSession, tmp_path: Path) -> Settings:
     ]
     event_rows = spark.createDataFrame(events, "user_id string, item_id string, kind string, time timestamp")
     tables.write("events", event_rows, mode="overwrite", job="ingest", inputs={})
+    return root
+
+
+@pytest.fixture
+def settings(shop: Path, tmp_path: Path) -> Settings:
+    """A copy of the shop for each test."""
+    shutil.copytree(shop, tmp_path / "tables")
     return Settings(tables={"root": str(tmp_path / "tables")}, run_dir=str(tmp_path / "run"))
 
 
