@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+# A test's rows are few and its plans many: a JVM would spend most of its time on compiling well what runs once.
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -18,7 +20,13 @@ def spark() -> Iterator[SparkSession]:
     from cluster.session import build_session
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    session = build_session("millrace-tests", master="local[2]", driver_memory="2g", shuffle_partitions=2)
+    session = build_session(
+        "millrace-tests",
+        master="local[2]",
+        driver_memory="2g",
+        shuffle_partitions=2,
+        conf={"spark.driver.extraJavaOptions": QUICK_START},
+    )
     yield session
     session.stop()
 
