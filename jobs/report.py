@@ -16,7 +16,6 @@ from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, 
 from jobs.console import say
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
-from jobs.report_figures import model_name
 from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
 from jobs.report_results import (
     examples_section,
@@ -26,6 +25,7 @@ from jobs.report_results import (
     score_section,
 )
 from jobs.report_runs import stages_section, training_section, tuning_section
+from jobs.report_style import model_name
 from jobs.settings import Settings
 from training.json_files import write_text
 from training.record import read_record

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs import report_figures as figures
+from jobs import report_result_figures as figures
 from jobs.headlines import JUDGED, main_k
 from jobs.report_page import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
+from jobs.report_style import model_name
 
 Json = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ def _table(
 ) -> Html:
     rows = [
         [
-            figures.model_name(model),
+            model_name(model),
             *(_metric(f"{name}_at_{k}", models[model], differences.get(model, {})) for name in names),
         ]
         for model in order

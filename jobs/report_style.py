@@ -1,0 +1,54 @@
+"""The look of the report's figures: colours and names of the models, and an empty figure (plotly).
+
+Colours are those of Okabe and Ito, which people with any colour vision tell apart.
+"""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8a949e"
+INK, SOFT, LINE = "#1c2733", "#5b6875", "#e3e7eb"
+MODEL_COLOURS = {
+    "millrace": BLUE,
+    "als": RED,
+    "item_item": GREEN,
+    "recent_popularity": ORANGE,
+    "popularity": GREY,
+}
+MODEL_NAMES = {
+    "millrace": "Millrace",
+    "als": "ALS (Spark)",
+    "item_item": "Item-item",
+    "recent_popularity": "Recent popularity",
+    "popularity": "Popularity",
+}
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
+
+
+def model_name(key: str) -> str:
+    return MODEL_NAMES.get(key, key)
+
+
+def model_colour(key: str) -> str:
+    return MODEL_COLOURS.get(key, PINK)
+
+
+def empty_figure(height: int, *, x: str = "", y: str = "", legend: bool = False) -> go.Figure:
+    """An empty figure in the page's style."""
+    axis = {"gridcolor": LINE, "zerolinecolor": LINE, "linecolor": LINE, "automargin": True, "ticks": ""}
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 8, "r": 16, "t": 28 if legend else 8, "b": 8},
+        font={"family": FONT, "size": 13, "color": INK},
+        hoverlabel={"font": {"family": FONT, "size": 13}},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}},
+        xaxis={**axis, "title": {"text": x, "font": {"size": 12, "color": SOFT}}},
+        yaxis={**axis, "title": {"text": y, "font": {"size": 12, "color": SOFT}}},
+    )
+    return figure
