@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import ClusterError, EnvironmentProblem
 from cluster.session import TO_SCORE
 from jobs import doctor_checks as checks
+from jobs import doctor_machine as machine
 from jobs.artefacts import DOCTOR, write_json
 from jobs.console import show_table
-from jobs.doctor_checks import Finding
+from jobs.findings import Check, Finding
 from jobs.main import main_of
 from jobs.sessions import open_session
 from jobs.settings import Settings
@@ -26,12 +27,12 @@ from jobs.settings import Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-ALONE: tuple[checks.Check, ...] = (
-    checks.python_version,
-    checks.java_version,
-    checks.package_versions,
-    checks.loopback,
-    checks.horovod,
+ALONE: tuple[Check, ...] = (
+    machine.python_version,
+    machine.java_version,
+    machine.package_versions,
+    machine.loopback,
+    machine.horovod,
     checks.data_source,
     checks.fit_settings,
 )

@@ -12,9 +12,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cluster.errors import EnvironmentProblem, LaunchError
-from jobs import builds, doctor, doctor_checks
+from jobs import builds, doctor, doctor_checks, doctor_machine
 from jobs.artefacts import DOCTOR, read_json
-from jobs.doctor_checks import Finding
+from jobs.findings import Finding
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
@@ -55,7 +55,7 @@ def settings(tmp_path: Path, *flags: str) -> Settings:
 
 
 def test_a_healthy_machine_passes(shop: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ALONE", tuple(check for check in doctor.ALONE if check is not doctor_checks.horovod))
+    monkeypatch.setattr(doctor, "ALONE", tuple(check for check in doctor.ALONE if check is not doctor_machine.horovod))
     summary = doctor.run(shop, spark)
     assert summary["counts"]["fail"] == 0
     found = {finding["check"]: finding for finding in summary["findings"]}
@@ -91,25 +91,25 @@ def test_without_spark_the_rest_is_still_looked_at(tmp_path: Path, monkeypatch: 
 
 
 def test_two_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only(doctor_checks.horovod(HEALTHY)).level == "ok"
+    assert only(doctor_machine.horovod(HEALTHY)).level == "ok"
 
     def broken(*args: object, **options: object) -> dict[str, Any]:
         raise LaunchError("rank 0 of 2 failed: libhorovod.so: undefined symbol")
 
-    monkeypatch.setattr(doctor_checks, "launch", broken)
-    found = only(doctor_checks.horovod(HEALTHY))
+    monkeypatch.setattr(doctor_machine, "launch", broken)
+    found = only(doctor_machine.horovod(HEALTHY))
     assert (found.level, "undefined symbol" in found.what, "build.sh" in found.remedy) == ("fail", True, True)
-    monkeypatch.setattr(doctor_checks, "launch", lambda *_, **__: {"sum": 1})
-    assert "added 1 and 2 to 1" in only(doctor_checks.horovod(HEALTHY)).what
+    monkeypatch.setattr(doctor_machine, "launch", lambda *_, **__: {"sum": 1})
+    assert "added 1 and 2 to 1" in only(doctor_machine.horovod(HEALTHY)).what
     alone = load_settings(None, ["training.ranks=1"])
-    assert only(doctor_checks.horovod(alone)).level == "ok"
-    assert doctor_checks.add_up({"first": 1}, World()) == {"sum": 1}
+    assert only(doctor_machine.horovod(alone)).level == "ok"
+    assert doctor_machine.add_up({"first": 1}, World()) == {"sum": 1}
 
 
 @pytest.mark.parametrize(("version", "level"), [((3, 10, 1), "fail"), ((3, 12, 0), "ok"), ((3, 13, 0), "fail")])
 def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], level: str) -> None:
-    monkeypatch.setattr(doctor_checks.sys, "version_info", version)
-    assert only(doctor_checks.python_version(HEALTHY)).level == level
+    monkeypatch.setattr(doctor_machine.sys, "version_info", version)
+    assert only(doctor_machine.python_version(HEALTHY)).level == level
 
 
 @pytest.mark.parametrize(
@@ -126,19 +126,19 @@ def test_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, leve
     java.write_text(f"#!/bin/sh\n{script}\n")
     java.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    found = only(doctor_checks.java_version(HEALTHY))
+    found = only(doctor_machine.java_version(HEALTHY))
     assert (found.level, what in found.what) == (level, True), found
 
 
 def test_no_java_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    found = only(doctor_checks.java_version(HEALTHY))
+    found = only(doctor_machine.java_version(HEALTHY))
     assert (found.level, f"there is no '{tmp_path}/bin/java'" in found.what) == ("fail", True)
     assert "apt-get install" in found.remedy
 
 
 def test_the_installed_packages_work_together() -> None:
-    assert only(doctor_checks.package_versions(HEALTHY)).level == "ok"
+    assert only(doctor_machine.package_versions(HEALTHY)).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_installed_packages_work_together() -> None:
 def test_versions_that_do_not_work_together(
     monkeypatch: pytest.MonkeyPatch, package: str, version: str | None, what: str
 ) -> None:
-    real: Callable[[str], str] = doctor_checks.version
+    real: Callable[[str], str] = doctor_machine.version
 
     def fake(name: str) -> str:
         if name == "pyspark":
@@ -167,24 +167,24 @@ def test_versions_that_do_not_work_together(
         if name != package:
             return real(name)
         if version is None:
-            raise doctor_checks.PackageNotFoundError(name)
+            raise doctor_machine.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(doctor_checks, "version", fake)
-    found = only(doctor_checks.package_versions(HEALTHY))
+    monkeypatch.setattr(doctor_machine, "version", fake)
+    found = only(doctor_machine.package_versions(HEALTHY))
     assert found.level == "fail"
     assert what in found.what
     assert found.remedy.startswith("pip install")
 
 
 def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only(doctor_checks.loopback(HEALTHY)).level == "ok"
+    assert only(doctor_machine.loopback(HEALTHY)).level == "ok"
 
     def closed(address: object, **options: object) -> None:
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr(doctor_checks.socket, "create_connection", closed)
-    assert "unreachable" in only(doctor_checks.loopback(HEALTHY)).what
+    monkeypatch.setattr(doctor_machine.socket, "create_connection", closed)
+    assert "unreachable" in only(doctor_machine.loopback(HEALTHY)).what
 
 
 def test_settings_that_do_not_fit_each_other() -> None:
@@ -273,4 +273,4 @@ def test_ranks_and_slots(tmp_path: Path) -> None:
 
 
 def test_python_is_this_one() -> None:
-    assert only(doctor_checks.python_version(HEALTHY)).what == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert only(doctor_machine.python_version(HEALTHY)).what == f"{sys.version_info.major}.{sys.version_info.minor}"
