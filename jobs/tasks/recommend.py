@@ -7,6 +7,7 @@ product ranks the catalogue; validation ranks it in full.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobs.task import Task
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from training.files import Streamed
+    from training.fit import FitResult, FitSettings
     from training.models.base import RetrievalModel
     from training.observers import Observers
     from training.record import Event
     from training.sharded import Tables
+    from training.snapshot import Snapshot
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
@@ -70,13 +73,9 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     import torch
 
     from jobs.console import warn
-    from training.bundle import write_bundle
-    from training.cache import cache_of
-    from training.configs import model_identity
     from training.device import pick_device, sum_in_order
     from training.export import export
-    from training.fit import FitSettings, fit
-    from training.loader import Loader
+    from training.fit import FitSettings
     from training.sharded import Tables
     from training.snapshot import open_snapshot
 
@@ -89,23 +88,7 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     if why and world.rank == 0:
         warn(why)
     model = _model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
-    share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
-    rows = settings.rows_per_batch(world.size)
-    with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
-        result = fit(
-            model,
-            loader,
-            settings,
-            world=world,
-            checkpoint_dir=spec["checkpoint_dir"],
-            validate=_validation(spec, columns, world),
-            report=_both(_reporter(spec), observers),
-            identity={
-                "examples": examples.fingerprint,
-                "schema": columns.fingerprint,
-                "model": model_identity(spec["model"]),
-            },
-        )
+    result = _fitted(spec, world, model, settings, columns, examples, _both(_reporter(spec), observers))
     summary: dict[str, Any] = {
         "rows": examples.rows,
         "steps": result.steps,
@@ -117,22 +100,65 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     }
     if spec["bundle_dir"] is not None:
         made = {"examples_fingerprint": examples.fingerprint, "threads": torch.get_num_threads()}
-
-        def write(state: Mapping[str, Tensor | Streamed]) -> dict[str, str]:
-            bundle = write_bundle(
-                spec["bundle_dir"],
-                model_name=spec["model"]["name"],
-                config={key: value for key, value in spec["model"].items() if key != "name"},
-                schema=columns,
-                tensors=state,
-                provenance={**spec["provenance"], **made},
-                settings=spec["training"],
-                metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
-            )
-            return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
-
-        summary |= export(model, world, write)
+        summary |= export(model, world, partial(_write, spec, columns, made, result))
     return summary
+
+
+def _fitted(
+    spec: Mapping[str, Any],
+    world: World,
+    model: RetrievalModel,
+    settings: FitSettings,
+    columns: Schema,
+    examples: Snapshot,
+    report: Callable[[Event], None],
+) -> FitResult:
+    """The training itself: the examples' batches through the model, from its checkpoint on if there is one."""
+    from training.cache import cache_of
+    from training.configs import model_identity
+    from training.fit import fit
+    from training.loader import Loader
+
+    share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
+    rows = settings.rows_per_batch(world.size)
+    with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
+        return fit(
+            model,
+            loader,
+            settings,
+            world=world,
+            checkpoint_dir=spec["checkpoint_dir"],
+            validate=_validation(spec, columns, world),
+            report=report,
+            identity={
+                "examples": examples.fingerprint,
+                "schema": columns.fingerprint,
+                "model": model_identity(spec["model"]),
+            },
+        )
+
+
+def _write(
+    spec: Mapping[str, Any],
+    columns: Schema,
+    made: Mapping[str, Any],
+    result: FitResult,
+    state: Mapping[str, Tensor | Streamed],
+) -> dict[str, str]:
+    """Write the bundle, on rank 0; returns its name and place."""
+    from training.bundle import write_bundle
+
+    bundle = write_bundle(
+        spec["bundle_dir"],
+        model_name=spec["model"]["name"],
+        config={key: value for key, value in spec["model"].items() if key != "name"},
+        schema=columns,
+        tensors=state,
+        provenance={**spec["provenance"], **made},
+        settings=spec["training"],
+        metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
+    )
+    return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
 
 
 def _place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:
