@@ -19,7 +19,8 @@ from jobs import builds
 from jobs.console import say, show_counts, step
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
-from jobs.settings import ExampleSettings, Settings
+from jobs.settings import Settings
+from jobs.settings_sections import ExampleSettings
 from jobs.tables import Pin, Tables
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies

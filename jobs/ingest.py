@@ -24,7 +24,8 @@ from jobs import erased, sources
 from jobs.console import say, show_table, step, warn
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
-from jobs.settings import IngestSettings, Settings
+from jobs.settings import Settings
+from jobs.settings_sections import IngestSettings
 from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables

@@ -20,7 +20,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StringType, StructField, StructType, TimestampNTZType, TimestampType
 
-from jobs.settings import IngestSettings, Settings
+from jobs.settings import Settings
+from jobs.settings_sections import IngestSettings
 from jobs.simulate import raw_tables
 from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError

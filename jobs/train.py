@@ -22,7 +22,8 @@ from jobs import builds
 from jobs.artefacts import LATEST, read_json, write_json
 from jobs.console import say, warn
 from jobs.main import main_of
-from jobs.settings import Settings, TrainingSettings
+from jobs.settings import Settings
+from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
 from training.bundle import load_bundle

@@ -1,0 +1,181 @@
+"""The sections of a pipeline's settings: what each holds, within which bounds, and what it means."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from jobs.places import LocalFolder, TablesRoot
+from training.fit_settings import DeviceChoice, FitSettings
+
+
+def _no_number(value: Any) -> Any:
+    """A number would be taken for seconds since 1970: 20111110 for a day in August 1970."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
+        raise ValueError("must be a day or a time, e.g. 2025-11-10 or 2025-11-10T06:00:00")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_no_number)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SparkSettings(Section):
+    """The session that a job starts when none is active (one machine); a cluster's own session is left as it is."""
+
+    master: str = Field("local[*]", description="Spark's master of one machine")
+    driver_memory: str = Field("3g", description="of the JVM, with its unit: m or g")
+    shuffle_partitions: int = Field(8, ge=1, le=1_000_000, description="partitions of a shuffle")
+
+
+class TableSettings(Section):
+    """Where the Delta tables lie."""
+
+    root: TablesRoot = Field("out/tables", description="a folder or object-store URL; each table is a folder below it")
+    quarantine_limit: float = Field(0.05, ge=0, le=1, description="share of bad rows past which a job stops")
+
+
+class ShopSettings(Section):
+    """The simulated shop (jobs/simulate.py): tastes are planted, so the right answers are known."""
+
+    users: int = Field(2_000, ge=10, le=1_000_000_000, description="customers")
+    items: int = Field(600, ge=20, le=100_000_000, description="items of the catalogue")
+    days: int = Field(180, ge=30, le=36_500, description="days that the shop is open")
+    orders_per_user: float = Field(12.0, gt=0, le=100_000, description="orders of a customer over all days, on average")
+    tastes: int = Field(12, ge=2, le=10_000, description="number of latent tastes")
+    start: Moment = Field(datetime(2025, 1, 1), description="the first day")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides everything that is drawn")
+
+
+class IngestSettings(Section):
+    """Raw files to events, items and users. `columns` maps our names to the file's."""
+
+    path: str | None = Field(None, description="file, folder or glob of the order lines; none: the simulated shop")
+    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what the order lines are written in")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
+    )
+    encoding: str = Field("UTF-8", description="of csv and json files; bytes that it does not know are refused")
+    multiline: bool = Field(False, description="csv: quoted fields hold line breaks; such a file is read by one task")
+    time_format: str = Field("yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time in the file")
+    earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")
+    normalise_ids: bool = Field(
+        False, description="ids without invisible characters and blanks around them, accents composed (Unicode NFC)"
+    )
+    cancelled_prefix: str | None = Field(
+        None, min_length=1, description="an order id that starts with this is a return"
+    )
+    item_pattern: str | None = Field(None, description="a regular expression; other item ids are charges, not products")
+    now: Moment | None = Field(None, description="rows later than this lie in the future; default: the clock")
+
+
+class ExampleSettings(Section):
+    """Events to examples: what is held out, and how much history an example carries."""
+
+    test_from: Moment | None = Field(
+        None, description="events from here on are held out; default: the last tenth of the time"
+    )
+    validation_days: int = Field(30, ge=1, le=36_500, description="days before test_from that tuning is judged on")
+    max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
+    recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
+    rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
+    rows_per_group: int = Field(
+        50_000, ge=100, le=2**31 - 1, description="rows of a Parquet row group: the unit that training streams"
+    )
+
+
+class TrainingSettings(FitSettings):
+    """How a model is fitted, where, on how many ranks, and who watches."""
+
+    tuned: bool = Field(False, description="train with the values that tune has found (best.json) over those set here")
+    ranks: int = Field(2, ge=1, le=100_000, description="processes that train together")
+    launcher: Literal["local", "spark", "barrier"] = Field(
+        "local", description="local: this machine; spark, barrier: ranks beside Spark's tasks"
+    )
+    timeout_s: float = Field(3600, gt=0, le=10_000_000, description="seconds; a fit that takes longer is stopped")
+    stall_s: float = Field(
+        300, gt=0, le=10_000_000, description="seconds that ranks wait for one that does not come to a collective"
+    )
+    restarts: int = Field(1, ge=0, le=1_000, description="times a fit starts again from its checkpoint")
+    reader_workers: int = Field(2, ge=1, le=1_000, description="threads of a rank that read and decode")
+    shuffle_rows: int = Field(100_000, ge=1, le=2**31 - 1, description="rows, over all ranks, that are mixed at a time")
+    cache_gb: float = Field(0, ge=0, description="GB of decoded rows that a rank keeps for later epochs")
+    cache_dir: LocalFolder | None = Field(None, description="a folder on a local disk to keep them in; none: in memory")
+    device: DeviceChoice = Field("auto", description="auto: GPUs where every rank has one to itself, else the CPU")
+    timeline: bool = Field(False, description="Horovod's timeline of all collectives: run_dir/timeline.json")
+    tensorboard: bool = Field(False, description="curves for TensorBoard in run_dir/tensorboard")
+    mlflow: bool = Field(False, description="a run in MLflow")
+    mlflow_uri: str = Field("", description="MLflow's tracking URI, without credentials; default: MLFLOW_TRACKING_URI")
+    mlflow_experiment: str = Field("", description="the experiment's name; default: the task and the model")
+
+
+class TuningSettings(Section):
+    """The Optuna study over the training."""
+
+    trials: int = Field(8, ge=0, le=1_000_000, description="trainings of the study in all; 0: no study")
+    study: str = Field("", description="the study's name; another name starts afresh; default: the task and the model")
+    storage: str = Field("", description="an Optuna storage URL, or journal:PATH; default: SQLite beside the run")
+    space: dict[str, dict[str, Any] | None] = Field(
+        default_factory=dict,
+        description="ranges over those of the fields, e.g. {model.dim: {choices: [32, 64]}}; null holds a field",
+    )
+    metric: str = Field("recall_at_20", description="of the validation, that the study makes as high as it can")
+    epochs: int = Field(3, ge=1, le=1_000_000, description="epochs of a trial at most")
+    pruner: Literal["median", "hyperband", "none"] = Field("median", description="which trials are given up early")
+    pruner_warmup: int = Field(1, ge=0, le=1_000_000, description="epochs before a trial may be pruned")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides what the study proposes")
+
+
+class EvaluationSettings(Section):
+    """Full ranking over the catalogue, against baselines on the same split."""
+
+    ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
+        (5, 10, 20, 50), min_length=1, max_length=20, description="lengths of the lists that are judged"
+    )
+    bootstrap: int = Field(1_000, ge=100, le=1_000_000, description="resamples of users for the intervals")
+    baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als"], ...] = Field(
+        ("popularity", "recent_popularity", "item_item", "als"), description="what the bundle is held against"
+    )
+    als_rank: int = Field(64, ge=1, le=10_000, description="numbers in a vector of ALS")
+    als_iterations: int = Field(15, ge=1, le=10_000, description="iterations of ALS")
+    als_alpha: float = Field(1.0, gt=0, description="weight of a purchase in ALS")
+    als_regularisation: float = Field(0.1, ge=0, description="regularisation of ALS")
+
+    @field_validator("ks")
+    @classmethod
+    def _ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(ks)))
+
+
+class ScoringSettings(Section):
+    """Top-K for every user."""
+
+    k: int = Field(20, ge=1, le=100_000, description="items of a list")
+    exclude_seen: bool = Field(True, description="leave out what the user has bought")
+    cold_users: Literal["recent_popularity", "skip"] = Field(
+        "recent_popularity", description="what customers get whom the bundle does not know"
+    )
+    moment: Moment | None = Field(None, description="histories are as of then; default: just after the last event")
+
+
+class FeedbackSettings(Section):
+    """What was shown against what then happened."""
+
+    moment: Moment | None = Field(None, description="the moment of the recommendations; default: the latest scored")
+    window_days: float = Field(14.0, gt=0, le=36_500, description="days after a showing that an outcome belongs to it")
+
+
+class ErasureSettings(Section):
+    """How long what persons were erased from may be read as it was before."""
+
+    horizon_hours: float = Field(
+        0, ge=0, le=876_000, description="hours that old versions of tables stay; 0: they are removed at once"
+    )
