@@ -214,7 +214,7 @@ def _watch(process: Rank, board: Board, limit: Limit) -> Failure | None:
         if told(now) > END_S:  # a thread that it left behind holds it; `stop` ends it
             process.say(f"has given its result and does not end within {END_S:g} s; it is ended")
             return None
-        if failed(now) > GRACE_S or ended(now) > END_S:
+        if failed(now) > GRACE_S or (ended(now) > END_S and not process.has_result):
             return silent_failure(process)
         if now - started > START_S and not process.joined:
             message = f"rank {process.rank} of {process.size} must meet the others within {START_S:.0f} s, and did not"

@@ -201,6 +201,25 @@ def test_a_rank_of_a_barrier_takes_its_share_of_its_executors_cores(monkeypatch:
     assert given["OMP_NUM_THREADS"] == "4"
 
 
+def test_a_barrier_rank_that_has_its_result_is_not_lost_though_another_ended_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other's note was seen first; this one's result has its own time to end."""
+    started = time.monotonic()
+
+    class Late:
+        rank, size, joined, exit_code, state, tail = 0, 2, True, None, "sleeping", ()
+        say = signal = staticmethod(lambda _: None)
+        ended = {"ok": {}}  # noqa: RUF012
+        has_result = property(lambda _: time.monotonic() - started > 0.3)
+
+    monkeypatch.setattr(barrier, "END_S", 0.6)
+    monkeypatch.setattr(barrier, "POLL_S", 0.02)
+    board = SimpleNamespace(has=lambda note: note == barrier.ENDED)
+    assert barrier._watch(Late(), board, barrier.Limit()) is None  # type: ignore[arg-type]
+    assert time.monotonic() - started > 0.8
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
