@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,13 @@ class Failure:
 
     def as_error(self) -> Exception:
         """What the caller of the launch gets: of one rank its own error, of several always a LaunchError."""
-        if self.kind:
-            try:
-                error: Exception = resolve(self.kind)(self.message)
-            except (TypeError, AttributeError, ImportError, LaunchError):  # it is made of more than a message, or local
-                return LaunchError(f"{self.kind}: {self.message}")
-            return error
-        return (RankLostError if self.lost else LaunchError)(self.message)
+        if not self.kind:
+            return (RankLostError if self.lost else LaunchError)(self.message)
+        with suppress(Exception):  # it is local, or made of more than a message, which it may refuse in any way
+            error = resolve(self.kind)(self.message)
+            if isinstance(error, Exception) and str(error) == self.message:  # some say more than they are given
+                return error
+        return LaunchError(f"{self.kind}: {self.message}")
 
 
 def failure_of(rank: Rank) -> Failure | None:

@@ -108,6 +108,20 @@ class OddError(DataError):
         super().__init__(f"{first} and {second} do not go together")
 
 
+class CountError(DataError):
+    """One that wants a number."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{int(count)} is too few")
+
+
+class RowError(DataError):
+    """One that says more than it is given."""
+
+    def __init__(self, row: object) -> None:
+        super().__init__(f"row {row} is bad")
+
+
 def fail_oddly(spec: dict[str, Any], world: World) -> dict[str, Any]:
     raise OddError(1, 2)
 

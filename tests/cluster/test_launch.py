@@ -14,8 +14,10 @@ import pytest
 
 from cluster import supervision
 from cluster.errors import LaunchError, RankLostError
+from cluster.failures import Failure
 from cluster.launch import launch
 from cluster.sizes import table_bytes, threads_per_rank
+from tests.cluster import targets
 from training.errors import DataError
 
 HERE = "tests.cluster.targets"
@@ -50,6 +52,14 @@ def test_the_errors_of_one_rank_come_as_they_are() -> None:
 def test_an_error_that_is_made_of_more_than_a_message_keeps_its_words() -> None:
     with pytest.raises(LaunchError, match=r"OddError: 1 and 2 do not go together"):
         launch(f"{HERE}:fail_oddly", {}, ranks=1)
+
+
+@pytest.mark.parametrize("error", [targets.CountError(7), targets.RowError(7)])
+def test_an_error_that_is_not_made_of_its_own_message_keeps_its_words(error: Exception) -> None:
+    kind = f"{HERE}:{type(error).__name__}"
+    told = {"kind": kind, "message": str(error), "traceback": "", "lost_peer": False}
+    caught = Failure.of_error(0, 1, told).as_error()
+    assert (type(caught), str(caught)) == (LaunchError, f"{kind}: {error}")
 
 
 def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:
