@@ -168,12 +168,17 @@ class Lines:
         for line in lines:
             plain = re.sub(r"^\[(\d+)\]<std(?:out|err)>:", r"[\1] ", line)
             mark, told, text = plain.partition(TOLD)
-            if told:
-                rank, error = json.loads(text)
-                self.failed[int(rank)] = error
-                plain = f"{mark}{error['message']}"
+            with suppress(ValueError, TypeError, KeyError):  # another writer broke into it: a line like others
+                plain = f"{mark}{self._note(text)}" if told else plain
             self.tail.append(plain)
             self._log(plain)
+
+    def _note(self, text: str) -> str:
+        """Keep the error that a rank has told; its message."""
+        rank, error = json.loads(text)
+        message = str(error["message"])
+        self.failed[int(rank)] = error
+        return message
 
     def flush(self) -> None:
         """Nothing is held back but a line's beginning."""

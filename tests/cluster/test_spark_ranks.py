@@ -313,6 +313,14 @@ def test_a_hosts_ranks_follow_each_other() -> None:
     assert hosts == [("b", 2), ("a", 2), ("c", 1)]
 
 
+@pytest.mark.parametrize("torn", ['[1, {"kind": "", "mess[2026] shut down', "7", "[1, 7]", '[1, {"kind": ""}]'])
+def test_a_torn_error_is_a_line_like_others(torn: str) -> None:
+    passed: list[str] = []
+    lines = Lines(passed.append)
+    lines.write(f"[1]<stderr>:{TOLD}{torn}\n[1]<stderr>:on\n")
+    assert (lines.failed, passed) == ({}, [f"[1] {TOLD}{torn}", "[1] on"])
+
+
 def test_lines_are_passed_on_whole() -> None:
     passed: list[str] = []
     lines = Lines(passed.append)
