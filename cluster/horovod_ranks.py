@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 from cluster.errors import LaunchError, RankLostError, spark_reason
 from cluster.failures import Failure, verdict
+from cluster.lines import to_stderr
 from cluster.processes import TAIL_LINES
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 LEAVE_S = 20.0  # for Horovod to end its ranks, which it gives 10 s, and for Spark to end their tasks
 TOLD = "millrace, how a rank failed: "  # in front of a line of JSON among a rank's lines
+MET = "millrace, a rank has met the others"  # a line for the launcher alone
 _MISSING = re.compile(r"(ModuleNotFoundError|ImportError): .*")
 
 HorovodSparkRun = Callable[[Callable[[], Any], int, dict[str, str], int, "Lines"], list[Any]]
@@ -75,7 +77,7 @@ def _why(ranks: int, errors: Sequence[BaseException], lines: Lines) -> Exception
         return verdict(failures)
     failed = f"horovod.spark could not run {ranks} ranks to their end"
     reasons = [f"{type(error).__name__}: {spark_reason(error)}" for error in errors if isinstance(error, Exception)]
-    said = [line.partition(" ")[2] for line in lines.tail]  # without the rank: where one could not even begin
+    said = [] if lines.begun else [line.partition(" ")[2] for line in lines.tail]  # without the rank
     missing = next((found for found in map(_MISSING.search, reasons) if found), None)
     missing = missing or next((found for found in map(_MISSING.match, said) if found), None)
     if missing:
@@ -151,12 +153,19 @@ class Lines:
     Attributes:
         tail: the last lines.
         failed: by rank, the errors that ranks have told among their lines.
+        met: whether a rank has met the others.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log, self._begun = log, threading.local()
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.failed: dict[int, dict[str, Any]] = {}
+        self.met = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a rank had what it needs: what its lines say is missing since, it went on without."""
+        return self.met or bool(self.failed)
 
     @property
     def last(self) -> str:
@@ -167,6 +176,9 @@ class Lines:
         *lines, self._begun.line = (getattr(self._begun, "line", "") + text).split("\n")
         for line in lines:
             plain = re.sub(r"^\[(\d+)\]<std(?:out|err)>:", r"[\1] ", line)
+            if plain.endswith(MET):
+                self.met = True
+                continue
             mark, told, text = plain.partition(TOLD)
             with suppress(ValueError, TypeError, KeyError):  # another writer broke into it: a line like others
                 plain = f"{mark}{self._note(text)}" if told else plain
@@ -196,11 +208,15 @@ def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     board, joined, ended_well = Board(os.environ), threading.Event(), threading.Event()
     threading.Thread(target=_leave_with_the_others, args=(board, joined, ended_well), daemon=True).start()
-    ended = run_rank(target, json.loads(spec), joined.set)
+
+    def met() -> None:
+        joined.set()
+        to_stderr(MET)
+
+    ended = run_rank(target, json.loads(spec), met)
     ended_well.set()
     if "error" in ended:
-        sys.stderr.write(f"{TOLD}{json.dumps([int(os.environ['HOROVOD_RANK']), ended['error']])}\n")  # in one piece
-        sys.stderr.flush()
+        to_stderr(f"{TOLD}{json.dumps([int(os.environ['HOROVOD_RANK']), ended['error']])}")
         board.put(FAILED)
     _end_children()
     return ended

@@ -21,7 +21,7 @@ from cluster import barrier, horovod_ranks
 from cluster import launch as launching
 from cluster.barrier import rank_order
 from cluster.errors import LaunchError, RankLostError
-from cluster.horovod_ranks import LEAVE_S, TOLD, Lines, take_threads
+from cluster.horovod_ranks import LEAVE_S, MET, TOLD, Lines, take_threads
 from cluster.launch import launch
 from tests.cluster import targets
 
@@ -240,6 +240,23 @@ def test_a_missing_package_is_not_looked_for_again(
     with pytest.raises(LaunchError, match=named) as caught:
         launch_on(monkeypatch, run, restarts=1, log=lambda _: None)
     assert not isinstance(caught.value, RankLostError)
+
+
+@pytest.mark.parametrize("begun", ["met", "told"])
+def test_what_a_rank_went_on_without_hides_no_lost_rank(monkeypatch: pytest.MonkeyPatch, begun: str) -> None:
+    """An optional package is missing, and then a rank is killed."""
+    error = {"kind": "", "message": "PeerLostError: gave up", "traceback": "", "lost_peer": True}
+    lines: list[str] = []
+
+    def run(function: object, ranks: int, env: object, start_s: int, stream: Lines) -> list[Any]:
+        said = MET if begun == "met" else f"{TOLD}{json.dumps([0, error])}"
+        for line in (said, "ModuleNotFoundError: No module named 'triton'", "going on without it"):
+            stream.write(f"[0]<stderr>:{line}\n")
+        raise RuntimeError("Horovod detected that one or more processes exited with non-zero status")
+
+    with pytest.raises(RankLostError, match=r"to their end: Horovod detected"):
+        launch_on(monkeypatch, run, log=lines.append)
+    assert not any(MET in line for line in lines)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
