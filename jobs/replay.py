@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 WEIGHTS = "weights.safetensors"
+LOCK = "replay.lock"  # in the run folder, beside what a replay writes and removes
 
 
 def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | None = None) -> dict[str, Any]:  # noqa: ARG001
@@ -53,7 +54,7 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
     then = settings_of(held, settings)
     check_tables(held)
     folder = Path(settings.run_dir) / "replay"
-    with only_writer(folder, warn, what="replay folder"):
+    with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder", who="replay"):
         result = _train_again(held, then, folder)
         shutil.rmtree(folder, ignore_errors=True)
     write_json(settings.run_dir, REPLAY, result)

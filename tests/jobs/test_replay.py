@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +158,32 @@ def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
 
 def test_of_two_replays_at_once_the_second_is_refused(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.lock.WAIT_S", 0.2)
-    folder = Path(trained.run_dir) / "replay"
-    with only_writer(folder, print):
-        of_the_first = folder / "of_the_first"
-        of_the_first.touch()
-        with pytest.raises(CheckpointError, match=r"into replay folder '.*run/replay'; its lock is held by .*"):
+    run_dir = Path(trained.run_dir)
+    of_the_first = run_dir / "replay" / "of_the_first"
+    with only_writer(run_dir, print, name=replay.LOCK):
+        of_the_first.mkdir(parents=True)
+        message = r"one replay at a time may write into run folder '.*run'; its lock is held by .*"
+        with pytest.raises(CheckpointError, match=message):
             replay.run(trained)
         assert of_the_first.exists()
     assert replay.run(trained)["versions"] == {}
+
+
+def test_a_replay_that_waits_for_another_takes_its_turn(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first removes when it has ended holds no lock."""
+    begun = threading.Event()
+
+    def slow(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+        begun.set()
+        time.sleep(0.5)
+        return in_this_process(settings, spec, env)
+
+    monkeypatch.setattr(replay, "start", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(replay.run, trained)
+        assert begun.wait(30)
+        other = pool.submit(replay.run, trained)
+        assert one.result(60) == other.result(60)
 
 
 def test_there_is_nothing_to_replay(tmp_path: Path) -> None:
