@@ -172,7 +172,7 @@ class Tables:
             self._make(name, df, partition_by, given)
             given["replaceWhere"] = where
         if since is None:
-            since = self.version(name) if self.exists(name) else -1
+            since = self._newest(name) if mode == "overwrite" else -1  # what is added takes account of nothing
         # Whoever replaces a whole table on top of the same version shares a transaction: the second one is left out.
         whole = mode == "overwrite" and where is None
         transaction = f"millrace/{job}/{name}" + ("" if whole else f"/{_digest(inputs)}")
@@ -299,6 +299,13 @@ class Tables:
             )
         return df.select(*columns)
 
+    def _newest(self, name: str) -> int:
+        """The table's newest version; -1 without a table."""
+        try:
+            return self.version(name)
+        except TableError:
+            return -1
+
     def _table(self, name: str) -> DeltaTable:
         try:
             return DeltaTable.forPath(self.spark, self.path(name))
@@ -332,10 +339,13 @@ class Tables:
 
     def _since_last_change(self, name: str) -> Iterator[Commit]:
         """Commits, newest first, down to the last one that changed rows, if the log has it; none without a table."""
-        for commit in self._commits(name) if self.exists(name) else ():
-            yield commit
-            if not commit.is_housekeeping:
-                return
+        try:
+            for commit in self._commits(name):
+                yield commit
+                if not commit.is_housekeeping:
+                    return
+        except TableError:
+            return
 
     def _last_change(self, name: str) -> Commit | None:
         """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""

@@ -31,11 +31,15 @@ DRIFT: dict[str, float] = {"loss": 0.0, "weights": 0.0}
 
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Stands for a task's: loss and weights are a function of the seed and the pinned rows."""
+    """Stands for a task's: loss and weights are a function of the seed and the pinned rows; goes on as `fit` does."""
     schema, place = Schema.from_json(spec["schema"]), spec["tables"]["examples"]
     split = {"split": place["splits"]}
     Path(spec["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
     (Path(spec["checkpoint_dir"]) / "record.jsonl").touch()
+    checkpoint = Path(spec["checkpoint_dir"]) / "step-000000001"
+    if not checkpoint.exists():
+        checkpoint.write_text(json.dumps(DRIFT))
+    drift = json.loads(checkpoint.read_text())
     snapshot = open_snapshot(place["uri"], place["version"], columns=schema.names, partitions=split)
     drawn = torch.randn(4, generator=torch.Generator().manual_seed(spec["training"]["seed"] + snapshot.rows))
     bundle = write_bundle(
@@ -43,10 +47,10 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
         model_name="two_tower",
         config={key: value for key, value in spec["model"].items() if key != "name"},
         schema=schema,
-        tensors={"w": drawn + DRIFT["weights"]},
+        tensors={"w": drawn + drift["weights"]},
         provenance=spec["provenance"] | {"examples_fingerprint": snapshot.fingerprint},
         settings=spec["training"],
-        metrics={"loss": float(drawn.sum()) + DRIFT["loss"]},
+        metrics={"loss": float(drawn.sum()) + drift["loss"]},
     )
     summary = {"steps": 1, "epochs": 1, "rows": snapshot.rows, "history": [], "loader": {"rows": snapshot.rows}}
     return {**summary, "final_loss": float(drawn.sum()), "bundle": bundle.name, "bundle_path": str(bundle.path)}
@@ -154,6 +158,17 @@ def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
     strange = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
     with pytest.raises(BundleError, match=r"(?s)carries settings that this version .*round.* wrote it: "):
         replay.settings_of(strange, trained)
+
+
+def test_a_replay_goes_on_from_nothing(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One differed and left its checkpoint; the cause was removed."""
+    with monkeypatch.context() as patched:
+        patched.setitem(DRIFT, "weights", 0.5)
+        with pytest.raises(TrainingError, match="must give the same bits"):
+            replay.run(trained)
+    assert list((Path(trained.run_dir) / "replay").rglob("step-*"))
+    assert replay.run(trained)["versions"] == {}
+    assert not (Path(trained.run_dir) / "replay").exists()
 
 
 def test_of_two_replays_at_once_the_second_is_refused(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

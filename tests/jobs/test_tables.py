@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from delta.tables import DeltaMergeBuilder
+from delta.tables import DeltaMergeBuilder, DeltaTable
 from pyspark.errors import AnalysisException, UnknownException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -90,6 +90,28 @@ def test_parquet_settings_hold_for_one_write(tables: Tables) -> None:
     assert list(Path(tables.path("events")).glob("*.zstd.parquet"))
     with pytest.raises(Exception, match="append"):
         tables.write("events", numbers(tables, 2), mode="overwrite", job="ingest", inputs={})
+
+
+def test_a_write_asks_for_the_history_as_often_as_it_must(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what lies there, where that counts, and for the version that the write made."""
+    tables.write("events", numbers(tables, 1), mode="overwrite", job="ingest", inputs={"file": "a"})
+    asked, looked = list[str](), list[str]()
+    history, is_table = DeltaTable.history, DeltaTable.isDeltaTable
+    monkeypatch.setattr(DeltaTable, "history", lambda *args: asked.append("history") or history(*args))
+    monkeypatch.setattr(DeltaTable, "isDeltaTable", lambda *args: looked.append("table") or is_table(*args))
+    rows = {"job": "ingest", "df": numbers(tables, 2)}
+
+    def counts(call: Callable[[], object]) -> tuple[int, int]:
+        call()
+        found = len(asked), len(looked)
+        asked.clear(), looked.clear()
+        return found
+
+    assert counts(lambda: tables.write("events", **rows, mode="append", inputs={"n": 1})) == (1, 0)
+    assert counts(lambda: tables.write("events", **rows, mode="overwrite", inputs={"n": 2})) == (2, 0)
+    assert counts(lambda: tables.write("events", **rows, mode="overwrite", inputs={"n": 3}, since=2)) == (1, 0)
+    assert counts(lambda: tables.merge_new("events", **rows, keys=["id"], inputs={"n": 4})) == (1, 1)
+    assert counts(lambda: tables.up_to_date("events", "ingest", {"n": 3})) == (1, 0)
 
 
 def test_partitions(tables: Tables) -> None:
