@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
     check_tables(held)
     folder = Path(settings.run_dir) / "replay"
     with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder", who="replay"):
-        result = _train_again(held, then, folder)
+        shutil.rmtree(folder, ignore_errors=True)  # of a replay that was killed, or whose result differed
+        result = _train_again(held, then, folder / uuid.uuid4().hex[:8])  # never where anything can be gone on with
         shutil.rmtree(folder, ignore_errors=True)
     write_json(settings.run_dir, REPLAY, result)
     _show(result)
