@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.delta_log import has_files
-from training.errors import MillraceError, TableError
+from training.errors import MillraceError, SnapshotError, TableError
 from training.snapshot import open_snapshot, read_table
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _readable(tables: Tables, name: str, version: int) -> int | None:
 def _has_files(place: str, version: int) -> bool:
     try:
         return has_files(place, version)
-    except MillraceError:  # the log has lost the version, or another table lies here now
+    except SnapshotError:  # the log has lost the version, or another table lies here now
         return False
 
 

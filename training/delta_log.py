@@ -138,8 +138,14 @@ def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) 
         root, path = place
         return bool(roots[root].get_file_info(path).type != pyarrow.fs.FileType.NotFound)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return all(threads.map(is_there, places))
+    try:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return all(threads.map(is_there, places))
+    except OSError as error:
+        raise TableError(
+            f"files of version {version} of table '{log.uri}' cannot be looked for: {reason(error)}. See that this "
+            "process may read them, and that the store answers (docs/loader.md)"
+        ) from None
 
 
 def filesystems(uri: str, files: Iterable[DataFile], options: Mapping[str, str]) -> dict[str, pyarrow.fs.FileSystem]:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,6 +116,16 @@ def test_whether_the_files_of_a_version_are_there(table: Path) -> None:
     assert [has_files(str(table), version) for version in (0, 1, 2)] == [False, False, True]
     with pytest.raises(SnapshotError, match="version 7 of table"):
         has_files(str(table), 7)
+
+
+def test_a_store_that_does_not_say_whether_files_are_there(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: str) -> None:
+        raise OSError("access denied")
+
+    DeltaTable(table).optimize.compact()
+    monkeypatch.setattr("training.delta_log.filesystem", lambda *_: SimpleNamespace(get_file_info=refuses))
+    with pytest.raises(TableError, match=r"of version 1 of table '.*a table' cannot be looked for: access denied"):
+        has_files(str(table), 1)
 
 
 def test_vacuumed_version(table: Path) -> None:
