@@ -92,12 +92,13 @@ class Source:
         Strings and bytes come as `large_string` and `large_binary`.
 
         Raises:
-            SnapshotError: the file is gone or cannot be read; names it, the row group, the version and a remedy.
+            SnapshotError: the file is gone, cannot be read or has no such row group any more; names it, the row group,
+                the version and a remedy.
             SchemaError: a list of a fixed size is null, which Arrow cannot read; names the column.
         """
         try:
             far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
-            footer = self.metadata(file)
+            footer = self._counted(file, number)
             options = {"metadata": footer, "coerce_int96_timestamp_unit": "us", "pre_buffer": far}
             with self._open(file) as stored_in, pq.ParquetFile(stored_in, **options) as parquet:
                 schema, rows = parquet.schema_arrow, footer.row_group(number).num_rows
@@ -116,6 +117,17 @@ class Source:
             raise self._gone(file) from error
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(f"row group {number} of {self.place(file)} cannot be read", error) from _cause(error)
+
+    def _counted(self, file: DataFile, number: int) -> pq.FileMetaData:
+        """The footer of a file that had this row group when the version was opened."""
+        footer = self.metadata(file)
+        if number >= footer.num_row_groups:
+            raise SnapshotError(
+                f"row group {number} of {self.place(file)} must be there as when the version was opened; the file has "
+                f"{footer.num_row_groups} row groups: the file was changed behind Delta's back. Restore the file, or "
+                "pin another version"
+            )
+        return footer
 
     def _parsed(self, file: DataFile) -> tuple[pq.FileMetaData, int]:
         try:

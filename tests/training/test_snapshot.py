@@ -183,6 +183,20 @@ def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
         ranks_epoch(snapshot, schema, world_size=1)
 
 
+def test_a_file_that_lost_row_groups_since_they_were_counted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.parquet._FOOTER_BYTES", 1)  # its footer is read anew
+    size = WriterProperties(max_row_group_size=10)
+    write_deltalake(tmp_path / "t", pa.table({"id": range(30)}), writer_properties=size)
+    snapshot = open_snapshot(str(tmp_path / "t"))
+    [file] = data_files(tmp_path)
+    pq.write_table(pq.read_table(file), file, row_group_size=30)
+    named = rf"row group 2 of file '{file.name}' of version 0 .* must be there as .* has 1 row groups: .* Restore the"
+    with pytest.raises(SnapshotError, match=named):
+        snapshot.read_group(2, ["id"])
+
+
 @pytest.mark.parametrize("name", ["50%25", "a b%20", "50%", "é+&#"])
 def test_a_folders_name_is_taken_as_it_is(table: Path, tmp_path: Path, name: str) -> None:
     """With a checkpoint and without; delta-rs itself cannot open names like the first two."""
