@@ -33,7 +33,7 @@ from training.progress import Progress
 from training.shard_files import collect_shards, give_up_shard, write_shard
 from training.world import World
 
-_ASIDE = ".replaced-"
+_ASIDE, _PARTIAL = ".replaced-", ".partial-"
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,19 @@ class Checkpoints:
         self._run = self._world.on_first("clearing the checkpoint folder", self._clear)
 
     def _clear(self) -> str:
-        """Finish what a killed writer left; returns this run's name: a rank of a dead run writes into none of ours."""
+        """Finish what a killed writer left; returns this run's name: a rank of a dead run writes into none of ours.
+
+        What will not go is said, as in the midst of a training, for nothing depends on it.
+        """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for aside in self.directory.glob(f"{_ASIDE}*"):
+            for aside in list(self.directory.glob(f"{_ASIDE}*")):
                 target = self.directory / aside.name.removeprefix(_ASIDE)
-                remove(aside) if target.exists() else aside.rename(target)
-            for torn in self.directory.glob(".partial-*"):
-                remove(torn)
+                if not target.exists():
+                    aside.rename(target)
+            for rest in [*self.directory.glob(f"{_ASIDE}*"), *self.directory.glob(f"{_PARTIAL}*")]:
+                if left := self._drop(rest):
+                    self._say(left)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint folder '{self.directory}' must be a folder to write to: {error}; remove what is in the "
@@ -166,7 +171,7 @@ class Checkpoints:
 
     def _write_in_thread(self, state: State) -> None:
         name = checkpoint_name(state.progress.step)
-        scratch = self.directory / f".partial-{name}-{self._run}-{self._saves}"
+        scratch = self.directory / f"{_PARTIAL}{name}-{self._run}-{self._saves}"
         try:
             self._write(state, name, scratch)
         except Exception as error:  # whatever it is, the training must hear of it: `wait` raises it
@@ -194,10 +199,30 @@ class Checkpoints:
     def _tidy(self, aside: Path, progress: Progress) -> None:
         """Remove what is no longer kept. The checkpoint is whole by now, so what will not go is only said."""
         try:
-            remove(aside)
-            self._drop_old(progress)
+            left = [self._drop(path) for path in (aside, *self._old(progress))]
+        except OSError as error:  # the folder cannot be listed
+            left = [self._keeps(error)]
+        self._left = next(filter(None, left), None)
+
+    def _drop(self, path: Path) -> str | None:
+        """Remove what has this name, if anything; returns why it is still there.
+
+        What is left of a checkpoint, after a kill or where it will not go, has no checkpoint's name.
+        """
+        try:
+            doomed = path
+            if not path.name.startswith(_PARTIAL):
+                doomed = self.directory / f"{_PARTIAL}{path.name.lstrip('.')}-dropped-{uuid.uuid4().hex[:8]}"
+                path.rename(doomed)
+            remove(doomed)
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            self._left = f"checkpoint folder '{self.directory}' keeps what it should not: {error}"
+            return self._keeps(error)
+        return None
+
+    def _keeps(self, error: OSError) -> str:
+        return f"checkpoint folder '{self.directory}' keeps what it should not: {error}"
 
     def _write_shared(self, scratch: Path, state: State, *, sharded: bool) -> None:
         """What is the same on all ranks, and, once every rank has written its own, the description of it all."""
@@ -221,23 +246,16 @@ class Checkpoints:
         names = [path.name for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d{9,}", path.name)]
         return sorted(names, key=_step, reverse=True)
 
-    def _drop_old(self, progress: Progress) -> None:
-        """Remove what lies behind the checkpoint just written and is no longer kept.
+    def _old(self, progress: Progress) -> list[Path]:
+        """What lies behind the checkpoint just written and is no longer kept.
 
         One of a later step was passed over as damaged. It stays until the training has come past it, for a disk may
         give back tomorrow what it refused today.
         """
         behind = [name for name in self._names() if _step(name) <= progress.step]
         kept = [name for name in behind if name not in self._damaged][: self._keep]
-        for name in behind:
-            if name not in kept and _step(name) != progress.best_step:
-                self._discard(name)
-
-    def _discard(self, name: str) -> None:
-        """Remove a checkpoint; a kill meanwhile leaves no half one under its name."""
-        doomed = self.directory / f".partial-{name}-dropped-{self._saves}"
-        (self.directory / name).rename(doomed)
-        remove(doomed)
+        gone = [name for name in behind if name not in kept and _step(name) != progress.best_step]
+        return [self.directory / name for name in gone]
 
     def load_latest(self) -> Found | None:
         """The newest whole checkpoint, or None where there is none; skipped ones are said aloud.

@@ -151,8 +151,44 @@ def test_an_old_one_that_will_not_go_is_said_and_ends_nothing(tmp_path: Path, mo
     checkpoints.wait()
     monkeypatch.undo()
     assert len(said) == 1
-    assert re.search(r"keeps what it should not: .*Device or resource busy: '.*\.replaced-step-000000002'", said[0])
+    kept = r"keeps what it should not: .*Device or resource busy: '.*\.partial-step-000000001-dropped-[0-9a-f]{8}'"
+    assert re.search(kept, said[0])
     assert _latest(tmp_path) == 2
+
+
+def test_a_remnant_that_will_not_go_is_said_at_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said in the midst of a training does not end the next one, which saves the same step again."""
+    _saved(tmp_path, 4)
+    shutil.copytree(tmp_path / "step-000000004", tmp_path / ".replaced-step-000000004")
+    (tmp_path / ".partial-step-000000003-dropped-0").mkdir()
+
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("training.checkpoint.remove", busy)
+        assert _latest(tmp_path, said) == 4
+        assert [line.split(": ")[1] for line in said] == ["[Errno 16] Device or resource busy"] * 2
+        checkpoints = _open(tmp_path, said)
+        checkpoints.save(_state(4))
+        checkpoints.wait()
+    assert _latest(tmp_path) == 4
+    assert _names(tmp_path) == ["step-000000004"]
+
+
+def test_a_checkpoint_that_cannot_have_its_name_back_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _saved(tmp_path, 4)
+    (tmp_path / "step-000000004").rename(tmp_path / ".replaced-step-000000004")
+
+    def refused(path: Path, target: Path) -> Path:
+        raise OSError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(CheckpointError, match=r"must be a folder to write to: .*denied: '.*\.replaced-step-000000004'"):
+        _open(tmp_path)
 
 
 def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
