@@ -26,7 +26,7 @@ from cluster.processes import TAIL_LINES
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
 from cluster.spark_ranks import FAILED, Board, answer, session
-from cluster.supervision import GRACE_S, START_S
+from cluster.supervision import END_S, GRACE_S, START_S
 
 if TYPE_CHECKING:
     from cluster.launch import Job
@@ -219,7 +219,19 @@ def _horovod_rank(target: str, spec: str) -> dict[str, Any]:
         to_stderr(f"{TOLD}{json.dumps([int(os.environ['HOROVOD_RANK']), ended['error']])}")
         board.put(FAILED)
     _end_children()
+    threading.Thread(target=end_after_the_main_thread, name="end", daemon=True).start()
     return ended
+
+
+def end_after_the_main_thread() -> None:
+    """End this process END_S after its work: Horovod waits for it, and it for threads that the rank has left behind.
+
+    Horovod takes the result in the main thread, so it has it by then.
+    """
+    threading.main_thread().join()
+    time.sleep(END_S)
+    to_stderr(f"this rank has given its result and does not end within {END_S:g} s; it is ended")
+    os._exit(0)
 
 
 def take_threads() -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -110,6 +112,30 @@ def test_horovod_spark_ranks_that_take_too_long_are_stopped(spark: SparkSession,
     assert spark.range(3).count() == 3
     pids = [int(pid) for rank in (0, 1) for pid in (tmp_path / f"pids-{rank}").read_text().split()]
     assert not any(map(psutil.pid_exists, pids))
+
+
+LEFT_BEHIND = """
+import threading, time
+from cluster import horovod_ranks
+horovod_ranks.END_S = 0.3
+threading.Thread(target=horovod_ranks.end_after_the_main_thread, daemon=True).start()
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("result", flush=True)
+"""
+
+
+def test_a_thread_left_behind_does_not_hold_a_rank_of_horovod_spark() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout == "result\n"
+    assert ended.stderr == "this rank has given its result and does not end within 0.3 s; it is ended\n"
+
+
+@pytest.mark.slow
+def test_a_thread_left_behind_holds_no_result_of_horovod_spark_back(spark: SparkSession) -> None:
+    lines: list[str] = []
+    settings = {"ranks": 2, "launcher": "spark", "timeout_s": 120, "log": lines.append}
+    assert launch(f"{HERE}:leaves_a_thread", {}, **settings) == {"value": 7}  # type: ignore[arg-type]
+    assert sum("does not end within 30 s; it is ended" in line for line in lines) == 2
 
 
 @pytest.mark.slow
