@@ -11,6 +11,7 @@
     |-- CheckpointError      no usable checkpoint where one is needed
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
+    |   |-- NonFiniteError   the loss or the gradient was not finite too often
     |   |-- PeerLostError    another rank is gone, or did not come in time
     |   `-- PreemptedError   it was asked to end (SIGTERM), and has left a checkpoint where it could
     `-- TuningError          a study cannot go on: of another fingerprint, unreachable, or its first trials all failed
@@ -26,9 +27,11 @@ class MillraceError(Exception):
 
     Attributes:
         lost_peer: whether the cause lies with another rank: the launcher looks past such an error.
+        together: whether all ranks raise it at the same point, so that they can still meet.
     """
 
     lost_peer = False
+    together = False
 
 
 class SettingsError(MillraceError):
@@ -71,6 +74,12 @@ class TrainingError(MillraceError):
     """Training cannot go on: a non-finite loss, or ranks that disagree."""
 
 
+class NonFiniteError(TrainingError):
+    """Too many steps were skipped, for a loss or a gradient that is not finite."""
+
+    together = True
+
+
 class PeerLostError(TrainingError):
     """Another rank is gone or did not join a collective in time; the cause lies with that rank, not with this one."""
 
@@ -81,6 +90,7 @@ class PreemptedError(TrainingError):
     """A training was asked to end (SIGTERM), and has left a checkpoint where it has a folder for it."""
 
     asked_to_end = True  # whoever runs one training after another looks for this
+    together = True
 
 
 class TuningError(MillraceError):

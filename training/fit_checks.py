@@ -6,7 +6,7 @@ from torch import nn
 
 from training.buffers import check_running_statistics
 from training.checkpoint import Checkpoints
-from training.errors import CheckpointError, SettingsError, TrainingError
+from training.errors import CheckpointError, NonFiniteError, SettingsError
 from training.fit_settings import FitSettings
 from training.progress import Progress
 from training.sharded import sharded_tables
@@ -48,10 +48,10 @@ def check_skipped(progress: Progress, settings: FitSettings, steps_in_all: int, 
     """Stop where too many steps were skipped.
 
     Raises:
-        TrainingError: more than the share of all steps that the settings allow.
+        NonFiniteError: more than the share of all steps that the settings allow.
     """
     if progress.skipped > settings.max_nonfinite_share * steps_in_all:
-        raise TrainingError(
+        raise NonFiniteError(
             f"at most {settings.max_nonfinite_share:.2%} of the {steps_in_all} steps may have a loss or gradient that "
             f"is not finite; {progress.skipped} had, the last with loss {loss} and gradient norm {norm}; lower the "
             "learning rates, clip the gradient (training.clip_norm), or look for NaN in the features"

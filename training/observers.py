@@ -1,6 +1,6 @@
 """Trainings watched from outside: events to TensorBoard and to MLflow, from rank 0.
 
-    with Observers([TensorBoard("out/run/tensorboard")], say=print) as observers:
+    with Observers([TensorBoard("out/run/tensorboard")], print, world) as observers:
         fit(..., report=observers)
 
 Both packages are optional extras, imported only where one is asked for.
@@ -16,18 +16,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from training.errors import PreemptedError, SettingsError
+from training.errors import PeerLostError, PreemptedError, SettingsError
 from training.json_files import read_json, write_json
+from training.preemption import Notice
 from training.record import Event, Pruned
+
+if TYPE_CHECKING:
+    from training.world import World
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 EVENTS_HELD = 1_000  # that wait for the observers at most
 END_S = 30.0  # for the observers to take what waits, when the training is over
+ALONE_S = 2.0  # the same where this rank failed alone: less than the launcher's grace for a rank that has to say why
 _RUN = "mlflow.json"  # beside the checkpoints: which MLflow run a training that goes on belongs to
 _SECRET = re.compile("user|pass|pwd|secret|token|key|auth|credential", re.IGNORECASE)  # names of URI parameters
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
@@ -44,15 +50,20 @@ class Observers:
     """Several observers as one `report`. What they do must neither stop nor slow a training.
 
     They get their events in a thread, so that a slow server keeps no rank waiting. One that fails is dropped, aloud;
-    where EVENTS_HELD events wait, further ones are left out, said once. At the end what waits has END_S.
+    where EVENTS_HELD events wait, further ones are left out, said once.
+
+    At the end what waits has END_S, while the ranks meet: it counts as no hang, and nobody is taken for lost who waits
+    for it. All ranks enter and leave it, those too that nobody watches. A rank that fails alone keeps the others
+    waiting where it cannot meet them, so there what waits has ALONE_S, and then the error is told.
 
     Args:
         observers: may be none.
         say: gets a line when one is dropped, or events are left out.
+        world: the ranks.
     """
 
-    def __init__(self, observers: Sequence[Observer], say: Callable[[str], None]) -> None:
-        self._observers, self._say = list(observers), say
+    def __init__(self, observers: Sequence[Observer], say: Callable[[str], None], world: World) -> None:
+        self._observers, self._say, self._world = list(observers), say, world
         self._waiting: queue.Queue[Callable[[Observer], None] | None] = queue.Queue(EVENTS_HELD)
         self._thread = threading.Thread(target=self._pass_on, name="observers", daemon=True)
         self._left_out = 0
@@ -91,13 +102,23 @@ class Observers:
         outcome: Outcome = (
             "FINISHED" if kind is None else "KILLED" if issubclass(kind, Pruned | PreemptedError) else "FAILED"
         )
-        deadline = time.monotonic() + END_S
+        alone = error is not None and self._world.size > 1 and not getattr(error, "together", False)
+        with Notice():  # a launcher that stops the ranks asks first: the observers hear of the end nevertheless
+            if alone:
+                self._drain(outcome, ALONE_S)
+            else:
+                with suppress(PeerLostError):  # what the training came to is told; the world's end says it again
+                    self._world.on_first("observers", lambda: self._drain(outcome, END_S))
+
+    def _drain(self, outcome: Outcome, seconds: float) -> None:
+        """Tell the observers the outcome after what waits, and wait for them that long."""
+        deadline = time.monotonic() + seconds
         for last in (lambda observer: observer.close(outcome, self.tags), None):
             with suppress(queue.Full):  # said below
                 self._waiting.put(last, timeout=max(0.0, deadline - time.monotonic()))
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._say(f"observers did not take all events within {END_S:g} s; the training ends without them")
+            self._say(f"observers did not take all events within {seconds:g} s; the training ends without them")
 
 
 def figures(event: Event) -> Iterator[tuple[str, float]]:
@@ -146,7 +167,7 @@ class _Run:
 
 
 class Mlflow:
-    """A run in MLflow: params, metrics by step, and tags.
+    """A run in MLflow: params, metrics by step, and tags. The server is first asked for something at the first event.
 
     Credentials come from MLflow's own variables (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or _TOKEN) and are
     neither asked for nor written down here.
@@ -161,7 +182,6 @@ class Mlflow:
     Raises:
         SettingsError: the package is not installed, or the URI holds a password.
         ArtefactError: mlflow.json beside the checkpoints is damaged; remove it to go on in a new run.
-        MlflowException: the server cannot be reached.
     """
 
     def __init__(
@@ -172,29 +192,42 @@ class Mlflow:
             from mlflow import MlflowClient, entities
         except ImportError as error:
             raise missing("mlflow", error) from error
-        self._entities, self._client = entities, MlflowClient(tracking_uri=uri or None)
-        note = Path(folder) / _RUN if folder else None
-        if note and note.exists():
-            self.run_id = read_json(note, _Run).run_id
-            self._client.update_run(self.run_id, status="RUNNING")
+        self._entities, self._connect = entities, partial(MlflowClient, tracking_uri=uri or None)
+        self._experiment, self._name, self._params = experiment, name, params
+        self._note = Path(folder) / _RUN if folder else None
+        self._client: Any = None
+        self.run_id = read_json(self._note, _Run).run_id if self._note and self._note.exists() else ""
+
+    def _open(self) -> None:
+        """Take up the run, or make one, before anything is written to it."""
+        if self._client is not None:
             return
-        found = self._client.get_experiment_by_name(experiment)
-        home = found.experiment_id if found else self._client.create_experiment(experiment)
-        self.run_id = self._client.create_run(home, run_name=name).info.run_id
-        held = [entities.Param(key, str(value)) for key, value in params.items()]
+        self._client = self._connect()
+        if self.run_id:
+            self._client.update_run(self.run_id, status="RUNNING")
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        found = self._client.get_experiment_by_name(self._experiment)
+        home = found.experiment_id if found else self._client.create_experiment(self._experiment)
+        self.run_id = self._client.create_run(home, run_name=self._name).info.run_id
+        held = [self._entities.Param(key, str(value)) for key, value in self._params.items()]
         for start in range(0, len(held), _PARAMS_AT_ONCE):
             self._client.log_batch(self.run_id, params=held[start : start + _PARAMS_AT_ONCE])
-        if note:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_json(note, {"run_id": self.run_id})
+        if self._note:
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._note, {"run_id": self.run_id})
 
     def __call__(self, event: Event) -> None:
+        self._open()
         now_ms = int(time.time() * 1000)
         metrics = [self._entities.Metric(name, value, now_ms, event.step) for name, value in figures(event)]
         if metrics:
             self._client.log_batch(self.run_id, metrics=metrics)
 
     def close(self, outcome: Outcome, tags: Mapping[str, str]) -> None:
+        self._open()
         for key, value in tags.items():
             self._client.set_tag(self.run_id, key, value)
         self._client.set_terminated(self.run_id, outcome)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from training.checkpoint import Checkpoints
 from training.errors import PreemptedError
-from training.progress import Progress
-from training.world import World
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoints
+    from training.progress import Progress
+    from training.world import World
 
 
 class Notice:

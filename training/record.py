@@ -18,6 +18,8 @@ Kind = Literal["start", "resume", "progress", "skipped", "checkpoint", "warning"
 class Pruned(Exception):  # noqa: N818  a decision, not an error
     """Raised by a `report` callback to stop a training early; `fit` raises it on every rank, at the same step."""
 
+    together = True
+
 
 @dataclass(frozen=True)
 class Event:

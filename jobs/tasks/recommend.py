@@ -220,7 +220,7 @@ def _observers(spec: Mapping[str, Any], world: World) -> Observers:
         params |= {"task": spec["task"], "ranks": spec["ranks"], "device": spec["device"]}
         params |= {"examples_version": spec["tables"]["examples"]["version"]}
         observers.append(Mlflow(**asked["mlflow"], params=params, folder=spec["checkpoint_dir"]))
-    return Observers(observers, warn)
+    return Observers(observers, warn, world)
 
 
 def _both(first: Callable[[Event], None], second: Callable[[Event], None]) -> Callable[[Event], None]:

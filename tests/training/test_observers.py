@@ -6,14 +6,17 @@ import sys
 import threading
 import time
 import types
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.errors import LaunchError, RankLostError
+from cluster.launch import launch
 from tests.training import tiny
 from training import observers as observers_module
-from training.errors import ArtefactError, SettingsError
+from training.errors import ArtefactError, DataError, NonFiniteError, PreemptedError, SettingsError
 from training.fit import FitSettings, fit
 from training.observers import Mlflow, Observers, TensorBoard, figures, refuse_password
 from training.record import Event, Pruned
@@ -51,7 +54,7 @@ class _Notes:
 def test_one_that_fails_is_dropped_aloud_and_the_training_goes_on() -> None:
     broken, whole, lines = _Notes("progress"), _Notes(), list[str]()
     settings = FitSettings(batch_size=24, report_every_s=0.0)
-    with Observers([broken, whole], lines.append) as observers:
+    with Observers([broken, whole], lines.append, World()) as observers:
         fit(tiny.TinyModel(), tiny.TinyLoader(tiny.rows(60), 24, World()), settings, world=World(), report=observers)
         observers.tags["bundle"] = "b-1"
     assert broken.kinds == ["start", "progress"]
@@ -77,7 +80,7 @@ class _Slow(_Notes):
 def test_a_slow_one_keeps_nobody_waiting_and_what_is_left_out_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers_module, "EVENTS_HELD", 3)
     slow, lines = _Slow(), list[str]()
-    with Observers([slow], lines.append) as observers:
+    with Observers([slow], lines.append, World()) as observers:
         started = time.monotonic()
         for _ in range(50):
             observers(PROGRESS)
@@ -91,10 +94,62 @@ def test_a_slow_one_keeps_nobody_waiting_and_what_is_left_out_is_said_once(monke
 def test_one_that_never_answers_holds_the_end_up_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers_module, "END_S", 0.1)
     slow, lines = _Slow(), list[str]()
-    with Observers([slow], lines.append) as observers:
+    with Observers([slow], lines.append, World()) as observers:
         observers(START)
     slow.let_go.set()
     assert lines == ["observers did not take all events within 0.1 s; the training ends without them"]
+
+
+class _Two(World):
+    """Two ranks, whose meetings are noted."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.met = list[str]()
+
+    def on_first(self, what: str, work: Any) -> Any:
+        self.met.append(what)
+        return super().on_first(what, work)
+
+
+@pytest.mark.parametrize("error", [None, Pruned("p"), PreemptedError("p"), NonFiniteError("n"), DataError("d")])
+def test_ranks_that_come_to_the_end_together_meet_there(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails alone cannot: it tells its error within the launcher's grace."""
+    monkeypatch.setattr(observers_module, "ALONE_S", 0.1)
+    alone, world, slow, lines = isinstance(error, DataError), _Two(), _Slow(), list[str]()
+    if not alone:
+        slow.let_go.set()
+    with suppress(Exception), Observers([slow], lines.append, world) as observers:
+        observers(START)
+        if error is not None:
+            raise error
+    slow.let_go.set()
+    assert world.met == ([] if alone else ["observers"])
+    assert [line.partition(";")[0] for line in lines] == ["observers did not take all events within 0.1 s"] * alone
+
+
+@pytest.mark.parametrize(
+    ("end", "close_s", "said", "outcome"),
+    [
+        ("together", 1.0, "rank . of 2 failed: asked to end", "KILLED"),
+        pytest.param("well", 4.0, "", "FINISHED", marks=pytest.mark.slow),
+        pytest.param("alone", 60.0, "rank 0 of 2 failed: the real error", None, marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_wait_for_the_observers_and_lose_nobody(
+    end: str, close_s: float, said: str, outcome: str | None, tmp_path: Path
+) -> None:
+    """Though their server takes longer than ranks may keep each other waiting."""
+    closed = tmp_path / "closed"
+    spec = {"end": end, "close_s": close_s, "closed": str(closed)}
+    failed = nullcontext() if end == "well" else pytest.raises(LaunchError, match=f"^{said}")
+    with failed as caught:
+        launch("tests.training.watched:watched", spec, ranks=2, stall_s=2.0, timeout_s=60)
+    assert caught is None or not isinstance(caught.value, RankLostError)
+    assert (closed.read_text() if closed.exists() else None) == outcome
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"run_id": 7}'])
@@ -108,7 +163,7 @@ def test_a_damaged_note_of_the_run_is_named(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("error", "outcome"), [(Pruned("p"), "KILLED"), (ZeroDivisionError(), "FAILED")])
 def test_how_it_ended_is_passed_on(error: Exception, outcome: str) -> None:
     notes = _Notes()
-    with pytest.raises(type(error)), Observers([notes], print):
+    with pytest.raises(type(error)), Observers([notes], print, World()):
         raise error
     assert notes.closed == [(outcome, {})]
 
@@ -205,6 +260,24 @@ def test_mlflow_gets_one_run_even_of_a_training_that_goes_on(monkeypatch: pytest
     assert calls[5:7] == [("uri", None), ("again", "r1", "RUNNING")]
     assert calls[7] == ("batch", "r1", [("epoch/loss", 2.0, 9), ("epoch/recall_at_20", 0.25, 9)], [])
     assert calls[8:] == [("tag", "r1", "bundle", "b-1"), ("end", "r1", "FINISHED")]
+
+
+def test_a_server_that_is_down_at_the_start_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it asked in the training's own thread."""
+    asked_in, lines = list[str](), list[str]()
+
+    def down(*_: object) -> None:
+        asked_in.append(threading.current_thread().name)
+        raise ConnectionError("planted: no route")
+
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=_Client, entities=None))
+    monkeypatch.setattr(_Client, "get_experiment_by_name", down)
+    board = Mlflow(uri="", experiment="e", name="n", params={})
+    with Observers([board], lines.append, World()) as observers:
+        observers(START)
+        observers(PROGRESS)
+    assert asked_in == ["observers"]
+    assert lines == ["Mlflow failed and gets no more events; the training goes on (ConnectionError: planted: no route)"]
 
 
 def test_the_real_tensorboard_reads_them_back(tmp_path: Path) -> None:
