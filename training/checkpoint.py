@@ -199,13 +199,13 @@ class Checkpoints:
     def _tidy(self, aside: Path, progress: Progress) -> None:
         """Remove what is no longer kept. The checkpoint is whole by now, so what will not go is only said."""
         try:
-            left = [self._drop(path) for path in (aside, *self._old(progress))]
+            left = [self._drop(path) for path in (aside, *self._old(progress)) if path.exists()]
         except OSError as error:  # the folder cannot be listed
             left = [self._keeps(error)]
         self._left = next(filter(None, left), None)
 
     def _drop(self, path: Path) -> str | None:
-        """Remove what has this name, if anything; returns why it is still there.
+        """Remove what has this name; returns why it is still there.
 
         What is left of a checkpoint, after a kill or where it will not go, has no checkpoint's name.
         """
@@ -215,8 +215,6 @@ class Checkpoints:
                 doomed = self.directory / f"{_PARTIAL}{path.name.lstrip('.')}-dropped-{uuid.uuid4().hex[:8]}"
                 path.rename(doomed)
             remove(doomed)
-        except FileNotFoundError:
-            return None
         except OSError as error:
             return self._keeps(error)
         return None
