@@ -1,6 +1,7 @@
 """Bundles: what a training publishes. JSON beside safetensors, never pickle; written under another name, then renamed.
 
-    bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made
+    bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made,
+                                      and no setting at its default that came later (training/identity.py)
         bundle.json                   format, model and config, schema, provenance, settings, metrics, checksums
         weights.safetensors
 
@@ -23,8 +24,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from training import models
+from training.configs import carried_config
 from training.errors import ArtefactError, BundleError, SchemaError
 from training.files import Streamed, Written, damage, replace_folder, write_tensors
+from training.fit_settings import FitSettings
 from training.json_files import CHECKSUM, read_json, write_json
 from training.models.base import Model
 from training.schema import Schema
@@ -42,10 +45,10 @@ class Bundle:
         name: model name and content hash, as in `two_tower-3f9c0a1b22d4`; scored rows carry it.
         path: its folder.
         model_name: key of `training.models.MODELS`.
-        config: the model's hyper-parameters.
+        config: the model's hyper-parameters; one that came later is there where it is not its default.
         schema: of the examples it was trained on.
         provenance: table, version, file-list hash and whatever else names where it comes from.
-        settings: all settings of the job that made it.
+        settings: of the training; one that came later is there where it is not its default.
         metrics: what validation or evaluation measured.
     """
 
@@ -130,7 +133,7 @@ def write_bundle(
         tensors: the model's `state_dict()`, or what `training.export.export` gives for one with sharded tables;
             further tensors may be added.
         provenance: where it comes from.
-        settings: of the job.
+        settings: of the training.
         metrics: what was measured.
     """
     root = Path(directory)
@@ -144,11 +147,11 @@ def write_bundle(
                 {
                     "format": FORMAT,
                     "model": model_name,
-                    "config": dict(config),
+                    "config": carried_config(model_name, config),
                     "schema": schema.to_json(),
                     "schema_fingerprint": schema.fingerprint,
                     "provenance": dict(provenance),
-                    "settings": dict(settings),
+                    "settings": FitSettings.carried(settings),
                     "metrics": dict(metrics),
                     "weights": asdict(written),
                 }

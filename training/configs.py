@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import SettingsError
-from training.identity import identity_of
+from training.identity import identity_of, without_later
 
 
 class ModelConfig(BaseModel):
@@ -115,3 +115,9 @@ def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
     """What counts of a model as settings name it, {"name": ..., FIELD: value, ...}."""
     config = {key: value for key, value in model.items() if key != "name"}
     return {"name": model["name"], **CONFIGS[model["name"]].parse(config).identity()}
+
+
+def carried_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config as a bundle carries it: of the fields that came later, what is not the default."""
+    kind = CONFIGS.get(name)
+    return dict(config) if kind is None else without_later(config, kind, kind.FIRST)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.errors import SettingsError
-from training.identity import identity_of
+from training.identity import identity_of, without_later
 
 Compression = Literal["none", "fp16", "bf16"]
 MatmulPrecision = Literal["highest", "high", "medium"]
@@ -146,6 +147,11 @@ class FitSettings(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The settings that a checkpoint must share with the training that goes on from it."""
         return identity_of(self, _FIRST, FREE)
+
+    @classmethod
+    def carried(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as a bundle carries them: of those that came later, what is not the default."""
+        return without_later(values, cls, _FIRST | FREE)
 
 
 def step_seed(seed: int, *position: int) -> int:

@@ -118,7 +118,8 @@ class Schema:
         return sizes
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [asdict(column) for column in self.columns]
+        """JSON; of the fields that a column's description began with all, of later ones what is not the default."""
+        return [_telling_fields(column) for column in self.columns]
 
     @classmethod
     def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> Schema:
@@ -135,8 +136,7 @@ class Schema:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any column does."""
-        columns = [_telling_fields(column) for column in self.columns]
-        return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _telling_fields(column: Column) -> dict[str, Any]:

@@ -20,13 +20,15 @@ from pyspark.sql import SparkSession
 from jobs import train, tune
 from jobs.settings import Settings
 from jobs.tasks import recommend
+from training import bundle as bundles
 from training import configs
-from training.bundle import load_bundle
+from training.bundle import load_bundle, write_bundle
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitSettings
 from training.models import RetrievalModel
 from training.record import read_record
+from training.schema import Column, Kind, Schema
 from training.world import World
 from tuning.space import Space
 
@@ -167,8 +169,13 @@ def test_the_identity_is_what_decides_the_result() -> None:
     assert len({identity(), *(identity(**changes) for changes in decisive)}) == 6
 
 
-def test_a_later_field_changes_no_identity_and_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was trained or searched before a model or the settings had it is gone on with."""
+def test_a_later_field_changes_no_identity_no_study_and_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained or searched before a model or the settings had it is gone on with, and its bundle's name stays.
+
+    The name is that of the version that knew no field but the first ones.
+    """
 
     class LaterConfig(TwoTowerConfig):
         heads: int = 1
@@ -176,7 +183,17 @@ def test_a_later_field_changes_no_identity_and_no_study(monkeypatch: pytest.Monk
     class LaterSettings(FitSettings):
         momentum: float = 0.9
 
-    def told() -> tuple[str, dict[str, Any]]:
+    schema = Schema((Column("user", Kind.ID, vocabulary="users", size=3),))
+
+    def name(spec: dict[str, Any], **changes: Any) -> str:
+        config = {key: value for key, value in spec["model"].items() if key != "name"}
+        return write_bundle(
+            tmp_path,
+            **{"model_name": "two_tower", "config": config, "schema": schema, "tensors": {"w": torch.ones(2)}},
+            **{"provenance": {}, "settings": spec["training"] | changes, "metrics": {"loss": 1.0}},
+        ).name
+
+    def told() -> tuple[str, dict[str, Any], str]:
         spec = {
             "task": "recommend",
             "tables": {},
@@ -186,14 +203,17 @@ def test_a_later_field_changes_no_identity_and_no_study(monkeypatch: pytest.Monk
             "reader": {"shuffle_rows": 100},
             "ranks": 2,
         }
-        return train.spec_identity(spec), tune._fixed(spec, Space(()))
+        return train.spec_identity(spec), tune._fixed(spec, Space(())), name(spec)
 
     before = told()
+    assert before[2] == "two_tower-65ee18040ca1"
     assert {"model.dim", "training.seed", "training.epochs"} <= before[1].keys()
     monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
-    for job in (train, tune):
-        monkeypatch.setattr(job, "FitSettings", LaterSettings)
+    for module in (train, tune, bundles):
+        monkeypatch.setattr(module, "FitSettings", LaterSettings)
     assert told() == before
+    spec = {"model": {"name": "two_tower"}, "training": LaterSettings().model_dump()}
+    assert len({name(spec), name(spec, momentum=0.5), name(spec, matmul_precision="high")}) == 3
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_an_old_bundle_loads(kind: type[Column], config: type[TwoTowerConfig], m
 def test_a_later_field_that_is_set_changes_the_fingerprint() -> None:
     plain = Schema((Column("age", Kind.DENSE),)).fingerprint
     assert Schema((LaterColumn("age", Kind.DENSE),)).fingerprint == plain
+    assert Schema((LaterColumn("age", Kind.DENSE),)).to_json() == Schema((Column("age", Kind.DENSE),)).to_json()
     assert Schema((LaterColumn("age", Kind.DENSE, unit="days"),)).fingerprint != plain
 
 
