@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
@@ -18,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from training.repeating import repeating
 
-HOST, PROCESS, OWNER, BEAT = "driver_host", "driver_process", "driver", "driver_seen"
+DRIVER, BEAT = "driver", "driver_seen"  # who: host, process and a sign of the taking, in one write; and that it lives
+_OLD_HOST, _OLD_PROCESS = "driver_host", "driver_process"  # where older versions wrote them one by one
 BEAT_S = 20.0
 STALE_S = 120.0  # a driver whose sign stood still for this long is dead
 SETTLE_S = 1.0  # longer than a storage takes to show one driver's sign to another
@@ -33,7 +35,7 @@ def claimed(storage: BaseStorage, trial_id: int) -> Iterator[Callable[[], bool]]
     signed = _sign(storage, trial_id)
 
     def is_ours() -> bool:
-        return bool(storage.get_trial(trial_id).user_attrs[OWNER] == signed)
+        return bool(storage.get_trial(trial_id).user_attrs[DRIVER] == signed)
 
     def beat() -> None:
         with suppress(Exception):  # a storage that is away for a moment; the next beat tells as much
@@ -54,18 +56,30 @@ def take_over(storage: BaseStorage, trial_id: int) -> bool:
         signed = _sign(storage, trial_id)
         time.sleep(SETTLE_S)
         trial = storage.get_trial(trial_id)
-        if trial.state == TrialState.RUNNING and trial.user_attrs[BEAT] == signed:
+        if trial.state == TrialState.RUNNING and trial.user_attrs[DRIVER] == signed:
             storage.set_trial_state_values(trial_id, TrialState.WAITING)
             return True
     return False
 
 
-def _sign(storage: BaseStorage, trial_id: int) -> str:
-    signed = uuid.uuid4().hex
-    signs = {HOST: socket.gethostname(), PROCESS: os.getpid(), OWNER: signed, BEAT: signed}
-    for name, value in signs.items():
-        storage.set_trial_user_attr(trial_id, name, value)
+def _sign(storage: BaseStorage, trial_id: int) -> dict[str, Any]:
+    """In one write: who reads between two would pair one driver's host with another's process."""
+    signed = {"host": socket.gethostname(), "process": os.getpid(), "sign": uuid.uuid4().hex}
+    storage.set_trial_user_attr(trial_id, DRIVER, signed)
     return signed
+
+
+def _driver(trial: FrozenTrial) -> tuple[object, int]:
+    """Host and process of a trial's driver."""
+    attributes = trial.user_attrs
+    if isinstance(signed := attributes.get(DRIVER), dict):
+        return signed["host"], int(signed["process"])
+    return attributes.get(_OLD_HOST), int(attributes.get(_OLD_PROCESS, 0))
+
+
+def _sign_of(trial: FrozenTrial) -> object:
+    """What changes while its driver lives, and where another takes it over."""
+    return trial.user_attrs.get(DRIVER), trial.user_attrs.get(BEAT)
 
 
 class Watch:
@@ -80,9 +94,10 @@ class Watch:
 
         Call it while this process runs no trial of the study.
         """
-        if trial.user_attrs.get(HOST) == socket.gethostname() and not _lives(int(trial.user_attrs.get(PROCESS, 0))):
+        host, process = _driver(trial)
+        if host == socket.gethostname() and not _lives(process):
             return True
-        sign, now = trial.user_attrs.get(BEAT), time.monotonic()
+        sign, now = _sign_of(trial), time.monotonic()
         self._first.setdefault(trial.number, sign)
         before, since = self._last.setdefault(trial.number, (sign, now))
         if before != sign:
@@ -91,7 +106,7 @@ class Watch:
 
     def undecided(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Running trials of which it has seen no sign of life yet, and not for long enough to call them dead."""
-        return [trial for trial in trials if self._first.get(trial.number) == trial.user_attrs.get(BEAT)]
+        return [trial for trial in trials if self._first.get(trial.number) == _sign_of(trial)]
 
 
 def _lives(process: int) -> bool:

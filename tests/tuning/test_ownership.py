@@ -31,8 +31,8 @@ def held(tmp_path: Path) -> tuple[BaseStorage, int]:
 
 def signed(held: tuple[BaseStorage, int], *, host: str | None = None, process: int = LIVING, sign: Any) -> FrozenTrial:
     storage, trial_id = held
-    storage.set_trial_user_attr(trial_id, "driver_host", host or socket.gethostname())
-    storage.set_trial_user_attr(trial_id, "driver_process", process)
+    driver = {"host": host or socket.gethostname(), "process": process, "sign": "s"}
+    storage.set_trial_user_attr(trial_id, "driver", driver)
     storage.set_trial_user_attr(trial_id, "driver_seen", sign)
     return storage.get_trial(trial_id)
 
@@ -40,6 +40,37 @@ def signed(held: tuple[BaseStorage, int], *, host: str | None = None, process: i
 def test_a_driver_that_is_gone_from_this_machine_is_dead_at_once(held: tuple[BaseStorage, int]) -> None:
     assert Watch().is_dead(signed(held, process=GONE, sign="a"))
     assert not Watch().is_dead(signed(held, process=LIVING, sign="a"))
+
+
+def test_a_driver_that_signed_as_older_versions_did_is_known(held: tuple[BaseStorage, int]) -> None:
+    storage, trial_id = held
+    values = {"driver_host": socket.gethostname(), "driver_process": GONE, "driver": "s", "driver_seen": "s"}
+    for name, value in values.items():
+        storage.set_trial_user_attr(trial_id, name, value)
+    assert Watch().is_dead(storage.get_trial(trial_id))
+    storage.set_trial_user_attr(trial_id, "driver_process", LIVING)
+    assert not Watch().is_dead(storage.get_trial(trial_id))
+
+
+def test_who_reads_while_a_driver_signs_sees_the_one_before_or_this_one_whole(
+    held: tuple[BaseStorage, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own host with the other's process would be a dead one."""
+    storage, trial_id = held
+    signed(held, host="elsewhere", process=GONE, sign="a")
+    real, seen = storage.set_trial_user_attr, list[bool]()
+
+    def write(*given: Any) -> None:
+        real(*given)
+        monkeypatch.setattr(ownership.os, "getpid", lambda: LIVING + 1)  # the reader is another process
+        seen.append(Watch().is_dead(storage.get_trial(trial_id)))
+        monkeypatch.undo()
+
+    monkeypatch.setattr(storage, "set_trial_user_attr", write)
+    with claimed(storage, trial_id):
+        pass
+    assert seen
+    assert not any(seen)
 
 
 def test_a_driver_elsewhere_is_judged_by_the_watchers_own_clock(
@@ -75,11 +106,11 @@ def test_the_heart_beats_on_after_a_beat_that_failed(
         real(trial, key, value)
 
     with claimed(storage, trial_id):
-        first = storage.get_trial(trial_id).user_attrs["driver_seen"]
+        first = storage.get_trial(trial_id).user_attrs.get("driver_seen")
         monkeypatch.setattr(storage, "set_trial_user_attr", fails_first)
         time.sleep(0.2)
     assert len(beats) > 1
-    assert storage.get_trial(trial_id).user_attrs["driver_seen"] != first
+    assert storage.get_trial(trial_id).user_attrs.get("driver_seen") != first
 
 
 def test_of_drivers_that_find_a_trial_dead_together_one_takes_it_over(
@@ -102,9 +133,10 @@ def test_a_driver_that_was_thought_dead_gives_no_sign_any_more(
         assert is_ours()
         assert take_over(storage, trial_id)
         assert not is_ours()
-        sign = storage.get_trial(trial_id).user_attrs["driver_seen"]
+        time.sleep(0.05)  # for a beat that was under way
+        sign = storage.get_trial(trial_id).user_attrs.get("driver_seen")
         time.sleep(0.1)
-        assert storage.get_trial(trial_id).user_attrs["driver_seen"] == sign
+        assert storage.get_trial(trial_id).user_attrs.get("driver_seen") == sign
 
 
 def test_a_trial_that_has_ended_is_not_taken_over(
