@@ -18,7 +18,13 @@ class ClusterError(Exception):
 
 
 class LaunchError(ClusterError):
-    """A rank failed to start, failed, or did not answer in time."""
+    """A rank failed to start, failed, or did not answer in time.
+
+    Attributes:
+        busy: whether a rank needed what another process has: later it may be free.
+    """
+
+    busy = False
 
 
 class RankLostError(LaunchError):

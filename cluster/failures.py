@@ -27,6 +27,7 @@ class Failure:
         noticed_only: it did nothing wrong but notice that another rank was gone.
         silent: it was still running when another rank gave up waiting.
         kind: `module:Class` of an error that the only rank raised on purpose.
+        busy: what the rank needed was another process's.
     """
 
     rank: int
@@ -35,20 +36,24 @@ class Failure:
     noticed_only: bool = False
     silent: bool = False
     kind: str = ""
+    busy: bool = False
 
     @classmethod
     def of_error(cls, rank: int, size: int, error: Mapping[str, Any]) -> Failure:
         """From what `cluster.rank.run_rank` gives for an error."""
         text = "\n".join(part for part in (error["message"], error["traceback"].rstrip()) if part)
+        busy = bool(error.get("busy"))
         if size == 1:
-            return cls(rank, text, lost=False, kind=error["kind"])
+            return cls(rank, text, lost=False, kind=error["kind"], busy=busy)
         lost_peer = bool(error["lost_peer"])
-        return cls(rank, f"rank {rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer)
+        return cls(rank, f"rank {rank} of {size} failed: {text}", lost=lost_peer, noticed_only=lost_peer, busy=busy)
 
     def as_error(self) -> Exception:
         """What the caller of the launch gets: of one rank its own error, of several always a LaunchError."""
         if not self.kind:
-            return (RankLostError if self.lost else LaunchError)(self.message)
+            launch_error = (RankLostError if self.lost else LaunchError)(self.message)
+            launch_error.busy = self.busy
+            return launch_error
         with suppress(Exception):  # it is local, or made of more than a message, which it may refuse in any way
             error = resolve(self.kind)(self.message)
             if isinstance(error, Exception) and str(error) == self.message:  # some say more than they are given

@@ -94,6 +94,7 @@ def run_rank(target: str, spec: dict[str, Any], joined: Callable[[], None]) -> d
                 "message": str(error) if known else f"{type(error).__name__}: {error}",
                 "traceback": "" if known else traceback.format_exc(),
                 "lost_peer": getattr(error, "lost_peer", False),
+                "busy": getattr(error, "busy", False),
             }
         }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,9 @@ from jobs.settings import Settings
 from jobs.tasks import TASKS
 from jobs.train import learn_spec
 from training.configs import CONFIGS, model_identity
-from training.errors import SettingsError
+from training.errors import CheckpointError, SettingsError
 from training.fit_settings import FREE, FitSettings
+from training.lock import only_writer
 from tuning.objective import LEARN, Pruning
 from tuning.space import Space, read_space
 from tuning.storage import is_local_file, masked
@@ -62,7 +64,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     say(f"tune: study '{plan.name}' in {masked(plan.storage)}, {plan.trials} trials; varied: {varied}")
 
     def ended(end: TrialEnd) -> None:
-        shutil.rmtree(_checkpoints(settings, plan.name, end.number), ignore_errors=True)
+        _remove(_checkpoints(settings, plan.name, end.number))
         _show_trial(end)
 
     run_study(plan, lambda job: _run_trial(settings, spec, job), ended, say)
@@ -170,6 +172,13 @@ def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> di
 def _checkpoints(settings: Settings, study: str, trial: int) -> Path:
     """Where a trial's checkpoints lie until it has ended; the same for a trial that goes on."""
     return Path(settings.run_dir) / "trials" / f"{study}-{trial}"
+
+
+def _remove(checkpoints: Path) -> None:
+    """Remove an ended trial's checkpoints, unless a rank of another driver's still writes there."""
+    if checkpoints.is_dir():
+        with suppress(CheckpointError), only_writer(checkpoints, lambda _: None):
+            shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _show_trial(end: TrialEnd) -> None:

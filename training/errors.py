@@ -9,6 +9,7 @@
     |   `-- TooManyBadRows   the quarantined share passed the limit in the settings
     |-- ArtefactError        a JSON file that Millrace wrote is missing, torn, changed, or not of its kind
     |-- CheckpointError      no usable checkpoint where one is needed
+    |   `-- LockHeldError    another process writes into the folder
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
     |   |-- NonFiniteError   the loss or the gradient was not finite too often
@@ -28,10 +29,12 @@ class MillraceError(Exception):
     Attributes:
         lost_peer: whether the cause lies with another rank: the launcher looks past such an error.
         together: whether all ranks raise it at the same point, so that they can still meet.
+        busy: whether another process has what this one needs: later it may be free.
     """
 
     lost_peer = False
     together = False
+    busy = False
 
 
 class SettingsError(MillraceError):
@@ -64,6 +67,12 @@ class ArtefactError(MillraceError):
 
 class CheckpointError(MillraceError):
     """No usable checkpoint where one is needed."""
+
+
+class LockHeldError(CheckpointError):
+    """Another process writes into the folder, and holds its lock."""
+
+    busy = True
 
 
 class BundleError(MillraceError):

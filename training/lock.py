@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.errors import CheckpointError
+from training.errors import CheckpointError, LockHeldError
 
 NAME = "writer.lock"
 WAIT_S = 10.0  # a rank that was killed may need a moment to go, and its lock goes with it
@@ -40,8 +40,8 @@ def only_writer(
         who: takes turns there, for the error.
 
     Raises:
-        CheckpointError: another process holds the lock, and did not let go within 10 s; or the folder is none to write
-            to.
+        LockHeldError: another process holds the lock, and did not let go within 10 s.
+        CheckpointError: the folder is none to write to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _take(path: Path, say: Callable[[str], None], what: str, who: str) -> int:
             holder = os.pread(handle, 1000, 0).decode(errors="replace")
             os.close(handle)
             if time.monotonic() > deadline:
-                raise CheckpointError(
+                raise LockHeldError(
                     f"one {who} at a time may write into {what} '{path.parent}'; its lock is held by "
                     f"{holder or 'an unknown process'}; wait for it, stop it, or choose another folder"
                 ) from None

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -88,6 +89,7 @@ class Watch:
     def __init__(self) -> None:
         self._first: dict[int, object] = {}
         self._last: dict[int, tuple[object, float]] = {}
+        self._put_off: Counter[int] = Counter()
 
     def is_dead(self, trial: FrozenTrial) -> bool:
         """Whether a running trial's driver is gone, as far as this watch can tell by now.
@@ -95,7 +97,8 @@ class Watch:
         Call it while this process runs no trial of the study.
         """
         host, process = _driver(trial)
-        if host == socket.gethostname() and not _lives(process):
+        ours = process == os.getpid() and trial.number in self._put_off
+        if host == socket.gethostname() and not ours and not _lives(process):
             return True
         sign, now = _sign_of(trial), time.monotonic()
         self._first.setdefault(trial.number, sign)
@@ -103,6 +106,13 @@ class Watch:
         if before != sign:
             self._last[trial.number] = (sign, now)
         return before == sign and now - since > STALE_S
+
+    def put_off(self, trial: FrozenTrial) -> int:
+        """Leave a trial that this driver has signed alone, as a dead one's, for `STALE_S`; how often it was by now."""
+        sign = _sign_of(trial)
+        self._first[trial.number], self._last[trial.number] = sign, (sign, time.monotonic())
+        self._put_off[trial.number] += 1
+        return self._put_off[trial.number]
 
     def undecided(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Running trials of which it has seen no sign of life yet, and not for long enough to call them dead."""

@@ -36,6 +36,7 @@ RANDOM_TRIALS = 5  # before TPE models the results: a trial is a training, so it
 GIVE_UP_AFTER = 3  # failures at a study's start before it stops: the cause lies with the set-up, not the parameters
 ERROR_CHARACTERS = 4_000
 LOOK_AGAIN_S = 5.0
+PUT_OFF_AT_MOST = 60  # times STALE_S; a trial's folder that another process holds for longer is a person's to look at
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,15 @@ def run_study(
         say: gets a line where it has to wait.
 
     Raises:
-        TuningError: see `open_study`; or the first trials all failed.
+        TuningError: see `open_study`; or the first trials all failed, or another process holds the folder of one
+            for two hours.
     """
     storage = open_storage(plan.storage)
     study = open_study(plan, storage)
     watch = Watch()
     failed = 0
     while _one_is_left(study, storage, plan, watch, say):
-        end = _run_one(study, storage, plan, run_trial, say)
+        end = _run_one(study, storage, plan, watch, run_trial, say)
         if end is None:
             continue
         progress(end)
@@ -159,13 +161,21 @@ def run_study(
 
 
 def _run_one(
-    study: optuna.Study, storage: BaseStorage, plan: StudyPlan, run_trial: RunTrial, say: Callable[[str], None]
+    study: optuna.Study,
+    storage: BaseStorage,
+    plan: StudyPlan,
+    watch: Watch,
+    run_trial: RunTrial,
+    say: Callable[[str], None],
 ) -> TrialEnd | None:
-    """Take the next trial, run it, and tell the study how it ended; None where another driver has taken it over."""
+    """Take the next trial, run it, and tell the study how it ended.
+
+    None where another driver has taken it over, or another process holds its folder: then it is put off.
+    """
     trial = study.ask()
     trial_id = trial_id_of(storage, plan.name, trial.number)
     started = time.perf_counter()
-    error = None
+    error, held = None, False
     with claimed(storage, trial_id) as is_ours:
         study.sampler = _sampler(study, trial, plan)
         overrides = plan.space.suggest(trial)
@@ -177,18 +187,37 @@ def _run_one(
                 if getattr(problem, "asked_to_end", False):
                     raise  # this driver ends; the trial goes on with the next one
                 error = f"{type(problem).__name__}: {problem}"[:ERROR_CHARACTERS]
+                held = bool(getattr(problem, "busy", False))
         try:
-            if is_ours():
+            if not held and is_ours():
                 trial.set_user_attr(SECONDS, time.perf_counter() - started)
                 return _tell(study, trial, storage.get_trial(trial_id), plan, error)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's words for a trial that has ended, or is queued again
             if is_ours():
                 raise
+    if held and is_ours():  # by now it has no heartbeat
+        _put_off(plan, watch, storage.get_trial(trial_id), error, say)
+        return None
     say(
         f"study '{plan.name}': trial {trial.number} was taken over by another driver, which saw no sign of this one "
         f"for {STALE_S:.0f} s; what came of it here is left out{'' if error is None else f' ({error})'}"
     )
     return None
+
+
+def _put_off(plan: StudyPlan, watch: Watch, trial: FrozenTrial, why: str | None, say: Callable[[str], None]) -> None:
+    """Leave a trial to be taken over later: the ranks of a driver that was cut off or stopped may still train it.
+
+    Raises:
+        TuningError: it was put off too often.
+    """
+    if watch.put_off(trial) >= PUT_OFF_AT_MOST:
+        raise TuningError(
+            f"study '{plan.name}': trial {trial.number} must have its folder to itself, and another process held it "
+            f"all {PUT_OFF_AT_MOST} times that it was to start here: {why}; end that process and run this again; the "
+            "trial goes on"
+        )
+    say(f"study '{plan.name}': trial {trial.number} is put off for {STALE_S:.0f} s: {why}")
 
 
 def _tell(study: optuna.Study, trial: Trial, left: FrozenTrial, plan: StudyPlan, error: str | None) -> TrialEnd:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from training.errors import DataError
+from training.errors import DataError, LockHeldError
 from training.world import World
 
 
@@ -124,6 +124,10 @@ class RowError(DataError):
 
 def fail_oddly(spec: dict[str, Any], world: World) -> dict[str, Any]:
     raise OddError(1, 2)
+
+
+def find_the_folder_held(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    raise LockHeldError("one training at a time may write here")
 
 
 def not_json(spec: dict[str, Any], world: World) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cluster import supervision
 from cluster.errors import LaunchError, RankLostError
 from cluster.failures import Failure
 from cluster.launch import launch
+from cluster.rank import run_rank
 from cluster.sizes import table_bytes, threads_per_rank
 from tests.cluster import targets
 from training.errors import DataError
@@ -60,6 +61,14 @@ def test_an_error_that_is_not_made_of_its_own_message_keeps_its_words(error: Exc
     told = {"kind": kind, "message": str(error), "traceback": "", "lost_peer": False}
     caught = Failure.of_error(0, 1, told).as_error()
     assert (type(caught), str(caught)) == (LaunchError, f"{kind}: {error}")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_another_process_has_is_told_from_what_fails(ranks: int) -> None:
+    error = run_rank(f"{HERE}:find_the_folder_held", {}, lambda: None)["error"]
+    caught = Failure.of_error(0, ranks, error).as_error()
+    assert getattr(caught, "busy", False)
+    assert not getattr(Failure.of_error(0, ranks, {**error, "busy": False, "kind": ""}).as_error(), "busy", True)
 
 
 def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:

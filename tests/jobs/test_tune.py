@@ -18,6 +18,7 @@ from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
 from jobs.tasks.recommend import VALIDATION_KS
 from tests.tuning import toy
+from training import lock
 from training.batch import Ragged
 from training.errors import DataError, SettingsError, TuningError
 from training.metrics import ranking_metrics
@@ -151,3 +152,16 @@ def test_ranks_elsewhere_cannot_reach_a_file_here(settings: Settings, tmp_path: 
     away = load_settings(None, flags(tmp_path, "training.launcher=barrier", "tuning.storage=''"))
     with pytest.raises(SettingsError, match=r"tuning\.storage is 'sqlite:.*study\.db', .* training\.launcher=barrier"):
         tune.run(away)
+
+
+def test_checkpoints_are_not_removed_under_another_drivers_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    with lock.only_writer(tmp_path / "trial", print):
+        (tmp_path / "trial" / "step-1").touch()
+        tune._remove(tmp_path / "trial")
+        assert (tmp_path / "trial" / "step-1").exists()
+    tune._remove(tmp_path / "trial")
+    tune._remove(tmp_path / "trial")
+    assert not (tmp_path / "trial").exists()

@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning import toy
+from training import lock
 from training.errors import TuningError
+from training.lock import only_writer
 from training.world import World
 from tuning import ownership, study
 from tuning.objective import Pruning, learn_trial, trial_id_of
@@ -162,6 +165,67 @@ def test_a_driver_that_was_thought_dead_tells_nothing(
     assert [end.number for end in ends] == ([1] if ended else [0, 1])
     assert summarise(plan)["counts"] == {"complete": 2}
     assert (summarise(plan)["trials"][0]["value"] == 7.0) is ended
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StudyPlan, Callable[[], None]]]:
+    """A study of two trials, the first under way with a driver that is stopped: its ranks train on, until let go."""
+    for module, name, value in (
+        (ownership, "STALE_S", 0.3),
+        (study, "STALE_S", 0.3),
+        (ownership, "SETTLE_S", 0.0),
+        (study, "LOOK_AGAIN_S", 0.05),
+        (lock, "WAIT_S", 0.1),
+    ):
+        monkeypatch.setattr(module, name, value)
+    plan = toy.plan(tmp_path, trials=2)
+    storage = open_storage(plan.storage)
+    trial_id = trial_id_of(storage, plan.name, open_study(plan, storage).ask().number)
+    storage.set_trial_user_attr(trial_id, "driver", {"host": "elsewhere", "process": 1, "sign": "a"})
+    with ExitStack() as held:
+        held.enter_context(only_writer(tmp_path / "0", print))
+        yield plan, held.close
+
+
+def writing(folder: Path) -> Callable[[TrialJob], Mapping[str, Any]]:
+    """Run a trial as its rank 0 does, which locks its folder."""
+
+    def run_trial(job: TrialJob) -> Mapping[str, Any]:
+        with only_writer(folder / str(job.number), print):
+            return in_process(folder)(job)
+
+    return run_trial
+
+
+def test_a_trial_whose_ranks_still_train_for_a_driver_that_was_stopped_is_put_off(
+    stopped: tuple[StudyPlan, Callable[[], None]], tmp_path: Path
+) -> None:
+    """The second trial is run meanwhile; the first is neither failed nor lost."""
+    (plan, let_go), ends, said = stopped, list[TrialEnd](), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if sum("is put off" in line for line in said) == 2:
+            let_go()
+
+    run_study(plan, writing(tmp_path), ends.append, say)
+    assert [(end.number, end.state) for end in ends] == [(1, "complete"), (0, "complete")]
+    put_off = [line for line in said if "is put off" in line]
+    assert len(put_off) == 2
+    assert "study 'toy': trial 0 is put off for 0 s: LockHeldError: one training at a time" in put_off[0]
+
+
+def test_a_folder_that_is_held_for_ever_ends_the_driver_and_not_the_trial(
+    stopped: tuple[StudyPlan, Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "PUT_OFF_AT_MOST", 2)
+    plan, let_go = stopped
+    words = r"trial 0 must have its folder to itself, and another process held it all 2 times .*its lock is held by"
+    with pytest.raises(TuningError, match=words):
+        run_study(plan, writing(tmp_path), lambda _: None, lambda _: None)
+    let_go()
+    run_study(plan, writing(tmp_path), lambda _: None, lambda _: None)
+    assert summarise(plan)["counts"] == {"complete": 2}
 
 
 def test_a_study_whose_first_trials_all_fail_stops_and_goes_on_when_the_cause_is_gone(tmp_path: Path) -> None:
