@@ -26,7 +26,7 @@ from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
-from training.bundle import load_bundle
+from training.bundle import clear_remnants, load_bundle
 from training.configs import model_identity
 from training.delta_log import open_log
 from training.errors import BundleError, SettingsError
@@ -85,6 +85,7 @@ def _train(settings: Settings, tuned: dict[str, Any] | None, timeline: Path | No
         "observe": observation(settings, identity),
         "provenance": provenance(settings, spec) | ({} if tuned is None else {"tuned": tuned}),
     }
+    clear_remnants(run_dir / "bundles")  # no other training writes there while the lock is held
     say(f"train: {settings.training.ranks} rank(s), {settings.training.epochs} epoch(s), {_named(spec)}")
     summary = start(settings, spec, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
     if timeline is not None:

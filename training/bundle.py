@@ -35,6 +35,7 @@ from training.schema import Schema
 FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
 _NAMED = ("model", "config", "schema", "settings", "metrics", "weights")  # what the name is a hash of
 _JSON, _WEIGHTS = "bundle.json", "weights.safetensors"
+_PARTIAL = ".partial-"  # being written, or replaced
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def write_bundle(
     """
     root = Path(directory)
     root.mkdir(parents=True, exist_ok=True)
-    scratch = root / f".partial-{uuid.uuid4().hex[:12]}"
+    scratch = root / f"{_PARTIAL}{uuid.uuid4().hex[:12]}"
     scratch.mkdir()
     try:
         written = write_tensors(scratch / _WEIGHTS, tensors)
@@ -167,6 +168,12 @@ def write_bundle(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _open(target)
+
+
+def clear_remnants(directory: Path | str) -> None:
+    """Remove what writers left that were killed; for whoever knows that no other writes there now."""
+    for rest in list(Path(directory).glob(f"{_PARTIAL}*")):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def load_bundle(path: Path | str) -> Bundle:

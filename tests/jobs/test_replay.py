@@ -90,6 +90,14 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
+def test_a_training_removes_what_killed_ones_left_beside_the_bundles(trained: Settings) -> None:
+    bundle = train.latest_bundle(trained.run_dir)
+    left = bundle.with_name(".partial-0123456789ab-replaced")
+    bundle.rename(left)
+    assert train.run(trained)["bundle"] == bundle.name
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
 def examples_of(settings: Settings) -> DeltaTable:
     return DeltaTable(f"{settings.tables.root}/examples")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from training import bundle as bundles
 from training import files, models
 from training.batch import Batch
-from training.bundle import Bundle, load_bundle, write_bundle
+from training.bundle import Bundle, clear_remnants, load_bundle, write_bundle
 from training.configs import ModelConfig
 from training.errors import BundleError
 from training.json_files import write_json
@@ -137,6 +138,26 @@ def test_a_torn_one_is_written_anew(tmp_path: Path) -> None:
     assert _write(tmp_path).path == bundle.path
     assert load_bundle(bundle.path).tensor("items.weight")[2].tolist() == [6.0, 7.0, 8.0]
     assert [path.name for path in tmp_path.iterdir()] == [bundle.name]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One was killed between the two names: neither the torn bundle nor the new one has it."""
+
+    def killed(scratch: Path, target: Path, aside: Path) -> None:
+        target.rename(aside)
+        raise SystemExit
+
+    bundle, kept = _write(tmp_path), _write(tmp_path, config={"width": 4})
+    (bundle.path / "weights.safetensors").write_bytes(b"torn")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patched.setattr(bundles, "replace_folder", killed)
+        with pytest.raises(SystemExit):
+            _write(tmp_path)
+    assert len(list(tmp_path.glob(".partial-*"))) == 2
+    clear_remnants(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    clear_remnants(tmp_path / "none")
 
 
 def test_a_bundle_is_not_read_again_when_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
