@@ -1,7 +1,8 @@
 """What must be equal for a checkpoint, a finished training or a study to be gone on with.
 
 The fields that a class of settings began with always count, later ones only where they are not their default: so what
-an older version wrote, which did not know them, is still the same.
+an older version wrote, which did not know them, is still the same. But a later field that carries a search range joins
+a study's space; a study that was begun without it goes on where `tuning.space` holds it, as its refusal says.
 """
 
 from __future__ import annotations

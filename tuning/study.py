@@ -30,6 +30,7 @@ from tuning.space import Space
 from tuning.storage import masked, open_storage
 
 FINGERPRINT = "fingerprint"
+RANGE = "range of "  # in front of a parameter's name, in a fingerprint
 ERROR, IS_START, SECONDS = "error", "is_start", "seconds"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RANDOM_TRIALS = 5  # before TPE models the results: a trial is a training, so it starts sooner than Optuna's ten
@@ -66,7 +67,7 @@ class StudyPlan:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change between the trials of a study, by the names that a person knows."""
-        ranges = {f"range of {name}": spec for name, spec in self.space.to_json().items()}
+        ranges = {f"{RANGE}{name}": spec for name, spec in self.space.to_json().items()}
         whole = {**self.fixed, **ranges, "metric": self.metric, "epochs of a trial": self.pruning.epochs}
         decoded: dict[str, Any] = json.loads(json.dumps(whole))
         return decoded
@@ -110,16 +111,26 @@ def open_study(plan: StudyPlan, storage: BaseStorage) -> optuna.Study:
     if held is None:
         study.set_user_attr(FINGERPRINT, wanted)
     elif held != wanted:
-        changes = [
-            f"  - {key}: was {json.dumps(held.get(key))}, is now {json.dumps(wanted.get(key))}"
-            for key in sorted(held.keys() | wanted.keys())
-            if held.get(key) != wanted.get(key)
-        ]
         raise TuningError(
             f"study '{plan.name}' in {masked(plan.storage)} compares trials of one data version, space and metric, and "
-            "these changed:\n" + "\n".join(changes) + "\nStart another with tuning.study=NAME, or restore what changed"
+            f"these changed:\n{_changes(held, wanted)}\n"
+            "Start another with tuning.study=NAME, or restore what changed"
         )
     return study
+
+
+def _changes(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What differs between two fingerprints, a line each, and what leaves out a range that a study was begun without.
+
+    A newer version may bring one, with a field; the field's default is what the study has had all along.
+    """
+    lines = []
+    for key in sorted(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key)):
+        line = f"  - {key}: was {json.dumps(held.get(key))}, is now {json.dumps(wanted.get(key))}"
+        if key.startswith(RANGE) and key not in held:
+            line += f"; '{key.removeprefix(RANGE)}: null' in tuning.space holds it at its configured value"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def run_study(

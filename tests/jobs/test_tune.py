@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import Field
 
 from cluster.launch import launch
 from cluster.rank import run_function
@@ -20,6 +21,7 @@ from jobs.tasks.recommend import VALIDATION_KS
 from tests.tuning import toy
 from training import lock
 from training.batch import Ragged
+from training.configs import CONFIGS, TwoTowerConfig, choices
 from training.errors import DataError, SettingsError, TuningError
 from training.metrics import ranking_metrics
 from training.record import Event
@@ -130,6 +132,26 @@ def test_another_version_of_the_table_is_another_study(settings: Settings, monke
     monkeypatch.setitem(SPEC["tables"], "examples", {"uri": "somewhere/examples", "version": 4, "splits": ["train"]})
     with pytest.raises(TuningError, match=r"table examples: was .*version 3, train\", is now .*version 4"):
         tune.run(settings)
+
+
+def test_a_study_goes_on_without_a_field_that_a_newer_version_varies(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later(TwoTowerConfig):
+        heads: int = Field(1, ge=1, json_schema_extra=choices(1, 2))
+
+    before = flags(tmp_path, "tuning.trials=1")
+    tune.run(load_settings(None, before))
+    monkeypatch.setitem(CONFIGS, "two_tower", Later)
+    with pytest.raises(
+        TuningError, match=r"range of model\.heads: was null, .*; 'model\.heads: null' in tuning\.space"
+    ):
+        tune.run(load_settings(None, before))
+    held = flags(tmp_path, "tuning.trials=2")  # holds all that it does not name
+    assert '"model.heads": null' in str(held)
+    assert tune.run(load_settings(None, held))["counts"] == {"complete": 2}
+    with pytest.raises(TuningError, match=r"model\.heads: was null, is now 2"):
+        tune.run(load_settings(None, [*held, "model.heads=2"]))
 
 
 def test_no_trials_asked_for(settings: Settings, tmp_path: Path) -> None:
