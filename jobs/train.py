@@ -29,7 +29,7 @@ from jobs.tuned import with_best
 from training.bundle import clear_remnants, load_bundle
 from training.configs import model_identity
 from training.delta_log import open_log
-from training.errors import BundleError, SettingsError
+from training.errors import BundleError, SettingsError, UnreadableError
 from training.fit_settings import FitSettings
 from training.lock import only_writer
 from training.observers import refuse_password
@@ -59,6 +59,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
             training.tuned and nothing to take.
         CheckpointError: another training is under way in the run folder.
+        UnreadableError: the bundle of this training cannot be read just now.
     """
     settings, tuned = with_best(settings)
     _refuse_to_choose_on_the_test(settings)
@@ -237,12 +238,17 @@ def _finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str
     """The summary of a finished training of the same identity and end, if its bundle is still whole.
 
     One that is damaged is written again: from the checkpoint, or by training anew where that is gone.
+
+    Raises:
+        UnreadableError: its disk does not give it just now; it may be whole.
     """
     latest = read_json(run_dir, LATEST)
     if latest is None or latest["identity"] != identity or latest.get("ends") != _ends(spec):
         return None
     try:
         load_bundle(latest_bundle(str(run_dir)))
+    except UnreadableError:
+        raise
     except BundleError as error:
         warn(f"train: makes the bundle again: {error}")
         return None

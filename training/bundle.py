@@ -25,10 +25,10 @@ from torch import Tensor
 
 from training import models
 from training.configs import carried_config
-from training.errors import ArtefactError, BundleError, SchemaError
+from training.errors import ArtefactError, BundleError, SchemaError, UnreadableError
 from training.files import Streamed, Written, damage, replace_folder, write_tensors
 from training.fit_settings import FitSettings
-from training.json_files import CHECKSUM, read_json, write_json
+from training.json_files import CHECKSUM, parse_json, write_json
 from training.models.base import Model
 from training.schema import Schema
 
@@ -181,10 +181,14 @@ def load_bundle(path: Path | str) -> Bundle:
 
     Raises:
         BundleError: the folder is no bundle, is torn, was changed or renamed, or is of another format.
+        UnreadableError: its files are there and cannot be read.
     """
     folder = Path(path)
     bundle = _open(folder)
-    found = damage(folder / _WEIGHTS, _read(folder).weights)
+    try:
+        found = damage(folder / _WEIGHTS, _read(folder).weights)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     if found:
         raise BundleError(f"bundle '{folder}' is torn: {found}; copy or train it again")
     return bundle
@@ -237,17 +241,23 @@ def _open(folder: Path) -> Bundle:
 
 def _read(folder: Path) -> _Content:
     path = folder / _JSON
-    if not path.is_file():
-        raise BundleError(f"a bundle is a folder with {_JSON}; '{folder}' has none; name one that train wrote")
     try:
-        held = read_json(path, _Format).format
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise BundleError(
+            f"a bundle is a folder with {_JSON}; '{folder}' has none; name one that train wrote"
+        ) from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    try:
+        held = parse_json(data, _Format, f"'{path}'").format
         if held not in (1, FORMAT):
             raise BundleError(
                 f"bundle '{folder}' must have format {FORMAT}, or 1; it has {held!r}; "
                 "load it with the version of Millrace that wrote it"
             )
-        content = read_json(path, _Content)
-        name = _name(read_json(path, dict[str, Any]))
+        content = parse_json(data, _Content, f"'{path}'")
+        name = _name(parse_json(data, dict[str, Any], f"'{path}'"))
     except ArtefactError as error:
         raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
     if content.format == FORMAT and content.checksum is None:
@@ -260,6 +270,14 @@ def _read(folder: Path) -> _Content:
     return content
 
 
+def _unreadable(folder: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"the files of bundle '{folder}' must be readable; they are there and are not: {error.strerror or error}. See "
+        "that the disk or file system answers and that this process may read there; where what it held is lost, remove "
+        "the folder and train again"
+    )
+
+
 def _name(content: Mapping[str, Any]) -> str:
     """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
     named = content if content["format"] == 1 else {key: content[key] for key in _NAMED}
@@ -269,5 +287,7 @@ def _name(content: Mapping[str, Any]) -> str:
 def _whole(folder: Path) -> Bundle | None:
     try:
         return load_bundle(folder)
+    except UnreadableError:
+        raise
     except BundleError:  # torn: it is written anew
         return None

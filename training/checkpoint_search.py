@@ -86,7 +86,7 @@ class Search:
         mine += [TENSORS_FILE] if rank == 0 else []
         found = self.world.on_each(
             "checking a checkpoint's files",
-            lambda: next(filter(None, (damage(folder / name, files[name]) for name in mine)), None),
+            lambda: next(filter(None, (_damage(folder / name, files[name]) for name in mine)), None),
         )
         if any(found):
             raise _DamagedError(next(filter(None, found)))
@@ -114,6 +114,14 @@ class Search:
 
 class _DamagedError(Exception):
     """A checkpoint is not whole."""
+
+
+def _damage(path: Path, written: Written) -> str | None:
+    """What is wrong with a file; a disk that does not give its sectors back is no better than a torn file here."""
+    try:
+        return damage(path, written)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror or error}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@
     |-- CheckpointError      no usable checkpoint where one is needed
     |   `-- LockHeldError    another process writes into the folder
     |-- BundleError          a bundle is torn, of another schema, or of another format
+    |   `-- UnreadableError  its disk or file system does not give it just now: nothing says that it is damaged
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
     |   |-- NonFiniteError   the loss or the gradient was not finite too often
     |   |-- PeerLostError    another rank is gone, or did not come in time
@@ -77,6 +78,10 @@ class LockHeldError(CheckpointError):
 
 class BundleError(MillraceError):
     """A bundle is torn, of another schema, or of another format."""
+
+
+class UnreadableError(BundleError):
+    """A bundle's disk or file system does not give it just now; it may be whole."""
 
 
 class TrainingError(MillraceError):

@@ -96,15 +96,19 @@ def sha256(path: Path) -> str:
 
 
 def damage(path: Path, expected: Written) -> str | None:
-    """What is wrong with a file, or None where it is as it was written."""
+    """What is wrong with a file, or None where it is as it was written.
+
+    Raises:
+        OSError: it is there and cannot be read; it may be whole.
+    """
     try:
         size = path.stat().st_size
         if size != expected.bytes:
             return f"{path.name} has {size} bytes instead of {expected.bytes}"
         if sha256(path) != expected.sha256:
             return f"{path.name} does not have the SHA-256 that was recorded when it was written"
-    except OSError as error:  # missing, or a disk that does not give its sectors back
-        return f"{path.name} cannot be read: {error.strerror or error}"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return f"{path.name} cannot be read: {error.strerror}"
     return None
 
 

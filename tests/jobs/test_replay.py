@@ -21,7 +21,7 @@ from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
 from training.bundle import load_bundle, write_bundle
-from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError
+from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError, UnreadableError
 from training.lock import only_writer
 from training.schema import Schema
 from training.snapshot import open_snapshot
@@ -96,6 +96,18 @@ def test_a_training_removes_what_killed_ones_left_beside_the_bundles(trained: Se
     bundle.rename(left)
     assert train.run(trained)["bundle"] == bundle.name
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_a_bundle_that_cannot_be_read_just_now_is_not_made_again(
+    trained: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("training.files.sha256", lost)
+    monkeypatch.setattr(train, "start", lambda *_, **__: pytest.fail("it trained again"))
+    with pytest.raises(UnreadableError, match=r"must be readable; .*: Input/output error\. See that the disk"):
+        train.run(trained)
 
 
 def examples_of(settings: Settings) -> DeltaTable:

@@ -16,7 +16,7 @@ from training import files, models
 from training.batch import Batch
 from training.bundle import Bundle, clear_remnants, load_bundle, write_bundle
 from training.configs import ModelConfig
-from training.errors import BundleError
+from training.errors import BundleError, UnreadableError
 from training.json_files import write_json
 from training.models.base import Model
 from training.schema import Column, Kind, Schema
@@ -189,6 +189,30 @@ def test_a_torn_one_is_refused(tmp_path: Path) -> None:
         (bundle.path / "bundle.json").write_text(text)
         with pytest.raises(BundleError, match=r"is torn: '.*bundle.json' must be JSON as Millrace writes it; .*again"):
             load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+def test_one_that_cannot_be_read_just_now_is_not_called_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file handle that a network file system has lost; nothing is written in its place."""
+    bundle = _write(tmp_path)
+    opened, written = Path.open, (bundle.path / "bundle.json").stat()
+
+    def stale(path: Path, *how: Any, **more: Any) -> Any:
+        if path == bundle.path / name:
+            raise OSError(116, "Stale file handle", str(path))
+        return opened(path, *how, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", stale)
+        for what in (lambda: load_bundle(bundle.path), lambda: _write(tmp_path)):
+            with pytest.raises(
+                UnreadableError, match=rf"bundle '{bundle.path}' must be readable; .*Stale .*remove the"
+            ):
+                what()
+    assert load_bundle(bundle.path).name == bundle.name
+    assert (bundle.path / "bundle.json").stat() == written
 
 
 def _edit(path: Path, seal: bool = True, **changes: Any) -> None:

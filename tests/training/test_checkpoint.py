@@ -16,6 +16,7 @@ import torch
 from training import json_files
 from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError
+from training.files import sha256
 from training.lock import only_writer
 from training.progress import Progress
 from training.record import RECORD, Event, Record, read_record
@@ -289,6 +290,20 @@ def test_a_damaged_one_is_passed_over_aloud(tmp_path: Path, file: str, damage: A
     assert len(said) == 1
     assert "step-000000002' is damaged" in said[0]
     assert words in said[0]
+
+
+def test_one_that_a_disk_does_not_give_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _saved(tmp_path, 1, 2)
+
+    def lost(path: Path) -> str:
+        if path.parent.name == "step-000000002":
+            raise OSError(5, "Input/output error", str(path))
+        return sha256(path)
+
+    monkeypatch.setattr("training.files.sha256", lost)
+    said: list[str] = []
+    assert _latest(tmp_path, said) == 1
+    assert "is damaged (tensors.safetensors cannot be read: Input/output error)" in said[0]
 
 
 def test_one_under_anothers_name_is_passed_over(tmp_path: Path) -> None:
