@@ -26,7 +26,7 @@ from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
-from training.bundle import clear_remnants, load_bundle
+from training.bundle import clear_remnants, load_bundle, provenance_of
 from training.configs import model_identity
 from training.delta_log import open_log
 from training.errors import BundleError, SettingsError, UnreadableError
@@ -84,6 +84,7 @@ def _train(settings: Settings, tuned: dict[str, Any] | None, timeline: Path | No
         "checkpoint_dir": str(checkpoints),
         "bundle_dir": str(run_dir / "bundles"),
         "observe": observation(settings, identity),
+        "first_made": _first_made(run_dir, identity),
         "provenance": provenance(settings, spec) | ({} if tuned is None else {"tuned": tuned}),
     }
     clear_remnants(run_dir / "bundles")  # no other training writes there while the lock is held
@@ -161,6 +162,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "observe": {},
         "checkpoint_dir": None,
         "bundle_dir": None,
+        "first_made": None,
         "provenance": {},
     }
 
@@ -254,6 +256,15 @@ def _finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str
         return None
     summary: dict[str, Any] = latest["summary"]
     return summary
+
+
+def _first_made(run_dir: Path, identity: str) -> dict[str, Any] | None:
+    """Steps and provenance of this training's bundle: one that is made again without a step more keeps them."""
+    latest = read_json(run_dir, LATEST)
+    if latest is None or latest["identity"] != identity:
+        return None
+    made = provenance_of(latest_bundle(str(run_dir)))
+    return None if made is None else {"steps": latest["summary"]["steps"], "provenance": made}
 
 
 def _start_afresh_for_fewer_epochs(run_dir: Path, identity: str, epochs: int) -> None:

@@ -176,6 +176,20 @@ def clear_remnants(directory: Path | str) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
+def provenance_of(path: Path | str) -> dict[str, Any] | None:
+    """Where a bundle came from, also where its weights are damaged; None where bundle.json is, or is not there.
+
+    Raises:
+        UnreadableError: bundle.json is there and cannot be read.
+    """
+    try:
+        return _open(Path(path)).provenance
+    except UnreadableError:
+        raise
+    except BundleError:
+        return None
+
+
 def load_bundle(path: Path | str) -> Bundle:
     """Open a bundle; reads its weights once to check them.
 

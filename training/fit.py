@@ -64,6 +64,7 @@ class FitResult:
         history: one dict an epoch: epoch, step, loss and the validation's metrics.
         best: the entry of `history` that the metric names best; the last where the best one's checkpoint was damaged.
         skipped: steps left out because something in them was not finite.
+        resumed_at: the step of the checkpoint that this call went on from; 0 without one.
     """
 
     steps: int
@@ -72,6 +73,7 @@ class FitResult:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    resumed_at: int = 0
 
 
 def fit(
@@ -142,11 +144,12 @@ def _fit(
     optimizers = build_optimizers(model, settings)
     synchroniser, buffers = Synchroniser(model, world, settings.compression), Buffers(model, world)
     progress = resume(model, optimizers, saver, world)
+    resumed_at = progress.step
     check_epochs(progress, settings, saver)
     synchroniser.load(progress.exchange)
     if progress.loader is not None:
         loader.load_state_dict(progress.loader)
-    record = Record(folder, resumed_at=progress.step, say=telling.warn) if folder else None
+    record = Record(folder, resumed_at=resumed_at, say=telling.warn) if folder else None
     telling.open_record(record, progress)
     steps_per_epoch = -(-loader.steps_per_epoch // settings.accumulate)
     steps_in_all = steps_per_epoch * settings.epochs
@@ -223,8 +226,15 @@ def _fit(
     if validate and progress.best["epoch"] != progress.history[-1]["epoch"]:
         restore_best(model, best_weights, progress, saver, world, telling.warn)
     telling("end", progress, f"{progress.epoch} epochs, {progress.step} steps, loss {progress.history[-1]['loss']:.6g}")
-    final_loss = progress.history[-1]["loss"]
-    return FitResult(progress.step, progress.epoch, final_loss, progress.history, progress.best, progress.skipped)
+    return FitResult(
+        progress.step,
+        progress.epoch,
+        progress.history[-1]["loss"],
+        progress.history,
+        progress.best,
+        progress.skipped,
+        resumed_at,
+    )
 
 
 def _add_gradients(

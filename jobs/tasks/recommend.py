@@ -154,11 +154,22 @@ def _write(
         config={key: value for key, value in spec["model"].items() if key != "name"},
         schema=columns,
         tensors=state,
-        provenance={**spec["provenance"], **made},
+        provenance=_provenance(spec, made, result),
         settings=spec["training"],
         metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
     )
     return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
+
+
+def _provenance(spec: Mapping[str, Any], made: Mapping[str, Any], result: FitResult) -> dict[str, Any]:
+    """Where the bundle comes from: this run, or, where it found all steps done, what the bundle of these steps said.
+
+    `trained` names the steps that this run did itself, and that its settings, threads and versions therefore speak for.
+    """
+    first = spec["first_made"]
+    if first is not None and result.resumed_at == result.steps == first["steps"]:
+        return dict(first["provenance"])
+    return {**spec["provenance"], **made, "trained": {"after_step": result.resumed_at, "to_step": result.steps}}
 
 
 def _place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from training import configs
 from training.bundle import load_bundle, write_bundle
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
-from training.fit import FitSettings
+from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
 from training.record import read_record
 from training.schema import Column, Kind, Schema
@@ -105,23 +105,49 @@ def test_what_is_finished_is_not_run_twice(spark: SparkSession, tmp_path: Path, 
     assert train.run(settings) == summary | {"up_to_date": True}
 
 
-@pytest.mark.parametrize("damage", ["torn", "gone"])
+@pytest.mark.parametrize("damage", ["torn", "gone", "no checkpoint"])
 def test_a_damaged_bundle_is_made_again(
     trained: tuple[Settings, dict[str, Any]], capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
+    """Its record speaks of the training that made it, whoever makes it again; or says that this run trained nothing."""
     settings, summary = trained
+    steps, ranks = summary["steps"], 1
+    if damage == "no checkpoint":
+        ranks = 2  # as many as then, for the same bits
+        shutil.rmtree(Path(settings.run_dir) / "checkpoints")
+    today = {"ranks": ranks, "restarts": 5, "timeline": False}
     weights = Path(summary["bundle_path"]) / "weights.safetensors"
-    before = weights.read_bytes()
-    if damage == "torn":
-        weights.write_bytes(before[:-1])
-    else:
+    before, made = weights.read_bytes(), load_bundle(weights.parent).provenance
+    if damage == "gone":
         shutil.rmtree(weights.parent)
-    again = train.run(settings)
+    else:
+        weights.write_bytes(before[:-1])
+    again = train.run(settings.model_copy(update={"training": settings.training.model_copy(update=today)}))
+    now = load_bundle(weights.parent).provenance
+    if damage == "torn":
+        assert now == made
+    else:
+        after = steps if damage == "gone" else 0
+        assert now["trained"] == {"after_step": after, "to_step": steps}
+        assert now["settings"]["training"]["restarts"] == 5
     assert "makes the bundle again" in "".join(capsys.readouterr())
     assert again["bundle"] == summary["bundle"]
     assert "up_to_date" not in again
     assert weights.read_bytes() == before
     assert train.run(settings)["up_to_date"]
+
+
+def test_a_record_is_kept_only_for_the_steps_that_it_speaks_of() -> None:
+    first = {"steps": 4, "provenance": {"ranks": 2}}
+    spec = {"provenance": {"ranks": 1}, "first_made": first}
+
+    def told(steps: int, resumed_at: int, **changes: Any) -> dict[str, Any]:
+        return recommend._provenance(spec | changes, {"threads": 3}, FitResult(steps, 1, 0.5, resumed_at=resumed_at))
+
+    assert told(4, 4) == {"ranks": 2}
+    for steps, resumed_at, more in ((8, 4, {}), (8, 8, {}), (4, 4, {"first_made": None}), (4, 0, {})):
+        trained = {"after_step": resumed_at, "to_step": steps}
+        assert told(steps, resumed_at, **more) == {"ranks": 1, "threads": 3, "trained": trained}
 
 
 def test_more_epochs_go_on_at_any_number_of_ranks_and_fewer_start_afresh(spark: SparkSession, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from training import bundle as bundles
 from training import files, models
 from training.batch import Batch
-from training.bundle import Bundle, clear_remnants, load_bundle, write_bundle
+from training.bundle import Bundle, clear_remnants, load_bundle, provenance_of, write_bundle
 from training.configs import ModelConfig
 from training.errors import BundleError, UnreadableError
 from training.json_files import write_json
@@ -204,15 +204,26 @@ def test_one_that_cannot_be_read_just_now_is_not_called_torn(
             raise OSError(116, "Stale file handle", str(path))
         return opened(path, *how, **more)
 
+    reads = [lambda: load_bundle(bundle.path), lambda: _write(tmp_path)]
+    reads += [lambda: provenance_of(bundle.path)] if name == "bundle.json" else []
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", stale)
-        for what in (lambda: load_bundle(bundle.path), lambda: _write(tmp_path)):
+        for what in reads:
             with pytest.raises(
                 UnreadableError, match=rf"bundle '{bundle.path}' must be readable; .*Stale .*remove the"
             ):
                 what()
     assert load_bundle(bundle.path).name == bundle.name
     assert (bundle.path / "bundle.json").stat() == written
+
+
+def test_a_torn_ones_provenance_is_taken_where_it_is_whole(tmp_path: Path) -> None:
+    bundle = _write(tmp_path)
+    (bundle.path / "weights.safetensors").unlink()
+    assert provenance_of(bundle.path) == {"table": "examples", "version": 4}
+    _edit(bundle.path, seal=False, provenance={"version": 5})
+    assert provenance_of(bundle.path) is None
+    assert provenance_of(tmp_path / "none") is None
 
 
 def _edit(path: Path, seal: bool = True, **changes: Any) -> None:
