@@ -135,7 +135,7 @@ def test_ranks_that_come_to_the_end_together_meet_there(
     ("end", "close_s", "said", "outcome"),
     [
         ("together", 1.0, "rank . of 2 failed: asked to end", "KILLED"),
-        pytest.param("well", 4.0, "", "FINISHED", marks=pytest.mark.slow),
+        pytest.param("well", 6.0, "", "FINISHED", marks=pytest.mark.slow),
         pytest.param("alone", 60.0, "rank 0 of 2 failed: the real error", None, marks=pytest.mark.slow),
     ],
 )
@@ -147,7 +147,7 @@ def test_ranks_wait_for_the_observers_and_lose_nobody(
     spec = {"end": end, "close_s": close_s, "closed": str(closed)}
     failed = nullcontext() if end == "well" else pytest.raises(LaunchError, match=f"^{said}")
     with failed as caught:
-        launch("tests.training.watched:watched", spec, ranks=2, stall_s=2.0, timeout_s=60)
+        launch("tests.training.watched:watched", spec, ranks=2, stall_s=4.0, timeout_s=100)
     assert caught is None or not isinstance(caught.value, RankLostError)
     assert (closed.read_text() if closed.exists() else None) == outcome
 
