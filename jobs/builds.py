@@ -14,6 +14,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jobs import commits
 from training.delta_log import has_files
 from training.errors import MillraceError, SnapshotError, TableError
 from training.snapshot import open_snapshot, read_table
@@ -70,6 +71,15 @@ def published_at(root: str) -> Manifest:
     except MillraceError as error:
         raise TableError(f"{_none(place)} ({error})") from error
     return _manifest(rows, place)
+
+
+def publishers(tables: Tables) -> set[str]:
+    """The jobs that have published a build here, as far as the table's log goes."""
+    if not tables.exists(TABLE):
+        return set()
+    place = f"delta.`{tables.path(TABLE)}`"
+    held = commits.newest_first(lambda limit: tables.spark.sql(f"DESCRIBE HISTORY {place} LIMIT {limit}"))
+    return {json.loads(commit.made)["job"] for commit in held if commit.made is not None}
 
 
 def publish(tables: Tables, manifest: Manifest, *, job: str, since: int) -> int:

@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from jobs import builds, erased, erasure_files, erasure_runs
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.console import say, show_counts, show_table, step
-from jobs.erasure_scan import EXAMPLES, ORDER, QUARANTINE, VOCABULARY, Scan, table_of
+from jobs.erasure_scan import EXAMPLES, ORDER, QUARANTINE, RAW, VOCABULARY, Scan, table_of
 from jobs.erasure_tables import Gone, clean, count, few_tasks
 from jobs.main import erase
 from jobs.sessions import in_utc, open_session
@@ -32,7 +32,7 @@ from jobs.train import LOCK
 from spark_udfs.erased import digest
 from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import normalised
-from training.errors import DataError
+from training.errors import DataError, TableError
 from training.lock import only_writer
 
 if TYPE_CHECKING:
@@ -57,12 +57,13 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
 
     Raises:
         DataError: no ids, or one that is too long; or files hold an id after all was done.
-        TableError: another job wrote to a table meanwhile.
+        TableError: another job wrote to a table meanwhile; or there are no tables of persons below the root.
         CheckpointError: a training or another erasure is under way.
     """
     wanted = _checked(ids, settings)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
+    _refuse_another_root(tables)
     with _alone(settings, tables):
         return _Erasure(settings, tables, wanted).run()
 
@@ -96,10 +97,19 @@ def _checked(ids: Iterable[str], settings: Settings) -> list[str]:
     longest = max(wanted, key=len)
     if len(longest) > LONGEST:
         raise DataError(
-            f"a user id has {LONGEST:,} characters at most; one of the ids has {len(longest):,} (it begins with "
-            f"{longest[:20]!r}): give one id a line; nothing was erased"
+            f"a user id has {LONGEST:,} characters at most; one of the ids has {len(longest):,}: give one id a "
+            "line; nothing was erased"
         )
     return wanted
+
+
+def _refuse_another_root(tables: Tables) -> None:
+    """Hashes that were kept below a root without tables would keep nobody out, and the certificate would be wrong."""
+    if not any(tables.exists(name) for name in ORDER):
+        raise TableError(
+            f"tables.root '{tables.root}' must hold a table of persons ({', '.join(ORDER[1:])}); it holds none: set it "
+            "to where the tables lie; nothing was erased"
+        )
 
 
 @contextmanager
@@ -174,10 +184,11 @@ class _Erasure:
 
     def _clear_run(self) -> None:
         """Remove what lies beside the tables: pages that name persons; if tables held them, what was made of rows."""
-        cleared = {"pages": len(erasure_runs.remove_pages(self.run_dir, self.scan.finder))}
-        if self.log["unclean"]:
+        whole = bool(self.log["unclean"])
+        cleared = {"pages": len(erasure_runs.remove_pages(self.run_dir, self.scan.finder, whole=whole))}
+        if whole:
             cleared |= erasure_runs.clear(self.run_dir, self.settings.training.cache_dir)
-            for root in erasure_files.beside(self.tables.spark, self.tables.root, "-loop-"):
+            for root in erasure_runs.loops(self.tables):
                 erasure_files.remove(self.tables.spark, root)
                 self.log["loops"].append(root)
         before = self.log["run_folder"]
@@ -187,7 +198,7 @@ class _Erasure:
     def _clean(self, name: str, wanted: DataFrame, indices: DataFrame) -> None:
         """Clean one table; how many rows it had is noted before they go."""
         tables = self.scan.of(name)
-        if not tables.exists(name):
+        if not tables.exists(name) or (name == RAW and tables is self.tables):  # raw lines of a shop are its own
             return
         gone = Gone(name, "id" if name == VOCABULARY else "user_id", wanted)
         if name == EXAMPLES:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from training.errors import TableError
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -56,9 +58,15 @@ def beside(spark: SparkSession, path: str, suffix: str) -> list[str]:
 
 
 def remove(spark: SparkSession, path: str) -> None:
-    """Remove a file, or a folder with all that lies in it; one that is gone is no error."""
+    """Remove a file, or a folder with all that lies in it; one that is gone is no error.
+
+    Raises:
+        TableError: it is still there afterwards.
+    """
     place, store = _open(spark, path)
     store.delete(place, True)
+    if store.exists(place):
+        raise TableError(f"'{path}' must be gone after an erasure, and cannot be removed: see who owns it; erase again")
 
 
 def _open(spark: SparkSession, path: str) -> tuple[Any, Any]:

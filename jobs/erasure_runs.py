@@ -6,18 +6,26 @@ is listed, with the command that trains anew.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from jobs import builds, erasure_files, replay, train
 from jobs.artefacts import EVALUATION, FEEDBACK, REPLAY, SCORE
+from jobs.console import say
+from jobs.tables import Tables
 from spark_udfs.occurrences import Finder, in_file
-from training.errors import ArtefactError
+from training.errors import ArtefactError, DataError
 from training.json_files import read_json
+from training.lock import NAME, only_writer
 
 REPORT, TENSORS = "report.html", ".safetensors"
-LEARNT = ("checkpoints", "trials", "baselines")  # folders, in the run folder or in one below it
+LEARNT = ("checkpoints", "trials", "baselines", "replay")  # folders of a run folder
+LOOPS = ("loop/*", "loop/*/nothing_shown", "loop/*/lists_shown")  # run folders that `feedback_round` makes in one
+LOOP, MAKES_LOOPS = re.compile("-loop-[0-9a-f]{12}$"), "feedback_round"
 MADE_ANEW = (EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)
 
 
@@ -43,24 +51,51 @@ def bundles(run_dir: Path, root: str, first: int | None) -> list[dict[str, str]]
     ]
 
 
+def loops(tables: Tables) -> list[str]:
+    """The roots beside the tables' that `feedback_round` made: by their names, and by who published builds there."""
+    beside = erasure_files.beside(tables.spark, tables.root, "-loop-")
+    named = [root for root in beside if LOOP.search(root)]
+    return [root for root in named if MAKES_LOOPS in builds.publishers(Tables(tables.spark, root))]
+
+
 def clear(run_dir: Path, cache_dir: str | None) -> dict[str, int]:
-    """Remove checkpoints and whatever else was computed from rows; returns how many files of each."""
-    found = [path for name in LEARNT for path in run_dir.rglob(name) if path.is_dir()]
-    removed = {name: sum(len(_files(path)) for path in found if path.name == name) for name in LEARNT}
-    for path in found:
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove checkpoints and whatever else was computed from rows; returns how many files of each.
+
+    The run folder's own lock (`train.lock`) is held by the caller. A folder that is a link stays, and is emptied.
+
+    Raises:
+        LockHeldError: a training, a trial or a replay is at work there; what it writes to stays.
+        DataError: a file came back after it was removed, or a link deep in a folder leads elsewhere.
+        OSError: a file cannot be removed.
+    """
+    removed = dict.fromkeys(LEARNT, 0)
+    with ExitStack() as held:
+        if (run_dir / "replay").exists():
+            held.enter_context(only_writer(run_dir, say, name=replay.LOCK, what="run folder", who="replay"))
+        for folder in _run_folders(run_dir):
+            if folder != run_dir:
+                held.enter_context(only_writer(folder, say, name=train.LOCK, what="run folder"))
+            for name in LEARNT:
+                removed[name] += _empty(folder / name)
     cached = [] if cache_dir is None else [*Path(cache_dir).glob("*.arrow"), *Path(cache_dir).glob("*.partial")]
     for path in cached:
         path.unlink(missing_ok=True)
     return removed | {"cached": len(cached)}
 
 
-def remove_pages(run_dir: Path, finder: Finder) -> list[str]:
-    """Remove the JSON files and the report that name persons; a report shows what the evaluation beside it says."""
-    named = {path for path, _ in naming(run_dir, finder) if path.name in MADE_ANEW}
-    named |= {path.with_name(REPORT) for path in named if path.name == EVALUATION and path.with_name(REPORT).exists()}
+def remove_pages(run_dir: Path, finder: Finder, *, whole: bool) -> list[str]:
+    """Remove the JSON files and the report of the run folder, and of a loop's in it, that name persons.
+
+    Args:
+        run_dir: the run folder.
+        finder: looks for the persons.
+        whole: remove them all: a page may show an id in a way in which it cannot be told from a number.
+    """
+    pages = [path for folder in _run_folders(run_dir) for name in MADE_ANEW if (path := folder / name).is_file()]
+    named = {path for path in pages if whole or in_file(path.name, path.read_bytes(), finder)}
+    named |= {path for path in pages if path.name == REPORT and path.with_name(EVALUATION) in named}
     for path in named:
-        path.unlink(missing_ok=True)
+        path.unlink()
     return sorted(str(path) for path in named)
 
 
@@ -86,3 +121,43 @@ def _knows(bundle: Path, first: int) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def _run_folders(run_dir: Path) -> list[Path]:
+    return [run_dir, *(path for places in LOOPS for path in sorted(run_dir.glob(places)) if path.is_dir())]
+
+
+def _empty(place: Path) -> int:
+    """Remove all in a folder, each part while its writer's lock is held, and the folder unless it is a link."""
+    if not place.is_dir():
+        return 0
+    files = 0
+    for child in sorted(place.iterdir()):
+        with ExitStack() as held:
+            if child.is_dir():
+                held.enter_context(only_writer(child, say))
+            files += _remove(child)
+    if any(place.iterdir()):
+        raise DataError(f"'{place}' must be empty after an erasure; something writes there: stop it, and erase again")
+    if not place.is_symlink():
+        place.rmdir()
+    return files
+
+
+def _remove(path: Path) -> int:
+    """Remove a file, or a folder with all in it; one that a link leads to, too. Returns how many files, but locks."""
+    target = path.resolve()
+    files = [target] if target.is_file() else _files(target)
+    link = next((file for file in target.rglob("*") if file.is_symlink()), None)
+    if link is not None:
+        raise DataError(
+            f"what lies below '{path}' must be no link; '{link}' leads to '{link.resolve()}': see what lies there, "
+            "remove it if it was learnt from persons, remove the link, and erase again"
+        )
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+    if path.is_symlink():
+        path.unlink()
+    return sum(file.name != NAME for file in files)

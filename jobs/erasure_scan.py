@@ -5,8 +5,10 @@ The executors read the files; what comes to the driver is a row for each file th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
@@ -43,6 +45,7 @@ class Scan:
         self.finder = Finder(held, {"user_id", settings.ingest.columns.get("user_id", "user_id")}, clean)
         self._by_index = Finder(held, {"id"})  # `id` is a user's in the users' vocabulary alone
         self._tables, raw = tables, raw_tables(settings, tables.spark)
+        self._source = _plain(settings.ingest.path or "")
         self._raw = raw if settings.ingest.path is None and raw.exists(RAW) else None
 
     def of(self, name: str) -> Tables:
@@ -57,7 +60,12 @@ class Scan:
                 folders += erasure_tables.places(tables, name)
         with session_settings(spark, ONE_FILE_A_BATCH):
             rows = find(spark, folders, self.finder, {f"/{VOCABULARY}/": self._by_index}).collect()
-        return {row["path"]: row["places"] for row in rows}
+        return {row["path"]: row["places"] for row in rows if not self._is_source(row["path"])}
+
+    def _is_source(self, path: str) -> bool:
+        """Whether a file is of the shop's own source (`ingest.path`), where that lies below the tables' root."""
+        is_below = self._source.startswith(f"{_plain(self._tables.root)}/")
+        return is_below and f"{_plain(path)}/".startswith(f"{self._source}/")
 
     def still_needed(self, files: dict[str, int]) -> dict[str, int]:
         """Those of the files that the tables as they are now consist of."""
@@ -92,3 +100,9 @@ class Scan:
 def table_of(path: str) -> str | None:
     """The table of persons that a file belongs to; None: another."""
     return next((name for name in ORDER if f"/{name}/" in path), None)
+
+
+def _plain(place: str) -> str:
+    """A path or URL as it can be compared: a local one absolute, without its scheme."""
+    local = re.sub("^file:/+", "/", place).rstrip("/")
+    return local if ":/" in local else str(Path(local).absolute())

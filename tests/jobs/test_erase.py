@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from jobs import build_examples, builds, erase, erased, erasure_tables, ingest, score
 from jobs.artefacts import ERASURE, EVALUATION, read_json, write_json
 from jobs.settings import Settings
+from jobs.settings_sections import IngestSettings
 from jobs.tables import Tables
 from tests.jobs.small_shop import USERS, small_shop
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines
@@ -26,6 +27,9 @@ from training.snapshot import open_snapshot
 pytestmark = pytest.mark.timeout(900)
 GONE, KEPT = ("user 3", "user 17"), "user 31"
 UNKNOWN = "nobody 99"
+OF_THE_LOOP, OF_OTHERS = "-loop-0123456789ab", "-loop-ba9876543210"
+JOBS = {OF_THE_LOOP: "feedback_round", OF_OTHERS: "build_examples"}
+BUILD: dict[str, Any] = dict.fromkeys(builds.FIELDS) | {"inputs": {}}
 
 
 def plant(spark: SparkSession, settings: Settings) -> None:
@@ -46,7 +50,9 @@ def plant(spark: SparkSession, settings: Settings) -> None:
     for place in ("checkpoints/x/step-1", "trials/y-0"):
         (run_dir / place).mkdir(parents=True)
         (run_dir / place / "tensors.safetensors").write_bytes(b"x")
-    Path(f"{settings.tables.root}-loop-0123").mkdir()
+    for name in (OF_THE_LOOP, OF_OTHERS):
+        builds.publish(Tables(spark, f"{settings.tables.root}{name}"), BUILD, job=JOBS[name], since=-1)
+    Path(f"{settings.tables.root}-loop-prod").mkdir()
 
 
 def texts(file: Path) -> str:
@@ -90,7 +96,8 @@ def test_no_file_names_them_and_others_stay(said: dict[str, Any], folder: Path, 
     assert naming(folder, KEPT)
     assert not (folder / "run" / "checkpoints").exists()
     assert not (folder / "run" / "report.html").exists()
-    assert not Path(f"{settings.tables.root}-loop-0123").exists()
+    kept = {path.name for path in folder.iterdir() if "-loop-" in path.name}
+    assert kept == {f"tables{OF_OTHERS}", "tables-loop-prod"}
 
 
 @pytest.mark.slow
@@ -102,7 +109,14 @@ def test_the_certificate_says_what_was_done(said: dict[str, Any], settings: Sett
     assert rows["recommendations"] == 8
     assert rows["events"] == 24
     assert rows["examples"] > 0
-    assert certificate["run_folder"] == {"checkpoints": 1, "trials": 1, "baselines": 0, "cached": 0, "pages": 2}
+    assert certificate["run_folder"] == {
+        "checkpoints": 1,
+        "trials": 1,
+        "baselines": 0,
+        "replay": 0,
+        "cached": 0,
+        "pages": 3,
+    }
     (bundle,) = certificate["bundles"]
     assert bundle["anew"].startswith("millrace build-examples --settings FILE && millrace train")
     assert not any(user in Path(said["path"]).read_text() for user in (*GONE, UNKNOWN))
@@ -230,7 +244,7 @@ def test_the_ids_are_checked_before_anything_is_touched(tmp_path: Path) -> None:
         erase.read_ids(path)
     path.write_text("\ufeffuser 1\r\n\n user 2 \n", encoding="utf-8")
     assert erase._checked(erase.read_ids(path), Settings()) == ["user 1", "user 2"]
-    with pytest.raises(DataError, match=r"1,000 characters at most; one of the ids has 1,001 \(it begins with 'xxx"):
+    with pytest.raises(DataError, match=r"1,000 characters at most; one of the ids has 1,001: give"):
         erase._checked(["x" * 1001], Settings())
     with pytest.raises(DataError, match="at least one user id; got 0"):
         erase._checked([" "], Settings())
@@ -238,7 +252,7 @@ def test_the_ids_are_checked_before_anything_is_touched(tmp_path: Path) -> None:
 
 def test_one_at_a_time(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.lock.WAIT_S", 0.0)
-    settings = Settings(tables={"root": str(tmp_path / "tables")}, run_dir=str(tmp_path / "run"))
+    settings = little(spark, tmp_path)
     with (
         only_writer(tmp_path / "tables", print, name=".erase.lock"),
         pytest.raises(CheckpointError, match="one erasure at a time may write into tables' root"),
@@ -248,11 +262,33 @@ def test_one_at_a_time(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_another_erasure_waits_for_one_that_was_stopped(spark: SparkSession, tmp_path: Path) -> None:
-    settings = Settings(tables={"root": str(tmp_path / "tables")}, run_dir=str(tmp_path / "run"))
-    log = {"ids": "f", "started": "2025-01-01", "persons": 2, "known": 2, "unclean": ["events"], "tables": {}}
+    settings = little(spark, tmp_path)
+    log = {"ids": "f", "started": "2025-01-01", "persons": 2, "known": 2, "unclean": [], "tables": {}}
     write_json(settings.run_dir, ERASURE, log | {"bundles": [], "run_folder": {}, "loops": []})
     with pytest.raises(DataError, match=r"erasure of 2 ids that began at 2025-01-01 has not ended"):
         erase.run(settings, ["user 1"], spark)
     shutil.rmtree(settings.run_dir)
     said = erase.run(settings, ["user 1"], spark)
     assert (said["persons"], said["unknown"], said["tables"]) == (1, 1, {})
+
+
+def test_a_root_without_tables_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    settings = Settings(tables={"root": str(tmp_path / "other")}, run_dir=str(tmp_path / "run"))
+    with pytest.raises(TableError, match=r"tables.root '.*/other' must hold a table of persons \(events, users.*\)"):
+        erase.run(settings, ["user 1"], spark)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_source_below_the_root_is_the_shops_own(spark: SparkSession, tmp_path: Path) -> None:
+    settings = little(spark, tmp_path)
+    source = tmp_path / "tables" / "order_lines"
+    rows = spark.createDataFrame([(user,) for user in GONE], "user_id string")
+    rows.coalesce(1).write.format("delta").save(str(source))
+    ingested = {"path": str(source), "format": "delta"}
+    said = erase.run(settings.model_copy(update={"ingest": IngestSettings(**ingested)}), GONE, spark)
+    assert list(said["tables"]) == ["events"]
+    assert naming(source, GONE[0])
+    with pytest.raises(DataError, match=r"do: .*tables/order_lines/"):
+        erase.run(settings, GONE, spark)
+    assert spark.read.format("delta").load(str(source)).count() == len(GONE)

@@ -1,0 +1,118 @@
+"""What an erasure removes from a run folder, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from jobs import erasure_files, erasure_runs
+from spark_udfs.occurrences import Finder
+from training.errors import DataError, LockHeldError, TableError
+from training.lock import only_writer
+
+OF_LOOP = "loop/d/lists_shown/checkpoints"
+
+
+def write(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_only_the_places_of_a_run_folder_are_cleared(tmp_path: Path) -> None:
+    ours = (
+        "checkpoints/a/step-1/t",
+        "trials/s-0/t",
+        "baselines/near",
+        "replay/r/t",
+        "loop/d/lists_shown/checkpoints/a/t",
+    )
+    others = ("src/checkpoints/code.py", "bundles/b/bundle.json", "other/trials/t", "loop/d/bundles/b/bundle.json")
+    for name in (*ours, *others):
+        write(tmp_path / name)
+    cache = write(tmp_path / "cache" / "1.arrow").parent
+    removed = erasure_runs.clear(tmp_path, str(cache))
+    assert removed == {"checkpoints": 2, "trials": 1, "baselines": 1, "replay": 1, "cached": 1}
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in others)
+    assert not any((tmp_path / name).exists() for name in ("checkpoints", "replay", OF_LOOP))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("trials/s-0", "writer.lock"),
+        ("checkpoints/a", "writer.lock"),
+        ("loop/d/nothing_shown", "train.lock"),
+        ("replay/..", "replay.lock"),
+    ],
+)
+def test_a_folder_at_work_is_left_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
+) -> None:
+    monkeypatch.setattr("training.lock.WAIT_S", 0.0)
+    file = write(tmp_path / place.removesuffix("..") / "step")
+    with only_writer(tmp_path / place, print, name=name), pytest.raises(LockHeldError, match="its lock is held by"):
+        erasure_runs.clear(tmp_path, None)
+    assert file.exists()
+
+
+def test_links_are_followed_where_a_user_may_make_them(tmp_path: Path) -> None:
+    run, scratch = tmp_path / "run", tmp_path / "scratch"
+    for place in ("all/a/step", "one/step"):
+        write(scratch / place)
+    (run / "trials").mkdir(parents=True)
+    (run / "checkpoints").symlink_to(scratch / "all")
+    (run / "trials" / "s-0").symlink_to(scratch / "one")
+    assert erasure_runs.clear(run, None)["checkpoints"] == 1
+    assert [str(path.relative_to(scratch)) for path in scratch.rglob("*")] == ["all"]
+    assert (run / "checkpoints").is_symlink()
+    assert not (run / "trials").exists()
+
+
+def test_a_link_that_is_deep_is_refused(tmp_path: Path) -> None:
+    kept = write(tmp_path / "elsewhere" / "t")
+    link = write(tmp_path / "run" / "checkpoints" / "a" / "t").with_name("link")
+    link.symlink_to(kept)
+    with pytest.raises(DataError, match=r"must be no link; '.*a/link' leads to '.*elsewhere/t'"):
+        erasure_runs.clear(tmp_path / "run", None)
+    assert kept.exists()
+
+
+def test_a_removal_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "checkpoints" / "a" / "t")
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure_runs, "_remove", lambda _: 0)
+        with pytest.raises(DataError, match="checkpoints' must be empty after an erasure"):
+            erasure_runs.clear(tmp_path, None)
+
+    def denied(*args: object, **more: object) -> None:
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(os, "unlink", denied)
+    with pytest.raises(PermissionError, match="denied"):
+        erasure_runs.clear(tmp_path, None)
+
+
+def test_what_a_store_does_not_remove_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SimpleNamespace(delete=lambda *_: False, exists=lambda _: True)
+    monkeypatch.setattr(erasure_files, "_open", lambda *_: ("place", store))
+    with pytest.raises(TableError, match="'s3://b/t' must be gone after an erasure, and cannot be removed"):
+        erasure_files.remove(cast("Any", None), "s3://b/t")
+
+
+def test_pages_go_where_they_name_a_person_or_all_of_them(tmp_path: Path) -> None:
+    finder = Finder({"17850"}, {"user_id"})
+    for name in ("report.html", "score.json", "loop/d/replay.json", "other/score.json"):
+        write(tmp_path / name, "<summary>Customer 17850 <small>")
+    write(tmp_path / "evaluation.json", '{"user_id": "17850"}')
+    assert erasure_runs.remove_pages(tmp_path, finder, whole=False) == [
+        str(tmp_path / name) for name in ("evaluation.json", "report.html")
+    ]
+    write(tmp_path / "report.html")
+    assert len(erasure_runs.remove_pages(tmp_path, finder, whole=True)) == 3
+    assert (tmp_path / "other" / "score.json").exists()
