@@ -30,7 +30,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import LOCK
 from spark_udfs.erased import digest
-from spark_udfs.occurrences import trimmed
+from spark_udfs.occurrences import UNREADABLE, trimmed
 from spark_udfs.order_lines import normalised
 from training.errors import DataError, TableError
 from training.lock import only_writer
@@ -226,10 +226,10 @@ class _Erasure:
         wrong = self.scan.still_needed(files) if self.horizon else files
         wrong |= {str(path): places for path, places in erasure_runs.naming(self.run_dir, self.scan.finder)}
         if wrong:
-            listed = "; ".join(f"{path} ({places:,} places)" for path, places in sorted(wrong.items())[:SHOWN])
+            listed = "; ".join(f"{path} ({_places(places)})" for path, places in sorted(wrong.items())[:SHOWN])
             raise DataError(
-                f"no file may name a person after an erasure; {len(wrong):,} do: {listed}. See what they are, remove "
-                "them or what is in them, and run `millrace erase` again with the same ids"
+                f"no file may name a person after an erasure, or leave it open; {len(wrong):,} do: {listed}. See what "
+                "they are, remove them or what is in them, and run `millrace erase` again with the same ids"
             )
 
     def _certify(self) -> dict[str, Any]:
@@ -247,6 +247,10 @@ class _Erasure:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _places(found: int) -> str:
+    return "cannot be decoded" if found == UNREADABLE else f"{found:,} places"
 
 
 def _show(said: dict[str, Any], path: Path) -> None:

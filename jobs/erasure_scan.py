@@ -19,12 +19,13 @@ from jobs.sessions import session_settings
 from jobs.simulate import raw_tables
 from jobs.tables import Tables
 from spark_udfs.occurrences import ONE_FILE_A_BATCH, Finder, find, trimmed
-from spark_udfs.order_lines import normalised
+from spark_udfs.order_lines import NOT_KEPT, normalised
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
 RAW, VOCABULARY, QUARANTINE, EXAMPLES = "order_lines", "vocabulary_users", "quarantine", "examples"
+MALFORMED = "malformed_line"  # the reason of a line that has no fields
 BY_ID = ("events", "users", "queries", "recommendations", "feedback")
 # In this order they are cleaned. The vocabulary is the last: it says which index is whose.
 ORDER = (RAW, *BY_ID, QUARANTINE, EXAMPLES, VOCABULARY)
@@ -92,9 +93,13 @@ class Scan:
         return held.join(wanted, on="value", how="left_semi").select(F.col("index").alias("value"))
 
     def quarantined(self) -> DataFrame:
-        """The raw rows in quarantine (a column `value`) that name one of the persons, whatever is wrong with them."""
-        names = F.udf(self.finder.names, "boolean")
-        return self._tables.read(QUARANTINE).select(F.col("row").alias("value")).where(names("value"))
+        """The raw rows in quarantine (a column `value`) that name one of the persons, and all malformed lines.
+
+        Those have no fields to look at; what ingest has put in place of such a line names nobody.
+        """
+        rows = self._tables.read(QUARANTINE).where(F.col("row") != NOT_KEPT)
+        is_malformed, names = F.col("reason") == MALFORMED, F.udf(self.finder.names, "boolean")
+        return rows.where(F.when(is_malformed, True).otherwise(names("row"))).select(F.col("row").alias("value"))
 
 
 def table_of(path: str) -> str | None:

@@ -10,10 +10,13 @@ Parquet is compressed, so its columns of text are decoded: every row of a file, 
 
 from __future__ import annotations
 
+import copy
 import gzip
+import html
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -25,10 +28,13 @@ from pyspark.sql import DataFrame, SparkSession
 FOUND = "path string, places bigint"
 ONE_FILE_A_BATCH = {"spark.sql.execution.arrow.maxRecordsPerBatch": "1"}
 SHORTEST = 6  # characters of a telling id
+UNREADABLE = -1  # places in a file that cannot be decoded: nobody knows
 _WORD = re.compile(rb"[0-9A-Za-z_\x80-\xff]+")
-_SEPARATOR = re.compile(r'[,;|\t"]')  # of the fields of a line that has no columns
-_ESCAPED = b"ntrbfu"  # what follows a backslash in JSON
-_AFTER_ESCAPE = re.compile(rb"\\[ntrbfu]([0-9A-Za-z_\x80-\xff]+)")
+# A word right after an escape of JSON: there the letters of both look like one word.
+_AFTER_ESCAPE = re.compile(rb"\\(?:[ntrbf]|u[0-9a-fA-F]{4})([0-9A-Za-z_\x80-\xff]+)")
+_PLAIN = re.compile(r"[0-9A-Za-z_@.+=:/#|,; -]*")  # is written everywhere as it is
+_DEPTHS = (0, 1, 2)  # of JSON that is itself a text in JSON
+_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b\x08"
 
 
 def is_telling(user_id: str) -> bool:
@@ -43,7 +49,7 @@ def trimmed(text: str) -> str:
 
 
 class Finder:
-    """Looks for ids.
+    """Looks for ids. The work grows with the data, not with the number of ids.
 
     Args:
         ids: the ids, without blanks around; may be a million.
@@ -53,26 +59,27 @@ class Finder:
 
     def __init__(self, ids: Iterable[str], columns: Iterable[str], clean: Callable[[str], str] | None = None) -> None:
         self._ids, self._clean = frozenset(ids), clean or trimmed
-        self.columns = frozenset(columns)
-        keys = "|".join(re.escape(name) for name in sorted(self.columns))
-        self._of_key = re.compile(rf'\\*"(?:{keys})\\*"\s*:\s*\\*"((?:[^"\\]|\\[^"])*)'.encode())
-        self._words: dict[bytes, list[tuple[int, bytes]]] = {}
-        for form in {form for user_id in self._ids if is_telling(user_id) for form in _forms(user_id)}:
-            self._add(form)
+        self._forms = {form for user_id in self._ids if is_telling(user_id) for form in _forms(user_id)}
+        self._shapes = _shapes(self._forms)
+        self._watch(columns)
+
+    def of_columns(self, columns: Iterable[str]) -> Finder:
+        """One for the same ids, which it shares, and other columns."""
+        other = copy.copy(self)
+        other._watch(columns)
+        return other
 
     def is_one(self, value: str) -> bool:
         """Whether a value is an id."""
         return self._clean(value) in self._ids
 
     def names(self, text: str) -> bool:
-        """Whether a JSON text has an id as the value of any key, or anything that `places` counts."""
-        values = [piece for value in _values(text) for piece in (value, *_SEPARATOR.split(value))]
-        return any(self.is_one(value) for value in values) or self.places(text.encode()) > 0
+        """Whether a JSON text has an id as any value, however deep, or anything that `places` counts."""
+        return any(self.is_one(value) for value in _values(text)) or self.places(text.encode()) > 0
 
     def places(self, data: bytes) -> int:
         """How often ids stand in bytes: as words, and as values of a user's key in JSON."""
-        as_values = sum(self.is_one(found[1].decode(errors="replace")) for found in self._of_key.finditer(data))
-        return as_values + (self._as_words(data) if self._words else 0)
+        return self._as_values(data) + (self._as_words(data) if self._forms else 0)
 
     def in_parquet(self, file: pa.NativeFile | io.BytesIO) -> int:
         """In how many row groups, columns and distinct values of a Parquet file ids stand."""
@@ -84,28 +91,44 @@ class Finder:
         groups = (parquet.read_row_group(number, columns=texts) for number in range(parquet.num_row_groups))
         return sum(self._in_values(name, values) for group in groups for name, values in _columns(group))
 
-    def _in_values(self, name: str, values: Sequence[str | bytes]) -> int:
-        texts = [value.encode() if isinstance(value, str) else value for value in values]
-        if name in self.columns:
-            return sum(self.is_one(text.decode(errors="replace")) for text in texts)
-        return self.places(b"\n".join(texts))
+    def _watch(self, columns: Iterable[str]) -> None:
+        self.columns = frozenset(columns)
+        self._keys = sorted({form for name in self.columns for form in _forms(name)})
+        self._of_key = [_of_key(self._keys, depth) for depth in _DEPTHS]
 
-    def _add(self, form: bytes) -> None:
-        first = _WORD.search(form)
-        assert first is not None  # a telling id has a letter
-        self._words.setdefault(first.group(), []).append((first.start(), form))
+    def _in_values(self, name: str, values: Sequence[bytes]) -> int:
+        if name in self.columns:
+            return sum(self.is_one(value.decode(errors="replace")) for value in values)
+        return self.places(b"\n".join(values))
+
+    def _as_values(self, data: bytes) -> int:
+        if not any(key in data for key in self._keys):
+            return 0
+        found = ((match[1], depth) for depth, key in enumerate(self._of_key) for match in key.finditer(data))
+        return sum(self.is_one(_decoded(value, depth)) for value, depth in found)
 
     def _as_words(self, data: bytes) -> int:
-        first = self._words.keys()
-        if first.isdisjoint(_WORD.findall(data)) and first.isdisjoint(_AFTER_ESCAPE.findall(data)):
+        held = {*_WORD.findall(data), *_AFTER_ESCAPE.findall(data)}
+        if self._forms.isdisjoint(held) and self._shapes.keys().isdisjoint(held):
             return 0  # what most data gets, without a step of Python's for each word
-        return sum(self._is_at(data, word.start(), word.group()) for word in _WORD.finditer(data))
+        words = ((match.start(), match.group()) for match in _WORD.finditer(data))
+        after = ((match.start(1), match[1]) for match in _AFTER_ESCAPE.finditer(data))
+        return sum(self._is_at(data, *word) for found in (words, after) for word in found)
 
     def _is_at(self, data: bytes, start: int, word: bytes) -> bool:
-        if any(_stands(data, start - offset, form) for offset, form in self._words.get(word, ())):
+        """Whether an id stands there whose first word this is."""
+        if word in self._forms:
             return True
-        after_backslash = start > 0 and data[start - 1 : start] == b"\\" and word[:1] in [bytes([c]) for c in _ESCAPED]
-        return after_backslash and self._is_at(data, start + 1, word[1:]) if len(word) > 1 else False
+        shapes = self._shapes.get(word)
+        return shapes is not None and any(self._stands(data, start - offset, length) for offset, length in shapes)
+
+    def _stands(self, data: bytes, start: int, length: int) -> bool:
+        """Whether these bytes are an id, and a whole word."""
+        end = start + length
+        if start < 0 or data[start:end] not in self._forms:
+            return False
+        ends_in_word = _WORD.match(data, end - 1) is not None
+        return not (ends_in_word and _WORD.match(data, end))
 
 
 def find(
@@ -130,56 +153,109 @@ def find(
         for batch in batches:
             for path, content in zip(batch.column(0), batch.column(1), strict=True):
                 name = path.as_py()
-                wanted = next((other for part, other in special.items() if part in name), finder)
-                places = in_file(name, content.as_buffer(), wanted)
+                places = in_file(name, content.as_buffer(), finder_for(name, finder, special))
                 if places:
                     yield pa.record_batch([pa.array([name]), pa.array([places], pa.int64())], ["path", "places"])
 
     return files.mapInArrow(look, FOUND)
 
 
+def finder_for(path: str, finder: Finder, others: Mapping[str, Finder]) -> Finder:
+    """Which of the finders is for a file: that of a part of its path, or the one for all others."""
+    return next((other for part, other in others.items() if part in path), finder)
+
+
 def in_file(path: str, content: pa.Buffer | bytes, finder: Finder) -> int:
-    """In how many places of one file ids stand."""
-    suffix = PurePosixPath(path).suffix
-    if suffix == ".parquet":
-        return finder.in_parquet(pa.BufferReader(content))
-    data = bytes(content)
-    return finder.places(gzip.decompress(data) if suffix == ".gz" else data)
+    """In how many places of one file ids stand; UNREADABLE if it is Parquet or gzip that was cut off."""
+    suffix, begin = PurePosixPath(path).suffix, memoryview(content)[:4].tobytes()
+    if not begin:
+        return 0
+    try:
+        if suffix == ".parquet" or begin == _PARQUET:
+            return finder.in_parquet(pa.BufferReader(content))
+        data = bytes(content)
+        return finder.places(gzip.decompress(data) if suffix == ".gz" or begin.startswith(_GZIP) else data)
+    except (pa.ArrowException, OSError, EOFError, zlib.error):
+        return UNREADABLE
 
 
-def _stands(data: bytes, start: int, form: bytes) -> bool:
-    """Whether a form stands there, and as a whole word."""
-    end = start + len(form)
-    if start < 0 or data[start:end] != form:
-        return False
-    ends_in_word = _WORD.match(form[-1:]) is not None
-    return not (ends_in_word and _WORD.match(data[end : end + 1]))
+def _of_key(keys: Sequence[bytes], depth: int) -> re.Pattern[bytes]:
+    """A user's key with its text, in JSON that is so many times a text in JSON: each time doubles the backslashes.
+
+    A number is no value: the log's `nullCount` has the same keys.
+    """
+    before = 2**depth - 1  # backslashes before a quote
+    unit = 2 * before + 2  # those of one backslash of the text
+    quote, within = rf'\\{{{before}}}"', rf'(?:\\{{{unit}}})*\\{{{unit - 1}}}"'
+    any_key = b"|".join(re.escape(key) for key in keys).replace(b"%", b"%%")
+    text = rf'((?:[^"\\\n]+|\\+[^"\\]|{within})*(?:\\{{{unit}}})*)'
+    pattern = rb"(?<!\\)%b(?:%b)%b\s*:\s*%b%b"
+    return re.compile(pattern % (quote.encode(), any_key, quote.encode(), quote.encode(), text.encode()))
 
 
-def _forms(user_id: str) -> set[bytes]:
-    """An id as it may be written: as it is, as a JSON string, and as one in a JSON string."""
-    forms = {user_id}
-    for _ in range(2):
+def _decoded(value: bytes, depth: int) -> str:
+    """A text of JSON that is so many times a text in JSON; as it stands if it is none."""
+    text = value.decode(errors="replace")
+    if "\\" not in text:
+        return text
+    try:
+        for _ in range(depth + 1):
+            text = json.loads(f'"{text}"', strict=False)
+    except ValueError:
+        pass
+    return text
+
+
+def _shapes(forms: Iterable[bytes]) -> dict[bytes, tuple[tuple[int, int], ...]]:
+    """Where ids of several words may begin and how long they are, by their first word: few, however many ids."""
+    held: dict[bytes, set[tuple[int, int]]] = {}
+    for form in forms:
+        first = _WORD.search(form)
+        assert first is not None  # a telling id has a letter
+        if first.group() != form:
+            held.setdefault(first.group(), set()).add((first.start(), len(form)))
+    same: dict[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] = {}
+    return {word: same.setdefault(shapes, shapes) for word, found in held.items() for shapes in [tuple(sorted(found))]}
+
+
+def _forms(text: str) -> set[bytes]:
+    """A text as it may be written: as it is, in HTML, and as a JSON string, up to three times over."""
+    if _PLAIN.fullmatch(text):
+        return {text.encode()}
+    forms = {text, html.escape(text), html.escape(text, quote=False)}
+    for _ in _DEPTHS:
         forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
     return {form.encode() for form in forms}
 
 
-def _values(text: str) -> list[str]:
+def _values(text: str) -> Iterator[str]:
+    """A text, and if it is JSON all texts and numbers in it."""
+    yield text
     try:
         held = json.loads(text)
-    except ValueError:
-        return []
-    return [value for value in held.values() if isinstance(value, str)] if isinstance(held, dict) else []
+    except (ValueError, RecursionError):
+        return
+    yield from _within(held)
 
 
-def _columns(group: pa.Table) -> Iterator[tuple[str, Sequence[str | bytes]]]:
+def _within(held: object) -> Iterator[str]:
+    if isinstance(held, str):
+        yield from _values(held)
+    elif isinstance(held, dict | list):
+        for value in held.values() if isinstance(held, dict) else held:
+            yield from _within(value)
+    else:
+        yield str(held)
+
+
+def _columns(group: pa.Table) -> Iterator[tuple[str, Sequence[bytes]]]:
     """The innermost columns of text with their distinct values, by name."""
     for name in group.column_names:
         for chunk in group.column(name).chunks:
             yield from _texts(name, chunk)
 
 
-def _texts(name: str, array: pa.Array) -> Iterator[tuple[str, Sequence[str | bytes]]]:
+def _texts(name: str, array: pa.Array) -> Iterator[tuple[str, Sequence[bytes]]]:
     kind = array.type
     if pa.types.is_struct(kind):
         for number in range(kind.num_fields):
@@ -189,5 +265,10 @@ def _texts(name: str, array: pa.Array) -> Iterator[tuple[str, Sequence[str | byt
         yield from _texts(name, array.items)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         yield from _texts(name, array.values)
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind):
-        yield name, pc.unique(array).drop_null().to_pylist()
+    elif pa.types.is_dictionary(kind):
+        yield from _texts(name, array.dictionary)
+    elif any(is_text(kind) for is_text in _TEXTS):
+        yield name, pc.unique(array).cast(pa.large_binary()).drop_null().to_pylist()
+
+
+_TEXTS = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)

@@ -206,10 +206,15 @@ def test_old_files_stay_within_the_horizon(spark: SparkSession, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_file_that_still_names_a_person_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
     settings = little(spark, tmp_path)
+    torn = (tmp_path / "tables" / "events" / "part-killed.parquet", tmp_path / "tables" / "items" / "part.parquet")
+    for path in torn:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"PAR1" + GONE[0].encode())
     (tmp_path / "tables" / "notes").mkdir()
     (tmp_path / "tables" / "notes" / "list.txt").write_text(f"call {GONE[0]} back")
-    with pytest.raises(DataError, match=r"1 do: .*notes/list.txt \(1 places\)"):
+    with pytest.raises(DataError, match=r"2 do: .*items/part.parquet \(cannot.*notes/list.txt \(1 places\)"):
         erase.run(settings, GONE, spark)
+    assert [path.exists() for path in torn] == [False, True]
 
 
 @pytest.mark.slow
@@ -218,7 +223,7 @@ def test_the_next_ingest_drops_them_again(spark: SparkSession, tmp_path: Path) -
     settings = settings_for(tmp_path, lines).model_copy(update={"run_dir": str(tmp_path / "run")})
     before = ingest.run(settings, spark)["dispositions"]
     said = erase.run(settings, ["7"], spark)
-    assert {name: table["rows"] for name, table in said["tables"].items()} == {"events": 3, "users": 1, "quarantine": 1}
+    assert {name: table["rows"] for name, table in said["tables"].items()} == {"events": 3, "users": 1, "quarantine": 2}
     after = ingest.run(settings, spark)
     assert not after["up_to_date"]
     assert after["raw_rows"] == sum(before.values())
