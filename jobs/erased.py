@@ -3,21 +3,26 @@
 Two tables below the root: `erasure_key`, one row with a random key, and `erased`, the hashes. Whoever holds both can
 ask of an id whether it was erased, by trying it; whoever holds the hashes alone cannot. The key must outlive all that
 can be ingested: without it erased persons come back, so hashes without their key are refused.
+
+Jobs that write rows of persons have a `Watch`, for an erasure that runs at the same time.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
 
 from spark_udfs.erased import Erased, digest
-from training.errors import TableError
+from training.errors import DataError, TableError
 
 if TYPE_CHECKING:
     from jobs.tables import Tables
 
 HASHES, KEY = "erased", "erasure_key"
+QUARANTINE = "quarantine"
 JOB = "erase"
 KEY_BYTES = 32
 
@@ -60,6 +65,89 @@ def remember(tables: Tables, ids: Iterable[str]) -> bytes:
     hashes = tables.spark.createDataFrame([(digest(key, user_id),) for user_id in ids], "hash string")
     tables.merge_new(HASHES, hashes.distinct(), ["hash"], job=JOB, inputs={})
     return key
+
+
+class Watch:
+    """Keeps out who is erased while a job is at work; made before the job reads its first row.
+
+    An erasure keeps its hashes first and searches then; a job commits first and looks for new hashes then. So one of
+    the two sees the other, whatever the order, and no lock is needed, which an object store does not have.
+
+    Args:
+        tables: where the job writes.
+        job: the job.
+        name: the table that it writes for its own sake.
+    """
+
+    def __init__(self, tables: Tables, job: str, name: str) -> None:
+        self._tables, self._job, self._name = tables, job, name
+        self._known = state(tables)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """What the job adds to its inputs: whom it knows as erased; nothing if nobody ever was."""
+        return {} if self._known is None else {"erased": self._known}
+
+    def before_writing(self) -> None:
+        """Refuse to write what was read before persons were erased.
+
+        A job that was killed after its commit has not looked for new hashes: its table is looked through here.
+
+        Raises:
+            DataError: persons were erased since the job began, or the table had rows of some.
+        """
+        if state(self._tables) != self._known:
+            raise DataError(
+                f"persons were erased from the tables at {self._tables.root} while `{self._command}` read them, and "
+                f"what it read would bring them back; nothing was written. Run `{self._command}` again once the "
+                "erasure has ended"
+            )
+        made = self._tables.made_from(self._name) if self._tables.made_by(self._name) == self._job else None
+        if made is not None and made.get("erased") != self._known:
+            self._refuse(self._take_out([self._name]))
+
+    def after_writing(self, names: Iterable[str], batch: str | None = None) -> None:
+        """Take out of what the job has committed the rows of persons who were erased meanwhile.
+
+        Args:
+            names: tables with a column `user_id`.
+            batch: of the quarantine; it goes whole, and the next run makes another.
+
+        Raises:
+            DataError: there were such rows; they are out.
+        """
+        if state(self._tables) == self._known:
+            return
+        removed = self._take_out(names)
+        if batch is not None and self._tables.exists(QUARANTINE):
+            of_batch = self._tables.read(QUARANTINE).where(F.col("batch") == batch)
+            removed[QUARANTINE] = self._tables.remove(QUARANTINE, of_batch.select("batch"), job=JOB, inputs={})
+        self._refuse(removed)
+
+    @property
+    def _command(self) -> str:
+        return f"millrace {self._job.replace('_', '-')}"
+
+    def _take_out(self, names: Iterable[str]) -> dict[str, int]:
+        persons, removed = known(self._tables), dict[str, int]()
+        if persons is None:
+            return removed
+        for name in names:
+            made: Mapping[str, Any] = self._tables.made_from(name) or {}
+            theirs = persons.among(self._tables.read(name), "user_id")
+            # As an erasure says it: other rules are still refused, and the next run makes the rest anew.
+            said = {"rules": made["rules"]} if "rules" in made else {}
+            removed[name] = self._tables.remove(name, theirs, job=JOB, inputs=said)
+        return removed
+
+    def _refuse(self, removed: Mapping[str, int]) -> None:
+        listed = ", ".join(f"{rows:,} of '{name}'" for name, rows in removed.items() if rows)
+        if listed:
+            raise DataError(
+                f"persons were erased from the tables at {self._tables.root} while `{self._command}` wrote rows of "
+                f"theirs; these were removed again ({listed}), and old files still hold them. Run `millrace erase` "
+                f"again with the same ids, then `{self._command}`"
+            )
 
 
 def _key(tables: Tables) -> bytes:

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from jobs import erased, sources
 from jobs.console import say, show_table, step, warn
+from jobs.erased import Watch
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
@@ -50,7 +51,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         SettingsError: `ingest.columns` misses a column, names an unknown one or one twice; a pattern or the encoding is
             wrong.
-        DataError: the source is missing, empty or unreadable, the counts do not add up, or the rules changed.
+        DataError: the source is missing, empty or unreadable, the counts do not add up, the rules changed, or persons
+            were erased meanwhile.
         SchemaError: the source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
     """
@@ -60,17 +62,18 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
         _try_out(spark, settings.ingest)
     source = sources.find(settings, spark)
+    watch = Watch(tables, JOB, "events")
     inputs: dict[str, Any] = {"source": source.name, "files": source.state, "rules": _as_json(rules, settings.ingest)}
-    if (persons := erased.state(tables)) is not None:
-        inputs["erased"] = persons  # rows that were kept before may be dropped now
+    inputs |= watch.inputs  # rows that were kept before may be dropped now
     with session_settings(spark, partitions_for(spark, source.size)):
         known = tables.up_to_date("events", JOB, inputs)
         if known:
             say(f"events are up to date with {source.name}")
         else:
             _refuse_other_rules(tables, inputs)
-            _ingest(settings, tables, rules, source, inputs)
+            _ingest(settings, tables, rules, source, inputs, watch)
         versions = _describe(tables)
+        watch.after_writing(["events", "users"], _batch(inputs))
     held = _held(tables, _batch(inputs))
     dispositions, odd = _dispositions(held), held.get(ODD_IDS, 0)
     _show(dispositions)
@@ -89,7 +92,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     }
 
 
-def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, inputs: dict[str, Any]) -> None:
+def _ingest(
+    settings: Settings, tables: Tables, rules: Rules, source: Source, inputs: dict[str, Any], watch: Watch
+) -> None:
     """Read, sort out, check, then write quarantine, dispositions and events, in this order: events are the proof."""
     batch, persons = _batch(inputs), erased.known(tables)
     with session_settings(tables.spark, CORRECT_TIMES | sources.DECODING):
@@ -110,23 +115,14 @@ def _ingest(settings: Settings, tables: Tables, rules: Rules, source: Source, in
             [(batch, source.name, name, count) for name, count in tallied.items()],
             "batch string, source string, disposition string, rows bigint",
         )
+        watch.before_writing()
         with step("writing events"):
             tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
             tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
-            _refuse_those_erased_meanwhile(tables, inputs)
             tables.merge_new("events", order_lines.events(sorted_out), ["event_id"], job=JOB, inputs=inputs)
             if not tables.up_to_date("events", JOB, inputs):  # it had them all: no commit says so yet
                 tables.note_nothing_new("events", JOB, inputs)
         sorted_out.unpersist()
-
-
-def _refuse_those_erased_meanwhile(tables: Tables, inputs: Mapping[str, Any]) -> None:
-    """What was read before persons were erased has them still."""
-    if erased.state(tables) != inputs.get("erased"):
-        raise DataError(
-            f"persons were erased from the tables at {tables.root} while '{inputs['source']}' was read, and its events "
-            "would bring them back; nothing was written to 'events'. Run ingest again once the erasure has ended"
-        )
 
 
 def _describe(tables: Tables) -> dict[str, int]:

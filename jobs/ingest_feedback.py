@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from jobs import erased
 from jobs.artefacts import FEEDBACK, read_json, write_json
 from jobs.console import say, show_counts, step
+from jobs.erased import Watch
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
@@ -51,9 +52,11 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         TableError: no recommendations, or none of the moment named.
         SchemaError: `outcomes` lacks columns.
         TooManyBadRows: more rows of `outcomes` are bad than tables.quarantine_limit allows.
+        DataError: `outcomes` has no row, or persons were erased meanwhile.
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
+    watch = Watch(tables, JOB, "feedback")
     recommended = tables.pin("recommendations")
     every = tables.read("recommendations", recommended.version)
     moment = _moment(settings, tables, every)
@@ -61,6 +64,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         "recommendations": recommended.content,
         "moment": moment,
         "window_days": settings.feedback.window_days,
+        **watch.inputs,
     }
     if outcomes is not None:
         inputs["outcomes"] = _digest(outcomes)
@@ -78,9 +82,11 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
     shown = _shown(every, moment, settings.feedback.window_days).persist()
     checked = check(happened, shown.where(F.col("shown_at") <= _at(moment)))
     with step(f"feedback on what was shown at {moment}"):
+        watch.before_writing()
         bad = _quarantine(settings, tables, checked, inputs, outcomes)
         # A run that was killed before it told of its commit has left nothing but that to do.
         held = tables.version("feedback") if known else _write(settings, tables, shown, checked.good, moment, inputs)
+        watch.after_writing(["feedback"], _batch(inputs) if bad else None)
         lost = unmatched(shown, checked.good, window_days=settings.feedback.window_days)
     shown.unpersist()
     summary = _summary(tables, held, moment, bad, lost) | {"inputs": inputs}
@@ -154,12 +160,15 @@ def _quarantine(
             "Correct them, or raise the limit; nothing was written"
         )
     if bad:
-        batch = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
         row = F.to_json(F.struct(*[name for name in checked.bad.columns if name != "reason"]))
-        source, of_batch = F.lit("outcomes").alias("source"), F.lit(batch).alias("batch")
+        source, of_batch = F.lit("outcomes").alias("source"), F.lit(_batch(inputs)).alias("batch")
         aside = checked.bad.select(source, "reason", row.alias("row"), of_batch)
         tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], job=JOB, inputs=inputs)
     return counts
+
+
+def _batch(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write(

@@ -21,6 +21,7 @@ from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import OPTIONAL
 from jobs.console import say, show_counts, step
+from jobs.erased import Watch
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
@@ -53,10 +54,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         BundleError: no bundle, or one that cannot answer such queries.
         TableError: a table is missing, or no event lies before the moment.
+        DataError: persons were erased meanwhile.
     """
     bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
+    watch = Watch(tables, JOB, "recommendations")
     pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
     built = builds.published(tables)["versions"]
     vocabulary = {name: built[name] for name in VOCABULARIES}
@@ -71,6 +74,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"}),
         "max_history": settings.examples.max_history,
         "recent_days": settings.examples.recent_days,
+        **watch.inputs,
     }
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
     if before is not None and before.get("inputs") == inputs and tables.up_to_date("recommendations", JOB, inputs):
@@ -79,7 +83,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     queries = _queries(settings, read, lines, moment).persist()
     with step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"):
         rows = _rows(settings, read, lines, queries, bundle, moment)
+        watch.before_writing()
         version = _write(tables, rows, bundle.name, moment, inputs)
+        watch.after_writing(["recommendations"])
     summary = {"bundle": bundle.name, "moment": moment.isoformat(), "version": version}
     summary |= _counts(tables, version, read, lines, queries, bundle, moment)
     queries.unpersist()

@@ -228,6 +228,30 @@ class Tables:
             merge.execute()
         return self._version_of(name, metadata)
 
+    def remove(self, name: str, values: DataFrame, *, job: str, inputs: Mapping[str, Any]) -> int:
+        """Remove the rows that have one of the values.
+
+        Args:
+            name: the table.
+            values: one column, of a name that the table has too.
+            job: the job that removes them.
+            inputs: what the table is made from without them.
+
+        Returns:
+            How many rows went; if none, there was no commit.
+
+        Raises:
+            TableError: there is no such table, or another writer changed it meanwhile; nothing was removed.
+        """
+        (column,), gone = values.columns, values.distinct()
+        rows = self.read(name).join(gone, on=column, how="left_semi").count()
+        if rows:
+            merge = self._table(name).alias("held").merge(gone.alias("gone"), f"held.`{column}` = gone.`{column}`")
+            metadata = commits.metadata(job, inputs)
+            with self._one_writer(name, job), session_settings(self.spark, {USER_METADATA: metadata.text}):
+                merge.whenMatchedDelete().execute()
+        return rows
+
     def clone(self, name: str, root: str, version: int | None = None) -> None:
         """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
 

@@ -37,12 +37,21 @@ class Erased:
         key = self.key
         return F.udf(lambda text: None if text is None else digest(key, text), "string")(user_id)
 
+    def among(self, rows: DataFrame, user_id: str) -> DataFrame:
+        """The column `user_id` of these rows, cut down to persons who were erased, each once."""
+        ids = rows.where(F.col(user_id).isNotNull()).select(user_id).distinct()
+        hashed = ids.withColumn("hash", self.hashed(F.col(user_id)))
+        return hashed.join(self.hashes, on="hash", how="left_semi").select(user_id)
+
     def mark(self, rows: DataFrame, user_id: str, name: str) -> DataFrame:
-        """The rows with a boolean column `name`: whether `user_id` is of a person who was erased."""
-        ours = self.hashes.select(F.col("hash").alias("_erased_hash"))
-        hashed = rows.withColumn("_hash", self.hashed(F.col(user_id)))
-        marked = hashed.join(ours, on=F.col("_hash") == F.col("_erased_hash"), how="left")
-        return marked.withColumn(name, F.col("_erased_hash").isNotNull()).drop("_hash", "_erased_hash")
+        """The rows with a boolean column `name`: whether `user_id` is of a person who was erased.
+
+        The rows are read twice: first for their ids, each of which is hashed once. Those of erased persons go to every
+        task, so that no row moves: rows without a user would all move to one.
+        """
+        theirs = self.among(rows, user_id).select(F.col(user_id).alias("_erased_id"))
+        marked = rows.join(F.broadcast(theirs), on=F.col(user_id) == F.col("_erased_id"), how="left")
+        return marked.withColumn(name, F.col("_erased_id").isNotNull()).drop("_erased_id")
 
     def without(self, rows: DataFrame, user_id: str) -> DataFrame:
         """The rows of all others."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from jobs import erased, ingest
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.order_lines import KEPT, NOT_KEPT
-from training.errors import DataError, SchemaError, SettingsError, TableError, TooManyBadRows
+from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
 HEADER = "Order,Item,Name,Count,When,Price,Customer,Land"
 COLUMNS = {
@@ -210,18 +209,33 @@ def test_erased_persons_are_dropped_counted_and_written_nowhere(spark: SparkSess
     assert ingest.run(settings, spark)["dispositions"] == {"duplicate": 1, "erased": 4, "malformed_line": 1}
 
 
-def test_events_that_were_read_before_an_erasure_are_not_written(spark: SparkSession, tmp_path: Path) -> None:
-    tables = Tables(spark, str(tmp_path))
-    erased.remember(tables, ["7"])
-    with pytest.raises(DataError, match=r"erased from the tables at .* while 'lines.csv' was read"):
-        ingest._refuse_those_erased_meanwhile(tables, {"source": "lines.csv"})
-    twice = tables.read("erasure_key").union(tables.read("erasure_key"))
-    tables.write("erasure_key", twice, mode="overwrite", job="x", inputs={})
-    with pytest.raises(TableError, match=r"must hold one key of 32 bytes, it holds 2 rows"):
-        erased.known(tables)
-    shutil.rmtree(tmp_path / "erasure_key")
-    with pytest.raises(TableError, match=r"key that made them is missing at .*erasure_key"):
-        erased.known(tables)
+def test_who_is_erased_while_ingest_reads_is_written_nowhere(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", CLEAN[0], "9,10001,mug,1,never,1,7,UK"))
+    tables, check = Tables(spark, settings.tables.root), ingest._check
+    monkeypatch.setattr(ingest, "_check", lambda *args: (check(*args), erased.remember(tables, ["7"])))
+    with pytest.raises(DataError, match=r"would bring them back; nothing was written"):
+        ingest.run(settings, spark)
+    assert not any(tables.exists(name) for name in ("quarantine", "dispositions", "events"))
+
+
+@pytest.mark.slow
+def test_who_is_erased_while_ingest_writes_is_taken_out_again(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = write_lines(tmp_path / "lines.csv", CLEAN[0], CLEAN[2], "9,10001,mug,1,never,1,7,UK")
+    settings = settings_for(tmp_path, lines)
+    tables, describe = Tables(spark, settings.tables.root), ingest._describe
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_describe", lambda *args: (describe(*args), erased.remember(tables, ["7"]))[0])
+        with pytest.raises(DataError, match=r"\(1 of 'events', 1 of 'users', 1 of 'quarantine'\)"):
+            ingest.run(settings, spark)
+    for name in ("events", "users"):
+        assert [row["user_id"] for row in tables.read(name).collect()] == ["8"]
+    assert tables.read("quarantine").isEmpty()
+    assert ingest.run(settings, spark)["dispositions"] == {"sale": 1, "erased": 2}
+    assert [row["user_id"] for row in tables.read("users").collect()] == ["8"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""Who was erased: kept out of what a job writes at the same time, whichever of the two comes first."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import erased
+from jobs.erased import Watch
+from jobs.tables import Tables
+from spark_udfs.erased import Erased, digest
+from training.errors import DataError, TableError
+
+KEY = b"k" * 32
+
+
+def events(spark: SparkSession, folder: Path, **inputs: object) -> Tables:
+    """Four rows, of persons 7, 8 and nobody, as the job `ingest` has written them."""
+    tables = Tables(spark, str(folder))
+    rows = spark.createDataFrame([("7", "a"), ("7", "b"), ("8", "a"), (None, "a")], "user_id string, item_id string")
+    tables.write("events", rows, mode="overwrite", job="ingest", inputs=inputs)
+    return tables
+
+
+def users(tables: Tables) -> list[str | None]:
+    return sorted((row["user_id"] for row in tables.read("events").collect()), key=str)
+
+
+def test_what_was_read_before_an_erasure_is_not_written(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    watch = Watch(tables, "ingest_feedback", "feedback")
+    assert watch.inputs == {}
+    watch.before_writing()
+    erased.remember(tables, ["7"])
+    with pytest.raises(DataError, match=rf"at {tmp_path} while `millrace ingest-feedback` read .* nothing was written"):
+        watch.before_writing()
+    assert Watch(tables, "ingest_feedback", "feedback").inputs == {"erased": erased.state(tables)}
+
+
+def test_what_was_committed_before_an_erasure_began_is_taken_back(spark: SparkSession, tmp_path: Path) -> None:
+    tables = events(spark, tmp_path, rules={"now": None}, source="x")
+    aside = spark.createDataFrame([("r", "b1"), ("s", "b2")], "row string, batch string")
+    tables.write("quarantine", aside, mode="overwrite", job="ingest", inputs={})
+    watch = Watch(tables, "ingest", "events")
+    watch.after_writing(["events"], "b1")
+    erased.remember(tables, ["nobody"])
+    watch.after_writing(["events"])
+    assert users(tables) == ["7", "7", "8", None]
+    erased.remember(tables, ["7"])
+    with pytest.raises(DataError, match=r"\(2 of 'events', 1 of 'quarantine'\).* `millrace erase` again .*same ids"):
+        watch.after_writing(["events"], "b1")
+    assert users(tables) == ["8", None]
+    assert [row["batch"] for row in tables.read("quarantine").collect()] == ["b2"]
+    assert (tables.made_by("events"), tables.made_from("events")) == ("erase", {"rules": {"now": None}})
+
+
+def test_what_a_killed_job_has_left_is_taken_back_by_the_next(spark: SparkSession, tmp_path: Path) -> None:
+    tables = events(spark, tmp_path)
+    erased.remember(tables, ["7"])
+    with pytest.raises(DataError, match=r"wrote rows of theirs; these were removed again \(2 of 'events'\)"):
+        Watch(tables, "ingest", "events").before_writing()
+    Watch(tables, "ingest", "events").before_writing()
+    assert users(tables) == ["8", None]
+
+
+def test_hashes_without_their_key_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    erased.remember(tables, ["7"])
+    twice = tables.read("erasure_key").union(tables.read("erasure_key"))
+    tables.write("erasure_key", twice, mode="overwrite", job="x", inputs={})
+    with pytest.raises(TableError, match=r"must hold one key of 32 bytes, it holds 2 rows"):
+        erased.known(tables)
+    shutil.rmtree(tmp_path / "erasure_key")
+    with pytest.raises(TableError, match=r"key that made them is missing at .*erasure_key"):
+        erased.known(tables)
+
+
+def test_marking_moves_no_row(spark: SparkSession) -> None:
+    """However many have no user: they would all go to one task."""
+    persons = Erased(KEY, spark.createDataFrame([(digest(KEY, "7"),)], "hash string"))
+    rows = spark.range(0, 40, 1, 4).selectExpr("IF(id % 4 = 0, CAST(id AS string), NULL) AS user_id", "id")
+    rows = rows.selectExpr("IF(id = 8, '7', user_id) AS user_id", "id")
+    marked = persons.mark(rows, "user_id", "is_erased")
+    assert [row["id"] for row in marked.where("is_erased").collect()] == [8]
+    assert [len(part) for part in marked.rdd.glom().collect()] == [10] * 4
+    assert KEY.hex() not in marked._jdf.queryExecution().toString()
