@@ -92,19 +92,23 @@ def metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:
     return Metadata(texts[0], texts[1], write)
 
 
-def standing(job: str, inputs: Mapping[str, Any]) -> str:
-    """What a commit says that stands for the last change of rows, by this job from these inputs."""
-    return json.dumps({"job": job, "inputs": inputs, "stands": True}, sort_keys=True, default=str)
+def standing(job: str | None, inputs: Mapping[str, Any]) -> str:
+    """What a commit says that stands for the last change of rows: by this job and inputs; None: by other means."""
+    made = {} if job is None else {"job": job, "inputs": inputs}
+    return json.dumps(made | {"stands": True}, sort_keys=True, default=str)
 
 
 def _parsed(text: str | None) -> tuple[str | None, str | None, bool]:
     """A commit's user metadata: job and inputs as `metadata` writes them, the write's own id, whether it stands."""
     try:
-        held = json.loads(text or "null")
-        made = {name: held[name] for name in ("job", "inputs")}
-    except (ValueError, TypeError, KeyError):
+        held = dict(json.loads(text or "{}"))
+    except (ValueError, TypeError):
         return None, None, False
-    return json.dumps(made, sort_keys=True), held.get("write"), held.get("stands") is True
+    stands = held.get("stands") is True
+    if not {"job", "inputs"} <= held.keys():
+        return None, None, stands
+    made = {name: held[name] for name in ("job", "inputs")}
+    return json.dumps(made, sort_keys=True), held.get("write"), stands
 
 
 def is_conflict(error: BaseException) -> bool:

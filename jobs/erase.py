@@ -23,7 +23,7 @@ from jobs import builds, erased, erasure_files, erasure_runs
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.console import say, show_counts, show_table, step
 from jobs.erasure_scan import EXAMPLES, ORDER, QUARANTINE, RAW, VOCABULARY, Scan, table_of
-from jobs.erasure_tables import Gone, clean, count, few_tasks
+from jobs.erasure_tables import Gone, clean, count, few_tasks, properties, tidy
 from jobs.main import erase
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
@@ -139,9 +139,13 @@ class _Erasure:
         with step("erase: looking for them in all files"):
             indices = self._look(wanted)
         self._clear_run()
+        for name in ORDER:
+            if (tables := self._holding(name)) is not None:
+                tidy(tables, name, self.horizon)
         for name in self.log["unclean"]:
             self._clean(name, wanted, indices)
-        wanted.unpersist()
+        for frame in (wanted, indices):
+            frame.unpersist()
         self.log["build"] = builds.move(self.tables, ORDER, job=JOB)
         with step("erase: looking for them again"):
             self._refuse_what_is_left()
@@ -195,10 +199,14 @@ class _Erasure:
         self.log["run_folder"] = before | {name: files + before.get(name, 0) for name, files in cleared.items()}
         self._keep()
 
+    def _holding(self, name: str) -> Tables | None:
+        """Where a table lies that is ours to clean: raw lines are the shop's own, unless the shop is simulated."""
+        tables = self.scan.of(name)
+        return tables if tables.exists(name) and (name != RAW or tables is not self.tables) else None
+
     def _clean(self, name: str, wanted: DataFrame, indices: DataFrame) -> None:
         """Clean one table; how many rows it had is noted before they go."""
-        tables = self.scan.of(name)
-        if not tables.exists(name) or (name == RAW and tables is self.tables):  # raw lines of a shop are its own
+        if (tables := self._holding(name)) is None:
             return
         gone = Gone(name, "id" if name == VOCABULARY else "user_id", wanted)
         if name == EXAMPLES:
@@ -210,8 +218,9 @@ class _Erasure:
             before = {"rows": 0, "version_before": tables.version(name), "version": -1, "log_files": 0}
             before = self.log["tables"].setdefault(name, before)
             before["rows"] = max(before["rows"], rows)
+            held = self.log.setdefault("properties", {}).setdefault(name, properties(tables, name))
             self._keep()
-            done = clean(tables, gone, rows=rows, horizon_hours=self.horizon)
+            done = clean(tables, gone, rows=rows, horizon_hours=self.horizon, held=held)
         before |= {"version": done.version, "log_files": before["log_files"] + done.log_files}
         self._keep()
 
@@ -236,7 +245,7 @@ class _Erasure:
         """Write the certificate and show it; the log has done its work."""
         ended = datetime.now(UTC)
         until = ended + timedelta(hours=self.horizon) if self.log["old_files_left"] else None
-        said = {name: value for name, value in self.log.items() if name != "unclean"}
+        said = {name: value for name, value in self.log.items() if name not in ("unclean", "properties")}
         said |= {"unknown": self.log["persons"] - self.log["known"], "ended": _now(), "horizon_hours": self.horizon}
         said |= {"places_left": 0, "old_files_until": until and until.isoformat(timespec="seconds")}
         path = write_json(self.run_dir, f"erasure-{ended:%Y%m%dT%H%M%SZ}-{said['ids'][:8]}.json", said)

@@ -25,6 +25,7 @@ HASHES, KEY = "erased", "erasure_key"
 QUARANTINE = "quarantine"
 JOB = "erase"
 KEY_BYTES = 32
+NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}  # Delta's log would hold the key's first half
 
 
 def known(tables: Tables) -> Erased | None:
@@ -60,7 +61,7 @@ def remember(tables: Tables, ids: Iterable[str]) -> bytes:
     if known(tables) is None and not tables.exists(KEY):
         # One commit: there is a whole key or none.
         row = tables.spark.createDataFrame([(secrets.token_bytes(KEY_BYTES).hex(),)], "key string")
-        tables.write(KEY, row, mode="overwrite", job=JOB, inputs={}, since=-1)
+        tables.write(KEY, row, mode="overwrite", job=JOB, inputs={}, since=-1, properties=NO_STATISTICS)
     key = _key(tables)
     hashes = tables.spark.createDataFrame([(digest(key, user_id),) for user_id in ids], "hash string")
     tables.merge_new(HASHES, hashes.distinct(), ["hash"], job=JOB, inputs={})

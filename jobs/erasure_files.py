@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+# What a Delta table keeps in hidden folders.
+OF_DELTA = frozenset({"_delta_log", "_change_data", "_delta_index", "_symlink_format_manifest"})
+
+
 class File(NamedTuple):
     """A file.
 
@@ -55,6 +59,27 @@ def beside(spark: SparkSession, path: str, suffix: str) -> list[str]:
         return []
     held = [status.getPath() for status in store.listStatus(parent) if status.isDirectory()]
     return sorted(found.toString() for found in held if found.getName().startswith(begin))
+
+
+def leftovers(spark: SparkSession, folder: str, oldest: float) -> list[str]:
+    """Hidden files and folders of a table's folder, and of its partitions', that belong to no reader of it.
+
+    Args:
+        spark: the session.
+        folder: the table's.
+        oldest: milliseconds since 1970; what was changed later is left out.
+    """
+    place, store = _open(spark, folder)
+    glob: Any = spark._jvm.org.apache.hadoop.fs.GlobFilter  # type: ignore[union-attr]
+    hidden = [(status.getPath(), status.getModificationTime()) for status in store.listStatus(place, glob("[._]*"))]
+    named = [(path.toString(), path.getName(), modified) for path, modified in hidden]
+    found = [
+        path
+        for path, name, modified in named
+        if modified <= oldest and name not in OF_DELTA and "=" not in name and not name.endswith(".crc")
+    ]
+    partitions = [status.getPath() for status in store.listStatus(place, glob("*=*")) if status.isDirectory()]
+    return found + [path for part in partitions for path in leftovers(spark, part.toString(), oldest)]
 
 
 def remove(spark: SparkSession, path: str) -> None:

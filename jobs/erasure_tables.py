@@ -8,20 +8,18 @@ from. Every step may be done again: a removal that was killed is done from the s
 
 from __future__ import annotations
 
-import re
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from jobs import commits
-from jobs.erasure_files import File, exists, files_in, remove
+from jobs import commits, erasure_log
+from jobs.erasure_files import exists, files_in, leftovers, remove
 from jobs.sessions import partitions_for, session_settings
 from jobs.tables import USER_METADATA, Tables
 from training.errors import TableError
@@ -33,10 +31,9 @@ JOB = "erase"
 LISTING, SHUFFLE = "spark.sql.sources.parallelPartitionDiscovery.parallelism", "spark.sql.shuffle.partitions"
 EVERY = "delta.checkpointInterval"
 APPEND_ONLY = "delta.appendOnly"
+SET_ASIDE = (EVERY, APPEND_ONLY)  # properties of a table that are other ones while it is cleaned
 # Delta refuses to remove files younger than a week unless it is told; it is, for this one VACUUM.
 ANY_AGE = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
-CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\..*(parquet|json)$")
-OF_VERSION = re.compile(r"^\.?(\d{20})\.")
 HIDDEN = ("_delta_log", "_delta_log/_sidecars", "_change_data")
 
 
@@ -84,7 +81,20 @@ def count(tables: Tables, gone: Gone) -> int:
     return tables.read(gone.name).join(gone.values.distinct(), on=same, how="left_semi").count()
 
 
-def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float) -> Cleaned:
+def properties(tables: Tables, name: str) -> dict[str, str]:
+    """What a table is set to of that which is set aside while it is cleaned: note it before."""
+    return {key: value for key, value in _detail(tables, name)["properties"].items() if key in SET_ASIDE}
+
+
+def tidy(tables: Tables, name: str, horizon_hours: float) -> int:
+    """Remove what killed writers left in hidden files and folders, which VACUUM passes over; returns how many."""
+    found = leftovers(tables.spark, tables.path(name), erasure_log.oldest_kept(horizon_hours))
+    for path in found:
+        remove(tables.spark, path)
+    return len(found)
+
+
+def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float, held: Mapping[str, str]) -> Cleaned:
     """Remove rows, then the files and the log that held them.
 
     Args:
@@ -92,42 +102,45 @@ def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float) -> Cle
         gone: which rows.
         rows: how many these are; 0: none is looked for.
         horizon_hours: files that are no part of the table any more stay so long.
+        held: its `properties`; they are restored.
 
     Raises:
-        TableError: another writer changed the table meanwhile, or Delta wrote no checkpoint.
+        TableError: another writer changed the table meanwhile, or lost files to VACUUM; or Delta wrote no checkpoint.
     """
     name = gone.name
     said = _says(tables, name)
     with _refusing_others(tables, name):
         if rows:
-            _remove_rows(tables, gone, said)
+            _remove_rows(tables, gone, said, held)
         place = f"delta.`{tables.path(name)}`"
         if "deletionVectors" in _detail(tables, name)["tableFeatures"]:
             tables.spark.sql(f"REORG TABLE {place} APPLY (PURGE)")
         with session_settings(tables.spark, ANY_AGE):
             tables.spark.sql(f"VACUUM {place} RETAIN {horizon_hours} HOURS")
-        _checkpoint(tables, name, said)
-    cut = _cut_log(tables, name, horizon_hours)
+        _checkpoint(tables, name, said, held)
+    cut = erasure_log.cut(tables, name, horizon_hours)
     return Cleaned(tables.version(name), cut)
 
 
 def old(tables: Tables, name: str) -> Callable[[str], bool]:
     """Tells of a file's path whether the table as it is now does without it."""
     live = {path.rpartition("/")[2] for path in tables.read(name).inputFiles()}
-    checkpoint = max(_checkpoints(files_in(tables.spark, f"{tables.path(name)}/_delta_log")), default=0)
+    checkpoint = max(erasure_log.checkpoints(files_in(tables.spark, f"{tables.path(name)}/_delta_log")), default=0)
 
     def is_old(path: str) -> bool:
         last = path.rpartition("/")[2]
-        return _is_past(last, checkpoint) if "/_delta_log/" in path else quote(last) not in live and last not in live
+        if "/_delta_log/" in path:
+            return erasure_log.is_past(last, checkpoint)
+        return quote(last) not in live and last not in live
 
     return is_old
 
 
-def _remove_rows(tables: Tables, gone: Gone, said: str) -> None:
+def _remove_rows(tables: Tables, gone: Gone, said: str, properties: Mapping[str, str]) -> None:
     """Remove the rows in one commit; the ids stand in a view, not in what the commit says."""
     view, place = f"gone_{uuid.uuid4().hex}", f"delta.`{tables.path(gone.name)}`"
     is_vocabulary = gone.name == "vocabulary_users"
-    if is_vocabulary:
+    if is_vocabulary or properties.get(APPEND_ONLY) == "true":
         tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('{APPEND_ONLY}' = 'false')")
     held = f"trim(held.`{gone.column}`)" if gone.name == "order_lines" else f"held.`{gone.column}`"
     then = f"UPDATE SET `{gone.column}` = NULL" if is_vocabulary else "DELETE"
@@ -144,57 +157,52 @@ def _remove_rows(tables: Tables, gone: Gone, said: str) -> None:
 def _says(tables: Tables, name: str) -> str:
     """What our commits say of themselves: that of the last change of rows, so that the table is made from the same.
 
-    Of events the rules alone: the next ingest is to read its source again, and to refuse other rules.
+    Of events the rules alone: the next ingest is to read its source again, and to refuse other rules. A change by other
+    means says nothing, and so does what stands for it.
     """
     job, inputs = tables.made_by(name), tables.made_from(name)
     if job is None or inputs is None:
-        return commits.standing(JOB, {})
+        return commits.standing(None, {})
     if job in ("ingest", JOB) and name != "order_lines":
         return commits.standing(JOB, {"rules": inputs["rules"]} if "rules" in inputs else {})
     return commits.standing(job, inputs)
 
 
-def _checkpoint(tables: Tables, name: str, said: str) -> None:
-    """Two commits that change no row; the first brings a checkpoint, and both restore what the table was set to."""
-    place, held = f"delta.`{tables.path(name)}`", _detail(tables, name)["properties"]
+def _checkpoint(tables: Tables, name: str, said: str, properties: Mapping[str, str]) -> None:
+    """Two commits that change no row; the first brings a checkpoint, and both restore what the table was set to.
+
+    The first is of the metadata, so a writer that began before it cannot commit after it.
+    """
+    place = f"delta.`{tables.path(name)}`"
     kept = {APPEND_ONLY: "true"} if name == "vocabulary_users" else {}
+    restored = {key: value for key, value in properties.items() if key != EVERY} | kept
     with session_settings(tables.spark, {USER_METADATA: said}):
-        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: '1'} | kept)})")
-        if held.get(EVERY, "1") == "1":
-            tables.spark.sql(f"ALTER TABLE {place} UNSET TBLPROPERTIES ('{EVERY}')")
+        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: '1'} | restored)})")
+        _refuse_lost_files(tables, name)
+        if EVERY in properties:
+            tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: properties[EVERY]})})")
         else:
-            tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: held[EVERY]})})")
+            tables.spark.sql(f"ALTER TABLE {place} UNSET TBLPROPERTIES ('{EVERY}')")
 
 
-def _cut_log(tables: Tables, name: str, horizon_hours: float) -> int:
-    """Remove what lies before the newest checkpoint, and what killed writers left; returns how many files.
+def _refuse_lost_files(tables: Tables, name: str) -> None:
+    """Files that another writer had written and not yet committed while VACUUM ran are gone, and its commit names them.
 
     Raises:
-        TableError: there is no checkpoint: nothing was removed.
+        TableError: there are such.
     """
-    folder = f"{tables.path(name)}/_delta_log"
-    files = files_in(tables.spark, folder)
-    whole = _checkpoints(files)
-    if not whole or max(whole) < tables.version(name) - 1:
+    root = tables.path(name)
+    files = tables.spark.read.format("binaryFile").options(__globPaths__="false", recursiveFileLookup="true")
+    held = {row["path"].rpartition("/")[2] for row in files.load(root).select("path").collect()}
+    local = root if "://" not in root else root.partition("://")[2]
+    live = [unquote(path) for path in tables.read(name).inputFiles()]
+    lost = sorted(path for path in live if local in path and path.rpartition("/")[2] not in held)
+    if lost:
         raise TableError(
-            f"the log of table '{name}' at {folder} must have a checkpoint of version {tables.version(name) - 1} "
-            f"or later before older entries go; its newest is of {max(whole, default=None)}. Run the erasure again"
+            f"all {len(live):,} files of table '{name}' at {root} must be there; {len(lost):,} are gone, e.g. "
+            f"{lost[0]}: another job wrote them while VACUUM ran. Stop it, RESTORE the table to the version before its "
+            "commit (DESCRIBE HISTORY), run the erasure again with the same ids, and that job after it"
         )
-    oldest = time.time() * 1000 - horizon_hours * 3_600_000
-    old = [file for file in files if file.modified <= oldest and _is_past(file.name, max(whole))]
-    for file in sorted(old):
-        remove(tables.spark, file.path)
-    return len(old)
-
-
-def _checkpoints(files: Iterable[File]) -> list[int]:
-    return [int(match[1]) for file in files if (match := CHECKPOINT.match(file.name))]
-
-
-def _is_past(name: str, checkpoint: int) -> bool:
-    """Whether the table as it is now needs a file of its log no more; a writer that was killed leaves hidden ones."""
-    match = OF_VERSION.match(name)
-    return match is not None and (int(match[1]) < checkpoint or name.startswith("."))
 
 
 def _detail(tables: Tables, name: str) -> Mapping[str, Mapping[str, str]]:

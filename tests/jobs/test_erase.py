@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds, erase, erased, erasure_tables, ingest, score
+from jobs import build_examples, builds, erase, erased, erasure_log, ingest, score
 from jobs.artefacts import ERASURE, EVALUATION, read_json, write_json
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings
@@ -173,7 +173,7 @@ def test_an_erasure_that_was_stopped_goes_on(
         raise InterruptedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(erasure_tables, "_cut_log", stop)
+        patched.setattr(erasure_log, "cut", stop)
         with pytest.raises(InterruptedError):
             erase.run(settings, GONE, spark)
     assert naming(tmp_path / "tables" / "events" / "_delta_log", GONE[0])
