@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,10 @@ from pyspark.sql import functions as F
 
 from jobs import erasure_files, erasure_tables
 from jobs.sessions import session_settings
-from jobs.simulate import raw_tables
+from jobs.simulate import ORDER_LINES, raw_tables
 from jobs.tables import Tables
 from spark_udfs.occurrences import ONE_FILE_A_BATCH, Finder, find, trimmed
-from spark_udfs.order_lines import NOT_KEPT, normalised
+from spark_udfs.order_lines import NOT_KEPT, normalised, of_no_person
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -44,6 +44,7 @@ class Scan:
         held = frozenset(ids)
         clean = normalised if settings.ingest.normalise_ids else trimmed
         self.finder = Finder(held, {"user_id", settings.ingest.columns.get("user_id", "user_id")}, clean)
+        self._aside = of_no_person(settings.ingest.columns or ORDER_LINES.columns)
         self._by_index = Finder(held, {"id"})  # `id` is a user's in the users' vocabulary alone
         self._tables, raw = tables, raw_tables(settings, tables.spark)
         self._source = _plain(settings.ingest.path or "")
@@ -98,7 +99,8 @@ class Scan:
         Those have no fields to look at; what ingest has put in place of such a line names nobody.
         """
         rows = self._tables.read(QUARANTINE).where(F.col("row") != NOT_KEPT)
-        is_malformed, names = F.col("reason") == MALFORMED, F.udf(self.finder.names, "boolean")
+        names = F.udf(partial(self.finder.names, aside=self._aside), "boolean")
+        is_malformed = F.col("reason") == MALFORMED
         return rows.where(F.when(is_malformed, True).otherwise(names("row"))).select(F.col("row").alias("value"))
 
 

@@ -31,6 +31,7 @@ from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables
 from spark_udfs import order_lines
+from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
 from training.errors import DataError, SettingsError, TooManyBadRows
 
@@ -108,7 +109,9 @@ def _ingest(
             sources.refuse_undecodable(tables.spark, settings.ingest, source)
         _check(counts, raw_rows, source.name, settings.tables.quarantine_limit)
         aside = order_lines.set_aside(sorted_out)
-        aside = aside if persons is None else persons.unmentioned(aside, "row").distinct()
+        if persons is not None:
+            clean = order_lines.normalised if rules.normalise_ids else trimmed
+            aside = persons.unmentioned(aside, "row", order_lines.of_no_person(rules.columns), clean).distinct()
         aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
         tallied = counts | ({ODD_IDS: odd["odd_ids"]} if odd["odd_ids"] and not rules.normalise_ids else {})
         tally = tables.spark.createDataFrame(
@@ -226,9 +229,15 @@ def _refuse_other_rules(tables: Tables, inputs: Mapping[str, Any]) -> None:
     if before is not None and before.get("rules") != inputs["rules"]:
         old, new = before.get("rules", {}), inputs["rules"]
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        remedy = "name a new folder in tables.root, or remove this one"
+        if "erased" in inputs:
+            remedy = (
+                f"name a new folder in tables.root and copy the tables '{erased.HASHES}' and '{erased.KEY}' there "
+                "first, or remove all but these two from this one: without them erased persons would come back"
+            )
         raise DataError(
             f"the events at {tables.path('events')} were ingested under other rules (changed: {', '.join(changed)}); "
-            "name a new folder in tables.root, or remove this one"
+            f"{remedy}"
         )
 
 

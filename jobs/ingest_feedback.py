@@ -23,15 +23,16 @@ from jobs.main import main_of
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
-from spark_udfs import features
-from spark_udfs.outcomes import Checked, attribute, check, from_events, unmatched
+from spark_udfs import features, order_lines
+from spark_udfs.outcomes import OUTCOMES, Checked, attribute, check, from_events, unmatched
+from spark_udfs.ranking import require_columns
 from training.errors import DataError, TableError, TooManyBadRows
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 JOB = "ingest_feedback"
-OUTCOMES = ("ignored", "viewed", "purchased")
+COUNTED = ("ignored", "viewed", "purchased")
 
 
 @in_utc
@@ -67,9 +68,9 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         **watch.inputs,
     }
     if outcomes is not None:
+        require_columns(outcomes, "outcomes", OUTCOMES)
         inputs["outcomes"] = _digest(outcomes)
-        persons = erased.known(tables)
-        happened = outcomes if persons is None else persons.without(outcomes, "user_id")
+        happened = _of_others(settings, tables, outcomes)
     else:
         events = tables.pin("events")
         inputs["outcomes"] = f"events at version {events.content}"
@@ -91,7 +92,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
     shown.unpersist()
     summary = _summary(tables, held, moment, bad, lost) | {"inputs": inputs}
     write_json(settings.run_dir, FEEDBACK, summary)
-    counts = {name: summary[name] for name in ("shown", *OUTCOMES, "unmatched")}
+    counts = {name: summary[name] for name in ("shown", *COUNTED, "unmatched")}
     counts |= {f"quarantined: {reason}": rows for reason, rows in bad.items()}
     show_counts(f"Feedback on what was shown at {moment}", counts)
     return summary | {"up_to_date": known}
@@ -138,6 +139,13 @@ def _happened(settings: Settings, events: DataFrame, moment: str) -> DataFrame:
     """The shop's own events while what was shown could have led to them."""
     end = _at(moment) + _days(settings.feedback.window_days)
     return from_events(events, start=_at(moment), end=end)
+
+
+def _of_others(settings: Settings, tables: Tables, outcomes: DataFrame) -> DataFrame:
+    """Without those of persons who were erased."""
+    persons = erased.known(tables)
+    user_id = order_lines.cleaned(F.col("user_id"), normalise=settings.ingest.normalise_ids)
+    return outcomes if persons is None else persons.without(outcomes, user_id)
 
 
 def _quarantine(
@@ -188,7 +196,7 @@ def _summary(tables: Tables, version: int, moment: str, bad: dict[str, int], los
     return {
         "moment": moment,
         "shown": sum(counts.values()),
-        **{name: counts.get(name, 0) for name in OUTCOMES},
+        **{name: counts.get(name, 0) for name in COUNTED},
         "unmatched": lost,
         "quarantined": bad,
         "version": version,

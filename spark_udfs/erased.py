@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from spark_udfs.occurrences import may_name
 
 
 def digest(key: bytes, user_id: str) -> str:
@@ -53,21 +55,24 @@ class Erased:
         marked = rows.join(F.broadcast(theirs), on=F.col(user_id) == F.col("_erased_id"), how="left")
         return marked.withColumn(name, F.col("_erased_id").isNotNull()).drop("_erased_id")
 
-    def without(self, rows: DataFrame, user_id: str) -> DataFrame:
-        """The rows of all others."""
-        return self.mark(rows, user_id, "_is_erased").where(~F.col("_is_erased")).drop("_is_erased")
+    def without(self, rows: DataFrame, user_id: Column) -> DataFrame:
+        """The rows of all others; `user_id` is the id as ingest would keep it."""
+        marked = self.mark(rows.withColumn("_user_id", user_id), "_user_id", "_is_erased")
+        return marked.where(~F.col("_is_erased")).drop("_user_id", "_is_erased")
 
-    def unmentioned(self, rows: DataFrame, row: str) -> DataFrame:
-        """The rows whose JSON in the column `row` has no erased id as a value of any key.
+    def unmentioned(self, rows: DataFrame, row: str, aside: Collection[str], clean: Callable[[str], str]) -> DataFrame:
+        """The rows whose JSON in the column `row` has no erased id as a value that `may_name` a person.
 
         Args:
             rows: any, few: each value of each row is hashed.
             row: a column of JSON objects.
+            aside: keys whose values say nothing of a person.
+            clean: makes of a value the id that ingest makes of it.
         """
         key = self.key
 
         def values(text: str) -> list[str]:
-            return [digest(key, str(value).strip(" ")) for value in json.loads(text).values()]
+            return [digest(key, clean(value)) for value in may_name(text, aside)]
 
         hashes = rows.select(row).distinct().select(row, F.explode(F.udf(values, "array<string>")(row)).alias("hash"))
         mentioned = hashes.join(self.hashes, on="hash", how="left_semi").select(row)

@@ -17,7 +17,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -73,9 +73,9 @@ class Finder:
         """Whether a value is an id."""
         return self._clean(value) in self._ids
 
-    def names(self, text: str) -> bool:
-        """Whether a JSON text has an id as any value, however deep, or anything that `places` counts."""
-        return any(self.is_one(value) for value in _values(text)) or self.places(text.encode()) > 0
+    def names(self, text: str, aside: Collection[str] = ()) -> bool:
+        """Whether a JSON text has an id as a value that `may_name` a person, or anything that `places` counts."""
+        return any(self.is_one(value) for value in may_name(text, aside)) or self.places(text.encode()) > 0
 
     def places(self, data: bytes) -> int:
         """How often ids stand in bytes: as words, and as values of a user's key in JSON."""
@@ -226,6 +226,22 @@ def _forms(text: str) -> set[bytes]:
     for _ in _DEPTHS:
         forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
     return {form.encode() for form in forms}
+
+
+def may_name(text: str, aside: Collection[str]) -> Iterator[str]:
+    """The values of a raw row (JSON), however deep, that may be a person's id.
+
+    Args:
+        text: the row.
+        aside: its columns that hold quantities, times and the like: a customer 12 is not meant by a 12 there. Telling
+            values count there too.
+    """
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError):
+        held = text
+    for name, value in held.items() if isinstance(held, dict) else [("", held)]:
+        yield from (found for found in _within(value) if name not in aside or is_telling(found.strip(" ")))
 
 
 def _values(text: str) -> Iterator[str]:

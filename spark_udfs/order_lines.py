@@ -58,6 +58,7 @@ EVENT_COLUMNS = (
 TIMES = ("time", "arrival_time")
 TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
 IDS = ("order_id", "user_id", "item_id")
+OF_NO_PERSON = ("order_id", "item_id", "kind", *TIMES, "quantity", "price")
 ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 EARLIEST = datetime(1970, 1, 1)
@@ -119,6 +120,15 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         text = F.when(F.col("is_malformed"), NOT_KEPT).otherwise(F.col("row"))
         sorted_out = marked.withColumn("disposition", disposition).withColumn("row", text)
     return sorted_out.select(*EVENT_COLUMNS, "row", "copies", "disposition")
+
+
+def of_no_person(columns: Mapping[str, str]) -> frozenset[str]:
+    """The raw columns whose values say nothing of a person: a quantity of 12 does not mean customer 12.
+
+    Args:
+        columns: the raw column's name, by ours.
+    """
+    return frozenset(columns[name] for name in OF_NO_PERSON if name in columns)
 
 
 def oddities(sorted_out: DataFrame) -> DataFrame:
@@ -193,10 +203,13 @@ def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> 
     held = place[rules.columns[name]]
     if name in TIMES and not isinstance(rows.schema[held].dataType, StringType):
         return F.col(held).cast("timestamp")
-    text = F.trim(F.col(held).cast("string"))
-    if name in IDS and rules.normalise_ids:
-        text = _normalised(text)
-    return F.when(text != "", text)
+    return cleaned(F.col(held).cast("string"), normalise=name in IDS and rules.normalise_ids)
+
+
+def cleaned(text: Column, *, normalise: bool) -> Column:
+    """A text as ingest keeps it: trimmed or, of an id where the rules say so, normalised; null where blank."""
+    trimmed = _normalised(F.trim(text)) if normalise else F.trim(text)
+    return F.when(trimmed != "", trimmed)
 
 
 def _normalised(text: Column) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from jobs import erased
 from jobs.erased import Watch
 from jobs.tables import Tables
 from spark_udfs.erased import Erased, digest
+from spark_udfs.occurrences import Finder, trimmed
+from spark_udfs.order_lines import of_no_person
 from training.errors import DataError, TableError
 
 KEY = b"k" * 32
@@ -87,3 +90,15 @@ def test_marking_moves_no_row(spark: SparkSession) -> None:
     assert [row["id"] for row in marked.where("is_erased").collect()] == [8]
     assert [len(part) for part in marked.rdd.glom().collect()] == [10] * 4
     assert KEY.hex() not in marked._jdf.queryExecution().toString()
+
+
+def test_a_row_mentions_a_person_where_a_person_may_be_named(spark: SparkSession) -> None:
+    persons = Erased(KEY, spark.createDataFrame([(digest(KEY, "12"),), (digest(KEY, "c1234x"),)], "hash string"))
+    aside = of_no_person({"quantity": "Count", "price": "price", "user_id": "kind"})
+    others = [{"Count": "12", "price": 12, "note": "12 cups"}, {"Customer": "c1234"}]
+    theirs = [{"kind": " 12"}, {"note": 12}, {"_other_fields": '[{"key":"by","value":"12"}]'}, {"Count": "c1234x"}]
+    rows = spark.createDataFrame([(json.dumps(row),) for row in others + theirs], "row string")
+    left = persons.unmentioned(rows, "row", aside, trimmed).collect()
+    assert sorted(row["row"] for row in left) == sorted(json.dumps(row) for row in others)
+    finder = Finder(["12", "c1234x"], ["kind"])
+    assert [finder.names(json.dumps(row), aside) for row in others + theirs] == [False] * 2 + [True] * 4

@@ -149,6 +149,16 @@ def test_other_rules_are_refused(
         ingest.run(other, spark)
 
 
+def test_other_rules_are_refused_with_what_keeps_the_erased_out(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    events = spark.createDataFrame([("a",)], "event_id string")
+    tables.write("events", events, mode="overwrite", job="ingest", inputs={"rules": {"now": None}})
+    with pytest.raises(DataError, match=r"\(changed: now\); name a new folder in tables.root, or remove this one"):
+        ingest._refuse_other_rules(tables, {"rules": {"now": "x"}})
+    with pytest.raises(DataError, match=r"copy the tables 'erased' and 'erasure_key' there first, or remove all but"):
+        ingest._refuse_other_rules(tables, {"rules": {"now": "x"}, "erased": 1})
+
+
 def test_too_many_bad_rows_stop_and_write_nothing(spark: SparkSession, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", CLEAN[0], DIRTY["unreadable_time"]))
     strict = settings.model_copy(update={"tables": settings.tables.model_copy(update={"quarantine_limit": 0.4})})

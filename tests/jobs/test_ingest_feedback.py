@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import ingest_feedback
+from jobs import erased, ingest_feedback
 from jobs.artefacts import FEEDBACK, read_json
 from jobs.settings import Settings
 from jobs.tables import Tables
-from training.errors import DataError, TableError, TooManyBadRows
+from training.errors import DataError, SchemaError, TableError, TooManyBadRows
 
 FIRST, SECOND = datetime(2025, 3, 1), datetime(2025, 3, 8)
 SHOWN = (
@@ -141,6 +141,22 @@ def test_given_outcomes_are_checked_and_bad_ones_set_aside(spark: SparkSession, 
     assert aside == {("outcomes", reason) for reason in summary["quarantined"]}
     assert ingest_feedback.run(lenient, spark, given(spark, *bad, *good))["up_to_date"]  # whatever their order
     assert tables.read("quarantine").count() == 3
+
+
+def test_given_outcomes_of_erased_persons_are_dropped(spark: SparkSession, settings: Settings) -> None:
+    tables = Tables(spark, settings.tables.root)
+    erased.remember(tables, ["u"])
+    rows = given(
+        spark, (" u", "a", "viewed", at(1), None), ("u", None, "viewed", at(1), None), (None, "a", "x", None, "")
+    )
+    others = ingest_feedback._of_others(settings, tables, rows)
+    assert [tuple(row) for row in others.collect()] == [(None, "a", "x", None, "")]
+    invisible = given(spark, ("u\u200b", "a", "viewed", at(1), None))
+    assert ingest_feedback._of_others(settings, tables, invisible).count() == 1
+    normalising = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"normalise_ids": True})})
+    assert ingest_feedback._of_others(normalising, tables, invisible).count() == 0
+    with pytest.raises(SchemaError, match="column 'user_id' must be string, it is bigint; column 'item_id'"):
+        ingest_feedback.run(of(settings, FIRST), spark, spark.createDataFrame([(7,)], "user_id bigint"))
 
 
 def test_too_many_bad_rows_stop_the_job(spark: SparkSession, settings: Settings) -> None:
