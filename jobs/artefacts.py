@@ -109,7 +109,7 @@ class Erasure(_Open):
     ids: str
     started: str
     persons: int
-    known: int
+    in_rows: int
     unclean: list[str]
     tables: dict[str, dict[str, int]]
     bundles: list[dict[str, str]]

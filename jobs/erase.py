@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from pyspark.sql import functions as F
 
 from jobs import builds, erased, erasure_files, erasure_runs
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.console import say, show_counts, show_table, step
-from jobs.erasure_scan import EXAMPLES, ORDER, QUARANTINE, RAW, VOCABULARY, Scan, table_of
-from jobs.erasure_tables import Gone, clean, count, few_tasks, properties, tidy
+from jobs.erasure_scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
+from jobs.erasure_tables import clean, count, few_tasks, properties, tidy
 from jobs.main import erase
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
@@ -144,11 +143,10 @@ class _Erasure:
                 tidy(tables, name, self.horizon)
         for name in self.log["unclean"]:
             self._clean(name, wanted, indices)
-        for frame in (wanted, indices):
-            frame.unpersist()
         self.log["build"] = builds.move(self.tables, ORDER, job=JOB)
         with step("erase: looking for them again"):
-            self._refuse_what_is_left()
+            self._refuse_what_is_left(wanted, indices)
+        wanted.unpersist()
         return self._certify()
 
     def _begin(self, key: bytes) -> None:
@@ -166,8 +164,8 @@ class _Erasure:
                 f"again with its own ids before others ({self.run_dir / ERASURE} says how far it came); their hashes "
                 "are kept already"
             )
-        empty: dict[str, Any] = {"known": 0, "unclean": [], "tables": {}, "bundles": [], "run_folder": {}, "loops": []}
-        self.log = {"ids": ids, "started": _now(), "persons": len(self.ids)} | empty
+        empty: dict[str, Any] = {"unclean": [], "tables": {}, "bundles": [], "run_folder": {}, "loops": []}
+        self.log = {"ids": ids, "started": _now(), "persons": len(self.ids), "in_rows": 0} | empty
         self._keep()
 
     def _keep(self) -> None:
@@ -175,14 +173,15 @@ class _Erasure:
 
     def _look(self, wanted: DataFrame) -> DataFrame:
         """Note what has to be cleaned, and who learnt from it; returns the persons' indices."""
-        named = {name for path in self.scan.files() if (name := table_of(path))}
-        self.log["known"] = max(self.log["known"], self.scan.known(wanted))
-        indices = self.scan.indices(wanted).persist()  # as they are now: later the vocabulary has no names to them
-        first = indices.agg(F.min("value")).collect()[0][0]
-        held = [*self.log["bundles"], *erasure_runs.bundles(self.run_dir, self.tables.root, first)]
-        self.log["bundles"] = list({bundle["path"]: bundle for bundle in held}.values())
-        by_index = {EXAMPLES, VOCABULARY} if first is not None else set()
-        self.log["unclean"] = [name for name in ORDER if name in {*self.log["unclean"], *named, *by_index}]
+        named = {name for path in self.scan.files() if (name := self.scan.table_of(path))}
+        self.log["in_rows"] = max(self.log["in_rows"], self.scan.in_rows(wanted))
+        known = self.scan.indices(wanted)  # as they are now: later the vocabulary has no names to them
+        indices = self.tables.spark.createDataFrame([(index,) for index in known], "value bigint")
+        found = erasure_runs.bundles(self.run_dir, self.tables.root, min(known, default=None))
+        self.log["bundles"] = list({bundle["path"]: bundle for bundle in [*self.log["bundles"], *found]}.values())
+        by_index = {EXAMPLES, VOCABULARY} if known else set()
+        unclean = {*self.log["unclean"], *named, *by_index, *self.scan.rows(wanted, indices)}
+        self.log["unclean"] = [name for name in ORDER if name in unclean]
         self._keep()
         return indices
 
@@ -208,11 +207,7 @@ class _Erasure:
         """Clean one table; how many rows it had is noted before they go."""
         if (tables := self._holding(name)) is None:
             return
-        gone = Gone(name, "id" if name == VOCABULARY else "user_id", wanted)
-        if name == EXAMPLES:
-            gone = Gone(name, "user", indices)
-        elif name == QUARANTINE:
-            gone = Gone(name, "row", self.scan.quarantined())
+        gone = self.scan.gone(name, wanted, indices)
         with step(f"erase: cleaning {name}"), few_tasks(tables, name):
             rows = count(tables, gone)
             before = {"rows": 0, "version_before": tables.version(name), "version": -1, "log_files": 0}
@@ -224,16 +219,18 @@ class _Erasure:
         before |= {"version": done.version, "log_files": before["log_files"] + done.log_files}
         self._keep()
 
-    def _refuse_what_is_left(self) -> None:
-        """No file may name a person; within a horizon, none that a table consists of.
+    def _refuse_what_is_left(self, wanted: DataFrame, indices: DataFrame) -> None:
+        """No row may be a person's, and no file may name one; within a horizon, none that a table consists of.
 
         Raises:
             DataError: some do.
         """
         files = self.scan.files()
         self.log["old_files_left"] = len(files) if self.horizon else 0
+        self.log["places_left"] = sum(max(places, 0) for places in files.values())
         wrong = self.scan.still_needed(files) if self.horizon else files
         wrong |= {str(path): places for path, places in erasure_runs.naming(self.run_dir, self.scan.finder)}
+        wrong |= {self.scan.of(name).path(name): rows for name, rows in self.scan.rows(wanted, indices).items()}
         if wrong:
             listed = "; ".join(f"{path} ({_places(places)})" for path, places in sorted(wrong.items())[:SHOWN])
             raise DataError(
@@ -246,8 +243,8 @@ class _Erasure:
         ended = datetime.now(UTC)
         until = ended + timedelta(hours=self.horizon) if self.log["old_files_left"] else None
         said = {name: value for name, value in self.log.items() if name not in ("unclean", "properties")}
-        said |= {"unknown": self.log["persons"] - self.log["known"], "ended": _now(), "horizon_hours": self.horizon}
-        said |= {"places_left": 0, "old_files_until": until and until.isoformat(timespec="seconds")}
+        said |= {"not_in_rows": self.log["persons"] - self.log["in_rows"], "horizon_hours": self.horizon}
+        said |= {"ended": _now(), "old_files_until": until and until.isoformat(timespec="seconds")}
         path = write_json(self.run_dir, f"erasure-{ended:%Y%m%dT%H%M%SZ}-{said['ids'][:8]}.json", said)
         (self.run_dir / ERASURE).unlink()
         _show(said, path)
@@ -263,7 +260,7 @@ def _places(found: int) -> str:
 
 
 def _show(said: dict[str, Any], path: Path) -> None:
-    show_counts("Erased", {"ids": said["persons"], "known": said["known"], "unknown": said["unknown"]})
+    show_counts("Erased", {name: said[name] for name in ("persons", "in_rows", "not_in_rows")})
     show_table(
         "Tables",
         ("table", "rows removed", "version before", "version", "log files removed"),

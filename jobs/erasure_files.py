@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from training.errors import TableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyspark.sql import SparkSession
 
 
@@ -49,6 +51,31 @@ def folders_in(spark: SparkSession, folder: str) -> list[str]:
     """The names of the folders right in a folder."""
     place, store = _open(spark, folder)
     return sorted(status.getPath().getName() for status in store.listStatus(place) if status.isDirectory())
+
+
+def qualified(spark: SparkSession, path: str) -> str:
+    """A path as listings have it: absolute, and with its scheme."""
+    place, store = _open(spark, path)
+    return str(store.makeQualified(place).toString())
+
+
+def below(spark: SparkSession, folder: str) -> Iterator[str]:
+    """The paths of all files below a folder, hidden ones too."""
+    place, store = _open(spark, folder)
+    files = store.listFiles(place, True)
+    while files.hasNext():
+        yield str(files.next().getPath().toString())
+
+
+def content(spark: SparkSession, path: str) -> bytes:
+    """A file's bytes, read by the driver."""
+    place, store = _open(spark, path)
+    jvm: Any = spark._jvm
+    stream = store.open(place)
+    try:
+        return bytes(jvm.org.apache.commons.io.IOUtils.toByteArray(stream))
+    finally:
+        stream.close()
 
 
 def beside(spark: SparkSession, path: str, suffix: str) -> list[str]:

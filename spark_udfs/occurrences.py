@@ -142,7 +142,7 @@ def find(
         spark: the session.
         folders: of any file system that Spark reads; folders below one that begin with _ or . must be named.
         finder: what to look for; it travels to each task.
-        others: what to look for instead in files whose path has such a part.
+        others: what to look for instead in files whose path begins so.
     """
     literal = {"__globPaths__": "false", "recursiveFileLookup": "true"}
     files = spark.read.format("binaryFile").options(**literal).load(list(folders)).select("path", "content")
@@ -161,8 +161,8 @@ def find(
 
 
 def finder_for(path: str, finder: Finder, others: Mapping[str, Finder]) -> Finder:
-    """Which of the finders is for a file: that of a part of its path, or the one for all others."""
-    return next((other for part, other in others.items() if part in path), finder)
+    """Which of the finders is for a file: that of the beginning of its path, or the one for all others."""
+    return next((other for begin, other in others.items() if path.startswith(begin)), finder)
 
 
 def in_file(path: str, content: pa.Buffer | bytes, finder: Finder) -> int:

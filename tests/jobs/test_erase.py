@@ -103,7 +103,8 @@ def test_no_file_names_them_and_others_stay(said: dict[str, Any], folder: Path, 
 @pytest.mark.slow
 def test_the_certificate_says_what_was_done(said: dict[str, Any], settings: Settings) -> None:
     certificate = json.loads(Path(said["path"]).read_text())
-    assert (certificate["persons"], certificate["known"], certificate["unknown"]) == (3, 2, 1)
+    assert (certificate["persons"], certificate["in_rows"], certificate["not_in_rows"]) == (3, 2, 1)
+    assert (certificate["places_left"], certificate["old_files_left"]) == (0, 0)
     rows = {name: table["rows"] for name, table in certificate["tables"].items()}
     assert rows["users"] == rows["vocabulary_users"] == rows["feedback"] == rows["quarantine"] == 2
     assert rows["recommendations"] == 8
@@ -148,7 +149,7 @@ def test_the_next_jobs_go_on(said: dict[str, Any], spark: SparkSession, settings
     summary = score.run(settings, spark)
     assert summary["users"] == USERS  # with the looker and the newcomer, without two
     again = erase.run(settings, GONE, spark)
-    assert (again["known"], again["tables"], again["bundles"]) == (0, {}, [])
+    assert (again["in_rows"], again["tables"], again["bundles"]) == (0, {}, [])
 
 
 def little(spark: SparkSession, folder: Path, **sections: Any) -> Settings:
@@ -178,11 +179,7 @@ def test_an_erasure_that_was_stopped_goes_on(
             erase.run(settings, GONE, spark)
     assert naming(tmp_path / "tables" / "events" / "_delta_log", GONE[0])
     said = erase.run(settings, GONE, spark)
-    assert (said["known"], said["unknown"], said["tables"]["events"]["rows"]) == (
-        2,
-        0,
-        0,
-    )
+    assert (said["in_rows"], said["not_in_rows"], said["tables"]["events"]["rows"]) == (2, 0, 0)
     assert [naming(tmp_path, user) for user in GONE] == [[], []]
     tables = Tables(spark, settings.tables.root)
     assert (tables.made_by("events"), tables.made_from("events")) == ("erase", {"rules": {"now": None}})
@@ -192,14 +189,14 @@ def test_an_erasure_that_was_stopped_goes_on(
 @pytest.mark.slow
 def test_old_files_stay_within_the_horizon(spark: SparkSession, tmp_path: Path) -> None:
     said = erase.run(little(spark, tmp_path, erasure={"horizon_hours": 24}), GONE, spark)
-    assert said["old_files_left"] > 0
+    assert said["places_left"] >= said["old_files_left"] > 0
     assert said["old_files_until"] > said["ended"]
     settings = little(spark, tmp_path)
     tables = Tables(spark, settings.tables.root)
     assert tables.read("events", 0).count() == 3
     assert tables.read("events").count() == 1
     said = erase.run(settings, GONE, spark)
-    assert (said["known"], said["old_files_left"], said["old_files_until"]) == (0, 0, None)
+    assert (said["in_rows"], said["places_left"], said["old_files_left"], said["old_files_until"]) == (0, 0, 0, None)
     assert [naming(tmp_path, user) for user in GONE] == [[], []]
 
 
@@ -212,9 +209,40 @@ def test_a_file_that_still_names_a_person_is_an_error(spark: SparkSession, tmp_p
         path.write_bytes(b"PAR1" + GONE[0].encode())
     (tmp_path / "tables" / "notes").mkdir()
     (tmp_path / "tables" / "notes" / "list.txt").write_text(f"call {GONE[0]} back")
-    with pytest.raises(DataError, match=r"2 do: .*items/part.parquet \(cannot.*notes/list.txt \(1 places\)"):
+    (tmp_path / "tables" / "list.csv").write_text('{"user_id": "user 3"}')
+    (tmp_path / "tables" / "notes" / ".kept").mkdir()
+    for name in (".list.txt", ".kept/list.txt"):
+        shutil.copy(tmp_path / "tables" / "notes" / "list.txt", tmp_path / "tables" / "notes" / name)
+    files = (
+        r"items/part.parquet \(cannot.*/list.csv \(2 .*/.kept/list.txt \(1 .*/.list.txt \(1 .*/list.txt \(1 places\)"
+    )
+    with pytest.raises(DataError, match=f"5 do: .*{files}"):
         erase.run(settings, GONE, spark)
     assert [path.exists() for path in torn] == [False, True]
+
+
+@pytest.mark.slow
+def test_rows_go_whatever_their_files_are_called_and_wherever_they_lie(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "users"  # as a table is called
+    settings = Settings(tables={"root": str(folder / "tables")}, run_dir=str(folder / "run"))
+    tables, elsewhere = Tables(spark, settings.tables.root), Tables(spark, str(tmp_path / "elsewhere"))
+    rows = spark.createDataFrame([(user,) for user in ("17850", "10000")], "user_id string").coalesce(1)
+    made: dict[str, Any] = {"mode": "overwrite", "job": "ingest", "inputs": {}}
+    tables.write("events", rows, properties={"delta.columnMapping.mode": "name"}, **made)
+    elsewhere.write("feedback", rows, **made)
+    elsewhere.clone("feedback", tables.root)
+    with monkeypatch.context() as patched:
+        patched.setattr(erase, "clean", lambda *_, **__: erasure_tables.Cleaned(0, 0))
+        with pytest.raises(
+            DataError, match=r"do: .*/tables/events \(1 .*/tables/feedback \(1 places\); file:.*/events/_delta_log"
+        ):
+            erase.run(settings, ["17850"], spark)
+    said = erase.run(settings, ["17850"], spark)
+    assert {name: table["rows"] for name, table in said["tables"].items()} == {"events": 1, "feedback": 1}
+    assert [tables.read(name).collect()[0]["user_id"] for name in said["tables"]] == ["10000", "10000"]
+    assert naming(folder, "17850") == []
 
 
 @pytest.mark.slow
@@ -268,13 +296,13 @@ def test_one_at_a_time(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.
 
 def test_another_erasure_waits_for_one_that_was_stopped(spark: SparkSession, tmp_path: Path) -> None:
     settings = little(spark, tmp_path)
-    log = {"ids": "f", "started": "2025-01-01", "persons": 2, "known": 2, "unclean": [], "tables": {}}
+    log = {"ids": "f", "started": "2025-01-01", "persons": 2, "in_rows": 2, "unclean": [], "tables": {}}
     write_json(settings.run_dir, ERASURE, log | {"bundles": [], "run_folder": {}, "loops": []})
     with pytest.raises(DataError, match=r"erasure of 2 ids that began at 2025-01-01 has not ended"):
         erase.run(settings, ["user 1"], spark)
     shutil.rmtree(settings.run_dir)
     said = erase.run(settings, ["user 1"], spark)
-    assert (said["persons"], said["unknown"], said["tables"]) == (1, 1, {})
+    assert (said["persons"], said["not_in_rows"], said["tables"]) == (1, 1, {})
 
 
 def test_a_root_without_tables_is_refused(spark: SparkSession, tmp_path: Path) -> None:
