@@ -30,12 +30,6 @@ class File(NamedTuple):
     modified: int
 
 
-def exists(spark: SparkSession, path: str) -> bool:
-    """Whether there is a file or folder."""
-    place, store = _open(spark, path)
-    return bool(store.exists(place))
-
-
 def files_in(spark: SparkSession, folder: str) -> list[File]:
     """The files right in a folder, hidden ones too; none if there is no such folder."""
     place, store = _open(spark, folder)
@@ -45,12 +39,6 @@ def files_in(spark: SparkSession, folder: str) -> list[File]:
     return [
         File(status.getPath().toString(), status.getPath().getName(), status.getModificationTime()) for status in held
     ]
-
-
-def folders_in(spark: SparkSession, folder: str) -> list[str]:
-    """The names of the folders right in a folder."""
-    place, store = _open(spark, folder)
-    return sorted(status.getPath().getName() for status in store.listStatus(place) if status.isDirectory())
 
 
 def qualified(spark: SparkSession, path: str) -> str:

@@ -19,7 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from jobs import commits, erasure_log
-from jobs.erasure_files import exists, files_in, leftovers, remove
+from jobs.erasure_files import files_in, leftovers, remove
 from jobs.sessions import partitions_for, session_settings
 from jobs.tables import USER_METADATA, Tables
 from training.errors import TableError
@@ -34,7 +34,6 @@ APPEND_ONLY = "delta.appendOnly"
 SET_ASIDE = (EVERY, APPEND_ONLY)  # properties of a table that are other ones while it is cleaned
 # Delta refuses to remove files younger than a week unless it is told; it is, for this one VACUUM.
 ANY_AGE = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
-HIDDEN = ("_delta_log", "_delta_log/_sidecars", "_change_data")
 
 
 class Gone(NamedTuple):
@@ -61,12 +60,6 @@ class Cleaned(NamedTuple):
 
     version: int
     log_files: int
-
-
-def places(tables: Tables, name: str) -> list[str]:
-    """The folders in which a table's files lie."""
-    root = tables.path(name)
-    return [root, *(f"{root}/{part}" for part in HIDDEN if exists(tables.spark, f"{root}/{part}"))]
 
 
 def few_tasks(tables: Tables, name: str) -> AbstractContextManager[None]:

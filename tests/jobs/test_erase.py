@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs import build_examples, builds, erase, erased, erasure_log, ingest, score
 from jobs.artefacts import ERASURE, EVALUATION, read_json, write_json
+from jobs.erasure_tables import Cleaned
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings
 from jobs.tables import Tables
@@ -234,7 +235,7 @@ def test_rows_go_whatever_their_files_are_called_and_wherever_they_lie(
     elsewhere.write("feedback", rows, **made)
     elsewhere.clone("feedback", tables.root)
     with monkeypatch.context() as patched:
-        patched.setattr(erase, "clean", lambda *_, **__: erasure_tables.Cleaned(0, 0))
+        patched.setattr(erase, "clean", lambda *_, **__: Cleaned(0, 0))
         with pytest.raises(
             DataError, match=r"do: .*/tables/events \(1 .*/tables/feedback \(1 places\); file:.*/events/_delta_log"
         ):
