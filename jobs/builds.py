@@ -15,6 +15,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import commits
+from jobs.console import say
 from training.delta_log import has_files
 from training.errors import MillraceError, SnapshotError, TableError
 from training.snapshot import open_snapshot, read_table
@@ -113,14 +114,31 @@ def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
     return found
 
 
-def move(tables: Tables, names: Collection[str], *, job: str) -> int | None:
+def movable(tables: Tables) -> list[str]:
+    """The tables of the build in force whose newest rows are its own; to be asked before rows are removed from them."""
+    manifest = newest(tables).manifest
+    if manifest is None:
+        return []
+
+    def is_its_own(name: str) -> bool:
+        content = tables.pin(name).content
+        if name in manifest["read"]:
+            return bool(content == manifest["inputs"].get(name))
+        return bool(content <= manifest["versions"][name])
+
+    named = sorted({*manifest["read"], *manifest["versions"]})
+    return [name for name in named if tables.exists(name) and is_its_own(name)]
+
+
+def move(tables: Tables, names: Collection[str], movable: Collection[str], *, job: str) -> int | None:
     """Publish the build in force at the newest versions of some of its tables: earlier ones are to be read no more.
 
-    What it was made from has changed with them, so the next build is made anew.
+    What it was made from has changed with them, so the next build is made anew. Who looks on learns what was not moved.
 
     Args:
         tables: where they lie.
-        names: the tables.
+        names: the tables from which rows were removed.
+        movable: those that had the build's own rows before; the others hold later ones, which are no part of it.
         job: the job that publishes.
 
     Returns:
@@ -130,10 +148,20 @@ def move(tables: Tables, names: Collection[str], *, job: str) -> int | None:
         TableError: another build was published meanwhile.
     """
     version, manifest = newest(tables)
-    if manifest is None or any(tables.made_from(name) != manifest["inputs"] for name in ("examples", "queries")):
+    if manifest is None:
+        return None
+    of_others = [name for name in ("examples", "queries") if tables.made_from(name) != manifest["inputs"]]
+    named = {*manifest["read"], *manifest["versions"]} & {*names}
+    late = sorted(named - {*movable} - {*of_others})
+    if of_others or late:
+        say(f"{', '.join(of_others + late)}: not as the build in force names them; run `millrace build-examples` next")
+    if of_others:
         return None
     moved = {
-        part: {name: tables.version(name) if name in names else held for name, held in manifest[part].items()}
+        part: {
+            name: tables.version(name) if name in names and name in movable else held
+            for name, held in manifest[part].items()
+        }
         for part in ("versions", "read")
     }
     if all(manifest[part] == held for part, held in moved.items()):

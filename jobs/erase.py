@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from pyspark.sql import functions as F
 
-from jobs import builds, erased, erasure_files, erasure_runs
+from jobs import builds, erased, erasure_files, erasure_past, erasure_runs
 from jobs.artefacts import ERASURE, read_json, write_json
-from jobs.console import say, show_counts, show_table, step
+from jobs.console import say, step
+from jobs.erasure_certificate import now, show
+from jobs.erasure_ids import checked
+from jobs.erasure_past import Past
 from jobs.erasure_scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
 from jobs.erasure_tables import clean, count, few_tasks, properties, tidy
 from jobs.main import erase
@@ -29,8 +33,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import LOCK
 from spark_udfs.erased import digest
-from spark_udfs.occurrences import UNREADABLE, trimmed
-from spark_udfs.order_lines import normalised
+from spark_udfs.occurrences import UNREADABLE
 from training.errors import DataError, TableError
 from training.lock import only_writer
 
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 JOB = "erase"
-LONGEST = 1_000  # characters of an id
 SHOWN = 10
+UNSAID = ("unclean", "properties", "movable", "missed", "least")  # of the log, in the certificate
 
 
 @in_utc
@@ -59,47 +62,12 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
         TableError: another job wrote to a table meanwhile; or there are no tables of persons below the root.
         CheckpointError: a training or another erasure is under way.
     """
-    wanted = _checked(ids, settings)
+    wanted = checked(ids, settings)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
     _refuse_another_root(tables)
     with _alone(settings, tables):
         return _Erasure(settings, tables, wanted).run()
-
-
-def read_ids(path: Path) -> list[str]:
-    """The ids of a text file, one a line; blank lines do not count.
-
-    Raises:
-        DataError: the file cannot be read, is no UTF-8, or holds no id.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"--ids '{path}' must be a file with a user id a line: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"--ids '{path}' must be UTF-8; byte {error.start:,} is none: save it as UTF-8; nothing was erased"
-        ) from error
-    ids = [line for line in lines if line.strip()]
-    if not ids:
-        raise DataError(f"--ids '{path}' must hold a user id a line; it has 0; nothing was erased")
-    return ids
-
-
-def _checked(ids: Iterable[str], settings: Settings) -> list[str]:
-    """The ids as ingest would keep them, each once."""
-    clean = normalised if settings.ingest.normalise_ids else trimmed
-    wanted = sorted({clean(user_id.rstrip("\r")) for user_id in ids} - {""})
-    if not wanted:
-        raise DataError("ids must hold at least one user id; got 0; nothing was erased")
-    longest = max(wanted, key=len)
-    if len(longest) > LONGEST:
-        raise DataError(
-            f"a user id has {LONGEST:,} characters at most; one of the ids has {len(longest):,}: give one id a "
-            "line; nothing was erased"
-        )
-    return wanted
 
 
 def _refuse_another_root(tables: Tables) -> None:
@@ -137,16 +105,18 @@ class _Erasure:
         wanted = self.tables.spark.createDataFrame([(user_id,) for user_id in self.ids], "value string").persist()
         with step("erase: looking for them in all files"):
             indices = self._look(wanted)
+            self._look_back(indices)
         self._clear_run()
         for name in ORDER:
             if (tables := self._holding(name)) is not None:
                 tidy(tables, name, self.horizon)
         for name in self.log["unclean"]:
             self._clean(name, wanted, indices)
-        self.log["build"] = builds.move(self.tables, ORDER, job=JOB)
+        self.log["build"] = builds.move(self.tables, self.log["tables"], self.log["movable"], job=JOB)
         with step("erase: looking for them again"):
             self._refuse_what_is_left(wanted, indices)
         wanted.unpersist()
+        self._note()
         return self._certify()
 
     def _begin(self, key: bytes) -> None:
@@ -165,7 +135,7 @@ class _Erasure:
                 "are kept already"
             )
         empty: dict[str, Any] = {"unclean": [], "tables": {}, "bundles": [], "run_folder": {}, "loops": []}
-        self.log = {"ids": ids, "started": _now(), "persons": len(self.ids), "in_rows": 0} | empty
+        self.log = {"ids": ids, "started": now(), "persons": len(self.ids), "in_rows": 0} | empty
         self._keep()
 
     def _keep(self) -> None:
@@ -185,9 +155,32 @@ class _Erasure:
         self._keep()
         return indices
 
+    def _look_back(self, indices: DataFrame) -> None:
+        """Note what earlier erasures have left to do, and what can be told only before rows are removed."""
+        past, least = erasure_past.past(self.tables), indices.agg(F.min("value")).collect()[0][0]
+        self.log["least"] = least if self.log.get("least") is None else self.log["least"]
+        self.log["missed"] = len(erasure_past.missed(self.run_dir, past))
+        self.log.setdefault("movable", builds.movable(self.tables))
+        held = {bundle["path"]: bundle for bundle in self.log["bundles"]}
+        for erasure in past:
+            learnt = erasure_runs.bundles(self.run_dir, self.tables.root, erasure.least, erasure.examples)
+            held |= {bundle["path"]: bundle for bundle in learnt}
+        self.log["bundles"] = list(held.values())
+        by_index = {EXAMPLES} if erasure_past.keep_old_examples(past) else set()
+        self.log["unclean"] = [name for name in ORDER if name in {*self.log["unclean"], *by_index}]
+        self._keep()
+
+    def _note(self) -> None:
+        """Leave what later erasures need of this one, if it found somebody."""
+        if not self.log["unclean"]:
+            return
+        examples = self.log["tables"].get(EXAMPLES, {}).get("version")
+        own = (self.log["ids"], self.log["started"], now(), self.log["least"], examples, float(self.horizon))
+        erasure_past.note(self.tables, Past(*own))
+
     def _clear_run(self) -> None:
         """Remove what lies beside the tables: pages that name persons; if tables held them, what was made of rows."""
-        whole = bool(self.log["unclean"])
+        whole = bool(self.log["unclean"] or self.log["missed"])
         cleared = {"pages": len(erasure_runs.remove_pages(self.run_dir, self.scan.finder, whole=whole))}
         if whole:
             cleared |= erasure_runs.clear(self.run_dir, self.settings.training.cache_dir)
@@ -242,35 +235,17 @@ class _Erasure:
         """Write the certificate and show it; the log has done its work."""
         ended = datetime.now(UTC)
         until = ended + timedelta(hours=self.horizon) if self.log["old_files_left"] else None
-        said = {name: value for name, value in self.log.items() if name not in ("unclean", "properties")}
+        said = {name: value for name, value in self.log.items() if name not in UNSAID}
         said |= {"not_in_rows": self.log["persons"] - self.log["in_rows"], "horizon_hours": self.horizon}
-        said |= {"ended": _now(), "old_files_until": until and until.isoformat(timespec="seconds")}
+        said |= {"ended": now(), "old_files_until": until and until.isoformat(timespec="seconds")}
         path = write_json(self.run_dir, f"erasure-{ended:%Y%m%dT%H%M%SZ}-{said['ids'][:8]}.json", said)
         (self.run_dir / ERASURE).unlink()
-        _show(said, path)
+        show(said, path)
         return said | {"path": str(path)}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _places(found: int) -> str:
     return "cannot be decoded" if found == UNREADABLE else f"{found:,} places"
-
-
-def _show(said: dict[str, Any], path: Path) -> None:
-    show_counts("Erased", {name: said[name] for name in ("persons", "in_rows", "not_in_rows")})
-    show_table(
-        "Tables",
-        ("table", "rows removed", "version before", "version", "log files removed"),
-        [(name, *table.values()) for name, table in said["tables"].items()],
-    )
-    for bundle in said["bundles"]:
-        say(f"learnt from them: bundle {bundle['bundle']}; train anew: {bundle['anew']}")
-    if said["old_files_until"]:
-        say(f"{said['old_files_left']:,} old files name them until {said['old_files_until']}: erase again then")
-    say(f"erase: no other file names them; certificate {path}")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,14 @@ LOOP, MAKES_LOOPS = re.compile("-loop-[0-9a-f]{12}$"), "feedback_round"
 MADE_ANEW = (EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)
 
 
-def bundles(run_dir: Path, root: str, first: int | None) -> list[dict[str, str]]:
+def bundles(run_dir: Path, root: str, first: int | None, before: int | None = None) -> list[dict[str, str]]:
     """The bundles that learnt from tables that held the persons.
 
     Args:
         run_dir: the run folder; those of a loop below it too.
         root: of the tables.
         first: the least index that one of the persons has in the vocabulary; None: none has.
+        before: the first version of `examples` without them; None: there is none yet.
 
     Returns:
         `bundle`, `path` and `anew`, the command, of each.
@@ -47,7 +48,7 @@ def bundles(run_dir: Path, root: str, first: int | None) -> list[dict[str, str]]
     return [
         {"bundle": path.name, "path": str(path), "anew": f"{anew} run_dir={path.parent.parent}"}
         for path in held
-        if _knows(path, first)
+        if _knows(path, first, before)
     ]
 
 
@@ -109,12 +110,15 @@ def naming(run_dir: Path, finder: Finder) -> Iterator[tuple[Path, int]]:
             yield path, places
 
 
-def _knows(bundle: Path, first: int) -> bool:
-    """Whether a bundle's users reach so far; one that cannot be read, or says nothing of users, may."""
+def _knows(bundle: Path, first: int, before: int | None) -> bool:
+    """Whether a bundle's users reach so far, and its examples are so old; one that says nothing of it may."""
     try:
         content = read_json(bundle / "bundle.json", dict[str, Any])
     except ArtefactError:
         return True
+    version = content.get("provenance", {}).get("tables", {}).get("examples", {}).get("version")
+    if before is not None and version is not None and version >= before:
+        return False
     sizes = [column.get("size") for column in content.get("schema", ()) if column.get("name") == "user"]
     return not sizes or sizes[0] is None or first < int(sizes[0])
 

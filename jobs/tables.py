@@ -42,6 +42,7 @@ MADE_BY = {
     "feedback": "ingest_feedback",
     "erased": "erase",
     "erasure_key": "erase",
+    "erasures": "erase",
 }
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}

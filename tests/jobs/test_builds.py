@@ -93,3 +93,27 @@ def test_tables_that_were_only_tidied_up_are_read_where_their_rows_are_now(table
     tables.spark.sql(f"OPTIMIZE delta.`{tables.path('events')}`")
     tables.write("items", tables.spark.range(3), mode="overwrite", job="ingest", inputs={"more": 1})
     assert builds.versions_read(tables, manifest) == {"events": 1, "items": 0}
+
+
+def test_only_tables_that_had_the_builds_own_rows_are_moved(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = {"events": 0, "items": 0}
+    for name in ("events", "items", "examples", "queries"):
+        rows = tables.spark.createDataFrame([("train", 1)], "split string, user bigint").coalesce(1)
+        tables.write(name, rows, mode="overwrite", job="build_examples", inputs=inputs)
+    assert builds.movable(tables) == []
+    assert builds.move(tables, ["events"], [], job="erase") is None
+    named = {"versions": {"examples": 0, "queries": 0}, "read": inputs, "inputs": inputs, "counts": {}}
+    builds.publish(tables, BUILD | named, job="build_examples", since=-1)
+    tables.write("events", rows, mode="append", job="ingest", inputs={"later": 1})
+    movable = builds.movable(tables)
+    assert movable == ["examples", "items", "queries"]
+    for name in ("items", "examples"):
+        tables.spark.sql(f"ALTER TABLE delta.`{tables.path(name)}` SET TBLPROPERTIES ('a' = 'b')")
+    assert builds.move(tables, ["events", "items", "examples"], movable, job="erase") == 1
+    moved = builds.published(tables)
+    assert (moved["read"], moved["versions"]) == ({"events": 0, "items": 1}, {"examples": 1, "queries": 0})
+    assert "events: not as the build in force names them; run `millrace build-examples`" in capsys.readouterr().err
+    assert builds.publishers(tables) == {"build_examples", "erase"}
+    tables.write("queries", rows, mode="overwrite", job="build_examples", inputs={})
+    assert builds.move(tables, ["queries"], movable, job="erase") is None
+    assert "queries: not as the build" in capsys.readouterr().err

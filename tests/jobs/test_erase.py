@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds, erase, erased, erasure_log, ingest, score
+from jobs import build_examples, builds, erase, erased, erasure_ids, erasure_log, ingest, score
 from jobs.artefacts import ERASURE, EVALUATION, read_json, write_json
 from jobs.erasure_tables import Cleaned
 from jobs.settings import Settings
@@ -150,7 +150,8 @@ def test_the_next_jobs_go_on(said: dict[str, Any], spark: SparkSession, settings
     summary = score.run(settings, spark)
     assert summary["users"] == USERS  # with the looker and the newcomer, without two
     again = erase.run(settings, GONE, spark)
-    assert (again["in_rows"], again["tables"], again["bundles"]) == (0, {}, [])
+    assert (again["in_rows"], again["tables"]) == (0, {})
+    assert [bundle["path"] for bundle in again["bundles"]] == [bundle["path"] for bundle in said["bundles"]]
 
 
 def little(spark: SparkSession, folder: Path, **sections: Any) -> Settings:
@@ -269,19 +270,19 @@ def test_the_next_ingest_drops_them_again(spark: SparkSession, tmp_path: Path) -
 def test_the_ids_are_checked_before_anything_is_touched(tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     with pytest.raises(DataError, match=r"ids.txt' must be a file with a user id a line: No such file"):
-        erase.read_ids(path)
+        erasure_ids.read_ids(path)
     path.write_bytes(b"user 1\n\xff\n")
     with pytest.raises(DataError, match=r"must be UTF-8; byte 7 is none"):
-        erase.read_ids(path)
+        erasure_ids.read_ids(path)
     path.write_text("\n \n")
     with pytest.raises(DataError, match=r"must hold a user id a line; it has 0"):
-        erase.read_ids(path)
+        erasure_ids.read_ids(path)
     path.write_text("\ufeffuser 1\r\n\n user 2 \n", encoding="utf-8")
-    assert erase._checked(erase.read_ids(path), Settings()) == ["user 1", "user 2"]
+    assert erasure_ids.checked(erasure_ids.read_ids(path), Settings()) == ["user 1", "user 2"]
     with pytest.raises(DataError, match=r"1,000 characters at most; one of the ids has 1,001: give"):
-        erase._checked(["x" * 1001], Settings())
+        erasure_ids.checked(["x" * 1001], Settings())
     with pytest.raises(DataError, match="at least one user id; got 0"):
-        erase._checked([" "], Settings())
+        erasure_ids.checked([" "], Settings())
 
 
 def test_one_at_a_time(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,3 +327,26 @@ def test_a_source_below_the_root_is_the_shops_own(spark: SparkSession, tmp_path:
     with pytest.raises(DataError, match=r"do: .*tables/order_lines/"):
         erase.run(settings, GONE, spark)
     assert spark.read.format("delta").load(str(source)).count() == len(GONE)
+
+
+@pytest.mark.slow
+def test_another_run_folder_is_cleared_in_its_turn_and_old_examples_go_after_the_horizon(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    first = little(spark, tmp_path, erasure={"horizon_hours": 24})
+    second = little(spark, tmp_path).model_copy(update={"run_dir": str(tmp_path / "run B")})
+    tables = Tables(spark, first.tables.root)
+    named = spark.createDataFrame([(1, KEPT), (2, GONE[0])], "index bigint, id string").coalesce(1)
+    rows = spark.createDataFrame([(1, 9), (2, 7)], "user bigint, target bigint").coalesce(1)
+    for name, df in (("vocabulary_users", named), ("examples", rows)):
+        tables.write(name, df, mode="overwrite", job="build_examples", inputs={})
+    for run_dir in (first.run_dir, second.run_dir):
+        (Path(run_dir) / "checkpoints" / "x").mkdir(parents=True)
+        (Path(run_dir) / "bundles" / "b").mkdir(parents=True)
+        (Path(run_dir) / "bundles" / "b" / "bundle.json").write_text('{"schema": [{"name": "user", "size": 3}]}')
+    erase.run(first, [GONE[0]], spark)
+    said = erase.run(second, [GONE[0]], spark)
+    assert not (tmp_path / "run B" / "checkpoints").exists()
+    assert [bundle["path"] for bundle in said["bundles"]] == [str(tmp_path / "run B" / "bundles" / "b")]
+    held = [pq.read_table(path)["user"].to_pylist() for path in (tmp_path / "tables" / "examples").glob("*.parquet")]
+    assert held == [[1]]

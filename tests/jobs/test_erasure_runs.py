@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from jobs import erasure_files, erasure_runs
+from jobs import erasure_files, erasure_past, erasure_runs
+from jobs.artefacts import write_json
+from jobs.erasure_past import Past
 from spark_udfs.occurrences import Finder
 from training.errors import DataError, LockHeldError, TableError
 from training.lock import only_writer
@@ -103,6 +106,34 @@ def test_what_a_store_does_not_remove_is_an_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(erasure_files, "_open", lambda *_: ("place", store))
     with pytest.raises(TableError, match="'s3://b/t' must be gone after an erasure, and cannot be removed"):
         erasure_files.remove(cast("Any", None), "s3://b/t")
+
+
+def test_bundles_of_later_examples_have_learnt_nothing_of_those_who_were_gone(tmp_path: Path) -> None:
+    pinned = {name: {"tables": {"examples": {"version": version}}} for name, version in (("old", 3), ("new", 4))}
+    for name, provenance in (*pinned.items(), ("unknown", {})):
+        content = {"schema": [{"name": "user", "size": 3}], "provenance": provenance}
+        write(tmp_path / "bundles" / name / "bundle.json", json.dumps(content))
+
+    def listed(first: int | None, before: int | None) -> list[str]:
+        return [bundle["bundle"] for bundle in erasure_runs.bundles(tmp_path, "tables", first, before)]
+
+    assert listed(2, 4) == ["old", "unknown"]
+    assert listed(2, None) == ["new", "old", "unknown"]
+    assert listed(3, None) == listed(None, 4) == []
+
+
+def test_a_run_folder_has_missed_what_it_has_no_certificate_of(tmp_path: Path) -> None:
+    early = Past("a", "2025-01-01", "2025-01-02", 3, 5, 24.0)
+    late = Past("b", "2025-02-01", "2025-02-02", None, None, 0.0)
+    assert erasure_past.keep_old_examples([early, late])
+    assert not erasure_past.keep_old_examples([early, late._replace(examples=6)])
+    assert not erasure_past.keep_old_examples([])
+    assert erasure_past.missed(tmp_path, [early, late]) == [early, late]
+    write_json(tmp_path, "erasure-1.json", {"ids": "a", "started": "2025-01-01"})
+    write(tmp_path / "erasure-torn.json", "{")
+    assert erasure_past.missed(tmp_path, [early, late]) == [late]
+    write_json(tmp_path, "erasure-2.json", {"ids": "c", "started": "2025-02-03"})
+    assert erasure_past.missed(tmp_path, [early, late]) == []
 
 
 def test_pages_go_where_they_name_a_person_or_all_of_them(tmp_path: Path) -> None:
