@@ -215,7 +215,9 @@ def test_erased_persons_are_dropped_counted_and_written_nowhere(spark: SparkSess
     assert [(row["reason"], row["row"]) for row in tables.read("quarantine").collect()] == [
         ("malformed_line", NOT_KEPT)
     ]
-    erased.remember(tables, ["8"])
+    erased.remember(tables, ["8"])  # as if ingest had been killed after its commit, and the erasure had ended before
+    with pytest.raises(DataError, match=r"removed again \(1 of 'events'\)"):
+        ingest.run(settings, spark)
     assert ingest.run(settings, spark)["dispositions"] == {"duplicate": 1, "erased": 4, "malformed_line": 1}
 
 
