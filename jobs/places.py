@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
+_NAME = re.compile(r"[^\W_][\w .-]{0,99}")
 _CATALOGUE = re.compile(r"^\w+(\.\w+){1,2}$")
 
 
@@ -44,5 +45,16 @@ def _root(root: str) -> str:
     return root
 
 
+def _name(name: str) -> str:
+    """A name that is a part of a folder's name."""
+    if name and not _NAME.fullmatch(name):
+        raise ValueError(
+            "must be a name of 1 to 100 letters, digits, blanks, dots, hyphens and underscores that begins with a "
+            "letter or digit, for folders are named by it"
+        )
+    return name
+
+
 LocalFolder = Annotated[str, AfterValidator(_local)]
+FolderName = Annotated[str, AfterValidator(_name)]
 TablesRoot = Annotated[str, AfterValidator(_root)]

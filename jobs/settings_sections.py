@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from jobs.places import LocalFolder, TablesRoot
+from jobs.places import FolderName, LocalFolder, TablesRoot
 from training.fit_settings import DeviceChoice, FitSettings
 
 
@@ -121,7 +121,9 @@ class TuningSettings(Section):
     """The Optuna study over the training."""
 
     trials: int = Field(8, ge=0, le=1_000_000, description="trainings of the study in all; 0: no study")
-    study: str = Field("", description="the study's name; another name starts afresh; default: the task and the model")
+    study: FolderName = Field(
+        "", description="the study's name; another name starts afresh; default: the task and the model"
+    )
     storage: str = Field("", description="an Optuna storage URL, or journal:PATH; default: SQLite beside the run")
     space: dict[str, dict[str, Any] | None] = Field(
         default_factory=dict,
