@@ -104,7 +104,9 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        found += problems(error, Settings, {"model": {"name": DEFAULT_MODEL}} | values)
+        given = values.get("model")
+        model = {"name": DEFAULT_MODEL} | (given if isinstance(given, dict) else {})
+        found += problems(error, Settings, values | {"model": model})
     if found:
         where = f" in {path}" if path is not None else ""
         raise SettingsError(
