@@ -84,9 +84,16 @@ class Progress:
         """Close the epoch; returns whether it is the best so far.
 
         Raises:
-            TrainingError: the metric that decides is not among those the validation gave.
+            TrainingError: no row of the epoch had a weight, or the metric that decides is not among those the
+                validation gave.
         """
-        loss = self.epoch_loss / self.epoch_weight if self.epoch_weight else float("nan")
+        if not self.epoch_weight:
+            raise TrainingError(
+                f"rows of an epoch must have weights above 0; those of epoch {self.epoch} add up to 0, so nothing was "
+                "learnt: look at the settings that weigh rows (model.half_life_days, model.repeat_weight), or at the "
+                "losses, if none of them was finite"
+            )
+        loss = self.epoch_loss / self.epoch_weight
         entry = {"epoch": self.epoch, "step": self.step, "loss": loss, **metrics}
         if metric not in entry:
             raise TrainingError(

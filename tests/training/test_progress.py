@@ -7,7 +7,8 @@ import math
 import pytest
 
 from training import progress
-from training.progress import Meter
+from training.errors import TrainingError
+from training.progress import Meter, Progress
 from training.world import World
 
 
@@ -21,3 +22,8 @@ def test_the_time_left_is_by_the_mean_of_all_steps(monkeypatch: pytest.MonkeyPat
         left.append(meter.read(step)["seconds_left"])
     assert left == pytest.approx([70.0, 60.0, 59 * 50 / 21])
     assert math.isnan(Meter(World(), 100, 20).read(20)["seconds_left"])
+
+
+def test_an_epoch_without_a_weight_ends_the_training() -> None:
+    with pytest.raises(TrainingError, match=r"must have weights above 0; those of epoch 0 add up to 0.*half_life_days"):
+        Progress().end_epoch({}, "loss", "min")
