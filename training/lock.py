@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.errors import CheckpointError, LockHeldError
@@ -77,8 +77,9 @@ def _take(path: Path, say: Callable[[str], None], what: str, who: str) -> int:
             say(f"the file system of '{path.parent}' has no locks ({error}): see that no other {who} writes there")
             return handle
         if _is(path, handle):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            with suppress(OSError):  # the lock holds on a full disk too; only the others' message misses who has it
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
             return handle
         os.close(handle)  # whoever held it before has removed the folder
 

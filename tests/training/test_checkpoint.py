@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import resource
@@ -338,6 +339,20 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         only_writer(tmp_path / "run", pytest.fail),
     ):
         pass
+
+
+def test_a_lock_holds_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds it cannot be written then; it was held until the process ended, and so was never given back."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.lock.os.pwrite", full)
+        with only_writer(tmp_path, pytest.fail):
+            pass
+    with only_writer(tmp_path, pytest.fail):
+        assert "process" in json.loads((tmp_path / "writer.lock").read_text())
 
 
 def test_one_of_another_training_is_refused(tmp_path: Path) -> None:
