@@ -141,6 +141,8 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     """
     facts = builds.published_at(settings.tables.root)
     examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
+    # The table's id too: versions of another table that lies there later begin at 0 again.
+    pinned = {"uri": examples.uri, "version": examples.version, "id": examples.table_id}
     cut = "test" if "validation" in splits else "validation"
     siblings = {
         name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}
@@ -148,7 +150,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     }
     return {
         "task": settings.task,
-        "tables": {"examples": {"uri": examples.uri, "version": examples.version, "splits": list(splits)}, **siblings},
+        "tables": {"examples": pinned | {"splits": list(splits)}, **siblings},
         "build": facts,
         "schema": Schema.from_json(facts["schema"]).to_json(),
         "model": settings.model,

@@ -132,7 +132,7 @@ def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """What all trials have in common, by names that a person knows."""
     searched = space.start()
     tables = {
-        f"table {name}": f"{table['uri']} version {table['version']}, {'+'.join(table['splits'])}"
+        f"table {name}": f"{table['uri']} version {table['version']}, {'+'.join(table['splits'])}{_of_table(table)}"
         for name, table in spec["tables"].items()
     }
     counts = FREE | FitSettings(**spec["training"]).identity().keys()
@@ -144,6 +144,10 @@ def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:
         if f"{section}.{key}" not in searched and key not in INDECISIVE
     }
     return {**tables, **values, "ranks": spec["ranks"]}
+
+
+def _of_table(table: Mapping[str, Any]) -> str:
+    return f", of table {table['id']}" if "id" in table else ""
 
 
 def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Log:
     Attributes:
         uri: the table's path or URL, without a local path's scheme.
         version: the Delta version.
+        table_id: the table's own; another table at the same place has another.
         schema: logical columns with the log's metadata, in the table's order.
         partitioned_by: names of the partition columns.
         properties: the table's properties at this version.
@@ -80,6 +81,7 @@ class Log:
 
     uri: str
     version: int
+    table_id: str
     schema: pa.Schema
     partitioned_by: tuple[str, ...]
     properties: Mapping[str, str]
@@ -111,6 +113,7 @@ def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | 
     return Log(
         uri=uri,
         version=table.version(),
+        table_id=str(metadata.id),
         schema=pa.schema(table.schema().to_arrow()),
         partitioned_by=tuple(metadata.partition_columns),
         properties=dict(metadata.configuration),

@@ -191,8 +191,10 @@ def test_the_identity_is_what_decides_the_result() -> None:
     free += [{"ranks": 4}, {"reader": {"workers": 9, "shuffle_rows": 100}}]
     assert {identity(**changes) for changes in free} == {identity()}
     decisive = [fit_with(seed=1), fit_with(batch_size=64), {"reader": {"workers": 2, "shuffle_rows": 99}}]
+    # Another table at the same place begins at version 0 again.
+    decisive += [{"tables": {"examples": {"version": 1, "id": "another"}}}]
     decisive += [{"tables": {"examples": {"version": 2}}}, {"model": {"name": "two_tower", "dim": 8}}]
-    assert len({identity(), *(identity(**changes) for changes in decisive)}) == 6
+    assert len({identity(), *(identity(**changes) for changes in decisive)}) == 7
 
 
 def test_a_later_field_changes_no_identity_no_study_and_no_name(
