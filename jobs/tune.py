@@ -26,9 +26,10 @@ from training.configs import CONFIGS, model_identity
 from training.errors import CheckpointError, SettingsError
 from training.fit_settings import FREE, FitSettings
 from training.lock import only_writer
+from training.masking import masked
 from tuning.objective import LEARN, Pruning
 from tuning.space import Space, read_space
-from tuning.storage import is_local_file, masked
+from tuning.storage import is_local_file
 from tuning.study import StudyPlan, TrialEnd, TrialJob, run_study
 from tuning.summary import best_overrides, summarise
 

@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 import yaml
 
 from training.errors import SettingsError
+from training.masking import masked
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 30
 MAX_NODES = 20_000  # aliases counted as what they stand for
+_LOOKED_AT = 5_000  # characters of a text in which secrets are looked for; no more than these are shown
 _MAX_DIGITS = 30  # longer numbers stay text, which a field for numbers refuses
 
 _Events = yaml.ScalarEvent | yaml.AliasEvent | yaml.CollectionStartEvent
@@ -47,8 +49,9 @@ def read_yaml(text: str, name: str) -> Any:
 
 
 def cut(text: str, longest: int = 80) -> str:
-    """The text, or its beginning and how long it is."""
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+    """The text without secrets, or its beginning and how long it is."""
+    begins = masked(text[:_LOOKED_AT])
+    return begins if len(begins) <= longest else f"{begins[:longest]}... ({len(text):,} characters)"
 
 
 def shown(value: Any) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from training.errors import PeerLostError, PreemptedError, SettingsError
 from training.json_files import read_json, write_json
+from training.masking import SECRET, masked
 from training.preemption import Notice
 from training.record import Event, Pruned
 
@@ -35,7 +35,6 @@ EVENTS_HELD = 1_000  # that wait for the observers at most
 END_S = 30.0  # for the observers to take what waits, when the training is over
 ALONE_S = 2.0  # the same where this rank failed alone: less than the launcher's grace for a rank that has to say why
 _RUN = "mlflow.json"  # beside the checkpoints: which MLflow run a training that goes on belongs to
-_SECRET = re.compile("user|pass|pwd|secret|token|key|auth|credential", re.IGNORECASE)  # names of URI parameters
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
 
 
@@ -237,11 +236,14 @@ def refuse_password(uri: str) -> None:
     """Keep secrets out of settings: files that people pass on, and command lines that others see.
 
     Raises:
-        SettingsError: the URI has one, before its host or as a parameter; the message does not repeat it.
+        SettingsError: it is no URI, or has one, before its host or as a parameter; the message does not repeat it.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SettingsError(f"training.mlflow_uri must be a URI, got '{masked(uri)}': {error}; correct it") from None
     place = parts.netloc
-    if "@" in place or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+    if "@" in place or any(SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise SettingsError(
             "training.mlflow_uri must hold no user, password or token; got one for "
             f"'{place.rpartition('@')[2] or parts.path}'; set "

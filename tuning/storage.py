@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from training.errors import TuningError
+from training.masking import masked
 
 JOURNAL = "journal:"
 SQLITE = "sqlite:///"
@@ -61,11 +62,6 @@ def _database(url: str, options: dict[str, Any]) -> RDBStorage:
                 raise
             time.sleep(pause_s)
     return RDBStorage(url, engine_kwargs=options)
-
-
-def masked(url: str) -> str:
-    """The URL without its password, for messages and files."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def is_local_file(url: str) -> bool:

@@ -24,10 +24,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from training.errors import TuningError
+from training.masking import masked
 from tuning.objective import PRUNED_AFTER, Channel, Pruning, trial_id_of
 from tuning.ownership import STALE_S, Watch, claimed, take_over
 from tuning.space import Space
-from tuning.storage import masked, open_storage
+from tuning.storage import open_storage
 
 FINGERPRINT = "fingerprint"
 RANGE = "range of "  # in front of a parameter's name, in a fingerprint

@@ -10,10 +10,11 @@ import optuna
 import pytest
 
 from training.errors import TuningError
+from training.masking import masked
 from training.record import Event, Pruned
 from training.world import World
 from tuning.objective import Channel, Pruning, learn_trial, study_reporter
-from tuning.storage import is_local_file, masked, open_storage
+from tuning.storage import is_local_file, open_storage
 
 
 @pytest.fixture
@@ -81,5 +82,14 @@ def test_drivers_that_make_a_new_study_together_all_open_it(tmp_path: Path) -> N
 def test_passwords_are_masked() -> None:
     assert masked("postgresql://me:se:cr@et@host/db") == "postgresql://me:***@host/db"
     assert masked("sqlite:///a/b.db") == "sqlite:///a/b.db"
+    for url in (
+        "postgresql://h/db?user=me&password=S3CRET",
+        "postgresql:/me:S3CRET@h",
+        "me:S3CRET@h/d",
+        "postgresql://S3CRET@h",
+        "flag 'tuning.storag=postgresql://me:S3@CRET:S3CRET@h/db'",
+        "abfss://c@a.dfs/x?se=1&sig=S3CRET",
+    ):
+        assert "S3CRET" not in masked(url)
     assert is_local_file("sqlite:///a")
     assert not is_local_file("journal:/a")
