@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from pyspark.sql import functions as F
 
 from jobs import builds, erased, erasure_files, erasure_past, erasure_runs
@@ -27,7 +26,7 @@ from jobs.erasure_ids import checked
 from jobs.erasure_past import Past
 from jobs.erasure_scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
 from jobs.erasure_tables import clean, count, few_tasks, properties, tidy
-from jobs.main import erase
+from jobs.main import erase, run_alone
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -63,11 +62,12 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
         CheckpointError: a training or another erasure is under way.
     """
     wanted = checked(ids, settings)
-    spark = open_session(settings, spark)
-    tables = Tables(spark, settings.tables.root)
-    _refuse_another_root(tables)
-    with _alone(settings, tables):
-        return _Erasure(settings, tables, wanted).run()
+    # Before a session starts, which takes a while: a training that began meanwhile would learn from the persons.
+    with only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"):
+        tables = Tables(open_session(settings, spark), settings.tables.root)
+        _refuse_another_root(tables)
+        with _only_erasure(tables):
+            return _Erasure(settings, tables, wanted).run()
 
 
 def _refuse_another_root(tables: Tables) -> None:
@@ -80,10 +80,9 @@ def _refuse_another_root(tables: Tables) -> None:
 
 
 @contextmanager
-def _alone(settings: Settings, tables: Tables) -> Iterator[None]:
-    """No training in the run folder and no other erasure, there or on these tables, if they lie on a disk."""
+def _only_erasure(tables: Tables) -> Iterator[None]:
+    """No other erasure on these tables, if they lie on a disk."""
     with ExitStack() as held:
-        held.enter_context(only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"))
         if ":/" not in tables.root:
             root = Path(tables.root)
             held.enter_context(only_writer(root, say, name=".erase.lock", what="tables' root", who="erasure"))
@@ -249,4 +248,4 @@ def _places(found: int) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(erase)
+    run_alone(erase)

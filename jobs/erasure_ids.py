@@ -40,12 +40,18 @@ def checked(ids: Iterable[str], settings: Settings) -> list[str]:
     """The ids as ingest would keep them, each once.
 
     Raises:
-        DataError: there is none, or one is too long.
+        DataError: there is none, one is too long, or one is the column's name.
     """
     clean = normalised if settings.ingest.normalise_ids else trimmed
     wanted = sorted({clean(user_id.rstrip("\r")) for user_id in ids} - {""})
     if not wanted:
         raise DataError("ids must hold at least one user id; got 0; nothing was erased")
+    header = {"user_id", settings.ingest.columns.get("user_id", "user_id")}.intersection(wanted)
+    if header:
+        raise DataError(
+            f"ids must be user ids alone; '{header.pop()}' is the name of their column: take the header out of the "
+            "file; nothing was erased"
+        )
     longest = max(wanted, key=len)
     if len(longest) > LONGEST:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from cluster.errors import ClusterError
 from jobs.console import CONSOLE
@@ -36,20 +38,29 @@ JOBS = {
 SettingsFile = Annotated[
     str | None, typer.Option("--settings", "-s", help="a YAML file; jobs/pipelines holds examples")
 ]
-Flags = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="[KEY=VALUE]...")
-]
+Flags = Annotated[list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="KEY=VALUE")]
 
 EXIT_REFUSED = 2
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
 
 def guarded(call: Callable[[], object]) -> None:
-    """Run a command; an error that we raised on purpose is one message and exit code 2, anything else a traceback."""
+    """Run a command; an error that we raised on purpose is one message and exit code 2, anything else a traceback.
+
+    So is what a disk refuses: it is full, or a file or folder may not be written.
+    """
     try:
         call()
     except (MillraceError, ClusterError) as error:
         CONSOLE.print(f"[red]{type(error).__name__}[/red]: ", end="")
         CONSOLE.print(str(error), markup=False)
+        sys.exit(EXIT_REFUSED)
+    except OSError as error:
+        if error.filename is None and error.errno not in OF_DISKS:
+            raise
+        place = "" if error.filename is None else f"'{error.filename}': "
+        CONSOLE.print(f"{place}{error.strerror or error}; mend that, and run the same command again", markup=False)
         sys.exit(EXIT_REFUSED)
     except KeyboardInterrupt:
         CONSOLE.print("stopped; run the same command again to go on")
@@ -62,7 +73,14 @@ def main_of(run: Run) -> None:
     def command(flags: Flags = None, settings: SettingsFile = None) -> None:
         guarded(lambda: _run(Path(run.__code__.co_filename).stem, run, settings, flags))
 
-    typer.run(command)
+    run_alone(command)
+
+
+def run_alone(command: Callable[..., None]) -> None:
+    """Run one command as a program of its own."""
+    app = typer.Typer(**_PLAIN)
+    app.command()(command)
+    app()
 
 
 def _run(name: str, run: Run, settings: str | None, flags: list[str] | None) -> dict[str, Any]:
@@ -118,7 +136,7 @@ def _settings() -> None:
 
 def build_app() -> typer.Typer:
     """One command a job, in the order in which they are run."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+    app = typer.Typer(no_args_is_help=True, help=escape(__doc__ or ""), **_PLAIN)
     app.command("demo")(_demo)
     for name, help_text in JOBS.items():
         app.command(name)(_command(name, help_text))

@@ -107,10 +107,10 @@ def read(settings: Settings, spark: SparkSession, source: Source, columns: Mappi
     held = raw.rows.columns
     missing = [f"'{column}' (our {name})" for name, column in columns.items() if column not in held]
     if missing:
-        raise SchemaError(
-            f"'{source.name}' has no column {', '.join(missing)}; it has: "
-            f"{', '.join(name for name in held if name != raw.malformed)}. Correct ingest.columns"
-        )
+        names = [name for name in held if name != raw.malformed]
+        other = len(names) == 1 and next((mark for mark in (";", "\t", "|") if mark in names[0]), None)
+        remedy = f"Fields are separated by commas, not by {other!r}: write it so" if other else "Correct ingest.columns"
+        raise SchemaError(f"'{source.name}' has no column {', '.join(missing)}; it has: {', '.join(names)}. {remedy}")
     texts = [_text(field) for field in raw.rows.schema.fields]
     return Raw(raw.rows.select(*texts), raw.malformed)
 

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs import builds
 from jobs.console import say, show_counts, step
-from jobs.main import Flags, SettingsFile, guarded
+from jobs.main import Flags, SettingsFile, guarded, run_alone
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
@@ -204,4 +204,4 @@ def command(
 
 
 if __name__ == "__main__":
-    typer.run(command)
+    run_alone(command)

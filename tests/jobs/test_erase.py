@@ -281,6 +281,8 @@ def test_the_ids_are_checked_before_anything_is_touched(tmp_path: Path) -> None:
     assert erasure_ids.checked(erasure_ids.read_ids(path), Settings()) == ["user 1", "user 2"]
     with pytest.raises(DataError, match=r"1,000 characters at most; one of the ids has 1,001: give"):
         erasure_ids.checked(["x" * 1001], Settings())
+    with pytest.raises(DataError, match="'Kunde' is the name of their column: take the header out"):
+        erasure_ids.checked(["Kunde", "1"], Settings(ingest={"columns": {"user_id": "Kunde"}}))
     with pytest.raises(DataError, match="at least one user id; got 0"):
         erasure_ids.checked([" "], Settings())
 

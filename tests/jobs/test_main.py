@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,16 @@ def test_an_error_on_purpose_has_no_traceback(capsys: pytest.CaptureFixture[str]
         guarded(fail)
     assert stopped.value.code == EXIT_REFUSED
     assert "TableError: table 'events' is missing [x]; run ingest" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_what_a_disk_refuses_has_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for call in (lambda: (tmp_path / "gone" / "file").read_text(), lambda: os.truncate(tmp_path, 0)):
+        with pytest.raises(SystemExit) as stopped:
+            guarded(call)
+        assert stopped.value.code == EXIT_REFUSED
+    said = capsys.readouterr().err.replace("\n", "")
+    assert "gone/file': No such file or directory; mend that" in said
+    assert "Is a directory; mend that" in said
 
 
 def test_any_other_error_keeps_its_traceback() -> None:
