@@ -72,6 +72,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         vocabulary = {kind: _vocabulary(tables, kind, lines, cuts, inputs) for kind in KINDS}
     written = _write(tables, settings.examples, lines, read["items"], vocabulary, cuts, counts, inputs)
     sizes = {kind: tables.read(f"vocabulary_{kind}", version).count() + 1 for kind, version in vocabulary.items()}
+    items = tables.read("vocabulary_items", vocabulary["items"])
     rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
     counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
     manifest = {
@@ -81,6 +82,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
         "counts": counts,
         "schema": TASKS[settings.task].schema(sizes).to_json(),
+        "items": vocabularies.digest(items, sizes["items"] - 1),
     }
     builds.publish(tables, manifest, job=JOB, since=before.version)
     show_counts(f"Examples of {cuts.test:%Y-%m-%d}", counts)

@@ -5,7 +5,8 @@ versions: its one row is the build in force, its earlier versions are the builds
 leaves the one before it in force, and whoever trains, tunes, evaluates or scores takes what was made together.
 
 A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
-`inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`.
+`inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`; `items`,
+what the numbers of items mean (`vocabularies.digest`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import commits
 from jobs.console import say
+from spark_udfs.vocabularies import digest
 from training.delta_log import has_files
-from training.errors import MillraceError, SnapshotError, TableError
+from training.errors import BundleError, MillraceError, SnapshotError, TableError
+from training.json_files import read_json as read_checked
 from training.snapshot import open_snapshot, read_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jobs.tables import Tables
 
 TABLE, COLUMN = "builds", "manifest"
@@ -198,6 +203,30 @@ def _has_files(place: str, version: int) -> bool:
         return has_files(place, version)
     except SnapshotError:  # the log has lost the version, or another table lies here now
         return False
+
+
+def refuse_other_items(tables: Tables, version: int, bundle: Path) -> None:
+    """A bundle answers with numbers of items: they must still mean what they meant when it was trained.
+
+    Args:
+        tables: where the vocabulary lies.
+        version: of the vocabulary of items that is to give the numbers their ids.
+        bundle: its folder. One that an earlier version of Millrace made does not say what its numbers mean.
+
+    Raises:
+        BundleError: they mean other items.
+    """
+    provenance = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {})
+    wanted = provenance.get("build", {}).get("items")
+    if wanted is None:
+        return
+    held = digest(tables.read("vocabulary_items", version), wanted["ids"])
+    if held != wanted:
+        raise BundleError(
+            f"bundle '{bundle.name}' must be asked with the items that it was trained on; the first {wanted['ids']:,} "
+            f"of 'vocabulary_items' at {tables.path('vocabulary_items')} are others: the tables were removed and made "
+            "anew. Run `millrace train`"
+        )
 
 
 def _manifest(rows: list[Any], place: str) -> Manifest:

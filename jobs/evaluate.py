@@ -81,7 +81,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         and `up_to_date` where it was there.
 
     Raises:
-        BundleError: no bundle, or one of another schema.
+        BundleError: no bundle, or one of another schema or trained on other items.
         TableError: a table is missing, or the test split has no user to judge.
     """
     bundle = latest_bundle(settings.run_dir)
@@ -91,6 +91,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     cut = datetime.fromisoformat(build["cuts"]["test"])
     _refuse_a_bundle_that_knows_the_answers(bundle, cut)
     versions = build["versions"]
+    builds.refuse_other_items(tables, versions["vocabulary_items"], bundle)
     same = versions | {name: build["inputs"][name] for name in ("events", "feedback")}
     asked = settings.evaluation.model_dump(mode="json")
     inputs: dict[str, Any] = {"bundle": bundle.name, "tables": same, "evaluation": asked}

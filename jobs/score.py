@@ -52,7 +52,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         up_to_date.
 
     Raises:
-        BundleError: no bundle, or one that cannot answer such queries.
+        BundleError: no bundle, or one that cannot answer such queries, or was trained on other items.
         TableError: a table is missing, or no event lies before the moment.
         DataError: persons were erased meanwhile.
     """
@@ -62,6 +62,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     watch = Watch(tables, JOB, "recommendations")
     pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
     built = builds.published(tables)["versions"]
+    builds.refuse_other_items(tables, built["vocabulary_items"], bundle)
     vocabulary = {name: built[name] for name in VOCABULARIES}
     versions = {name: pin.version for name, pin in pins.items()} | vocabulary
     read = {name: tables.read(name, version) for name, version in versions.items()}

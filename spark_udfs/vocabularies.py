@@ -5,6 +5,8 @@ An id that was erased keeps its index and loses its name: its row holds null, an
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -37,6 +39,17 @@ def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
     numbered = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
     index = F.col("highest") + F.col("offset") + F.col("within")
     return numbered.crossJoin(F.broadcast(highest)).select(index.cast("bigint").alias("index"), "id")
+
+
+def digest(vocabulary: DataFrame, upto: int) -> dict[str, Any]:
+    """What tells one numbering of ids from another: `ids`, how many have an index up to one, and a `hash` of them.
+
+    Appended ids do not change it. An erased one does: it is for vocabularies of what is no person.
+    """
+    named = vocabulary.where(F.col("index") <= upto)
+    hashed = F.sum(F.xxhash64("index", "id").cast("decimal(38,0)"))
+    ids, total = named.agg(F.count("id"), hashed).collect()[0]
+    return {"ids": int(ids), "hash": str(total)}
 
 
 def faults(vocabulary: DataFrame) -> dict[str, int]:

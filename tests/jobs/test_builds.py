@@ -12,8 +12,10 @@ from jobs import build_examples, builds, verify_epoch
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import learn_spec
+from spark_udfs import vocabularies
 from tests.jobs.small_shop import small_shop
-from training.errors import TableError
+from tests.spark_udfs.bundles import two_tower_bundle
+from training.errors import BundleError, TableError
 
 BUILD: dict[str, Any] = dict.fromkeys(builds.FIELDS) | {"inputs": {"events": 3}, "read": {}}
 
@@ -117,3 +119,21 @@ def test_only_tables_that_had_the_builds_own_rows_are_moved(tables: Tables, caps
     tables.write("queries", rows, mode="overwrite", job="build_examples", inputs={})
     assert builds.move(tables, ["queries"], movable, job="erase") is None
     assert "queries: not as the build" in capsys.readouterr().err
+
+
+def test_a_bundle_is_asked_with_the_items_that_it_was_trained_on(tables: Tables, tmp_path: Path) -> None:
+    """Tables that were removed and made anew number other items from 1 on; the answers named those, without a word."""
+
+    def numbered(*names: str) -> int:
+        rows = tables.spark.createDataFrame(list(enumerate(names, 1)), vocabularies.SCHEMA)
+        return tables.write("vocabulary_items", rows, mode="overwrite", job="test", inputs={"names": names})
+
+    first = numbered("lamp", "rug")
+    items = vocabularies.digest(tables.read("vocabulary_items", first), 2)
+    bundle = two_tower_bundle(tmp_path, users=2, items=3, provenance={"build": {"items": items}})
+    for version in (first, numbered("lamp", "rug", "chair")):  # appended ones change nothing
+        builds.refuse_other_items(tables, version, bundle.path)
+    with pytest.raises(BundleError, match=r"the first 2 of 'vocabulary_items' at .* are others.*millrace train"):
+        builds.refuse_other_items(tables, numbered("rug", "lamp"), bundle.path)
+    older = two_tower_bundle(tmp_path / "older", users=2, items=3)
+    builds.refuse_other_items(tables, first, older.path)
