@@ -107,7 +107,7 @@ class TrainingSettings(FitSettings):
     restarts: int = Field(1, ge=0, le=1_000, description="times a fit starts again from its checkpoint")
     reader_workers: int = Field(2, ge=1, le=1_000, description="threads of a rank that read and decode")
     shuffle_rows: int = Field(100_000, ge=1, le=2**31 - 1, description="rows, over all ranks, that are mixed at a time")
-    cache_gb: float = Field(0, ge=0, description="GB of decoded rows that a rank keeps for later epochs")
+    cache_gb: float = Field(0, ge=0, le=1_000_000, description="GB of decoded rows that a rank keeps for later epochs")
     cache_dir: LocalFolder | None = Field(None, description="a folder on a local disk to keep them in; none: in memory")
     device: DeviceChoice = Field("auto", description="auto: GPUs where every rank has one to itself, else the CPU")
     timeline: bool = Field(False, description="Horovod's timeline of all collectives: run_dir/timeline.json")

@@ -16,6 +16,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,12 +104,21 @@ class DiskCache(Cache):
     Args:
         folder: made where it does not exist; a local disk.
         max_bytes: what this process may put into it.
+
+    Raises:
+        SettingsError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path | str, max_bytes: int) -> None:
         super().__init__(max_bytes)
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"training.cache_dir must be a folder, or a place where one can be made; '{folder}' is none: "
+                f"{error.strerror}; name another, or leave it out"
+            ) from error
         self._writable, self._said = True, set[str]()
 
     def _get(self, key: str, rows: int) -> pa.RecordBatch | None:
@@ -118,7 +128,8 @@ class DiskCache(Cache):
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError) as error:
-            self._path(key).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that may not be written: the table has the rows
+                self._path(key).unlink(missing_ok=True)
             self._say_once(
                 "damaged",
                 f"'{self._path(key)}' of the loader's cache is damaged ({error}): written again from the table, as any "

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import time
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from training.errors import TuningError
@@ -25,6 +26,7 @@ from training.masking import masked
 JOURNAL = "journal:"
 SQLITE = "sqlite:///"
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # while another makes a new database's tables
+PIECE = 1 << 16  # bytes of a journal that are looked at in one go
 SQLITE_WAIT_S = 60  # a writer waits for the other process's commit this long
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -38,8 +40,7 @@ def open_storage(url: str) -> BaseStorage:
     """
     try:
         if url.startswith(JOURNAL):
-            path = _with_folder(url.removeprefix(JOURNAL))
-            return JournalStorage(JournalFileBackend(path))
+            return _journal(_with_folder(url.removeprefix(JOURNAL)))
         options = {}
         if url.startswith(SQLITE):
             _with_folder(url.removeprefix(SQLITE))
@@ -62,6 +63,36 @@ def _database(url: str, options: dict[str, Any]) -> RDBStorage:
                 raise
             time.sleep(pause_s)
     return RDBStorage(url, engine_kwargs=options)
+
+
+def _journal(path: str) -> JournalStorage:
+    """Open a journal, without a last line that a full disk or a power cut tore: the next one would be written onto it.
+
+    Raises:
+        ValueError: a line of it is no entry.
+    """
+    lock = JournalFileSymlinkLock(path)
+    lock.acquire()
+    try:
+        if Path(path).exists():
+            _cut_torn_line(path)
+    finally:
+        lock.release()
+    try:
+        return JournalStorage(JournalFileBackend(path))
+    except (LookupError, TypeError, AssertionError, AttributeError, RecursionError) as error:
+        raise ValueError(f"a line of it is no entry of a journal: {type(error).__name__} {error}") from error
+
+
+def _cut_torn_line(path: str) -> None:
+    with Path(path).open("r+b") as file:
+        start = file.seek(0, SEEK_END)
+        newline = -1
+        while newline < 0 < start:
+            end, start = start, max(0, start - PIECE)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+        file.truncate(start + newline + 1)
 
 
 def is_local_file(url: str) -> bool:

@@ -93,6 +93,22 @@ def test_a_damaged_file_is_read_from_the_table_and_written_again(snapshot: Snaps
     assert torn.read_bytes() == whole
 
 
+def test_an_entry_that_will_not_go_is_read_from_the_table(snapshot: Snapshot, tmp_path: Path) -> None:
+    """As in a folder that may not be written; it ended the training."""
+    wanted = epoch(snapshot, 0, DiskCache(tmp_path / "cache", 10**6))
+    entry = min((tmp_path / "cache").iterdir())
+    entry.unlink()
+    (entry / "in the way").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="loader's cache"):
+        assert epoch(snapshot, 0, DiskCache(tmp_path / "cache", 10**6)) == wanted
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"cache_dir must be a folder.*file' is none: File exists"):
+        DiskCache(tmp_path / "file", 1)
+
+
 @pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9, 1.0])
 def test_a_flipped_bit_is_noticed_wherever_it_is(snapshot: Snapshot, tmp_path: Path, place: float) -> None:
     cache = DiskCache(tmp_path / "cache", 10**6)

@@ -79,6 +79,20 @@ def test_drivers_that_make_a_new_study_together_all_open_it(tmp_path: Path) -> N
         assert set(pool.map(opened, range(24))) == {"s"}
 
 
+def test_a_journals_torn_line_is_cut(tmp_path: Path) -> None:
+    """What a full disk left of an entry; the next one was written onto it, and the study was lost."""
+    url, path = f"journal:{tmp_path}/study.log", tmp_path / "study.log"
+    optuna.create_study(study_name="s", storage=open_storage(url)).enqueue_trial({"x": 1})
+    whole = path.read_bytes()
+    for torn in (whole[-30:-10], b"x" * 200_000):
+        path.write_bytes(whole + torn)
+        assert len(optuna.load_study(study_name="s", storage=open_storage(url)).trials) == 1
+        assert path.read_bytes() == whole
+    path.write_bytes(whole + b"null\n")
+    with pytest.raises(TuningError, match=r"cannot be opened \(a line of it is no entry of a journal"):
+        open_storage(url)
+
+
 def test_passwords_are_masked() -> None:
     assert masked("postgresql://me:se:cr@et@host/db") == "postgresql://me:***@host/db"
     assert masked("sqlite:///a/b.db") == "sqlite:///a/b.db"
