@@ -18,6 +18,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -194,15 +195,13 @@ def _of_key(keys: Sequence[bytes], depth: int) -> re.Pattern[bytes]:
 
 
 def _decoded(value: bytes, depth: int) -> str:
-    """A text of JSON that is so many times a text in JSON; as it stands if it is none."""
+    """A text of JSON that is so many times a text in JSON, decoded as far as it is one."""
     text = value.decode(errors="replace")
     if "\\" not in text:
         return text
-    try:
+    with suppress(ValueError):  # bytes that only look like it: what they are up to here is what is compared
         for _ in range(depth + 1):
             text = json.loads(f'"{text}"', strict=False)
-    except ValueError:
-        pass
     return text
 
 
