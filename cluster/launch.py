@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cluster.horovod_ranks import Lines
 
 ALONE = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}  # the variables of a rank that has none to meet
+RANKS_PER_CORE = 16  # of one machine, at most: each is a process that loads torch, and holds a model and a reader
 PAUSE_S = 10.0  # before the second restart; twice as long and as much again before each further one
 Log = Callable[[str], None]
 Launcher = Literal["local", "spark", "barrier"]
@@ -92,9 +93,12 @@ def launch(
         log: gets the ranks' lines, each with its rank in front.
 
     Raises:
-        LaunchError: the target or the spec is wrong, or a rank failed, was killed, or did not answer in time.
+        LaunchError: the target, the spec or the number of ranks is wrong, or a rank failed, was killed, or did not
+            answer in time.
     """
     spec_text = _checked(target, spec, ranks)
+    if launcher == "local":
+        _refuse_too_many(ranks)
     job = Job(target, spec_text, ranks, Limit(timeout_s), stall_s, env or {}, never_raising(log))
     return with_restarts(job, partial(_run, launcher=launcher), restarts)
 
@@ -145,6 +149,15 @@ def _checked(target: str, spec: dict[str, Any], ranks: int) -> str:
         raise LaunchError(
             f"the spec of launch target '{target}' must be JSON: {error}; pass paths as strings"
         ) from error
+
+
+def _refuse_too_many(ranks: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    if ranks > RANKS_PER_CORE * cores:
+        raise LaunchError(
+            f"launcher 'local' starts at most {RANKS_PER_CORE} ranks for each of this machine's {cores} cores; got "
+            f"ranks={ranks}; start fewer, or let them run in Spark's tasks (launcher barrier or spark)"
+        )
 
 
 def run_on_hosts(job: Job, hosts: Sequence[Host]) -> dict[str, Any]:

@@ -29,12 +29,20 @@ class _Open(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
 
+class Summary(_Open):
+    """How a training ended."""
+
+    steps: NotRequired[int]
+    rows: NotRequired[int]
+    history: NotRequired[list[dict[str, Any]]]
+
+
 class Latest(_Open):
     """The bundle that the last training published, and what it was asked for."""
 
     bundle: str
     identity: Annotated[str, Field(pattern=r"^\w+$")]  # it names a folder that is removed
-    summary: dict[str, Any]
+    summary: Summary
     ends: NotRequired[dict[str, Any]]
     epochs: NotRequired[int]
 

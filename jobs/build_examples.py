@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from jobs import builds
 from jobs.console import say, show_counts, step
+from jobs.erased import Watch
 from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
@@ -47,7 +48,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         TableError: no events, an empty table, or another writer at the same time.
         SchemaError: a table has other columns than it should.
-        DataError: nothing lies before a cut, or a vocabulary is damaged.
+        DataError: nothing lies before a cut, a vocabulary is damaged, or persons were erased meanwhile.
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
@@ -56,7 +57,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 
 def _build(settings: Settings, tables: Tables) -> builds.Manifest:
-    before = builds.newest(tables)
+    before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
     pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
     inputs = _inputs(pins, settings)
     if before.manifest is not None and before.manifest["inputs"] == inputs:
@@ -84,6 +85,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         "schema": TASKS[settings.task].schema(sizes).to_json(),
         "items": vocabularies.digest(items, sizes["items"] - 1),
     }
+    watch.before_publishing()
     builds.publish(tables, manifest, job=JOB, since=before.version)
     show_counts(f"Examples of {cuts.test:%Y-%m-%d}", counts)
     return manifest | {"up_to_date": False}

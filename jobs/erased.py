@@ -125,6 +125,19 @@ class Watch:
             removed[QUARANTINE] = self._tables.remove(QUARANTINE, of_batch.select("batch"), job=JOB, inputs={})
         self._refuse(removed)
 
+    def before_publishing(self) -> None:
+        """Refuse to publish what was made of rows that were read before persons were erased.
+
+        Raises:
+            DataError: persons were erased since the job began; what it made is in no manifest.
+        """
+        if state(self._tables) != self._known:
+            raise DataError(
+                f"persons were erased from the tables at {self._tables.root} while `{self._command}` made tables of "
+                "rows that it had read before; these may hold the persons, and are not published. Run `millrace erase` "
+                f"again with the same ids, then `{self._command}`"
+            )
+
     @property
     def _command(self) -> str:
         return f"millrace {self._job.replace('_', '-')}"

@@ -57,9 +57,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         SchemaError: the source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
     """
+    rules = _rules(settings.ingest)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    rules = _rules(settings.ingest)
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
         _try_out(spark, settings.ingest)
     source = sources.find(settings, spark)

@@ -16,6 +16,7 @@ def _local(path: str) -> str:
     """A folder that every rank and the driver can open as files."""
     if not path.strip():
         raise ValueError("must name a folder")
+    _refuse_unprintable(path)
     if match := _SCHEME.match(path):
         raise ValueError(
             f"must be a folder of the file system, for files in it are locked and renamed; {match[1]}:// is a URL; "
@@ -24,10 +25,17 @@ def _local(path: str) -> str:
     return path
 
 
+def _refuse_unprintable(path: str) -> None:
+    """No file system takes a null character, and text with halves of characters (surrogates) is none."""
+    if not path.isprintable():
+        raise ValueError("must be a name that can be printed; it holds a line break, a null or half a character")
+
+
 def _root(root: str) -> str:
     """A folder, or a folder in an object store."""
     if not root.strip():
         raise ValueError("must name a folder or an object store's URL")
+    _refuse_unprintable(root)
     if _CATALOGUE.match(root):
         raise ValueError(
             "looks like a catalogue's schema, and tables are found by path; name the folder or URL that holds them, "

@@ -66,7 +66,7 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
 
 def _train_again(held: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
     spec = _spec(held, then, folder)
-    say(f"replay: training {held.name} again, {spec['ranks']} ranks, {_pinned(held)}")
+    say(f"replay: training {held.name} again, {spec['ranks']} rank(s), {_pinned(held)}")
     summary = start(then, spec, env=threads_of(held))
     return compare(held, load_bundle(summary["bundle_path"]), provenance(then, spec)["versions"])
 
@@ -140,7 +140,7 @@ def compare(then: Bundle, now: Bundle, versions: Mapping[str, str]) -> dict[str,
     }
     loss = {"then": then.metrics["loss"], "now": now.metrics["loss"]}
     weights = {"then": weights_hash(then), "now": weights_hash(now)}
-    if loss["then"] != loss["now"] or weights["then"] != weights["now"]:
+    if repr(loss["then"]) != repr(loss["now"]) or weights["then"] != weights["now"]:
         causes = ", ".join(f"{name} was {pair['then']}, is {pair['now']}" for name, pair in changed.items())
         raise TrainingError(
             f"a replay must give the same bits; '{then.name}' had loss {loss['then']!r}, now {loss['now']!r}; weights "

@@ -6,12 +6,13 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pyspark.sql import SparkSession
 
 from cluster.session import build_session, check_workers
+from jobs.console import step
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -77,12 +78,13 @@ def open_session(settings: Settings, spark: SparkSession | None = None, *, besid
     if spark is not None:
         check_workers(spark, beside)
         return spark
-    return build_session(
-        master=settings.spark.master,
-        driver_memory=settings.spark.driver_memory,
-        shuffle_partitions=settings.spark.shuffle_partitions,
-        beside=beside,
-    )
+    with step("starting Spark") if SparkSession.getActiveSession() is None else nullcontext():
+        return build_session(
+            master=settings.spark.master,
+            driver_memory=settings.spark.driver_memory,
+            shuffle_partitions=settings.spark.shuffle_partitions,
+            beside=beside,
+        )
 
 
 def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:

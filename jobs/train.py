@@ -138,7 +138,11 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         settings: the pipeline's.
         splits: partitions of the examples to train on.
         validate: whether to rank the held-out queries after each epoch.
+
+    Raises:
+        TableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks.
     """
+    settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)
     examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
     # The table's id too: versions of another table that lies there later begin at 0 again.
@@ -266,7 +270,7 @@ def _first_made(run_dir: Path, identity: str) -> dict[str, Any] | None:
     if latest is None or latest["identity"] != identity:
         return None
     made = provenance_of(latest_bundle(str(run_dir)))
-    return None if made is None else {"steps": latest["summary"]["steps"], "provenance": made}
+    return None if made is None else {"steps": latest["summary"].get("steps"), "provenance": made}
 
 
 def _start_afresh_for_fewer_epochs(run_dir: Path, identity: str, epochs: int) -> None:

@@ -82,7 +82,11 @@ class TwoTowerConfig(ModelConfig):
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(
-        0.18, gt=0, description="lower fits closer and overfits sooner", json_schema_extra=search(0.1, 0.35, log=True)
+        0.18,
+        ge=1e-6,
+        le=1e6,
+        description="lower fits closer and overfits sooner",
+        json_schema_extra=search(0.1, 0.35, log=True),
     )
     negatives: int = Field(
         2048,
@@ -90,7 +94,9 @@ class TwoTowerConfig(ModelConfig):
         le=2**31 - 1,
         description="uniform draws a step beside the batch's targets; the catalogue's size or more: all items",
     )
-    history_days: float = Field(60.0, gt=0, description="the history's decay time at the start, days; it is learned")
+    history_days: float = Field(
+        60.0, ge=1e-6, le=1e6, description="the history's decay time at the start, days; it is learned"
+    )
     history_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of the history's items left out", json_schema_extra=search(0.0, 0.8)
     )
@@ -98,12 +104,20 @@ class TwoTowerConfig(ModelConfig):
         0.5, ge=0, lt=1, description="of the pooled history's components", json_schema_extra=search(0.0, 0.6)
     )
     half_life_days: float = Field(
-        150.0, gt=0, description="age at which a row weighs half, days", json_schema_extra=search(40.0, 400.0, log=True)
+        150.0,
+        ge=1e-6,
+        le=1e6,
+        description="age at which a row weighs half, days",
+        json_schema_extra=search(40.0, 400.0, log=True),
     )
     repeat_weight: float = Field(
-        1.0, ge=0, description="weight of a target bought before, against a new one", json_schema_extra=search(0.2, 1.0)
+        1.0,
+        ge=0,
+        le=1e6,
+        description="weight of a target bought before, against a new one",
+        json_schema_extra=search(0.2, 1.0),
     )
-    drift_days: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    drift_days: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(
         (30.0,), max_length=16, description="fading times of the biases that follow the seasons, days"
     )
 

@@ -7,10 +7,10 @@ Delta-rs (deltalake) opens the log and replays it. What it does not hand out, th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +23,8 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
 from training.errors import SnapshotError, TableError
-from training.log_vectors import Vector
-from training.storage import LOCAL, reason, split_root
+from training.log_vectors import Vector, find_vectors
+from training.storage import LOCAL, from_store, reason, split_root
 
 # Reader features that Millrace honours, or that leave data files as they are.
 READER_FEATURES = frozenset(
@@ -132,8 +132,9 @@ def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) 
         TableError: there is no Delta table, or its folder or object store cannot be reached.
         SnapshotError: the version is not in the log, or the table uses a reader feature that Millrace does not know.
     """
-    log, held = open_log(uri, version, options), {file.path for file in open_log(uri, None, options).live_files()}
-    replaced = [file.path for file in log.live_files() if file.path not in held]
+    log = open_log(uri, version, options)
+    held = set(_places(open_log(uri, None, options), options or {}))
+    replaced = [path for path in _places(log, options or {}) if path not in held]
     places = [split_root(path) for path in replaced[:: max(1, len(replaced) // _LOOKED_FOR)]]
     roots = {root: filesystem(root or log.uri, {}, options or {}) for root, _ in places}
 
@@ -149,6 +150,32 @@ def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) 
             f"files of version {version} of table '{log.uri}' cannot be looked for: {reason(error)}. See that this "
             "process may read them, and that the store answers (docs/loader.md)"
         ) from None
+
+
+def with_vectors(log: Log, files: Sequence[DataFile], options: Mapping[str, str]) -> tuple[DataFile, ...]:
+    """Files of a version with their deletion vectors, which delta-rs does not tell.
+
+    Raises:
+        SnapshotError: the log cannot be read for them.
+    """
+    if not log.has_vectors or not files:
+        return tuple(files)
+    try:
+        folder = filesystem(log.uri, {}, options)
+        vectors = find_vectors(folder, log.uri, log.version, {file.path for file in files})
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SnapshotError(
+            f"the log of table '{log.uri}' cannot be read for its deletion vectors: {reason(error)}. Restore the "
+            "folder _delta_log, or see that the store answers (docs/loader.md)"
+        ) from (None if from_store(error) else error)
+    return tuple(replace(file, vector=vectors.get(file.path)) for file in files)
+
+
+def _places(log: Log, options: Mapping[str, str]) -> list[str]:
+    """Data files and deletion vectors of a version, as its log names them."""
+    files = with_vectors(log, log.live_files(), options)
+    vectors = {file.vector.path for file in files if file.vector is not None and file.vector.path is not None}
+    return [*(file.path for file in files), *sorted(vectors)]
 
 
 def filesystems(uri: str, files: Iterable[DataFile], options: Mapping[str, str]) -> dict[str, pyarrow.fs.FileSystem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from training.deletion_vectors import live_rows
-from training.delta_log import DataFile, Log, filesystem, filesystems, open_log
+from training.delta_log import DataFile, Log, filesystems, open_log, with_vectors
 from training.errors import SchemaError, SnapshotError
-from training.log_vectors import find_vectors
 from training.parquet import Source
 from training.row_groups import RowGroups, count_rows, count_together
-from training.storage import from_store, reason
 
 if TYPE_CHECKING:
     from training.world import World
@@ -114,7 +112,7 @@ def open_snapshot(
     options = storage_options or {}
     log = open_log(uri, version, options)
     schema = _columns(log.schema, columns, log.uri)
-    files = _with_vectors(log, _kept(log, partitions or {}), options)
+    files = with_vectors(log, _kept(log, partitions or {}), options)
     fingerprint = _fingerprint(files)
     by_id = log.properties.get("delta.columnMapping.mode") == "id"
     source = Source(log.uri, log.version, log.schema, filesystems(log.uri, files, options), by_id)
@@ -156,20 +154,6 @@ def _columns(schema: pa.Schema, columns: Sequence[str] | None, uri: str) -> pa.S
             f"it has: {', '.join(schema.names)}. Build the table again with these columns, or correct the names"
         )
     return pa.schema([schema.field(name) for name in columns])
-
-
-def _with_vectors(log: Log, files: Sequence[DataFile], options: Mapping[str, str]) -> tuple[DataFile, ...]:
-    if not log.has_vectors or not files:
-        return tuple(files)
-    try:
-        folder = filesystem(log.uri, {}, options)
-        vectors = find_vectors(folder, log.uri, log.version, {file.path for file in files})
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise SnapshotError(
-            f"the log of table '{log.uri}' cannot be read for its deletion vectors: {reason(error)}. Restore the "
-            "folder _delta_log, or see that the store answers (docs/loader.md)"
-        ) from (None if from_store(error) else error)
-    return tuple(replace(file, vector=vectors.get(file.path)) for file in files)
 
 
 def _kept(log: Log, partitions: Mapping[str, Sequence[str | None]]) -> list[DataFile]:

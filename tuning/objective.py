@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 from training.errors import TuningError
 from training.record import Event, Pruned
 from training.world import World
-from tuning.storage import open_storage
+from tuning.storage import answering, open_storage
 
 LEARN = "tuning.objective:learn_trial"  # for cluster.launch
 PRUNED_AFTER = "pruned_after_epochs"
@@ -77,8 +77,8 @@ def study_reporter(channel: Mapping[str, Any]) -> Callable[[Event], None]:
         channel: `Channel.to_json()`.
 
     Returns:
-        The callback. It raises `Pruned` to end the trial, and TuningError where the storage cannot be opened or an
-        epoch comes without the metric.
+        The callback. It raises `Pruned` to end the trial, and TuningError where the storage cannot be opened, read or
+        written, or an epoch comes without the metric.
     """
     address = Channel.from_json(channel)
 
@@ -97,11 +97,14 @@ def study_reporter(channel: Mapping[str, Any]) -> Callable[[Event], None]:
                 f"{', '.join(sorted(event.values))}"
             )
         epochs = event.epoch + 1
-        storage, study = connect()
-        trial_id = trial_id_of(storage, address.study, address.trial)
-        storage.set_trial_intermediate_value(trial_id, epochs, float(value))
-        if epochs < address.pruning.epochs and study.pruner.prune(study, storage.get_trial(trial_id)):
-            storage.set_trial_user_attr(trial_id, PRUNED_AFTER, epochs)
+        with answering(address.storage):
+            storage, study = connect()
+            trial_id = trial_id_of(storage, address.study, address.trial)
+            storage.set_trial_intermediate_value(trial_id, epochs, float(value))
+            given_up = epochs < address.pruning.epochs and study.pruner.prune(study, storage.get_trial(trial_id))
+            if given_up:
+                storage.set_trial_user_attr(trial_id, PRUNED_AFTER, epochs)
+        if given_up:
             raise Pruned(f"trial {address.trial} ends at {address.metric} {value:.4g} after {epochs} epoch(s)")
 
     return report
@@ -137,9 +140,10 @@ def learn_trial(spec: Mapping[str, Any], world: World) -> dict[str, Any]:
 def _fill_in(address: Channel, history: Sequence[Mapping[str, float]]) -> None:
     """Report epochs that were not: a trial that died after an epoch's checkpoint goes on with the next epoch."""
     storage = open_storage(address.storage)
-    trial_id = trial_id_of(storage, address.study, address.trial)
-    known = storage.get_trial(trial_id).intermediate_values
-    for entry in history:
-        epochs = int(entry["epoch"]) + 1
-        if epochs not in known:
-            storage.set_trial_intermediate_value(trial_id, epochs, float(entry[address.metric]))
+    with answering(address.storage):
+        trial_id = trial_id_of(storage, address.study, address.trial)
+        known = storage.get_trial(trial_id).intermediate_values
+        for entry in history:
+            epochs = int(entry["epoch"]) + 1
+            if epochs not in known:
+                storage.set_trial_intermediate_value(trial_id, epochs, float(entry[address.metric]))

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
@@ -46,10 +49,27 @@ def open_storage(url: str) -> BaseStorage:
             _with_folder(url.removeprefix(SQLITE))
             options = {"connect_args": {"timeout": SQLITE_WAIT_S}}
         return _database(url, {"pool_pre_ping": True, **options})
-    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+    except (SQLAlchemyError, StorageInternalError, ImportError, OSError, ValueError) as error:
         raise TuningError(
             f"study storage '{masked(url)}' cannot be opened ({_first_line(error)}); tuning.storage takes an Optuna "
             "storage URL, e.g. sqlite:///out/run/study.db, journal:/shared/study.log or postgresql://user:password@host/database"
+        ) from error
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Give an error of ours where a storage that was opened can no longer be read or written.
+
+    Raises:
+        TuningError: it is read-only, its disk is full, it is damaged, or its server is gone.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ or error
+        raise TuningError(
+            f"study storage '{masked(url)}' can no longer be read or written ({_first_line(cause)}); see that its file "
+            "or server is whole, may be written and has room, and run the same command again: the study goes on"
         ) from error
 
 
@@ -105,5 +125,5 @@ def _with_folder(path: str) -> str:
     return path
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return masked(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -28,7 +28,7 @@ from training.masking import masked
 from tuning.objective import PRUNED_AFTER, Channel, Pruning, trial_id_of
 from tuning.ownership import STALE_S, Watch, claimed, take_over
 from tuning.space import Space
-from tuning.storage import open_storage
+from tuning.storage import answering, open_storage
 
 FINGERPRINT = "fingerprint"
 RANGE = "range of "  # in front of a parameter's name, in a fingerprint
@@ -150,11 +150,22 @@ def run_study(
         say: gets a line where it has to wait.
 
     Raises:
-        TuningError: see `open_study`; or the first trials all failed, or another process holds the folder of one
-            for two hours.
+        TuningError: see `open_study`; or the first trials all failed, another process holds the folder of one for
+            two hours, or the storage can no longer be read or written.
     """
     storage = open_storage(plan.storage)
-    study = open_study(plan, storage)
+    with answering(plan.storage):
+        _run_all(open_study(plan, storage), storage, plan, run_trial, progress, say)
+
+
+def _run_all(
+    study: optuna.Study,
+    storage: BaseStorage,
+    plan: StudyPlan,
+    run_trial: RunTrial,
+    progress: Callable[[TrialEnd], None],
+    say: Callable[[str], None],
+) -> None:
     watch = Watch()
     failed = 0
     while _one_is_left(study, storage, plan, watch, say):

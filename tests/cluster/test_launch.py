@@ -217,6 +217,8 @@ def test_a_wrong_target_is_named(target: str, words: str) -> None:
 
 
 def test_a_wrong_call_is_named() -> None:
+    with pytest.raises(LaunchError, match=r"at most 16 ranks for each of .* cores; got ranks=100000; start fewer"):
+        launch(f"{HERE}:add_up", {}, ranks=100_000)
     with pytest.raises(LaunchError, match="at least 1; got ranks=0"):
         launch(f"{HERE}:add_up", {}, ranks=0)
     with pytest.raises(LaunchError, match=r"the spec of launch target .* must be JSON: Object of type PosixPath"):

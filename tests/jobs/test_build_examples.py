@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds
+from jobs import build_examples, builds, erased
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -204,6 +204,24 @@ def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:
     tables.write("events", wrong, mode="overwrite", job="ingest", inputs={"wrong": 1})
     with pytest.raises(SchemaError, match=r"'kind' must be string, it is missing; column 'time' must be timestamp, it"):
         build_examples.run(settings, spark)
+
+
+def test_what_was_built_while_persons_were_erased_is_not_published(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path)
+    tables = Tables(spark, settings.tables.root)
+    write_events(tables, BASE)
+
+    def write(*args: Any) -> dict[str, int]:
+        erased.remember(tables, ["u1"])
+        return dict.fromkeys(("catalogue", "queries", "examples"), 0)
+
+    monkeypatch.setattr(build_examples, "_write", write)
+    tables.write("examples", tables.read("events").selectExpr("'x' AS split"), mode="overwrite", job="x", inputs={})
+    with pytest.raises(DataError, match=r"while `millrace build-examples` made tables .* Run `millrace erase` again"):
+        build_examples.run(settings, spark)
+    assert builds.newest(tables).manifest is None
 
 
 def test_a_damaged_vocabulary_is_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import report
-from jobs.artefacts import EVALUATION, FEEDBACK, TUNING, write_json
+from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, TUNING, write_json
 from jobs.report_page import html, table
 from jobs.report_results import feedback_section
 from jobs.settings import Settings
@@ -138,6 +139,16 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
     (tmp_path / EVALUATION).write_text('{"ks": [')
     with pytest.raises(
         ArtefactError, match=r"evaluation\.json' must be JSON .*remove it and run `millrace evaluate` again"
+    ):
+        made(tmp_path)
+
+
+def test_a_summary_of_another_type_is_named(tmp_path: Path) -> None:
+    """As a person may write it; a file without a checksum is one of an older version."""
+    latest = {"bundle": "b", "identity": "i", "summary": {"steps": 3, "rows": "many"}}
+    (tmp_path / LATEST).write_text(json.dumps(latest))
+    with pytest.raises(
+        ArtefactError, match=r"latest\.json' must be JSON as Millrace writes it; summary\.rows: .*integer"
     ):
         made(tmp_path)
 

@@ -104,6 +104,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("tuning: {study: ../x}", r"tuning\.study: must be a name of 1 to 100 letters.* \(value '\.\./x'\)"),
         ("tuning: {study: /a/b}", r"tuning\.study: must be a name"),
         ("model: {dim: 1e20}", r"model\.dim: .* \(value 1e\+20\)"),
+        ("model: {repeat_weight: 1e300}", r"model\.repeat_weight: .*less than or equal to 1000000"),
+        ("model: {history_days: 1.0e-300}", r"model\.history_days: .*greater than or equal to 1e-06"),
         ("model: {half_life_days: .inf}", r"model\.half_life_days: .*finite number \(value inf\)"),
         ("model: {drift_days: [-.inf]}", r"model\.drift_days\.0: .*finite number \(value -inf\)"),
         ("examples: {test_from: 2025-02-30}", r"examples\.test_from: .*day .*\(value '2025-02-30'\)"),
@@ -187,6 +189,8 @@ def test_an_alias_is_what_it_stands_for(tmp_path: Path) -> None:
         ("tables.root=s3a://bucket", r"tables\.root: must be a folder in the bucket, .*; write s3a://bucket/tables"),
         ("tables.root=s3a://bucket/", r"tables\.root: must be a folder in the bucket, .*; write s3a://bucket/tables"),
         ("tables.root=s3a:/bucket/tables", r"tables\.root: a URL needs two slashes .*: s3a://bucket/folder"),
+        ('run_dir="a\\0b"', r"run_dir: must be a name that can be printed"),
+        ('tables.root="a\\nb"', r"tables\.root: must be a name that can be printed"),
         ("tables.root=' '", r"tables\.root: must name a folder or an object store's URL"),
     ],
 )  # fmt: skip

@@ -187,6 +187,12 @@ def test_an_empty_prefix_is_refused() -> None:
         load_settings(flags=["ingest.cancelled_prefix=''"])
 
 
+def test_a_file_with_other_separators_is_refused_with_what_it_has(spark: SparkSession, tmp_path: Path) -> None:
+    path = csv(tmp_path / "lines.csv", SALE.replace(",", ";"), header=HEADER.replace(",", ";"))
+    with pytest.raises(SchemaError, match=r"has no column 'order_id' .* are separated by commas, not by ';'"):
+        counts(spark, of(path))
+
+
 def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path) -> None:
     csv(tmp_path / "mixed" / "a.csv", SALE)
     csv(tmp_path / "mixed" / "b.csv", SALE, header=HEADER.replace("price", "cost"))

@@ -297,6 +297,23 @@ def test_a_password_in_the_tracking_uri_is_refused(uri: str, tmp_path: Path) -> 
     assert "hidden" not in str(caught.value)
 
 
+def test_a_tracking_uri_that_is_none_is_refused(tmp_path: Path) -> None:
+    settings = Settings(**{"run_dir": str(tmp_path), "training": {"mlflow_uri": "http://me:hidden@[tracking"}})
+    with pytest.raises(SettingsError, match=r"must be a URI, got 'http://me:\*\*\*@\[tracking': Invalid IPv6 URL"):
+        train.run(settings)
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused_before_any_rank_starts(
+    trained: tuple[Settings, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = trained
+    monkeypatch.setattr(train, "launch", lambda *_, **__: pytest.fail("started"))
+    odd = settings.model_copy(update={"training": settings.training.model_copy(update={"batch_size": 63})})
+    for job in (train, tune):
+        with pytest.raises(SettingsError, match=r"batch_size must be a multiple of ranks x accumulate = 2 x 1; got 63"):
+            job.run(odd)
+
+
 def test_the_places_of_study_and_mlflow_are_not_in_the_bundle() -> None:
     settings = Settings(
         **{

@@ -17,6 +17,7 @@ import pytest
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from pyroaring import BitMap64
 
+from training.delta_log import has_files
 from training.errors import SnapshotError
 from training.log_vectors import _B85, _Z85, _lines
 from training.snapshot import Snapshot, open_snapshot, read_table
@@ -147,6 +148,15 @@ def checkpoint(path: Path, kind: str) -> None:
         written(rows + actions_of_files, f"{name}.parquet")
     for number in range(newest):
         (log / f"{number:020d}.json").unlink()
+
+
+def test_a_version_whose_vector_is_gone_is_not_there(table: Path) -> None:
+    delete(table, "a b", [1])
+    [first] = (table / "a1").iterdir()
+    delete(table, "a b", [1, 2])
+    assert [has_files(str(table), version) for version in range(3)] == [True] * 3
+    first.unlink()
+    assert [has_files(str(table), version) for version in range(3)] == [True, False, True]
 
 
 @pytest.mark.parametrize("kind", ["whole", "parts"])

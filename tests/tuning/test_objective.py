@@ -14,7 +14,7 @@ from training.masking import masked
 from training.record import Event, Pruned
 from training.world import World
 from tuning.objective import Channel, Pruning, learn_trial, study_reporter
-from tuning.storage import is_local_file, open_storage
+from tuning.storage import answering, is_local_file, open_storage
 
 
 @pytest.fixture
@@ -90,6 +90,20 @@ def test_a_journals_torn_line_is_cut(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
     path.write_bytes(whole + b"null\n")
     with pytest.raises(TuningError, match=r"cannot be opened \(a line of it is no entry of a journal"):
+        open_storage(url)
+
+
+def test_a_storage_that_stops_answering_is_one_error(tmp_path: Path) -> None:
+    """Its disk is full, it became read-only, or something was written over it."""
+    url, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "study.db"
+    study = optuna.create_study(study_name="s", storage=open_storage(url))
+    path.write_bytes(b"no database" * 1_000)
+    with (
+        pytest.raises(TuningError, match=r"study.db' can no longer be read or written .* study goes on"),
+        answering(url),
+    ):
+        study.ask()
+    with pytest.raises(TuningError, match=r"study.db' cannot be opened \(.*file is not a database"):
         open_storage(url)
 
 
