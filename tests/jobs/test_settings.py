@@ -105,7 +105,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("tuning: {study: /a/b}", r"tuning\.study: must be a name"),
         ("model: {dim: 1e20}", r"model\.dim: .* \(value 1e\+20\)"),
         ("model: {repeat_weight: 1e300}", r"model\.repeat_weight: .*less than or equal to 1000000"),
-        ("model: {history_days: 1.0e-300}", r"model\.history_days: .*greater than or equal to 1e-06"),
+        ("model: {history_days: 1.0e-300}", r"model\.history_days: .*greater than or equal to 0\.000001"),
         ("model: {half_life_days: .inf}", r"model\.half_life_days: .*finite number \(value inf\)"),
         ("model: {drift_days: [-.inf]}", r"model\.drift_days\.0: .*finite number \(value -inf\)"),
         ("examples: {test_from: 2025-02-30}", r"examples\.test_from: .*day .*\(value '2025-02-30'\)"),
