@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "cluster": {"cluster"},
 }
 FRONT_DOORS = {
-    "petastorm": ("training/reader.py",),
+    "petastorm": ("training/pool.py",),
     "deltalake": ("training/delta_log.py",),
     "pyroaring": ("training/deletion_vectors.py", "training/parquet.py"),
     "xxhash": ("training/cache.py",),

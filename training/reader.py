@@ -16,12 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from petastorm.workers_pool.thread_pool import ThreadPool
-from petastorm.workers_pool.ventilator import Ventilator
-from petastorm.workers_pool.worker_base import WorkerBase
-
 from training.assembly import Assembly, Decoded, Epoch
 from training.batch import Batch
+from training.pool import ThreadPool, Ventilator, WorkerBase
 
 _BATCHES_AHEAD = 4
 _GROUPS_AHEAD = 2  # for each worker
