@@ -143,7 +143,7 @@ def by_order(queries: DataFrame, order: Ints, *, k: int, exclude_seen: bool) -> 
 
 def ranking_scores(order: Ints) -> Callable[[Ints], Floats]:
     """Scores for items of an order: how many stand behind, so that a better place has a larger score."""
-    places = np.zeros(int(order.max(initial=0)) + 1, np.float32)
+    places = np.zeros(int(np.max(order, initial=0)) + 1, np.float32)
     places[order] = np.arange(len(order), 0, -1)
 
     def score(found: Ints) -> Floats:

@@ -98,7 +98,7 @@ def first_unseen(order: Ints, k: int, seen: Lists) -> Ints:
         return found
     for rows in _blocks(seen.lengths, k, len(order), 1):
         block = take(seen, rows)
-        depth = min(len(order), k + int(block.lengths.max(initial=0)))
+        depth = min(len(order), k + int(np.max(block.lengths, initial=0)))
         candidates = np.broadcast_to(order[:depth], (len(rows), depth))
         kept = _first_kept(~_is_in(candidates, block), k)
         found[rows] = np.where(kept >= 0, order[kept], -1)
@@ -174,7 +174,7 @@ def _is_in(candidates_nc: Ints, lists: Lists) -> Mask:
     """Whether each candidate stands in its row's list."""
     if not len(lists.values):
         return np.zeros(candidates_nc.shape, np.bool_)
-    span = np.int64(max(int(lists.values.max()), int(candidates_nc.max(initial=0))) + 2)
+    span = np.int64(max(int(np.max(lists.values)), int(np.max(candidates_nc, initial=0))) + 2)
     rows = np.repeat(np.arange(len(candidates_nc)), lists.lengths)
     keys = np.sort(rows * span + lists.values + 1)
     wanted = np.arange(len(candidates_nc))[:, None] * span + candidates_nc + 1
@@ -193,7 +193,7 @@ def _first_kept(keep_nc: Mask, count: int) -> Ints:
 
 def _search(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, norm: float) -> tuple[Ints, Floats, Mask]:
     """Top-K of a block, and which rows must be scanned whole because what was cut off might belong to it."""
-    depth = int(min(len(items_mD), k + MARGIN + int(seen.lengths.max(initial=0))))
+    depth = int(min(len(items_mD), k + MARGIN + int(np.max(seen.lengths, initial=0))))
     approximate, rows = _faiss().knn(queries_nD, items_mD, depth, metric=_faiss().METRIC_INNER_PRODUCT)
     places = _first_kept((rows >= 0) & ~_is_in(rows, seen), k + MARGIN)
     candidates = np.where(places >= 0, np.take_along_axis(rows, places, axis=1), -1)

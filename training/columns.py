@@ -181,7 +181,7 @@ def _check_values(column: Column, values: Array, where: str) -> None:
         return
     if column.kind in (Kind.ID, Kind.IDS):
         size = column.size or 0
-        if int(values.view(np.uint64).max()) >= size:  # a negative number is a very large one
+        if int(np.max(values.view(np.uint64))) >= size:  # a negative number is a very large one
             bad = values[(values < 0) | (values >= size)][0]
             raise SchemaError(
                 f"column '{column.name}' must lie in [0, {size}), the size of vocabulary '{column.vocabulary}'; "

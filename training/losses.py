@@ -85,7 +85,7 @@ def sampled_softmax(
             would move an item's probability, the same way in every row.
     """
     given = _Given(targets, candidates, weight, piece or softmax_piece, exact)
-    total: Tensor = _SampledSoftmax.apply(query, items, target_logits, given)  # type: ignore[no-untyped-call]
+    total: Tensor = _SampledSoftmax.apply(query, items, target_logits, given)
     return total
 
 
