@@ -7,6 +7,7 @@ rows in another order anyway pays nothing for leaving them out itself.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,10 @@ _GONE = (
     "(delta.deletedFileRetentionDuration)"
 )
 _NULL_LIST = "Expected all lists to be of size"  # Arrow's words
+# Spark writes a checksum for each page. Arrow looks at them from 15 on, where it is told to.
+_CHECKED = {
+    name: True for name in ("page_checksum_verification",) if name in inspect.signature(pq.ParquetFile).parameters
+}
 _PHYSICAL_NAME, _FIELD_ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
 
 
@@ -99,7 +104,7 @@ class Source:
         try:
             far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
             footer = self._counted(file, number)
-            options = {"metadata": footer, "coerce_int96_timestamp_unit": "us", "pre_buffer": far}
+            options = {"metadata": footer, "coerce_int96_timestamp_unit": "us", "pre_buffer": far, **_CHECKED}
             with self._open(file) as stored_in, pq.ParquetFile(stored_in, **options) as parquet:
                 schema, rows = parquet.schema_arrow, footer.row_group(number).num_rows
                 physical = {name: self._physical(name, schema) for name in columns}

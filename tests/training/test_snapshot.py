@@ -17,6 +17,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from tests.training.streams import ranks_epoch
 from training.delta_log import has_files
 from training.errors import SchemaError, SnapshotError, TableError
+from training.parquet import _CHECKED
 from training.schema import Column, Kind, Schema
 from training.snapshot import open_snapshot, read_table
 
@@ -160,6 +161,24 @@ def test_corrupt_page_names_the_row_group(table: Path) -> None:
         file.write_bytes(data)
     with pytest.raises(SnapshotError, match=r"row group 0 of file 'split=.*' of version 1 .* cannot be read"):
         read_table(snapshot)
+
+
+@pytest.mark.skipif(not _CHECKED, reason="this pyarrow does not look at the pages' checksums")
+def test_a_bit_that_a_disk_flipped_is_noticed(tmp_path: Path) -> None:
+    """Pages as Spark writes them, with checksums; without them 7 would come back as 6."""
+    write_deltalake(tmp_path / "t", pa.table({"id": [7] * 9}))
+    [file] = data_files(tmp_path)
+    rows = pq.read_table(file)
+    pq.write_table(rows, file, use_dictionary=False, compression="none", write_page_checksum=True)
+    snapshot = open_snapshot(str(tmp_path / "t"))
+    assert read_table(snapshot) == rows
+    whole = file.read_bytes()
+    place = whole.index((7).to_bytes(8, "little") * 9)
+    file.write_bytes(whole[:place] + b"\x06" + whole[place + 1 :])
+    with pytest.raises(
+        SnapshotError, match=rf"row group 0 of file '{file.name}' of version 0 .* cannot be read: .*CRC"
+    ):
+        read_table(open_snapshot(str(tmp_path / "t")))
 
 
 def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
