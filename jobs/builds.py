@@ -16,7 +16,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import commits
-from jobs.console import say
+from jobs.console import say, warn
 from spark_udfs.vocabularies import digest
 from training.delta_log import has_files
 from training.errors import BundleError, MillraceError, SnapshotError, TableError
@@ -219,6 +219,10 @@ def refuse_other_items(tables: Tables, version: int, bundle: Path) -> None:
     provenance = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {})
     wanted = provenance.get("build", {}).get("items")
     if wanted is None:
+        warn(
+            f"bundle '{bundle.name}' is of an earlier version and does not say what its numbers of items mean; where the "
+            "tables were made anew since, they mean others: train it again"
+        )
         return
     held = digest(tables.read("vocabulary_items", version), wanted["ids"])
     if held != wanted:

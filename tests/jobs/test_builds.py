@@ -121,7 +121,9 @@ def test_only_tables_that_had_the_builds_own_rows_are_moved(tables: Tables, caps
     assert "queries: not as the build" in capsys.readouterr().err
 
 
-def test_a_bundle_is_asked_with_the_items_that_it_was_trained_on(tables: Tables, tmp_path: Path) -> None:
+def test_a_bundle_is_asked_with_the_items_that_it_was_trained_on(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tables that were removed and made anew number other items from 1 on; the answers named those, without a word."""
 
     def numbered(*names: str) -> int:
@@ -136,4 +138,7 @@ def test_a_bundle_is_asked_with_the_items_that_it_was_trained_on(tables: Tables,
     with pytest.raises(BundleError, match=r"the first 2 of 'vocabulary_items' at .* are others.*millrace train"):
         builds.refuse_other_items(tables, numbered("rug", "lamp"), bundle.path)
     older = two_tower_bundle(tmp_path / "older", users=2, items=3)
+    told: list[str] = []
+    monkeypatch.setattr(builds, "warn", told.append)
     builds.refuse_other_items(tables, first, older.path)
+    assert [f"bundle '{older.name}' is of an earlier version" in line for line in told] == [True]
