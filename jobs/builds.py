@@ -220,8 +220,8 @@ def refuse_other_items(tables: Tables, version: int, bundle: Path) -> None:
     wanted = provenance.get("build", {}).get("items")
     if wanted is None:
         warn(
-            f"bundle '{bundle.name}' is of an earlier version and does not say what its numbers of items mean; where the "
-            "tables were made anew since, they mean others: train it again"
+            f"bundle '{bundle.name}' is of an earlier version and does not say what its numbers of items mean; where "
+            "the tables were made anew since, they mean others: train it again"
         )
         return
     held = digest(tables.read("vocabulary_items", version), wanted["ids"])
