@@ -1,27 +1,44 @@
 # make demo                     install what is missing, once, then run the main job on a simulated shop
 # make demo DATA=PATH           the same job on the UCI Online Retail file
-# make test                     the tests            make test-all   with the slow ones
+# make test [ONLY=path]         the tests            make test-all   with the slow ones
+# make test LINE=legacy         the tests on another line of versions (newest, current, legacy: docs/platforms.md)
 # make lint                     ruff and mypy        make bench [ONLY=name]   the benchmarks
 # make install [GPU=1]          only install; GPU=1 builds Horovod with NCCL
+# make lock                     the locks of all lines, from pyproject.toml and cluster/lines/*.in
 
-PYTHON ?= python3.11
-VENV   := .venv
+LINES           := newest current legacy
+LINE            ?= newest
+# The Pythons of each line; the first that is found is taken, or PYTHON=... if it is one of these.
+PYTHONS-newest  := 3.13 3.12 3.11
+PYTHONS-current := 3.12 3.11
+PYTHONS-legacy  := 3.11
+PYTHON          ?=
+# What is run of the other lines where the time does not suffice for all: the loader, the tables, the Spark functions.
+PART            := tests/training/test_pool.py tests/training/test_reader.py tests/training/test_awkward_tables.py \
+                   tests/jobs/test_tables.py tests/spark_udfs
+
+ifeq ($(filter $(LINE),$(LINES)),)
+$(error LINE=$(LINE) is none of $(LINES))
+endif
+
+VENV   := .venv$(if $(filter-out newest,$(LINE)),-$(LINE))
 BIN    := $(VENV)/bin
+LOCK   := cluster/lines/$(LINE).lock
 GPU    ?= 0
 READY  := $(VENV)/ready-gpu$(GPU)
 OUT    ?= out
 
-.PHONY: demo test test-all lint bench install lock wheel clean
+.PHONY: demo test test-all test-part lint bench install lock wheel clean
 .DEFAULT_GOAL := demo
 
 install: $(READY)
 
-$(READY): cluster/requirements.lock cluster/horovod/build.sh cluster/horovod/cxx cluster/horovod/check.py pyproject.toml
-	@cluster/check_machine.sh $(PYTHON)
-	@echo "installing into $(VENV): about 6 GB, 2 to 15 minutes, once"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(READY): $(LOCK) cluster/horovod/build.sh cluster/horovod/cxx cluster/horovod/check.py pyproject.toml
+	@python="$$(PYTHON="$(PYTHON)" cluster/check_machine.sh $(VENV) $(PYTHONS-$(LINE)))" || exit 1; \
+	    echo "installing the line '$(LINE)' into $(VENV) with $$("$$python" --version) ($$python): about 6 GB, 2 to 15 minutes, once"; \
+	    test -x $(BIN)/python || "$$python" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@grep -v '^horovod==' cluster/requirements.lock > $(VENV)/requirements.lock
+	@grep -v '^horovod==' $(LOCK) > $(VENV)/requirements.lock
 	@# Every rank and Spark worker is a new Python; where the machine keeps it from caching what it compiles, as container
 	@# images do, each would compile torch's and the other packages' sources again.
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(VENV)/requirements.lock
@@ -34,10 +51,13 @@ demo: install
 	@$(BIN)/millrace demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: install
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ONLY)
 
 test-all: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(ONLY)
+
+test-part: install
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PART)
 
 lint: install
 	@$(BIN)/ruff check --no-cache .
@@ -50,9 +70,12 @@ bench: install
 wheel: install
 	@$(BIN)/python -m build --wheel --outdir dist .
 
+# What a lock holds already is kept where the bounds allow it; without the file, all is the newest.
 lock: install
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 \
-	    --no-emit-index-url --no-annotate --no-header --constraint cluster/requirements.lock -o cluster/requirements.lock
+	@for line in $(LINES); do \
+	    VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	        --no-emit-index-url --no-annotate --no-header --constraint cluster/lines/$$line.in -o cluster/lines/$$line.lock || exit 1; \
+	done
 
 clean:
 	rm -rf $(OUT) build dist *.egg-info

@@ -17,6 +17,7 @@ from cluster.errors import ClusterError, EnvironmentProblem
 from cluster.session import TO_SCORE
 from jobs import doctor_checks as checks
 from jobs import doctor_machine as machine
+from jobs import doctor_packages as packages
 from jobs.artefacts import DOCTOR, write_json
 from jobs.console import show_table
 from jobs.findings import Check, Finding
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ALONE: tuple[Check, ...] = (
-    machine.python_version,
+    packages.python_version,
     machine.java_version,
-    machine.package_versions,
+    packages.package_versions,
     machine.loopback,
     machine.horovod,
     checks.data_source,

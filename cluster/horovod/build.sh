@@ -2,7 +2,8 @@
 # Build Horovod's wheel from its source package against the torch that is installed, and install it.
 #
 #   cluster/horovod/build.sh PYTHON            Gloo, for CPUs
-#   GPU=1 cluster/horovod/build.sh PYTHON      Gloo and NCCL; the same wheel still runs without a GPU
+#   GPU=1 cluster/horovod/build.sh PYTHON      Gloo and NCCL; the same wheel still runs without a GPU. nvcc comes from
+#                                              packages (CUDA 13), or CUDA_HOME names a toolkit of torch's CUDA
 #
 # PYTHON is the environment's interpreter; torch must be in it. The wheel is kept under
 # ${MILLRACE_CACHE:-~/.cache/millrace}/horovod/KEY, where KEY hashes all that the build depends on,
@@ -24,11 +25,13 @@ command -v make >/dev/null || die "no 'make'. Install it: apt-get install -y mak
 
 facts="$("$python" - <<'PY'
 import sys, torch
-print(sys.implementation.cache_tag, torch.__version__, torch.version.cuda or "cpu", int(torch._C._GLIBCXX_USE_CXX11_ABI))
+print(sys.implementation.cache_tag, torch.__version__, torch.version.cuda or "cpu", int(torch.compiled_with_cxx11_abi()))
 PY
 )" || die "torch cannot be imported by $python; install the requirements first: make install"
 read -r tag torch_version cuda abi <<<"$facts"
-key="$(printf '%s\n' "$version" "$facts" "$gpu" "$("$compiler" --version | head -1)" "$(uname -m)" "$(ldd --version 2>&1 | head -1)" \
+targets="${HOROVOD_BUILD_CUDA_CC_LIST:-80,90}"
+[ "$gpu" = 1 ] && gpu_facts="$targets ${CUDA_HOME:-packages}" || gpu_facts=none
+key="$(printf '%s\n' "$version" "$facts" "$gpu_facts" "$("$compiler" --version | head -1)" "$(uname -m)" "$(ldd --version 2>&1 | head -1)" \
     "$(cat "$here/cxx" "$here/build.sh" | sha256sum)" | sha256sum | cut -c1-16)"
 
 install_wheel() {
@@ -61,26 +64,35 @@ unset HOROVOD_GPU HOROVOD_GPU_OPERATIONS
 if [ "$gpu" = 1 ]; then
     [ "$cuda" != cpu ] || die "GPU=1, but torch $torch_version is a CPU build. Install a CUDA build of torch, or leave GPU out"
     series="${cuda%%.*}.$(cut -d. -f2 <<<"$cuda")"
-    say "taking nvcc and its headers (CUDA $series) from their packages"
-    "$work/env/bin/python" -m pip install --quiet --target "$work/toolkit" --no-deps \
-        "nvidia-cuda-nvcc==$series.*" "nvidia-cuda-crt==$series.*" "nvidia-cuda-cccl==$series.*" \
-        "nvidia-cuda-runtime==$series.*" "nvidia-nvvm==$series.*"
-    home="$work/toolkit/nvidia/cu${cuda%%.*}"
-    [ -x "$home/bin/nvcc" ] || die "the nvcc package holds no bin/nvcc under $home; CUDA ${cuda%%.*} is not supported by this script (13 is)"
-    ln -sfn lib "$home/lib64"
-    ln -sf "$(basename "$(ls "$home"/lib/libcudart.so.* | head -1)")" "$home/lib/libcudart.so"
+    if [ -n "${CUDA_HOME:-}" ]; then
+        home="$CUDA_HOME"
+        [ -x "$home/bin/nvcc" ] || die "CUDA_HOME is $home, which holds no bin/nvcc. Set it to a toolkit of CUDA $series, or unset it"
+    else
+        say "taking nvcc and its headers (CUDA $series) from their packages"
+        "$work/env/bin/python" -m pip install --quiet --target "$work/toolkit" --no-deps \
+            "nvidia-cuda-nvcc==$series.*" "nvidia-cuda-crt==$series.*" "nvidia-cuda-cccl==$series.*" \
+            "nvidia-cuda-runtime==$series.*" "nvidia-nvvm==$series.*" ||
+            die "the packages of CUDA $series could not be installed. Set CUDA_HOME to a toolkit of CUDA $series"
+        home="$work/toolkit/nvidia/cu${cuda%%.*}"
+        [ -x "$home/bin/nvcc" ] || die "the package of nvcc holds no bin/nvcc under $home. Set CUDA_HOME to a toolkit of CUDA $series"
+        ln -sfn lib "$home/lib64"
+        ln -sf "$(basename "$(ls "$home"/lib/libcudart.so.* | head -1)")" "$home/lib/libcudart.so"
+    fi
+    [ -d "$site/nvidia/nccl" ] || die "torch $torch_version brought no NCCL (nothing at $site/nvidia/nccl)"
     nccl="$work/nccl"
     mkdir -p "$nccl"
     cp -r "$site/nvidia/nccl/include" "$site/nvidia/nccl/lib" "$nccl/"
     ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"
     export CUDA_HOME="$home" HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED HOROVOD_CUDA_HOME="$home" HOROVOD_NCCL_HOME="$nccl"
-    export CUDACXX="$home/bin/nvcc" HOROVOD_BUILD_CUDA_CC_LIST="${HOROVOD_BUILD_CUDA_CC_LIST:-80,90}"
+    export CUDACXX="$home/bin/nvcc" HOROVOD_BUILD_CUDA_CC_LIST="$targets"
 fi
 
+tested="$(sed -n 's/^ *"\(torch[<>=!~][^"]*\)".*/\1/p' "$here/../../pyproject.toml" 2>/dev/null || true)"
 log="$cache/build-$key.log"
 "$work/env/bin/python" -m pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod --wheel-dir "$work/wheel" "horovod==$version" >"$log" 2>&1 || {
     tail -40 "$log" >&2
-    die "the build failed; its whole log: $log"
+    say "the build against torch $torch_version failed; its whole log: $log" >&2
+    die "it is tested with ${tested:-the torch of cluster/lines/}. A later torch may ask for a newer C++ standard than cxx sets (-std=gnu++20), or a newer compiler than $("$compiler" --version | head -1)"
 }
 mkdir -p "$cache/$key"
 mv "$work"/wheel/horovod-*.whl "$cache/$key/"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,12 +104,6 @@ def test_two_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor_machine.add_up({"first": 1}, World()) == {"sum": 1}
 
 
-@pytest.mark.parametrize(("version", "level"), [((3, 10, 1), "fail"), ((3, 12, 0), "ok"), ((3, 13, 0), "fail")])
-def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], level: str) -> None:
-    monkeypatch.setattr(doctor_machine.sys, "version_info", version)
-    assert only(doctor_machine.python_version(HEALTHY)).level == level
-
-
 @pytest.mark.parametrize(
     ("script", "level", "what"),
     [
@@ -135,46 +127,6 @@ def test_no_java_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = only(doctor_machine.java_version(HEALTHY))
     assert (found.level, f"there is no '{tmp_path}/bin/java'" in found.what) == ("fail", True)
     assert "apt-get install" in found.remedy
-
-
-def test_the_installed_packages_work_together() -> None:
-    assert only(doctor_machine.package_versions(HEALTHY)).level == "ok"
-
-
-@pytest.mark.parametrize(
-    ("package", "version", "what"),
-    [
-        ("pyarrow", "15.0.2", "pyarrow is 15.0.2: petastorm 0.12.1 fails on 15 and later"),
-        ("numpy", "2.0.1", "numpy is 2.0.1: pyarrow 14 is built against numpy 1"),
-        ("petastorm", "0.13.1", "petastorm is 0.13.1: 0.13 loses rows"),
-        ("torch", "2.13.0+cpu", "torch is 2.13.0"),
-        ("horovod", None, "horovod is not installed"),
-        (
-            "delta-spark",
-            "3.3.2",
-            "pyspark 4.0.5 with delta-spark 3.3.2; Spark 4.0 with Delta 4.0, 3.5 with Delta 3.3 work",
-        ),
-    ],
-)
-def test_versions_that_do_not_work_together(
-    monkeypatch: pytest.MonkeyPatch, package: str, version: str | None, what: str
-) -> None:
-    real: Callable[[str], str] = doctor_machine.version
-
-    def fake(name: str) -> str:
-        if name == "pyspark":
-            return "4.0.5"
-        if name != package:
-            return real(name)
-        if version is None:
-            raise doctor_machine.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(doctor_machine, "version", fake)
-    found = only(doctor_machine.package_versions(HEALTHY))
-    assert found.level == "fail"
-    assert what in found.what
-    assert found.remedy.startswith("pip install")
 
 
 def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +222,3 @@ def test_ranks_and_slots(tmp_path: Path) -> None:
     many = settings(tmp_path, "training.ranks=512")
     assert only(doctor_checks.slots(many, session(1))).level == "warn"
     assert doctor_checks.memory(away) == []
-
-
-def test_python_is_this_one() -> None:
-    assert only(doctor_machine.python_version(HEALTHY)).what == f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,0 +1,74 @@
+"""The checks of `millrace doctor` that hold Python and the packages against the versions that are tested.
+
+Which Spark a Delta is for is what delta-spark itself says.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+from packaging.requirements import Requirement
+
+from jobs import bounds
+from jobs.findings import Finding
+from jobs.settings import Settings
+
+
+def python_version(settings: Settings) -> list[Finding]:  # noqa: ARG001
+    text = ".".join(map(str, sys.version_info[:2]))
+    tested = bounds.requirements()
+    if tested is not None and text not in tested[0]:
+        remedy = "make install takes the newest that fits of those it finds, or PYTHON=/path/to/python"
+        return [Finding("fail", "python", f"{text}; {tested[0]} is what works", remedy)]
+    return [Finding("ok", "python", text)]
+
+
+def package_versions(settings: Settings) -> list[Finding]:  # noqa: ARG001
+    """What is missing, or not of a version that is tested; and whether Delta and Spark are of one another."""
+    tested = bounds.requirements()
+    if tested is None:
+        what = f"the versions that work together are not known: {bounds.DISTRIBUTION} is not installed"
+        return [Finding("warn", "packages", what, "pip install --no-deps its wheel, or run it in a checkout")]
+    wanted = tested[1]
+    findings = [_unfit(one) for one in wanted if not bounds.fits(one)] + _delta_of_spark()
+    if findings:
+        return findings
+    what = f"{len(wanted)} packages of versions that are tested"
+    kept = f"; what {here} brings stays as it is" if (here := bounds.runtime()) else ""
+    return [Finding("ok", "packages", what + kept)]
+
+
+def _unfit(wanted: Requirement) -> Finding:
+    found = bounds.installed(wanted.name)
+    what = "is not installed" if found is None else f"is {found}; {wanted.specifier} is tested"
+    return Finding("fail", "packages", f"{wanted.name} {what}", _how_to_get(wanted))
+
+
+def _how_to_get(wanted: Requirement) -> str:
+    here = bounds.runtime()
+    if wanted.name == "horovod":
+        return f"it is compiled against the installed torch, so build it: cluster/horovod/build.sh {sys.executable}"
+    if here is None:
+        return f"pip install '{wanted}', or make install"
+    if wanted.name in bounds.ITS_OWN:
+        return f"keep {here}'s own and take a release of it that fits (docs/platforms.md)"
+    if wanted.name in bounds.WITHOUT_THEIRS:
+        return f"pip install --no-deps '{wanted}' six: what it asks for would replace {here}'s own"
+    return f"pip install '{wanted}'"
+
+
+def _delta_of_spark() -> list[Finding]:
+    """What delta-spark asks of pyspark; a runtime that brings both without metadata has matched them itself."""
+    spark = bounds.installed("pyspark")
+    try:
+        asked = [Requirement(line) for line in importlib.metadata.requires("delta-spark") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    unfit = [one for one in asked if one.name == "pyspark" and spark and spark not in one.specifier]
+    delta = bounds.installed("delta-spark")
+    remedy = "take the delta-spark that is for it: one of the pairs in cluster/lines/"
+    return [
+        Finding("fail", "packages", f"pyspark {spark} with delta-spark {delta}, which asks for {one}", remedy)
+        for one in unfit
+    ]

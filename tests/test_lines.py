@@ -1,0 +1,135 @@
+"""The lines of versions: their locks against pyproject's bounds, and the Python that an installation takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYTHONS = {line: versions.split() for line, versions in re.findall(r"^PYTHONS-(\w+) *:= (.*)$", MAKEFILE, re.MULTILINE)}
+CHECK = ROOT / "cluster" / "check_machine.sh"
+
+
+def requirements(path: Path) -> list[Requirement]:
+    return [Requirement(line) for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def locked(line: str, python: str) -> dict[str, str]:
+    """Name and version of what a line installs with a Python on Linux."""
+    machine = {"python_version": python, "python_full_version": f"{python}.5", "sys_platform": "linux"}
+    found = requirements(ROOT / "cluster" / "lines" / f"{line}.lock")
+    held = [one for one in found if one.marker is None or one.marker.evaluate(machine)]
+    return {one.name: str(one.specifier).removeprefix("==") for one in held}
+
+
+def test_there_is_a_lock_for_each_line() -> None:
+    folder = ROOT / "cluster" / "lines"
+    assert {path.stem for path in folder.glob("*.lock")} == {path.stem for path in folder.glob("*.in")} == set(PYTHONS)
+    assert set(PYTHONS) == set(re.findall(r"^LINES *:= (.*)$", MAKEFILE, re.MULTILINE)[0].split())
+
+
+@pytest.mark.parametrize(("line", "python"), [(line, python) for line, found in PYTHONS.items() for python in found])
+def test_a_lock_holds_what_the_bounds_and_its_line_ask_for(line: str, python: str) -> None:
+    versions = locked(line, python)
+    assert python in SpecifierSet(PROJECT["requires-python"])
+    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    wanted = [Requirement(text) for text in lines] + requirements(ROOT / "cluster" / "lines" / f"{line}.in")
+    outside = {str(one): versions.get(one.name) for one in wanted if versions.get(one.name, "0") not in one.specifier}
+    assert not outside
+
+
+def python_that(folder: Path, name: str, says: str) -> Path:
+    """A command of that name, which does what a line of shell does."""
+    folder.mkdir(exist_ok=True)
+    command = folder / name
+    command.write_text(f"#!/bin/sh\n{says}\n")
+    command.chmod(0o755)
+    return command
+
+
+def check(tmp_path: Path, *versions: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """cluster/check_machine.sh with the commands in tmp_path/bin ahead of the system's tools, and no Python else."""
+    java = python_that(tmp_path / "bin", "java", "echo 'openjdk version \"17.0.1\"' >&2").parent
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    for tool in ("bash", "sh", "sed", "head", "df", "awk", "make", "true"):
+        if not (tools / tool).exists():
+            (tools / tool).symlink_to(str(shutil.which(tool)))
+    own = {"PATH": f"{java}:{tools}", "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv"), "CXX": "true"}
+    command = [str(tools / "bash"), str(CHECK), ".venv", *versions]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=own | variables)
+
+
+THIS = ".".join(map(str, sys.version_info[:2]))
+WORKS = f'exec {sys.executable} "$@"'
+
+
+def test_the_first_python_that_runs_is_taken(tmp_path: Path) -> None:
+    """A shim that fails, and one of another version than its name says, are passed over."""
+    python_that(tmp_path / "bin", "python3.99", "echo 'pyenv: python3.99: command not found' >&2; exit 127")
+    python_that(tmp_path / "bin", "python3.98", WORKS)
+    taken = python_that(tmp_path / "bin", f"python{THIS}", WORKS)
+    found = check(tmp_path, "3.99", "3.98", THIS)
+    assert (found.stdout.strip(), found.stderr) == (str(taken), "")
+
+
+def test_pyenvs_own_are_found_behind_their_shims(tmp_path: Path) -> None:
+    python_that(tmp_path / "bin", f"python{THIS}", "exit 127")
+    folder = tmp_path / "pyenv" / "versions" / f"{THIS}.7" / "bin"
+    folder.mkdir(parents=True)
+    taken = python_that(folder, f"python{THIS}", WORKS)
+    assert check(tmp_path, THIS).stdout.strip() == str(taken)
+
+
+def test_an_environment_keeps_its_python(tmp_path: Path) -> None:
+    python_that(tmp_path / "bin", f"python{THIS}", WORKS)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python_that(tmp_path / ".venv" / "bin", "python", WORKS)
+    assert check(tmp_path, "3.99", THIS).stdout.strip() == ".venv/bin/python"
+
+
+def test_each_python_that_will_not_do_is_named_with_its_reason(tmp_path: Path) -> None:
+    python_that(tmp_path / "bin", "python3.99", "echo 'pyenv: python3.99: command not found' >&2; exit 127")
+    other = python_that(tmp_path / "bin", "python3.98", WORKS)
+    found = check(tmp_path, "3.99", "3.98", JAVA_HOME="/nowhere")
+    assert found.returncode == 1
+    assert found.stdout == ""
+    assert "lacks 2 thing(s)" in found.stderr
+    assert "Python 3.99 or 3.98 that runs, with venv and headers (" in found.stderr
+    assert f"{tmp_path}/bin/python3.99 pyenv: python3.99: command not found; {other} is Python {THIS}" in found.stderr
+    assert "Java 17" in found.stderr
+
+
+def test_a_python_without_venv_is_named_with_the_package_that_brings_it(tmp_path: Path) -> None:
+    """As Debian's is: the module ensurepip is in a package of its own."""
+    without = "import sys; sys.modules['ensurepip'] = None; sys.argv = sys.argv[1:]; exec(sys.argv[1])"
+    python_that(tmp_path / "bin", f"python{THIS}", f'shift; exec {sys.executable} -c "{without}" - "$@"')
+    found = check(tmp_path, THIS)
+    assert f"has no venv module: apt-get install -y python{THIS}-venv" in found.stderr
+
+
+def test_the_python_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
+    python_that(tmp_path / "bin", "python3.99", WORKS)
+    asked = python_that(tmp_path / "bin", "mine", WORKS)
+    assert check(tmp_path, "3.99", THIS, PYTHON=str(asked)).stdout.strip() == str(asked)
+    assert f"{asked} is Python {THIS}" in check(tmp_path, "3.99", PYTHON=str(asked)).stderr
+    assert "nowhere is not there" in check(tmp_path, THIS, PYTHON="nowhere").stderr
+
+
+def test_a_line_that_is_not_there_is_refused() -> None:
+    said = subprocess.run(
+        ["make", "-n", "install", "LINE=oldest"], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert said.returncode != 0
+    assert "LINE=oldest is none of newest current legacy" in said.stderr
