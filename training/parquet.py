@@ -99,7 +99,7 @@ class Source:
         Raises:
             SnapshotError: the file is gone, cannot be read or has no such row group any more; names it, the row group,
                 the version and a remedy.
-            SchemaError: a list of a fixed size is null, which Arrow cannot read; names the column.
+            SchemaError: a list of a fixed size is null, which older Arrow cannot read; names the column.
         """
         try:
             far = isinstance(self.filesystems[split_root(file.path)[0]], pyarrow.fs.PyFileSystem)
@@ -250,6 +250,8 @@ def _held_type(kind: pa.DataType) -> pa.DataType:
 def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """An array as the table's type: widened, instants in UTC, lists of either layout."""
     if pa.types.is_fixed_size_list(array.type):
-        offsets = np.arange(len(array) + 1, dtype=np.int32) * array.type.list_size
-        array = pa.ListArray.from_arrays(pa.array(offsets), array.flatten())
+        lengths = array.is_valid().to_numpy(zero_copy_only=False) * array.type.list_size  # flatten leaves null lists out
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        nulls = array.is_null() if array.null_count else None
+        array = pa.ListArray.from_arrays(pa.array(offsets), array.flatten(), mask=nulls)
     return array if array.type == wanted else array.cast(wanted)
