@@ -250,7 +250,7 @@ def _held_type(kind: pa.DataType) -> pa.DataType:
 def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """An array as the table's type: widened, instants in UTC, lists of either layout."""
     if pa.types.is_fixed_size_list(array.type):
-        lengths = array.is_valid().to_numpy(zero_copy_only=False) * array.type.list_size  # flatten leaves null lists out
+        lengths = array.is_valid().to_numpy(zero_copy_only=False) * array.type.list_size  # none of a null
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         nulls = array.is_null() if array.null_count else None
         array = pa.ListArray.from_arrays(pa.array(offsets), array.flatten(), mask=nulls)
