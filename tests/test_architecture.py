@@ -31,6 +31,7 @@ FRONT_DOORS = {
         "cluster/rendezvous.py",
         "cluster/horovod/",
     ),
+    "packaging": ("jobs/bounds.py", "jobs/doctor_packages.py"),
     "optuna": ("tuning/",),
     "delta": ("jobs/tables.py", "cluster/session.py"),
     "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py", "spark_udfs/evaluation.py"),
