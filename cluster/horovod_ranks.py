@@ -25,7 +25,7 @@ from cluster.lines import to_stderr
 from cluster.processes import TAIL_LINES
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
-from cluster.spark_ranks import FAILED, Board, answer, session
+from cluster.spark_ranks import FAILED, Board, answer, refuse_rdds, session
 from cluster.supervision import END_S, GRACE_S, START_S
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     from cluster.launch import rank_env_anywhere
 
     session()
+    refuse_rdds("spark")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     env = {**rank_env_anywhere(job.stall_s), **job.env}
     lines = Lines(job.log)

@@ -1,24 +1,27 @@
 """The only place that builds a SparkSession.
 
 On a cluster or in a notebook a session exists already: `build_session` takes it as it is and only checks that Delta is
-there, and our packages on its executors. On one machine it starts a local session whose Delta jars come through Spark's
-package mechanism; after the first start they lie in the user's Ivy folder and no network is needed.
+there, and our packages on its executors. So it does with a Spark Connect server's, which it opens where SPARK_REMOTE or
+the master names one (sc://...). On one machine it starts a local session whose Delta jars come through Spark's package
+mechanism; after the first start they lie in the user's Ivy folder and no network is needed.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from cluster.errors import EnvironmentProblem, spark_reason
-from cluster.jvm import bound_jvm
 
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -28,6 +31,8 @@ _REMEDY = (
     "start the session with this Python, os.environ['PYSPARK_PYTHON'] = sys.executable before it is built, or bring "
     "the packages to the executors (docs/cluster.md)"
 )
+CONNECT, CONNECT_PORT = "sc://", 15002  # Spark's own default
+REACHED_S = 10.0
 _found_on: WeakKeyDictionary[SparkSession, set[str]] = WeakKeyDictionary()
 
 
@@ -44,19 +49,24 @@ def build_session(
 
     Args:
         app_name: shown in Spark's pages.
-        master: where a new session runs; ignored under spark-submit, which has set it.
+        master: where a new session runs, or the Spark Connect server to take one from (sc://host:port); else
+            SPARK_REMOTE counts, if it is set. Ignored under spark-submit, which has set it.
         driver_memory: heap of a local session's JVM.
         shuffle_partitions: for a local session; a cluster keeps its own default.
         conf: further Spark settings, over these.
-        beside: packages that the executors of an active session must have, beside NEEDED.
+        beside: packages that the executors of an active or remote session must have, beside NEEDED.
 
     Raises:
-        EnvironmentProblem: no Java, no Delta jars, or an active session without Delta or our packages.
+        EnvironmentProblem: no Java, no Delta jars, no server, or an active or remote session without Delta or our
+            packages.
     """
     active = SparkSession.getActiveSession()
     if active is not None:
         check_workers(active, beside)
         return _checked(active)
+    server = master if master.startswith(CONNECT) else os.environ.get("SPARK_REMOTE")
+    if server:
+        return _remote(server, conf or {}, beside)
     # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -67,12 +77,44 @@ def build_session(
         builder = _local(builder, master, driver_memory, shuffle_partitions)
     for key, value in (conf or {}).items():
         builder = builder.config(key, value)
+    from cluster.jvm import bound_jvm  # a client of Spark Connect alone has no SparkContext
+
     with bound_jvm() as log:
         try:
             spark: SparkSession = builder.getOrCreate()
         except Exception as error:
             raise EnvironmentProblem(_why_no_session(error, log)) from error
     return _checked(spark)
+
+
+def _remote(server: str, conf: Mapping[str, str], beside: Sequence[str]) -> SparkSession:
+    """A session on a Spark Connect server, which brings its own settings, jars and executors."""
+    builder: Any = SparkSession.builder
+    builder = builder.remote(server).config("spark.sql.session.timeZone", "UTC")
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    try:
+        _reach(server)
+        spark: SparkSession = builder.getOrCreate()
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"no session on the Spark Connect server '{server.partition(';')[0]}': {spark_reason(error)}. The client "
+            "needs pyspark[connect] of the server's version; correct spark.master or SPARK_REMOTE, or see whether the "
+            "server runs (docs/cluster.md)"
+        ) from error
+    check_workers(spark, beside)
+    return _checked(spark)
+
+
+def _reach(server: str) -> None:
+    """See that somebody listens there: Spark's client would try for ten minutes. Through a proxy only it can tell.
+
+    Raises:
+        OSError: nobody does.
+    """
+    place = urlsplit(server)
+    if server.startswith(CONNECT) and not getproxies():
+        socket.create_connection((place.hostname or "localhost", place.port or CONNECT_PORT), REACHED_S).close()
 
 
 def check_workers(spark: SparkSession, beside: Sequence[str] = ()) -> None:

@@ -10,13 +10,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
 
 from cluster.errors import LaunchError
 from cluster.failures import Failure, verdict
 from cluster.supervision import END_S
+
+if TYPE_CHECKING:
+    from cluster.launch import Launcher
 
 POLL_S = 0.2
 FAILED, ENDED = "failed/any", "ended/any"
@@ -30,6 +34,19 @@ def session() -> SparkSession:
             "cluster.session.build_session first, or set training.launcher=local"
         )
     return active
+
+
+def refuse_rdds(launcher: Launcher) -> None:
+    """See that the launcher can run on such sessions as this process has.
+
+    Raises:
+        LaunchError: they are of Spark Connect, which has no RDDs, and horovod.spark uses them.
+    """
+    if launcher == "spark" and is_remote():
+        raise LaunchError(
+            "training.launcher=spark needs a classic session, for horovod.spark uses RDDs; this one is of Spark "
+            "Connect; set training.launcher=barrier, which runs there too"
+        )
 
 
 def answer(ended: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -39,12 +39,13 @@ with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts:
                 archive.write(path, path.relative_to(root))
 PY
-read -r scala delta < <("$python" - <<'PY'
-from importlib.metadata import version
-print("2.13" if int(version("pyspark").split(".")[0]) >= 4 else "2.12", version("delta-spark"))
+delta="$("$python" - <<'PY'
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import SparkSession
+print(configure_spark_with_delta_pip(SparkSession.builder)._options["spark.jars.packages"])
 PY
-)
-"$submit" --packages "io.delta:delta-spark_$scala:$delta" \
+)"
+"$submit" --packages "$delta" \
     --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \
     --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog \
     --conf spark.sql.session.timeZone=UTC \

@@ -22,7 +22,8 @@ from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings
-from jobs.tables import Pin, Tables
+from jobs.table_reads import Pin
+from jobs.tables import Tables
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts

@@ -15,7 +15,6 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs import commits
 from jobs.console import say, warn
 from spark_udfs.vocabularies import digest
 from training.delta_log import has_files
@@ -83,9 +82,7 @@ def publishers(tables: Tables) -> set[str]:
     """The jobs that have published a build here, as far as the table's log goes."""
     if not tables.exists(TABLE):
         return set()
-    place = f"delta.`{tables.path(TABLE)}`"
-    held = commits.newest_first(lambda limit: tables.spark.sql(f"DESCRIBE HISTORY {place} LIMIT {limit}"))
-    return {json.loads(commit.made)["job"] for commit in held if commit.made is not None}
+    return {json.loads(commit.made)["job"] for commit in tables.history(TABLE) if commit.made is not None}
 
 
 def publish(tables: Tables, manifest: Manifest, *, job: str, since: int) -> int:

@@ -8,11 +8,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cluster.errors import LaunchError
 from cluster.sizes import table_bytes
+from cluster.spark_ranks import refuse_rdds
 from jobs import builds
 from jobs.findings import Finding
+from jobs.sessions import parallelism
 from jobs.settings import Settings
-from jobs.tables import MADE_BY, Tables
+from jobs.table_reads import MADE_BY
+from jobs.tables import Tables
 from jobs.tasks import TASKS
 from jobs.tune import search_space, study_storage
 from training.errors import MillraceError, TableError
@@ -164,9 +168,12 @@ def slots(settings: Settings, spark: SparkSession) -> list[Finding]:
                 Finding("warn", "ranks", f"{ranks} ranks share {cores} cores", f"training.ranks={cores} is as fast")
             ]
         return [Finding("ok", "ranks", f"{ranks} ranks on {cores} cores")]
-    context = spark.sparkContext
-    places = context.defaultParallelism
-    if context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+    try:
+        refuse_rdds(settings.training.launcher)
+    except LaunchError as error:
+        return [Finding("fail", "ranks", str(error), "training.launcher=barrier")]
+    places = parallelism(spark)
+    if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         remedy = "set spark.dynamicAllocation.enabled=false and spark.executor.instances"
         return [Finding("fail", "ranks", "ranks need their executors to stay; dynamic allocation is on", remedy)]
     if ranks > places:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
+from pyspark.sql.utils import is_remote
 
+from cluster.errors import EnvironmentProblem
 from jobs import builds, erased, erasure_files, erasure_past, erasure_runs
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.console import say, step
@@ -60,14 +62,26 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
         DataError: no ids, or one that is too long; or files hold an id after all was done.
         TableError: another job wrote to a table meanwhile; or there are no tables of persons below the root.
         CheckpointError: a training or another erasure is under way.
+        EnvironmentProblem: the session is one of Spark Connect.
     """
     wanted = checked(ids, settings)
     # Before a session starts, which takes a while: a training that began meanwhile would learn from the persons.
     with only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"):
-        tables = Tables(open_session(settings, spark), settings.tables.root)
+        session = open_session(settings, spark)
+        _refuse_connect()
+        tables = Tables(session, settings.tables.root)
         _refuse_another_root(tables)
         with _only_erasure(tables):
             return _Erasure(settings, tables, wanted).run()
+
+
+def _refuse_connect() -> None:
+    """Files are listed and removed, and logs cut, by Hadoop's file systems, which only the driver's own JVM has."""
+    if is_remote():
+        raise EnvironmentProblem(
+            "erase needs a classic session, for it works on the tables' files through the driver's own JVM; this one "
+            "is of Spark Connect: run it with cluster/submit.sh, or on the cluster's driver; nothing was erased"
+        )
 
 
 def _refuse_another_root(tables: Tables) -> None:

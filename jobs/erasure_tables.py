@@ -8,19 +8,16 @@ from. Every step may be done again: a removal that was killed is done from the s
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from jobs import commits, erasure_log
+from jobs import commits, delta_sql, erasure_log
 from jobs.erasure_files import files_in, leftovers, remove
-from jobs.sessions import partitions_for, session_settings
+from jobs.sessions import SPARK_ERRORS, partitions_for, session_settings
 from jobs.tables import USER_METADATA, Tables
 from training.errors import TableError
 
@@ -76,7 +73,7 @@ def count(tables: Tables, gone: Gone) -> int:
 
 def properties(tables: Tables, name: str) -> dict[str, str]:
     """What a table is set to of that which is set aside while it is cleaned: note it before."""
-    return {key: value for key, value in _detail(tables, name)["properties"].items() if key in SET_ASIDE}
+    return {key: value for key, value in tables.detail(name)["properties"].items() if key in SET_ASIDE}
 
 
 def tidy(tables: Tables, name: str, horizon_hours: float) -> int:
@@ -105,8 +102,8 @@ def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float, held: 
     with _refusing_others(tables, name):
         if rows:
             _remove_rows(tables, gone, said, held)
-        place = f"delta.`{tables.path(name)}`"
-        if "deletionVectors" in _detail(tables, name)["tableFeatures"]:
+        place = delta_sql.place(tables.path(name))
+        if "deletionVectors" in (tables.detail(name)["tableFeatures"] or ()):
             tables.spark.sql(f"REORG TABLE {place} APPLY (PURGE)")
         with session_settings(tables.spark, ANY_AGE):
             tables.spark.sql(f"VACUUM {place} RETAIN {horizon_hours} HOURS")
@@ -130,21 +127,15 @@ def old(tables: Tables, name: str) -> Callable[[str], bool]:
 
 
 def _remove_rows(tables: Tables, gone: Gone, said: str, properties: Mapping[str, str]) -> None:
-    """Remove the rows in one commit; the ids stand in a view, not in what the commit says."""
-    view, place = f"gone_{uuid.uuid4().hex}", f"delta.`{tables.path(gone.name)}`"
+    """Remove the rows in one commit."""
+    path, column = tables.path(gone.name), f"`{gone.column}`"
     is_vocabulary = gone.name == "vocabulary_users"
     if is_vocabulary or properties.get(APPEND_ONLY) == "true":
-        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('{APPEND_ONLY}' = 'false')")
-    held = f"trim(held.`{gone.column}`)" if gone.name == "order_lines" else f"held.`{gone.column}`"
-    then = f"UPDATE SET `{gone.column}` = NULL" if is_vocabulary else "DELETE"
-    gone.values.distinct().createTempView(view)
-    try:
-        with session_settings(tables.spark, {USER_METADATA: said}):
-            tables.spark.sql(
-                f"MERGE INTO {place} AS held USING {view} AS gone ON {held} = gone.value WHEN MATCHED THEN {then}"
-            )
-    finally:
-        tables.spark.catalog.dropTempView(view)
+        delta_sql.set_properties(tables.spark, path, {APPEND_ONLY: "false"})
+    held = f"trim(held.{column})" if gone.name == "order_lines" else f"held.{column}"
+    then = f"UPDATE SET {column} = NULL" if is_vocabulary else "DELETE"
+    with session_settings(tables.spark, {USER_METADATA: said}):
+        delta_sql.merge(tables.spark, path, gone.values.distinct(), f"{held} = new.value", f"WHEN MATCHED THEN {then}")
 
 
 def _says(tables: Tables, name: str) -> str:
@@ -166,16 +157,16 @@ def _checkpoint(tables: Tables, name: str, said: str, properties: Mapping[str, s
 
     The first is of the metadata, so a writer that began before it cannot commit after it.
     """
-    place = f"delta.`{tables.path(name)}`"
+    path = tables.path(name)
     kept = {APPEND_ONLY: "true"} if name == "vocabulary_users" else {}
     restored = {key: value for key, value in properties.items() if key != EVERY} | kept
     with session_settings(tables.spark, {USER_METADATA: said}):
-        tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: '1'} | restored)})")
+        delta_sql.set_properties(tables.spark, path, {EVERY: "1"} | restored)
         _refuse_lost_files(tables, name)
         if EVERY in properties:
-            tables.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({_pairs({EVERY: properties[EVERY]})})")
+            delta_sql.set_properties(tables.spark, path, {EVERY: properties[EVERY]})
         else:
-            tables.spark.sql(f"ALTER TABLE {place} UNSET TBLPROPERTIES ('{EVERY}')")
+            tables.spark.sql(f"ALTER TABLE {delta_sql.place(path)} UNSET TBLPROPERTIES ('{EVERY}')")
 
 
 def _refuse_lost_files(tables: Tables, name: str) -> None:
@@ -198,20 +189,11 @@ def _refuse_lost_files(tables: Tables, name: str) -> None:
         )
 
 
-def _detail(tables: Tables, name: str) -> Mapping[str, Mapping[str, str]]:
-    row = tables.spark.sql(f"DESCRIBE DETAIL delta.`{tables.path(name)}`").collect()[0]
-    return {"properties": dict(row["properties"]), "tableFeatures": dict.fromkeys(row["tableFeatures"] or (), "")}
-
-
-def _pairs(properties: Mapping[str, str]) -> str:
-    return ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
-
-
 @contextmanager
 def _refusing_others(tables: Tables, name: str) -> Iterator[None]:
     try:
         yield
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         if not commits.is_conflict(error):
             raise
         raise TableError(

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
@@ -24,7 +22,7 @@ from jobs import erased, sources
 from jobs.console import say, show_table, step, warn
 from jobs.erased import Watch
 from jobs.main import main_of
-from jobs.sessions import in_utc, open_session, partitions_for, session_settings
+from jobs.sessions import SPARK_ERRORS, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings
 from jobs.simulate import ORDER_LINES
@@ -201,7 +199,7 @@ def _try_out(spark: SparkSession, ingest: IngestSettings) -> None:
 def _tried(spark: SparkSession, column: Column, setting: str, value: str) -> Any:
     try:
         return spark.range(1).select(column).collect()[0][0]
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         reasons = [line for line in str(error).splitlines() if line.strip()]
         raise SettingsError(f"{setting} is '{value}', which Spark does not take: {reasons[0]}") from error
 

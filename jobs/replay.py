@@ -34,12 +34,13 @@ WEIGHTS = "weights.safetensors"
 LOCK = "replay.lock"  # in the run folder, beside what a replay writes and removes
 
 
-def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | None = None) -> dict[str, Any]:  # noqa: ARG001
+def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | None = None) -> dict[str, Any]:
     """Train a bundle again and compare.
 
     Args:
-        settings: names the run folder, and the launcher, device and time limits of today; all else is the bundle's.
-        spark: not needed; the ranks read the tables' files themselves.
+        settings: names the run folder, and the launcher, session, device and time limits of today; all else is the
+            bundle's.
+        spark: where the ranks run in Spark's tasks: a session, or None to take the active one or start one.
         bundle: the bundle's folder; default: the one that the run folder names.
 
     Returns:
@@ -57,22 +58,22 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
     folder = Path(settings.run_dir) / "replay"
     with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder", who="replay"):
         shutil.rmtree(folder, ignore_errors=True)  # of a replay that was killed, or whose result differed
-        result = _train_again(held, then, folder / uuid.uuid4().hex[:8])  # never where anything can be gone on with
+        result = _train_again(held, then, folder / uuid.uuid4().hex[:8], spark)  # nothing to go on with lies there
         shutil.rmtree(folder, ignore_errors=True)
     write_json(settings.run_dir, REPLAY, result)
     _show(result)
     return result
 
 
-def _train_again(held: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
+def _train_again(held: Bundle, then: Settings, folder: Path, spark: SparkSession | None) -> dict[str, Any]:
     spec = _spec(held, then, folder)
     say(f"replay: training {held.name} again, {spec['ranks']} rank(s), {_pinned(held)}")
-    summary = start(then, spec, env=threads_of(held))
+    summary = start(then, spec, spark, env=threads_of(held))
     return compare(held, load_bundle(summary["bundle_path"]), provenance(then, spec)["versions"])
 
 
 def settings_of(bundle: Bundle, settings: Settings) -> Settings:
-    """The settings that the bundle carries, with the launcher of today.
+    """The settings that the bundle carries, with the launcher and the session of today.
 
     Raises:
         BundleError: they are not this version's settings.
@@ -87,7 +88,7 @@ def settings_of(bundle: Bundle, settings: Settings) -> Settings:
     today = {
         name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "stall_s", "restarts", "device")
     }
-    return then.model_copy(update={"training": then.training.model_copy(update=today)})
+    return then.model_copy(update={"training": then.training.model_copy(update=today), "spark": settings.spark})
 
 
 def threads_of(bundle: Bundle) -> dict[str, str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.utils import is_remote
 
 from cluster.session import build_session, check_workers
 from jobs.console import step
@@ -21,22 +26,30 @@ TIME_ZONE, ZONE_BEFORE, JOBS_IN_UTC = "spark.sql.session.timeZone", "millrace.ti
 BYTES_PER_PARTITION = 4 << 20  # of compressed input: it grows tenfold in memory, and more where histories are made
 PARTITIONS = {"spark.sql.shuffle.partitions": "200", "spark.databricks.delta.snapshotPartitions": "50"}
 _COUNTING = threading.Lock()
+_tasks_of: WeakKeyDictionary[SparkSession, int] = WeakKeyDictionary()  # of Spark Connect
+# What Spark raises: of the JVM's own errors some come as py4j's, where there is one (Spark Connect's client has none).
+SPARK_ERRORS: tuple[type[Exception], ...] = (PySparkException,)
+with suppress(ImportError):
+    from py4j.protocol import Py4JJavaError
+
+    SPARK_ERRORS = (PySparkException, Py4JJavaError)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def in_utc(job: Callable[P, R]) -> Callable[P, R]:
-    """Run a job in UTC: the session given, or the active one (a notebook's), has its own time zone back afterwards.
+    """Run a job in UTC: the session given as `spark`, or the active one (a notebook's), has its time zone back then.
 
     Jobs that run at once on one session share the setting; the last to end gives it back. A session that a job starts
     itself is in UTC anyway.
     """
 
+    parameters = inspect.signature(job)
+
     @functools.wraps(job)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, SparkSession)), None)
-        spark = given or SparkSession.getActiveSession()
+        spark = parameters.bind(*args, **kwargs).arguments.get("spark") or SparkSession.getActiveSession()
         if spark is None:
             return job(*args, **kwargs)
         with _utc(spark):
@@ -87,13 +100,24 @@ def open_session(settings: Settings, spark: SparkSession | None = None, *, besid
         )
 
 
+def parallelism(spark: SparkSession) -> int:
+    """How many tasks Spark makes of a range: as many as it can run at once, unless it is told otherwise."""
+    if not is_remote():
+        return int(spark.sparkContext.defaultParallelism)
+    if spark not in _tasks_of:  # the client knows only by asking
+        parts = spark.range(1 << 16).select(F.spark_partition_id().alias("part"))
+        last = parts.agg(F.max("part")).collect()[0][0]
+        _tasks_of[spark] = int(last) + 1
+    return _tasks_of[spark]
+
+
 def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
     """Settings of a session under which so many bytes are dealt to as many tasks as they need, not to hundreds.
 
     Spark's defaults, 200 tasks a shuffle and Delta's 50 a log, cost a small shop minutes. Fewer than the session has
     are taken, never more.
     """
-    wanted = max(spark.sparkContext.defaultParallelism, math.ceil(size / BYTES_PER_PARTITION))
+    wanted = max(parallelism(spark), math.ceil(size / BYTES_PER_PARTITION))
     held = {name: str(spark.conf.get(name, None) or default) for name, default in PARTITIONS.items()}
     return {name: str(min(int(count), wanted)) for name, count in held.items() if count.isdecimal()}
 

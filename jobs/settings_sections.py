@@ -30,7 +30,9 @@ class Section(BaseModel):
 class SparkSettings(Section):
     """The session that a job starts when none is active (one machine); a cluster's own session is left as it is."""
 
-    master: str = Field("local[*]", description="Spark's master of one machine")
+    master: str = Field(
+        "local[*]", description="Spark's master of one machine, or a Spark Connect server, sc://host:port"
+    )
     driver_memory: str = Field("3g", description="of the JVM, with its unit: m or g")
     shuffle_partitions: int = Field(8, ge=1, le=1_000_000, description="partitions of a shuffle")
 

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from jobs.console import say, step
 from jobs.main import main_of
-from jobs.sessions import in_utc, open_session
+from jobs.sessions import in_utc, open_session, parallelism
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs import shop, tastes
@@ -52,7 +52,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         say(f"the simulated shop is up to date in {tables.path('order_lines')}")
     else:
         lines = size.users * size.orders_per_user * tastes.LINES_PER_ORDER
-        tasks = max(spark.sparkContext.defaultParallelism, int(lines / LINES_PER_TASK))
+        tasks = max(parallelism(spark), int(lines / LINES_PER_TASK))
         users = spark.range(0, size.users, numPartitions=tasks).withColumnRenamed("id", "user")
         with step(f"simulating {size.users:,} customers and {size.items:,} items over {size.days} days"):
             tables.write("order_lines", shop.order_lines(users, size), mode="overwrite", job=JOB, inputs=inputs)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StringType, StructField, StructType, TimestampNTZType, TimestampType
 
+from jobs.sessions import SPARK_ERRORS
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings
 from jobs.simulate import raw_tables
@@ -128,7 +128,7 @@ def readable(source: Source) -> Iterator[None]:
         raise DataError(
             f"'{source.name}' cannot be read: {_first_line(error)}. Check ingest.format and ingest.columns"
         ) from error
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         text = str(error)
         if "CSV header does not conform" in text:
             lines = [line.strip() for line in text.splitlines()]
@@ -205,7 +205,7 @@ def _partitions(spark: SparkSession, path: str, options: Mapping[str, str]) -> t
     listed = spark.read.format("binaryFile").options(**options)
     try:
         return tuple(listed.load(path).columns[len(FILE_COLUMNS) :])
-    except (PySparkException, Py4JJavaError):  # an assertion of Spark's: folders of several kinds
+    except SPARK_ERRORS:  # an assertion of Spark's: folders of several kinds
         return ()
 
 

@@ -2,7 +2,7 @@
 
     python -m jobs.train --settings shop.yaml training.ranks=2 training.epochs=6
 
-The ranks read the table's files themselves; this job starts no JVM. A run that was killed goes on from its checkpoint
+The ranks read the table's files themselves; local ones need no Spark. A run that was killed goes on from its checkpoint
 when the same command is given again, at any number of ranks; one that has ended goes on when more epochs are asked for.
 A run of the same pinned version and settings that has ended is not run twice.
 """
@@ -45,8 +45,12 @@ LOCK = "train.lock"  # in the run folder: one training at a time publishes there
 ENDS = ("epochs", "early_stopping_patience")
 
 
-def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001  ranks need no JVM
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Train on all examples before the test cut and write a bundle.
+
+    Args:
+        settings: the pipeline's.
+        spark: where the ranks run in Spark's tasks: a session, or None to take the active one or start one.
 
     Returns:
         steps, epochs, rows, final_loss, history (a dict an epoch), bundle, bundle_path; `up_to_date` where it was
@@ -66,10 +70,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     refuse_password(settings.training.mlflow_uri)
     timeline = _timeline(settings)
     with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder"):
-        return _train(settings, tuned, timeline)
+        return _train(settings, tuned, timeline, spark)
 
 
-def _train(settings: Settings, tuned: dict[str, Any] | None, timeline: Path | None) -> dict[str, Any]:
+def _train(
+    settings: Settings, tuned: dict[str, Any] | None, timeline: Path | None, spark: SparkSession | None
+) -> dict[str, Any]:
     """The training itself; no other one is under way in this run folder."""
     run_dir = Path(settings.run_dir)
     spec = learn_spec(settings, splits=("train", "validation"), validate=False)
@@ -89,7 +95,7 @@ def _train(settings: Settings, tuned: dict[str, Any] | None, timeline: Path | No
     }
     clear_remnants(run_dir / "bundles")  # no other training writes there while the lock is held
     say(f"train: {settings.training.ranks} rank(s), {settings.training.epochs} epoch(s), {_named(spec)}")
-    summary = start(settings, spec, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
+    summary = start(settings, spec, spark, env={} if timeline is None else {"HOROVOD_TIMELINE": str(timeline)})
     if timeline is not None:
         say(f"train: timeline {timeline} on rank 0's host (open it in chrome://tracing or ui.perfetto.dev)")
     _publish(run_dir, identity, spec, summary)
@@ -194,8 +200,26 @@ def _checkpoints(run_dir: Path, identity: str) -> Path:
     return run_dir / "checkpoints" / identity
 
 
-def start(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+def open_for_ranks(settings: Settings, spark: SparkSession | None) -> None:
+    """See to a session where the ranks are to run in Spark's tasks: the one given, the active one, or a new one.
+
+    Raises:
+        EnvironmentProblem: there is none to be had; LaunchError: the launcher cannot run on it.
+    """
+    if settings.training.launcher == "local" or settings.training.ranks == 1:
+        return
+    from cluster.spark_ranks import refuse_rdds  # PySpark, which other ranks do without
+    from jobs.sessions import open_session
+
+    open_session(settings, spark)
+    refuse_rdds(settings.training.launcher)
+
+
+def start(
+    settings: Settings, spec: dict[str, Any], spark: SparkSession | None, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run the task's `learn` on the ranks that the settings name, with variables `env` over this process's."""
+    open_for_ranks(settings, spark)
     training = settings.training
     return launch(
         TASKS[settings.task].learn,

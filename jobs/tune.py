@@ -21,7 +21,7 @@ from jobs.console import say, show_table
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
-from jobs.train import learn_spec
+from jobs.train import learn_spec, open_for_ranks
 from training.configs import CONFIGS, model_identity
 from training.errors import CheckpointError, SettingsError
 from training.fit_settings import FREE, FitSettings
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 INDECISIVE = {"checkpoint_every_steps", "checkpoint_every_s", "keep_checkpoints", "report_every_s"}
 
 
-def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:  # noqa: ARG001
+def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Run the study to its planned number of trials.
 
     Args:
         settings: the pipeline's.
-        spark: not needed; the ranks read the table's files themselves.
+        spark: where the ranks run in Spark's tasks: a session, or None to take the active one or start one.
 
     Returns:
         best (model, training, value, trial, epochs), start (value of the configured settings), counts by state, path.
@@ -63,6 +63,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     plan = study_plan(settings, spec)
     varied = ", ".join(parameter.name for parameter in plan.space.parameters)
     say(f"tune: study '{plan.name}' in {masked(plan.storage)}, {plan.trials} trials; varied: {varied}")
+
+    open_for_ranks(settings, spark)
 
     def ended(end: TrialEnd) -> None:
         _remove(_checkpoints(settings, plan.name, end.number))

@@ -67,7 +67,8 @@ def on_this_host(path: str) -> Path:
     if not shipped.exists():
         raise TableError(
             f"'{path}' cannot be read on this executor, and Spark shipped no file '{here.name}'; put it on a path that "
-            "every host mounts, or ship it: spark.sparkContext.addFile(path), for a folder addArchive(zip + '#' + name)"
+            "every host mounts, or ship it: spark.addArtifact(path, file=True), for a folder zip + '#' + name with "
+            "archive=True (classic sessions of Spark 3.5: spark.sparkContext.addFile, addArchive)"
         )
     return shipped
 

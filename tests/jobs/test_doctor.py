@@ -213,7 +213,7 @@ def test_a_glob_and_a_url_are_data(tmp_path: Path) -> None:
 def test_ranks_and_slots(tmp_path: Path) -> None:
     def session(places: int, dynamic: str = "false") -> Any:
         conf = SimpleNamespace(get=lambda _key, _default: dynamic)
-        return SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=places, getConf=lambda: conf))
+        return SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=places), conf=conf)
 
     away = settings(tmp_path, "training.launcher=barrier", "training.ranks=8")
     assert only(doctor_checks.slots(away, session(8))).level == "ok"

@@ -56,7 +56,9 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     return {**summary, "final_loss": float(drawn.sum()), "bundle": bundle.name, "bundle_path": str(bundle.path)}
 
 
-def in_this_process(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+def in_this_process(
+    settings: Settings, spec: dict[str, Any], spark: None, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Stands for the launch."""
     return learn(spec, World())
 
@@ -208,10 +210,12 @@ def test_a_replay_that_waits_for_another_takes_its_turn(trained: Settings, monke
     """What the first removes when it has ended holds no lock."""
     begun = threading.Event()
 
-    def slow(settings: Settings, spec: dict[str, Any], env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def slow(
+        settings: Settings, spec: dict[str, Any], spark: None, env: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         begun.set()
         time.sleep(0.5)
-        return in_this_process(settings, spec, env)
+        return in_this_process(settings, spec, spark, env)
 
     monkeypatch.setattr(replay, "start", slow)
     with ThreadPoolExecutor(2) as pool:

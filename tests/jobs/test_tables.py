@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from delta.tables import DeltaMergeBuilder, DeltaTable
-from pyspark.errors import AnalysisException, UnknownException
+from pyspark.errors import UnknownException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import delta_sql
 from jobs.commits import is_conflict
-from jobs.sessions import partitions_for, session_settings
+from jobs.sessions import SPARK_ERRORS, partitions_for, session_settings
 from jobs.tables import Tables
 from tests.jobs.pairs import together
 from training.errors import SchemaError, TableError
@@ -69,6 +69,21 @@ def test_merge_new_inserts_only_unknown_keys(tables: Tables) -> None:
     assert tables.merge_new("events", numbers(tables, 1, 3), ["id"], job="ingest", inputs={"file": "c"}) == 2
 
 
+def test_names_are_taken_as_they_stand(spark: SparkSession, tmp_path: Path) -> None:
+    """SQL quotes with backticks, and a folder may have them; no view of a merge stays."""
+    tables = Tables(spark, str(tmp_path / "a `shop`'s 100% [x]"))
+    assert not tables.exists("events")
+    tables.merge_new("events", numbers(tables, 1, 2), ["id"], job="ingest", inputs={"file": "a"})
+    tables.note_nothing_new("events", "ingest", {"file": "b"})
+    tables.clone("events", f"{tables.root} again")
+    assert tables.remove("events", numbers(tables, 1).select("id"), job="ingest", inputs={}) == 1
+    assert [tables.exists("events"), tables.folders("events"), tables.size("events") > 0] == [True, [], True]
+    assert tables.made_from("events") == {}
+    assert [row["name"] for row in tables.read("events").collect()] == ["2"]
+    assert Tables(spark, f"{tables.root} again").read("events").count() == 2
+    assert not [table.name for table in spark.catalog.listTables() if table.name.startswith("millrace_")]
+
+
 def test_nothing_new_is_noted_until_rows_change(tables: Tables) -> None:
     tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={"file": "a"})
     content = tables.pin("events").content
@@ -96,9 +111,9 @@ def test_a_write_asks_for_the_history_as_often_as_it_must(tables: Tables, monkey
     """For what lies there, where that counts, and for the version that the write made."""
     tables.write("events", numbers(tables, 1), mode="overwrite", job="ingest", inputs={"file": "a"})
     asked, looked = list[str](), list[str]()
-    history, is_table = DeltaTable.history, DeltaTable.isDeltaTable
-    monkeypatch.setattr(DeltaTable, "history", lambda *args: asked.append("history") or history(*args))
-    monkeypatch.setattr(DeltaTable, "isDeltaTable", lambda *args: looked.append("table") or is_table(*args))
+    history, is_table = delta_sql.history, delta_sql.is_table
+    monkeypatch.setattr(delta_sql, "history", lambda *args: asked.append("history") or history(*args))
+    monkeypatch.setattr(delta_sql, "is_table", lambda *args: looked.append("table") or is_table(*args))
     rows = {"job": "ingest", "df": numbers(tables, 2)}
 
     def counts(call: Callable[[], object]) -> tuple[int, int]:
@@ -153,10 +168,10 @@ def test_a_conflict_is_known_by_deltas_own_words(tables: Tables, monkeypatch: py
     """Whatever type it has in Python, the second of two writers is refused in one message."""
     tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={})
 
-    def refuse(_: DeltaMergeBuilder) -> None:
+    def refuse(*_: object) -> None:
         raise UnknownException(text)
 
-    monkeypatch.setattr(DeltaMergeBuilder, "execute", refuse)
+    monkeypatch.setattr(delta_sql, "merge", refuse)
     with pytest.raises(TableError, match=r"'events' .* changed by another writer while `ingest`"):
         tables.merge_new("events", numbers(tables, 2), ["id"], job="ingest", inputs={"file": "b"})
     assert not is_conflict(ValueError("a path 'ConcurrentAppend' does not exist"))
@@ -165,7 +180,7 @@ def test_a_conflict_is_known_by_deltas_own_words(tables: Tables, monkeypatch: py
 def test_what_is_no_conflict_stays_what_it_is(tables: Tables) -> None:
     tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={})
     other = tables.spark.createDataFrame([(2, 3.0)], "id bigint, price double")
-    with pytest.raises(AnalysisException):
+    with pytest.raises(SPARK_ERRORS, match="DELTA_MERGE_UNRESOLVED_EXPRESSION"):
         tables.merge_new("events", other, ["id"], job="ingest", inputs={"file": "b"})
 
 

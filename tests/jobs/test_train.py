@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ import torch
 import yaml
 from pyspark.sql import SparkSession
 
-from jobs import train, tune
+from cluster.errors import LaunchError
+from jobs import doctor_checks, train, tune
 from jobs.settings import Settings
 from jobs.tasks import recommend
 from training import bundle as bundles
@@ -48,6 +50,41 @@ def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tu
     """One training of two ranks, with a timeline: what others are held against."""
     settings = shop(spark, tmp_path_factory.mktemp("trained"), timeline=True)
     return settings, train.run(settings)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "opens"), [("barrier", 2, True), ("barrier", 1, False), ("local", 2, False)]
+)
+def test_ranks_in_sparks_tasks_get_a_session(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, ranks: int, opens: bool
+) -> None:
+    """Nobody has opened one where the job is a command of its own."""
+    done: list[str] = []
+    monkeypatch.setattr("jobs.sessions.open_session", lambda *_: done.append("opened"))
+    monkeypatch.setattr(train, "launch", lambda *_, **__: done.append("launched") or {})
+    monkeypatch.setattr("jobs.tune.learn_spec", lambda *_, **__: {"training": {}})
+    monkeypatch.setattr(
+        "jobs.tune.study_plan",
+        lambda *_: SimpleNamespace(name="study", storage="journal:x", trials=1, space=SimpleNamespace(parameters=[])),
+    )
+    monkeypatch.setattr("jobs.tune.run_study", lambda *_: done.append("launched"))
+    monkeypatch.setattr("jobs.tune.summarise", lambda _: {})
+    monkeypatch.setattr("jobs.tune._finish", lambda *_: {})
+    settings = Settings(training={"launcher": launcher, "ranks": ranks})
+    for job in (lambda: train.start(settings, {}, None), lambda: tune.run(settings)):
+        job()
+        assert done == ["opened"] * opens + ["launched"]
+        done.clear()
+
+
+def test_horovod_spark_is_refused_on_spark_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.sessions.open_session", lambda *_: None)
+    monkeypatch.setattr("cluster.spark_ranks.is_remote", lambda: True)
+    settings = Settings(training={"launcher": "spark", "ranks": 2})
+    with pytest.raises(LaunchError, match=r"spark needs a classic session, .* set training.launcher=barrier"):
+        train.start(settings, {}, None)
+    (found,) = doctor_checks.slots(settings, SimpleNamespace())  # type: ignore[arg-type]
+    assert (found.level, found.remedy) == ("fail", "training.launcher=barrier")
 
 
 def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[Settings, dict[str, Any]]) -> None:

@@ -54,7 +54,7 @@ def test_train_takes_it_and_the_bundle_says_so(tmp_path: Path, monkeypatch: pyte
         spec: dict[str, Any] = {"task": "recommend", "tables": {"examples": pinned}, "schema": [], "build": {}}
         return spec | {"model": settings.model, "training": training, "reader": {"shuffle_rows": 1}}
 
-    def start(settings: Settings, spec: dict[str, Any], env: Any) -> dict[str, Any]:
+    def start(settings: Settings, spec: dict[str, Any], spark: Any, env: Any) -> dict[str, Any]:
         told.append(spec)
         return {"bundle": "b", "bundle_path": "b", "epochs": 7, "steps": 1, "final_loss": 0.1}
 

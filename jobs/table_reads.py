@@ -1,0 +1,218 @@
+"""Named Delta tables below one root, as they are read: pinned to one version.
+
+A table that changes while a job runs does not change what the job sees. A table's history tells which job made it from
+what, and whether its rows have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from jobs import commits, delta_sql
+from jobs.commits import Commit
+from training.errors import SchemaError, TableError
+
+MADE_BY = {
+    "order_lines": "simulate",
+    "events": "ingest",
+    "items": "ingest",
+    "users": "ingest",
+    "quarantine": "ingest",
+    "dispositions": "ingest",
+    "vocabulary_items": "build_examples",
+    "vocabulary_users": "build_examples",
+    "examples": "build_examples",
+    "queries": "build_examples",
+    "catalogue": "build_examples",
+    "builds": "build_examples",
+    "recommendations": "score",
+    "feedback": "ingest_feedback",
+    "erased": "erase",
+    "erasure_key": "erase",
+    "erasures": "erase",
+}
+
+
+class Pin(NamedTuple):
+    """A table as a job finds it.
+
+    Attributes:
+        version: the newest version: the one to read.
+        content: the version of the last commit that changed rows: the one to compare, as housekeeping leaves it alone.
+    """
+
+    version: int
+    content: int
+
+
+class TableReads:
+    """What is read of the tables of one pipeline.
+
+    Args:
+        spark: a session with Delta Lake.
+        root: a folder or an object-store URL; each table is a folder below it.
+    """
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        # Spark's SQL resolves a relative path against its warehouse, everything else against the working folder.
+        self.root = root.rstrip("/") if ":/" in root else str(Path(root).absolute())
+
+    def path(self, name: str) -> str:
+        """Where a table lies, whether it exists or not."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a Delta table of this name."""
+        return delta_sql.is_table(self.spark, self.path(name))
+
+    def version(self, name: str) -> int:
+        """The table's newest version, for reading.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return int(self._history(name, 1).select("version").collect()[0][0])
+
+    def pin(self, name: str) -> Pin:
+        """The table's newest version, and the one that tells whether its rows have changed.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        history = self.history(name)
+        newest = last = next(history)
+        while last.is_housekeeping and (earlier := next(history, None)):
+            last = earlier
+        return Pin(newest.version, last.version)
+
+    def size(self, name: str) -> int:
+        """Bytes of the table's newest version.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return int(self.detail(name)["sizeInBytes"])
+
+    def folders(self, name: str) -> list[str]:
+        """The columns that are folders.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return list(self.detail(name)["partitionColumns"])
+
+    def detail(self, name: str) -> Row:
+        """What Delta tells of the table: see `delta_sql.detail`.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        with self._named(name):
+            return delta_sql.detail(self.spark, self.path(name))
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """One version of a table; the newest at the time of this call if none is named.
+
+        Raises:
+            TableError: there is no such table or no such version.
+        """
+        pinned = self.version(name) if version is None else version
+        try:
+            df = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
+            _ = df.schema  # with Spark Connect `load` alone asks nothing
+            return df
+        except AnalysisException as error:
+            raise TableError(
+                f"table '{name}' at {self.path(name)} has no version {pinned} any more (newest: {self.version(name)}); "
+                f"run `millrace {maker(name)}` again, or name a version that VACUUM has not removed"
+            ) from error
+
+    def made_from(self, name: str) -> dict[str, Any] | None:
+        """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
+        made = self._last_change(name)
+        return dict(json.loads(made.made)["inputs"]) if made is not None and made.made is not None else None
+
+    def made_by(self, name: str) -> str | None:
+        """The job of the table's last change; None if there is no table, or it was changed by other means."""
+        made = self._last_change(name)
+        return str(json.loads(made.made)["job"]) if made is not None and made.made is not None else None
+
+    def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether this job made the table's last change from these inputs, or has found since that it holds them."""
+        made = commits.metadata(job, inputs).made
+        return any(commit.made == made for commit in self._since_last_change(name))
+
+    def require(self, df: DataFrame, name: str, columns: Mapping[str, str]) -> DataFrame:
+        """Check columns and types, and return them alone, in the order given.
+
+        Args:
+            df: rows of the table.
+            name: the table's name, for the message.
+            columns: Spark's name of each column's type ("bigint", "array<float>"), by column.
+
+        Raises:
+            SchemaError: columns are missing or of another type; all of them are listed.
+        """
+        held = {field.name: field.dataType.simpleString() for field in df.schema.fields}
+        problems = [
+            f"column '{column}' must be {wanted}, it is {held.get(column, 'missing')}"
+            for column, wanted in columns.items()
+            if held.get(column) != wanted
+        ]
+        if problems:
+            raise SchemaError(
+                f"table '{name}' at {self.path(name)}: {'; '.join(problems)}. "
+                f"Run `millrace {maker(name)}` to make it anew, or fix what wrote it"
+            )
+        return df.select(*columns)
+
+    def history(self, name: str) -> Iterator[Commit]:
+        """The table's commits, newest first, as far back as its log goes.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return commits.newest_first(lambda limit: self._history(name, limit))
+
+    def _history(self, name: str, limit: int) -> DataFrame:
+        with self._named(name):
+            return delta_sql.history(self.spark, self.path(name), limit)
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except AnalysisException as error:
+            if self.exists(name):
+                raise
+            raise TableError(
+                f"table '{name}' does not exist at {self.path(name)}; run `millrace {maker(name)}` first, "
+                "or set tables.root to where it lies"
+            ) from error
+
+    def _since_last_change(self, name: str) -> Iterator[Commit]:
+        """Commits, newest first, down to the last one that changed rows, if the log has it; none without a table."""
+        try:
+            for commit in self.history(name):
+                yield commit
+                if not commit.is_housekeeping:
+                    return
+        except TableError:
+            return
+
+    def _last_change(self, name: str) -> Commit | None:
+        """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""
+        return next((commit for commit in self._since_last_change(name) if not commit.is_housekeeping), None)
+
+
+def maker(name: str) -> str:
+    """The command that makes a table."""
+    return MADE_BY.get(name, "ingest").replace("_", "-")
