@@ -64,8 +64,7 @@ def build_session(
     if active is not None:
         check_workers(active, beside)
         return _checked(active)
-    server = master if master.startswith(CONNECT) else os.environ.get("SPARK_REMOTE")
-    if server:
+    if server := connect_server(master):
         return _remote(server, conf or {}, beside)
     # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -85,6 +84,11 @@ def build_session(
         except Exception as error:
             raise EnvironmentProblem(_why_no_session(error, log)) from error
     return _checked(spark)
+
+
+def connect_server(master: str) -> str | None:
+    """The Spark Connect server of which a new session would be; None: there is none."""
+    return master if master.startswith(CONNECT) else os.environ.get("SPARK_REMOTE")
 
 
 def _remote(server: str, conf: Mapping[str, str], beside: Sequence[str]) -> SparkSession:
