@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from cluster.launch import launch
+from cluster.session import connect_server
 from jobs.findings import Finding
 from jobs.settings import Settings
 
@@ -23,7 +24,9 @@ JAVA = (17, 21)
 LAUNCH_S = 120.0
 
 
-def java_version(settings: Settings) -> list[Finding]:  # noqa: ARG001
+def java_version(settings: Settings) -> list[Finding]:
+    if connect_server(settings.spark.master):
+        return [Finding("ok", "java", "not needed: the session is a Spark Connect server's")]
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else "java"
     remedy = "apt-get install -y openjdk-17-jre-headless, and set JAVA_HOME to it"

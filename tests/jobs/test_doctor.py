@@ -127,6 +127,8 @@ def test_no_java_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = only(doctor_machine.java_version(HEALTHY))
     assert (found.level, f"there is no '{tmp_path}/bin/java'" in found.what) == ("fail", True)
     assert "apt-get install" in found.remedy
+    remote = Settings(spark={"master": "sc://spark.shop"})
+    assert only(doctor_machine.java_version(remote)).level == "ok"
 
 
 def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
