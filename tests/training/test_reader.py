@@ -164,12 +164,18 @@ def test_types_are_exact(snapshot: Snapshot) -> None:
 
 
 def test_shuffle_mixes_files(snapshot: Snapshot) -> None:
-    """Neighbours come from one file no more often than in a shuffle of the whole table."""
+    """Neighbours come from one file no more often than in a shuffle of the whole table.
+
+    The files' names, and so their order, are random: one epoch is off by .05, eight are by .015 (standard deviations).
+    """
     bounds = np.cumsum([100, 7, 250, 1, 333, 200, 112])
-    found = in_order(ranks_epoch(snapshot, ID, world_size=1, shuffle_rows=10_000)[0])
-    files = np.searchsorted(bounds, np.array([row[0] for row in found]) - BIG, side="right")
+    shares = []
+    for epoch in range(8):
+        found = in_order(ranks_epoch(snapshot, ID, world_size=1, shuffle_rows=10_000, epoch=epoch)[0])
+        files = np.searchsorted(bounds, np.array([row[0] for row in found]) - BIG, side="right")
+        shares.append(np.mean(files[1:] == files[:-1]))
     perfect = float(np.square(np.diff(bounds, prepend=0) / ROWS).sum())
-    assert np.mean(files[1:] == files[:-1]) < perfect + 0.05
+    assert np.mean(shares) < perfect + 0.04
 
 
 def test_stats(snapshot: Snapshot) -> None:
