@@ -59,14 +59,12 @@ def _how_to_get(wanted: Requirement) -> str:
 
 
 def _delta_of_spark() -> list[Finding]:
-    """What delta-spark asks of pyspark; a runtime that brings both without metadata has matched them itself."""
-    spark = bounds.installed("pyspark")
-    try:
-        asked = [Requirement(line) for line in importlib.metadata.requires("delta-spark") or []]
-    except importlib.metadata.PackageNotFoundError:
+    """What delta-spark asks of pyspark; a vendor has matched the two of its runtime itself."""
+    spark, delta = bounds.installed("pyspark"), bounds.installed("delta-spark")
+    if not delta or bounds.runtime() is not None:
         return []
+    asked = [Requirement(line) for line in importlib.metadata.requires("delta-spark") or []]
     unfit = [one for one in asked if one.name == "pyspark" and spark and spark not in one.specifier]
-    delta = bounds.installed("delta-spark")
     remedy = "take the delta-spark that is for it: one of the pairs in cluster/lines/"
     return [
         Finding("fail", "packages", f"pyspark {spark} with delta-spark {delta}, which asks for {one}", remedy)

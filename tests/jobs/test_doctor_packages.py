@@ -103,6 +103,9 @@ def test_delta_says_which_spark_it_is_for(installed: Callable[..., None], monkey
     found = only(doctor_packages.package_versions(HEALTHY))
     assert "pyspark 4.0.1 with delta-spark 3.3.2, which asks for pyspark<3.6,>=3.5.3" in found.what
     assert "cluster/lines/" in found.remedy
+    monkeypatch.setenv("DATAPROC_IMAGE_VERSION", "3.0")
+    assert only(doctor_packages.package_versions(HEALTHY)).level == "ok"  # its vendor has matched the two
+    monkeypatch.delenv("DATAPROC_IMAGE_VERSION")
     installed({"pyspark": "3.5.9", "delta-spark": "3.3.2"})
     assert only(doctor_packages.package_versions(HEALTHY)).level == "ok"
 
@@ -124,14 +127,6 @@ def test_a_runtime_need_not_tell_its_versions(installed: Callable[..., None], mo
     """Spark and Delta without a package's metadata, or with a version in the vendor's own writing."""
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
     installed({"pyspark": None, "delta-spark": None, "pandas": "2.2.3-vendor-build"})
-    real = importlib.metadata.requires
-
-    def requires(name: str) -> list[str] | None:
-        if name == "delta-spark":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(importlib.metadata, "requires", requires)
     found = only(doctor_packages.package_versions(HEALTHY))
     assert (found.level, found.what.partition("; ")[2]) == ("ok", "what Databricks 17.3 brings stays as it is")
     assert not {"pyspark", "delta-spark", "pandas"} & {line.partition("==")[0] for line in bounds.to_keep()}
