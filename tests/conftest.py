@@ -11,6 +11,8 @@ from pyspark.sql import SparkSession
 
 # A test's rows are few and its plans many: a JVM would spend most of its time on compiling well what runs once.
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# So would Spark, on the Java that it writes and compiles for each: without it, plans are interpreted.
+AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -25,7 +27,7 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": QUICK_START},
+        conf={"spark.driver.extraJavaOptions": QUICK_START, **AS_THEY_STAND},
     )
     yield session
     session.stop()

@@ -97,7 +97,7 @@ def test_a_removal_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError("denied")
 
     monkeypatch.setattr(os, "unlink", denied)
-    with pytest.raises(PermissionError, match="denied"):
+    with pytest.raises(PermissionError):
         erasure_runs.clear(tmp_path, None)
 
 
