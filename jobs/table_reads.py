@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs import commits, delta_sql
 from jobs.commits import Commit
+from spark_udfs.column_types import type_problems
 from training.errors import SchemaError, TableError
 
 MADE_BY = {
@@ -161,13 +162,7 @@ class TableReads:
         Raises:
             SchemaError: columns are missing or of another type; all of them are listed.
         """
-        held = {field.name: field.dataType.simpleString() for field in df.schema.fields}
-        problems = [
-            f"column '{column}' must be {wanted}, it is {held.get(column, 'missing')}"
-            for column, wanted in columns.items()
-            if held.get(column) != wanted
-        ]
-        if problems:
+        if problems := type_problems(df, columns):
             raise SchemaError(
                 f"table '{name}' at {self.path(name)}: {'; '.join(problems)}. "
                 f"Run `millrace {maker(name)}` to make it anew, or fix what wrote it"

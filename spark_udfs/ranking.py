@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
+from spark_udfs.column_types import type_problems
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, first_unseen, no_lists, one_thread, top_k
 from training.errors import DataError, SchemaError, TableError
@@ -79,13 +80,7 @@ def require_columns(df: DataFrame, what: str, columns: dict[str, str]) -> None:
     Raises:
         SchemaError: columns are missing or of another type; all of them are listed.
     """
-    held = {field.name: field.dataType.simpleString() for field in df.schema.fields}
-    problems = [
-        f"column '{name}' must be {wanted}, it is {held.get(name, 'missing')}"
-        for name, wanted in columns.items()
-        if held.get(name) != wanted
-    ]
-    if problems:
+    if problems := type_problems(df, columns):
         raise SchemaError(f"{what}: {'; '.join(problems)}; select or cast what is named here")
 
 
