@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
@@ -107,7 +108,7 @@ class Source:
             options = {"metadata": footer, "coerce_int96_timestamp_unit": "us", "pre_buffer": far, **_CHECKED}
             with self._open(file) as stored_in, pq.ParquetFile(stored_in, **options) as parquet:
                 schema, rows = parquet.schema_arrow, footer.row_group(number).num_rows
-                physical = {name: self._physical(name, schema) for name in columns}
+                physical = {name: None if name in file.partition else self._physical(name, schema) for name in columns}
                 stored = dict[str, pa.ChunkedArray]()
                 for name, call in _calls(physical, schema, together=far):
                     try:
@@ -248,10 +249,17 @@ def _held_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """An array as the table's type: widened, instants in UTC, lists of either layout."""
-    if pa.types.is_fixed_size_list(array.type):
-        lengths = array.is_valid().to_numpy(zero_copy_only=False) * array.type.list_size  # none of a null
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    """An array as the table's type: widened, instants in UTC, lists of any layout."""
+    if pa.types.is_fixed_size_list(array.type) or _is_list_view(array.type):
+        # Arrow's own cast from a list view leaves the last offset out (pyarrow 26).
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         nulls = array.is_null() if array.null_count else None
-        array = pa.ListArray.from_arrays(pa.array(offsets), array.flatten(), mask=nulls)
+        array = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), array.flatten(), mask=nulls)
     return array if array.type == wanted else array.cast(wanted)
+
+
+def _is_list_view(kind: pa.DataType) -> bool:
+    """Older Arrow has no such lists."""
+    named = (getattr(pa.types, name, None) for name in ("is_list_view", "is_large_list_view"))
+    return any(is_one is not None and is_one(kind) for is_one in named)

@@ -1,7 +1,7 @@
-"""Petastorm's worker pool, entered by its folder: the package's `__init__` imports what pyarrow 15 and later lack.
+"""Petastorm's worker pool, entered by its folder: the package's `__init__` imports what pyarrow 16 and later lack.
 
 That file brings Petastorm's readers in, which Millrace does not use, and with them `pyarrow.filesystem` (gone since
-pyarrow 15) and `pkg_resources` (gone since setuptools 82). The pool's own files need numpy and six alone. So they are
+pyarrow 16) and `pkg_resources` (gone since setuptools 82). The pool's own files need numpy and six alone. So they are
 imported with the package's folder as their parent, unchanged, and forgotten by the import system afterwards: a later
 `import petastorm` behaves as ever, whether that works here or not.
 """

@@ -15,7 +15,7 @@ import pytest
 from training import pool
 
 INSTALLED = Path(str(importlib.metadata.distribution("petastorm").locate_file("petastorm")))
-OLD_ARROW = int(pyarrow.__version__.split(".")[0]) < 15
+OLD_ARROW = int(pyarrow.__version__.split(".")[0]) < 16
 
 
 def python(code: str) -> str:
@@ -52,7 +52,7 @@ def test_a_package_that_is_imported_already_is_taken() -> None:
     assert python(code + " is p.ThreadPool)") == "True"
 
 
-@pytest.mark.skipif(not OLD_ARROW, reason="petastorm's own __init__ needs pyarrow below 15")
+@pytest.mark.skipif(not OLD_ARROW, reason="petastorm's own __init__ needs pyarrow below 16")
 def test_the_whole_package_still_imports_after_it() -> None:
     code = "import training.pool, petastorm; print(petastorm.make_batch_reader.__module__)"
     assert python(code) == "petastorm.reader"

@@ -48,6 +48,22 @@ def test_versions_and_partitions(table: Path) -> None:
     assert ids(table, partitions={"split": ["none such"]}) == []
 
 
+def test_a_partition_column_in_a_file_is_not_read(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delta 4.4 writes it there as well; its values are the log's."""
+    for file in data_files(table):
+        rows = pq.read_table(file, partitioning=None)
+        pq.write_table(rows.append_column("split", pa.array(["stale"] * len(rows))), file)
+    asked, read = list[str](), pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, number, columns, **options: asked.extend(columns) or read(self, number, columns, **options),
+    )
+    found = read_table(open_snapshot(str(table))).to_pylist()
+    assert {row["id"]: row["split"] for row in found} == {1: "train", 2: "train", 3: "test", 4: "test"}
+    assert set(asked) == {"id"}
+
+
 def test_fingerprint_is_of_the_files_not_of_the_path(table: Path) -> None:
     assert open_snapshot(str(table)).fingerprint == open_snapshot(str(table), 1).fingerprint
     assert open_snapshot(str(table)).fingerprint != open_snapshot(str(table), 0).fingerprint
