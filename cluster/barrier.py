@@ -38,12 +38,12 @@ _LATE_S = 15.0  # for the tasks to say themselves which rank still ran, before t
 
 
 def run_barrier(job: Job) -> dict[str, Any]:
-    """Run the ranks in one barrier stage of the active session.
+    """Run the ranks in one barrier stage of the job's session, or of the active one.
 
     Raises:
         LaunchError: there is no session, a rank failed, or the stage did not end in time.
     """
-    spark = session()
+    spark = job.spark or session()
     try:
         with closing(Listener(driver_address(spark), job.log)) as listener:
             plan = {

@@ -48,7 +48,7 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
     """
     from cluster.launch import rank_env_anywhere
 
-    session()
+    _ = job.spark or session()
     refuse_rdds("spark")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     env = {**rank_env_anywhere(job.stall_s), **job.env}

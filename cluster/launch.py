@@ -24,6 +24,8 @@ from cluster.sizes import threads_per_rank
 from cluster.supervision import Limit, supervise
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from cluster.horovod_ranks import Lines
 
 ALONE = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}  # the variables of a rank that has none to meet
@@ -44,6 +46,7 @@ class Job:
     stall_s: float
     env: Mapping[str, str]
     log: Log
+    spark: SparkSession | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def launch(
     restarts: int = 0,
     env: Mapping[str, str] | None = None,
     log: Log = to_stderr,
+    spark: SparkSession | None = None,
 ) -> dict[str, Any]:
     """Run `target(spec, world)` on every rank and return rank 0's result.
 
@@ -91,6 +95,7 @@ def launch(
             from its checkpoint loses no more than what came after it.
         env: variables for the ranks, over this process's.
         log: gets the ranks' lines, each with its rank in front.
+        spark: the session in whose tasks `barrier` runs the ranks; None is the one that is active in this thread.
 
     Raises:
         LaunchError: the target, the spec or the number of ranks is wrong, or a rank failed, was killed, or did not
@@ -99,7 +104,7 @@ def launch(
     spec_text = _checked(target, spec, ranks)
     if launcher == "local":
         _refuse_too_many(ranks)
-    job = Job(target, spec_text, ranks, Limit(timeout_s), stall_s, env or {}, never_raising(log))
+    job = Job(target, spec_text, ranks, Limit(timeout_s), stall_s, env or {}, never_raising(log), spark)
     return with_restarts(job, partial(_run, launcher=launcher), restarts)
 
 

@@ -8,10 +8,12 @@ mechanism; after the first start they lie in the user's Ivy folder and no networ
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem, spark_reason
 
@@ -106,19 +109,59 @@ def _remote(server: str, conf: Mapping[str, str], beside: Sequence[str]) -> Spar
             "needs pyspark[connect] of the server's version; correct spark.master or SPARK_REMOTE, or see whether the "
             "server runs (docs/cluster.md)"
         ) from error
+    atexit.register(_release, spark)
     check_workers(spark, beside)
     return _checked(spark)
 
 
 def _reach(server: str) -> None:
-    """See that somebody listens there: Spark's client would try for ten minutes. Through a proxy only it can tell.
+    """See that a Connect server listens there, and is spoken to as it wants: Spark's client would try for ten minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: nobody listens, or somebody else.
     """
+    if not server.startswith(CONNECT):
+        return  # one of this machine, which Spark starts itself
     place = urlsplit(server)
-    if server.startswith(CONNECT) and not getproxies():
+    if not getproxies():  # at once, and says why
         socket.create_connection((place.hostname or "localhost", place.port or CONNECT_PORT), REACHED_S).close()
+    import grpc  # what the client brings
+    from pyspark.sql.connect import client
+
+    builder: Any = getattr(client, "DefaultChannelBuilder", None) or client.ChannelBuilder  # PySpark 3.5 has the second
+    channel = builder(server).toChannel()
+    try:
+        grpc.channel_ready_future(channel).result(REACHED_S)
+    except grpc.FutureTimeoutError:
+        raise ConnectionError(
+            f"nobody there speaks its protocol within {REACHED_S:g} s; see to the port, to use_ssl and token, which "
+            "ask for TLS, and to the proxy"
+        ) from None
+    finally:
+        channel.close()
+
+
+@contextmanager
+def without_retries(spark: SparkSession) -> Iterator[None]:
+    """Ask a session's server once, where it may be gone: Spark's client asks for ten minutes, each time anew."""
+    if not is_remote():
+        yield
+        return
+    connect: Any = spark
+    before = connect.client.get_retry_policies()
+    connect.client.set_retry_policies([])
+    try:
+        yield
+    finally:
+        connect.client.set_retry_policies(before)
+
+
+def _release(spark: SparkSession) -> None:
+    """End the session on its server, which would keep it for an hour, and all that it holds."""
+    connect: Any = spark
+    with suppress(Exception), without_retries(spark):
+        connect.client.release_session()
+        connect.client.close()
 
 
 def check_workers(spark: SparkSession, beside: Sequence[str] = ()) -> None:

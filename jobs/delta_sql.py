@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.errors import AnalysisException
 
+from jobs.sessions import giving_back
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
 
@@ -63,10 +65,8 @@ def merge(spark: SparkSession, path: str, rows: DataFrame, on: str, then: str) -
     """
     view = f"millrace_{uuid.uuid4().hex}"
     rows.createTempView(view)
-    try:
+    with giving_back(spark, lambda: spark.catalog.dropTempView(view)):
         spark.sql(f"MERGE INTO {place(path)} AS held USING {view} AS new ON {on} {then}")
-    finally:
-        spark.catalog.dropTempView(view)
 
 
 def set_properties(spark: SparkSession, path: str, properties: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from jobs.artefacts import EVALUATION, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.main import main_of
-from jobs.sessions import in_utc, open_session
+from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import latest_bundle
@@ -127,16 +127,13 @@ def _ground(tables: Tables, versions: Mapping[str, int], cut: datetime, bundle: 
     catalogue = read["catalogue"].where("split = 'test' AND count > 0").drop("split").persist()
     lines = indexed(purchases(read["events"], read.get("feedback")), read["vocabulary_users"], read["vocabulary_items"])
     counts = interactions(lines.where(known_before(cut))).persist()
-    try:
+    with giving_back(tables.spark, lambda: [kept.unpersist() for kept in (queries, catalogue, counts)]):
         if queries.where(F.size("truth") > 0).isEmpty():
             raise TableError(
                 f"table 'queries' at {tables.path('queries')} has no user who bought a known item after the cut "
                 f"({cut.isoformat()}); set examples.test_from to an earlier moment and run `millrace build-examples`"
             )
         yield Ground(queries, catalogue, counts, popularity_order(catalogue, "recent_customers"), bundle)
-    finally:
-        for kept in (queries, catalogue, counts):
-            kept.unpersist()
 
 
 def _evaluated(settings: Settings, ground: Ground) -> dict[str, Any]:
@@ -185,16 +182,13 @@ def _ranked(
     truth = F.array_except("truth", "seen") if new else F.array_distinct("truth")
     asked = ground.queries.withColumn("truth", truth).where(F.size("truth") > 0).persist()
     answers: list[DataFrame] = []
-    try:
+    with giving_back(asked.sparkSession, lambda: [kept.unpersist() for kept in (asked, *answers)]):
         for name, ranker in rankers.items():
             with step(f"evaluate: rank {protocol} items by {name}"):
                 rows = ranker(asked, k=max(settings.evaluation.ks), exclude_seen=new)
                 answers.append(rows.select(F.lit(name).alias("model"), "user", "rank", "item").persist())
                 answers[-1].count()
         yield asked, reduce(lambda first, second: first.unionByName(second), answers)
-    finally:
-        for kept in (asked, *answers):
-            kept.unpersist()
 
 
 def _judged(settings: Settings, ground: Ground, asked: DataFrame, ranked: DataFrame) -> dict[str, Any]:

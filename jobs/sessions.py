@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,7 +17,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
-from cluster.session import build_session, check_workers
+from cluster.errors import EnvironmentProblem, spark_reason
+from cluster.session import build_session, check_workers, without_retries
 from jobs.console import step
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ with suppress(ImportError):
 
     SPARK_ERRORS = (PySparkException, Py4JJavaError)
 
+# gRPC's and Spark Connect's words for a server that is gone, and for one that knows the session no more.
+_LOST = re.compile(r"StatusCode\.UNAVAILABLE|INVALID_HANDLE\.SESSION_|\bNO_ACTIVE_SESSION\b")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -43,6 +48,9 @@ def in_utc(job: Callable[P, R]) -> Callable[P, R]:
 
     Jobs that run at once on one session share the setting; the last to end gives it back. A session that a job starts
     itself is in UTC anyway.
+
+    Raises:
+        EnvironmentProblem: the session's Spark Connect server went away meanwhile, or ended the session.
     """
 
     parameters = inspect.signature(job)
@@ -50,12 +58,38 @@ def in_utc(job: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(job)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         spark = parameters.bind(*args, **kwargs).arguments.get("spark") or SparkSession.getActiveSession()
-        if spark is None:
-            return job(*args, **kwargs)
-        with _utc(spark):
+        with _naming_a_lost_server(), nullcontext() if spark is None else _utc(spark):
             return job(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def _naming_a_lost_server() -> Iterator[None]:
+    try:
+        yield
+    except SPARK_ERRORS as error:
+        if not (is_remote() and _LOST.search(str(error))):
+            raise
+        raise EnvironmentProblem(
+            f"the Spark Connect server went away while the job ran, or has ended its session: {spark_reason(error)}. "
+            "See to the server and run the same command again: what was written stays, and nothing is written twice"
+        ) from error
+
+
+@contextmanager
+def giving_back(spark: SparkSession, give_back: Callable[[], object]) -> Iterator[None]:
+    """Give back at the end what was taken in a session; after an error as far as that can be, for the error counts.
+
+    A Spark Connect server that is gone by then is not waited for.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(*SPARK_ERRORS), without_retries(spark):
+            give_back()
+        raise
+    give_back()
 
 
 @contextmanager
@@ -67,14 +101,16 @@ def _utc(spark: SparkSession) -> Iterator[None]:
             spark.conf.set(ZONE_BEFORE, str(spark.conf.get(TIME_ZONE)))
             spark.conf.set(TIME_ZONE, "UTC")
         spark.conf.set(JOBS_IN_UTC, str(jobs + 1))
-    try:
-        yield
-    finally:
+
+    def leave() -> None:
         with _COUNTING:
             jobs = int(spark.conf.get(JOBS_IN_UTC) or 0) - 1
             spark.conf.set(JOBS_IN_UTC, str(jobs))
             if not jobs:
                 spark.conf.set(TIME_ZONE, str(spark.conf.get(ZONE_BEFORE)))
+
+    with giving_back(spark, leave):
+        yield
 
 
 def open_session(settings: Settings, spark: SparkSession | None = None, *, beside: Sequence[str] = ()) -> SparkSession:
@@ -126,13 +162,15 @@ def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
 def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
     """Set session settings for a while."""
     before = {key: spark.conf.get(key, None) for key in settings}
-    for key, value in settings.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for key, old in before.items():
             if old is None:
                 spark.conf.unset(key)
             else:
                 spark.conf.set(key, old)
+
+    for key, value in settings.items():
+        spark.conf.set(key, value)
+    with giving_back(spark, restore):
+        yield

@@ -211,12 +211,11 @@ def _partitions(spark: SparkSession, path: str, options: Mapping[str, str]) -> t
 
 def _listed(spark: SparkSession, path: str, options: Mapping[str, str]) -> list[Any] | None:
     listed = spark.read.format("binaryFile").options(**options, recursiveFileLookup="true")
+    modified = F.unix_micros("modificationTime").alias("modified")
     try:
-        # Only these columns are asked for, so no file is opened.
-        found = listed.load(path).select("path", "length", F.unix_micros("modificationTime").alias("modified"))
+        return listed.load(path).select("path", "length", modified).collect()  # no more, so no file is opened
     except AnalysisException:
         return None
-    return found.collect()
 
 
 def _colon(path: str) -> DataError:

@@ -200,26 +200,27 @@ def _checkpoints(run_dir: Path, identity: str) -> Path:
     return run_dir / "checkpoints" / identity
 
 
-def open_for_ranks(settings: Settings, spark: SparkSession | None) -> None:
-    """See to a session where the ranks are to run in Spark's tasks: the one given, the active one, or a new one.
+def open_for_ranks(settings: Settings, spark: SparkSession | None) -> SparkSession | None:
+    """The session in whose tasks the ranks run: the one given, the active one, or a new one; None: they need none.
 
     Raises:
         EnvironmentProblem: there is none to be had; LaunchError: the launcher cannot run on it.
     """
     if settings.training.launcher == "local" or settings.training.ranks == 1:
-        return
+        return None
     from cluster.spark_ranks import refuse_rdds  # PySpark, which other ranks do without
     from jobs.sessions import open_session
 
-    open_session(settings, spark)
+    session = open_session(settings, spark)
     refuse_rdds(settings.training.launcher)
+    return session
 
 
 def start(
     settings: Settings, spec: dict[str, Any], spark: SparkSession | None, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Run the task's `learn` on the ranks that the settings name, with variables `env` over this process's."""
-    open_for_ranks(settings, spark)
+    session = open_for_ranks(settings, spark)
     training = settings.training
     return launch(
         TASKS[settings.task].learn,
@@ -230,18 +231,21 @@ def start(
         stall_s=training.stall_s,
         restarts=training.restarts,
         env=env,
+        spark=session,
     )
 
 
 def provenance(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
     """Where a bundle comes from: tables at versions, settings and code, enough to run it again.
 
-    Without the places of the study and of MLflow: they decide nothing, and their URLs may hold a password.
+    Without the places of Spark, of the study and of MLflow: they decide nothing, and their URLs may hold a password or
+    a token.
     """
+    places: dict[str, bool | set[str]] = {"spark": True, "tuning": {"storage"}, "training": {"mlflow_uri"}}
     return {
         "tables": spec["tables"],
         "build": spec["build"],
-        "settings": settings.model_dump(mode="json", exclude={"tuning": {"storage"}, "training": {"mlflow_uri"}}),
+        "settings": settings.model_dump(mode="json", exclude=places),
         "identity": spec_identity(spec),
         "versions": {name: _version(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},
     }

@@ -64,13 +64,13 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     varied = ", ".join(parameter.name for parameter in plan.space.parameters)
     say(f"tune: study '{plan.name}' in {masked(plan.storage)}, {plan.trials} trials; varied: {varied}")
 
-    open_for_ranks(settings, spark)
+    session = open_for_ranks(settings, spark)
 
     def ended(end: TrialEnd) -> None:
         _remove(_checkpoints(settings, plan.name, end.number))
         _show_trial(end)
 
-    run_study(plan, lambda job: _run_trial(settings, spec, job), ended, say)
+    run_study(plan, lambda job: _run_trial(settings, spec, job, session), ended, say)
     return _finish(settings, summarise(plan))
 
 
@@ -153,7 +153,9 @@ def _of_table(table: Mapping[str, Any]) -> str:
     return f", of table {table['id']}" if "id" in table else ""
 
 
-def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> dict[str, Any]:
+def _run_trial(
+    settings: Settings, spec: Mapping[str, Any], job: TrialJob, session: SparkSession | None
+) -> dict[str, Any]:
     """Start one trial's ranks and wait for their end."""
     config = {**spec["model"], **job.overrides.get("model", {})}
     name = config.pop("name")
@@ -173,6 +175,7 @@ def _run_trial(settings: Settings, spec: Mapping[str, Any], job: TrialJob) -> di
         timeout_s=training.timeout_s,
         stall_s=training.stall_s,
         restarts=training.restarts,
+        spark=session,
     )
 
 

@@ -53,12 +53,26 @@ def _run(name: str, settings: Settings) -> dict[str, Any]:
 def session(settings: Settings) -> dict[str, Any]:
     spark = open_session(settings)
     zone = spark.conf.get("spark.sql.session.timeZone")
-    return {"class": type(spark).__module__, "parallelism": parallelism(spark), "zone": zone}
+    connect: Any = spark
+    return {
+        "class": type(spark).__module__,
+        "id": connect.session_id,
+        "parallelism": parallelism(spark),
+        "zone": zone,
+    }
 
 
 def doctor(settings: Settings) -> dict[str, Any]:
     """What each check says of a server's session; this machine's versions have tests of their own."""
     return {finding.check: finding.level for finding in importlib.import_module("jobs.doctor").examine(settings)}
+
+
+def mistaken(settings: Settings) -> dict[str, Any]:
+    """What a wrong setting is told; Connect asks the server late."""
+    columns = {name: name for name in ("order_id", "item_id", "user_id", "time", "quantity", "price")}
+    section = settings.ingest.model_copy(update={"path": f"{settings.run_dir}/nowhere.csv", "columns": columns})
+    ingest = importlib.import_module("jobs.ingest").run
+    return {"path": _refusal(lambda: ingest(settings.model_copy(update={"ingest": section})))}
 
 
 def tables(settings: Settings) -> dict[str, Any]:

@@ -100,12 +100,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shop")
 
 
-def told(server: str, folder: Path, *stages: str) -> dict[str, dict[str, Any]]:
-    """What each stage gives, by its name."""
+def run_client(server: str, folder: Path, *stages: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.jobs.connect_client", server, str(folder), *stages]
-    done = subprocess.run(
+    return subprocess.run(
         command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=CLIENT_S, check=False
     )
+
+
+def told(server: str, folder: Path, *stages: str) -> dict[str, dict[str, Any]]:
+    """What each stage gives, by its name."""
+    done = run_client(server, folder, *stages)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"stage"')]
     return {line["stage"]: line for line in lines}
@@ -114,7 +118,7 @@ def told(server: str, folder: Path, *stages: str) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def begun(server: str, folder: Path) -> dict[str, dict[str, Any]]:
     """The shop with its events."""
-    return told(server, folder, "session", "tables", "simulate", "ingest")
+    return told(server, folder, "session", "tables", "simulate", "ingest", "mistaken")
 
 
 def test_tables_are_what_they_are_elsewhere(begun: dict[str, dict[str, Any]]) -> None:
@@ -132,6 +136,13 @@ def test_raw_lines_come_to_tables(begun: dict[str, dict[str, Any]]) -> None:
     assert found == ["pyspark.sql.connect.session", 2, "UTC"]
     assert begun["ingest"]["raw_rows"] == begun["simulate"]["rows"] > 0
     assert begun["ingest"]["dispositions"]["sale"] > 0
+    assert begun["mistaken"]["path"].endswith("nowhere.csv' does not exist; name a file, a folder or a glob")
+
+
+def test_a_client_that_has_ended_leaves_no_session(begun: dict[str, dict[str, Any]], server: str, folder: Path) -> None:
+    """The server would keep it for an hour, with what it holds."""
+    done = run_client(f"{server}/;session_id={begun['session']['id']}", folder, "session")
+    assert "SESSION_CLOSED" in done.stderr
 
 
 @pytest.mark.slow
@@ -150,13 +161,29 @@ def test_every_other_job_runs_or_says_why_not(begun: dict[str, dict[str, Any]], 
     assert "EnvironmentProblem: erase needs a classic session" in found["refused"]["erase"]
 
 
-def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once: Spark's own client would try for ten minutes."""
+@pytest.fixture
+def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a proxy."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: Spark's own client would try for ten minutes."""
     url = f"sc://127.0.0.1:{free_port()}/;token=secret"
     monkeypatch.setenv("SPARK_REMOTE", url)
     with pytest.raises(EnvironmentProblem, match=r"Connect server 'sc://127.*refused.*pyspark\[connect\]") as caught:
         session.build_session()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_another_service_at_that_port_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("grpc", reason="Spark Connect's client needs pyspark[connect]")
+    monkeypatch.setattr(session, "REACHED_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"sc://127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(EnvironmentProblem, match=r"nobody there speaks its protocol within 0\.5 s"):
+            session.build_session(master=url)

@@ -58,22 +58,25 @@ def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_ranks_in_sparks_tasks_get_a_session(
     monkeypatch: pytest.MonkeyPatch, launcher: str, ranks: int, opens: bool
 ) -> None:
-    """Nobody has opened one where the job is a command of its own."""
-    done: list[str] = []
-    monkeypatch.setattr("jobs.sessions.open_session", lambda *_: done.append("opened"))
-    monkeypatch.setattr(train, "launch", lambda *_, **__: done.append("launched") or {})
-    monkeypatch.setattr("jobs.tune.learn_spec", lambda *_, **__: {"training": {}})
+    """Nobody has opened one where the job is a command of its own; and it need not be the active one."""
+    done: list[str | None] = []
+    monkeypatch.setattr("jobs.sessions.open_session", lambda *_: done.append("opened") or "the session")
+    monkeypatch.setattr(train, "launch", lambda *_, **given: done.append(given["spark"]) or {})
+    monkeypatch.setattr(tune, "launch", lambda *_, **given: done.append(given["spark"]) or {})
+    spec = {"training": {}, "model": Settings().model}
+    monkeypatch.setattr("jobs.tune.learn_spec", lambda *_, **__: spec)
     monkeypatch.setattr(
         "jobs.tune.study_plan",
         lambda *_: SimpleNamespace(name="study", storage="journal:x", trials=1, space=SimpleNamespace(parameters=[])),
     )
-    monkeypatch.setattr("jobs.tune.run_study", lambda *_: done.append("launched"))
+    trial = SimpleNamespace(overrides={}, number=0, channel=SimpleNamespace(to_json=dict, study="study"))
+    monkeypatch.setattr("jobs.tune.run_study", lambda _plan, start, *_: start(trial))
     monkeypatch.setattr("jobs.tune.summarise", lambda _: {})
     monkeypatch.setattr("jobs.tune._finish", lambda *_: {})
     settings = Settings(training={"launcher": launcher, "ranks": ranks})
     for job in (lambda: train.start(settings, {}, None), lambda: tune.run(settings)):
         job()
-        assert done == ["opened"] * opens + ["launched"]
+        assert done == (["opened", "the session"] if opens else [None])
         done.clear()
 
 
@@ -351,9 +354,10 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_before_any_rank_starts(
             job.run(odd)
 
 
-def test_the_places_of_study_and_mlflow_are_not_in_the_bundle() -> None:
+def test_the_places_of_spark_study_and_mlflow_are_not_in_the_bundle() -> None:
     settings = Settings(
         **{
+            "spark": {"master": "sc://spark.example:443/;token=hidden"},
             "tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3},
             "training": {"mlflow_uri": "https://hidden.example", "seed": 9},
         }
