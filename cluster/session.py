@@ -125,7 +125,7 @@ def _reach(server: str) -> None:
     place = urlsplit(server)
     if not getproxies():  # at once, and says why
         socket.create_connection((place.hostname or "localhost", place.port or CONNECT_PORT), REACHED_S).close()
-    import grpc  # what the client brings
+    import grpc  # type: ignore[import-untyped]  # what the client brings
     from pyspark.sql.connect import client
 
     builder: Any = getattr(client, "DefaultChannelBuilder", None) or client.ChannelBuilder  # PySpark 3.5 has the second
