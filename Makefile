@@ -3,7 +3,7 @@
 # make test [ONLY=path]         the tests            make test-all   with the slow ones
 # make test LINE=legacy         the tests on another line of versions (newest, current, legacy: docs/platforms.md)
 # make lint                     ruff and mypy        make bench [ONLY=name]   the benchmarks
-# make install [GPU=1]          only install; GPU=1 builds Horovod with NCCL
+# make install [GPU=1]          only install; GPU=1 builds Horovod with NCCL, and the environment keeps it so
 # make lock                     the locks of all lines, from pyproject.toml and cluster/lines/*.in
 
 LINES           := newest current legacy
@@ -25,26 +25,39 @@ endif
 VENV   := .venv$(if $(filter-out newest,$(LINE)),-$(LINE))
 BIN    := $(VENV)/bin
 LOCK   := cluster/lines/$(LINE).lock
-GPU    ?= 0
+# An environment stays as it was installed, with NCCL or without, until it is asked for the other.
+GPU    ?= $(if $(wildcard $(VENV)/ready-gpu1),1,0)
 READY  := $(VENV)/ready-gpu$(GPU)
 OUT    ?= out
 
 .PHONY: demo test test-all test-part lint bench install lock wheel clean
 .DEFAULT_GOAL := demo
 
-install: $(READY)
+# One at a time: the second waits, and then finds it done.
+install:
+	@flock -n $(LOCK) true || echo "another installation of the line '$(LINE)' is running here; waiting for its end"
+	@flock $(LOCK) $(MAKE) -s $(READY)
 
-$(READY): $(LOCK) cluster/horovod/build.sh cluster/horovod/cxx cluster/horovod/check.py pyproject.toml
+# An environment whose Python has gone, as with an upgrade of the system's, is not ready, whatever its mark says.
+ifneq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),runs)
+.PHONY: $(READY)
+endif
+
+$(READY): $(LOCK) cluster/lines/torn_packages.py cluster/horovod/build.sh cluster/horovod/cxx cluster/horovod/check.py pyproject.toml
 	@python="$$(PYTHON="$(PYTHON)" cluster/check_machine.sh $(VENV) $(PYTHONS-$(LINE)))" || exit 1; \
 	    echo "installing the line '$(LINE)' into $(VENV) with $$("$$python" --version) ($$python): about 6 GB, 2 to 15 minutes, once"; \
-	    test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	    $(BIN)/python -c '' 2>/dev/null || "$$python" -m venv --clear --without-pip $(VENV)
+	@rm -f $(filter-out $(READY),$(VENV)/ready-gpu0 $(VENV)/ready-gpu1)
+	@# What an installation that was interrupted left half done is done again.
+	@$(BIN)/python cluster/lines/torn_packages.py
+	@$(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@grep -v '^horovod==' $(LOCK) > $(VENV)/requirements.lock
 	@# Every rank and Spark worker is a new Python; where the machine keeps it from caching what it compiles, as container
 	@# images do, each would compile torch's and the other packages' sources again.
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -r $(VENV)/requirements.lock
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --compile-bytecode -r $(VENV)/requirements.lock
 	@GPU=$(GPU) cluster/horovod/build.sh $(BIN)/python
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps -e .
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --no-deps -e .
 	@$(BIN)/python cluster/horovod/check.py
 	@touch $@
 
@@ -74,7 +87,7 @@ wheel: install
 # What a lock holds already is kept where the bounds allow it; without the file, all is the newest.
 lock: install
 	@for line in $(LINES); do \
-	    VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	    VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
 	        --no-emit-index-url --no-annotate --no-header --constraint cluster/lines/$$line.in -o cluster/lines/$$line.lock || exit 1; \
 	done
 

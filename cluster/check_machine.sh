@@ -5,8 +5,8 @@
 #   cluster/check_machine.sh FOLDER 3.13 3.12 3.11      versions in the order of preference; FOLDER is the environment
 #   PYTHON=/opt/python cluster/check_machine.sh ...     this Python alone, if it is of one of these versions
 #
-# An environment that is there keeps its Python. Otherwise all of the search path are tried, and pyenv's: its shims stand
-# on the path for every version that it has, and run only those that are switched on.
+# An environment that is there keeps its Python, if that runs. Otherwise all of the search path are tried, and pyenv's: its
+# shims stand on the path for every version that it has, and run only those that are switched on.
 set -uo pipefail
 folder="$1"
 shift
@@ -34,7 +34,7 @@ if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")
 
 candidates() { # a line each: versions, tab, command
     local version
-    if [ -x "$folder/bin/python" ]; then
+    if "$folder/bin/python" -c '' 2>/dev/null; then
         printf '%s\t%s\n' "$*" "$folder/bin/python"
     elif [ -n "${PYTHON:-}" ]; then
         printf '%s\t%s\n' "$*" "$PYTHON"
@@ -75,7 +75,7 @@ fi
 command -v "${CXX:-g++}" >/dev/null || need "a C++ compiler (Horovod is compiled)" "apt-get install -y g++"
 command -v make >/dev/null || need "make" "apt-get install -y make"
 free_mb="$(df -Pm . | awk 'NR==2 {print $4}')"
-[ "${free_mb:-0}" -ge 9000 ] || [ -d "$folder" ] || need "9 GB of free disk here (torch is most of it); there are ${free_mb} MB" "free some, or clone elsewhere"
+[ "${free_mb:-0}" -ge 9000 ] || [ -e "$folder/bin/python" ] || need "9 GB of free disk here (torch is most of it); there are ${free_mb} MB" "free some, or clone elsewhere"
 
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "This machine lacks ${#missing[@]} thing(s) that Millrace needs:" >&2

@@ -92,11 +92,13 @@ def test_pyenvs_own_are_found_behind_their_shims(tmp_path: Path) -> None:
     assert check(tmp_path, THIS).stdout.strip() == str(taken)
 
 
-def test_an_environment_keeps_its_python(tmp_path: Path) -> None:
+def test_an_environment_keeps_its_python_while_that_runs(tmp_path: Path) -> None:
     python_that(tmp_path / "bin", f"python{THIS}", WORKS)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     python_that(tmp_path / ".venv" / "bin", "python", WORKS)
     assert check(tmp_path, "3.99", THIS).stdout.strip() == ".venv/bin/python"
+    python_that(tmp_path / ".venv" / "bin", "python", "exit 127")
+    assert check(tmp_path, "3.99", THIS).stdout.strip() == str(tmp_path / "bin" / f"python{THIS}")
 
 
 def test_each_python_that_will_not_do_is_named_with_its_reason(tmp_path: Path) -> None:

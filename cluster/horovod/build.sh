@@ -90,7 +90,8 @@ fi
 tested="$(sed -n 's/^ *"\(torch[<>=!~][^"]*\)".*/\1/p' "$here/../../pyproject.toml" 2>/dev/null || true)"
 log="$cache/build-$key.log"
 "$work/env/bin/python" -m pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod --wheel-dir "$work/wheel" "horovod==$version" >"$log" 2>&1 || {
-    tail -40 "$log" >&2
+    # The last lines are pip's and the build script's own; what went wrong stands far above them.
+    { grep -E -m 8 -A 3 '[Ee]rror: |CMake Error' "$log" || tail -40 "$log"; } >&2
     say "the build against torch $torch_version failed; its whole log: $log" >&2
     die "it is tested with ${tested:-the torch of cluster/lines/}. A later torch may ask for a newer C++ standard than cxx sets (-std=gnu++20), or a newer compiler than $("$compiler" --version | head -1)"
 }

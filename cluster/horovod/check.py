@@ -33,7 +33,8 @@ def main() -> int:
         return failed("the check of two processes did not answer within 180 s; is the loopback interface up?")
     if done.returncode != 0:
         print(done.stdout + done.stderr, file=sys.stderr)
-        return failed("the check failed. Build it again: rm -rf ~/.cache/millrace/horovod && make install")
+        cache = Path(os.environ.get("MILLRACE_CACHE") or Path.home() / ".cache" / "millrace") / "horovod"
+        return failed(f"the check failed. Build it again: rm -rf '{cache}' && make install")
     print("horovod: two processes added up a tensor; it works")
     return 0
 

@@ -18,7 +18,7 @@ case "$*" in
     -c*) mkdir -p "$PLACE/site" && echo "$PLACE/site" ;;
     *"pip wheel"*)
         echo built >>"$PLACE/builds"
-        [ -z "$BROKEN" ] || { echo "error: You need C++23 to compile PyTorch" >&2; exit 1; }
+        [ -z "$BROKEN" ] || { echo "error: You need C++23 to compile PyTorch"; yes setup.py | head -99; exit 1; } >&2
         while [ "$1" != --wheel-dir ]; do shift; done
         mkdir -p "$2" && touch "$2/horovod-0.28.1-cp313-cp313-linux_x86_64.whl" ;;
     *"pip install"*) echo "$@" >>"$PLACE/installs" ;;
