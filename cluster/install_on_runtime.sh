@@ -20,6 +20,9 @@ millrace="$(compgen -G "$folder/millrace-*.whl" | tail -1)" ||
 horovod="$(compgen -G "$folder/horovod-*-$tag-*.whl" | tail -1)" ||
     die "there is no horovod-*-$tag-*.whl in $folder. Build it on a node of this runtime: cluster/horovod/build.sh $python"
 
+"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' ||
+    die "$python has no torch, and Horovod is compiled against one. Install the torch that its wheel was built against first"
+
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 pip() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }

@@ -71,10 +71,15 @@ def fits(wanted: Requirement) -> bool:
     return found == "" or (found is not None and wanted.specifier.contains(found, prereleases=True))
 
 
+def is_kept(name: str) -> bool:
+    """Whether a runtime has this package of its own, which stays. Spark and Delta it has, wherever they are found."""
+    return name in ITS_OWN and (name in MODULES or installed(name) is not None)
+
+
 def to_install() -> list[str]:
     """What pip should bring beside a runtime's own: what is missing or of a version outside the bounds."""
     wanted = (requirements() or (None, []))[1]
-    return [str(one) for one in wanted if one.name not in ITS_OWN | WITHOUT_THEIRS and not fits(one)]
+    return [str(one) for one in wanted if not (is_kept(one.name) or one.name in WITHOUT_THEIRS or fits(one))]
 
 
 def to_keep() -> list[str]:

@@ -8,35 +8,24 @@ anything would fail. Changes nothing but doctor.json in the run folder.
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError, EnvironmentProblem
-from cluster.session import TO_SCORE
-from jobs import doctor_checks as checks
-from jobs import doctor_machine as machine
+from cluster.errors import EnvironmentProblem
 from jobs import doctor_packages as packages
 from jobs.artefacts import DOCTOR, write_json
 from jobs.console import show_table
 from jobs.findings import Check, Finding
 from jobs.main import main_of
-from jobs.sessions import open_session
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-ALONE: tuple[Check, ...] = (
-    packages.python_version,
-    machine.java_version,
-    packages.package_versions,
-    machine.loopback,
-    machine.horovod,
-    checks.data_source,
-    checks.fit_settings,
-)
+FIRST: tuple[Check, ...] = (packages.python_version, packages.package_versions)
 
 
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
@@ -62,19 +51,16 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 
 def examine(settings: Settings, spark: SparkSession | None = None) -> Iterator[Finding]:
-    """All findings, in the order of the checks."""
-    for check in ALONE:
+    """All findings, in the order of the checks; where a package cannot be imported, only those that do without."""
+    for check in FIRST:
         yield from check(settings)
     try:
-        session = open_session(settings, spark, beside=TO_SCORE)
-    except ClusterError as error:
-        yield Finding("fail", "spark", str(error), "see the message; the checks of tables and slots were left out")
-    else:
-        yield Finding("ok", "spark", f"{session.version} with Delta's jars")
-        yield from checks.tables(settings, session)
-        yield from checks.slots(settings, session)
-    yield from checks.memory(settings)
-    yield from checks.disk(settings)
+        rest = importlib.import_module("jobs.doctor_rest")
+    except ImportError as error:
+        remedy = "see to the packages, and run doctor again: all other checks were left out"
+        yield Finding("fail", "imports", f"{type(error).__name__}: {error}", remedy)
+        return
+    yield from rest.examine(settings, spark)
 
 
 def _problem(failed: list[Finding]) -> EnvironmentProblem:

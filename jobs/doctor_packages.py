@@ -51,7 +51,7 @@ def _how_to_get(wanted: Requirement) -> str:
         return f"it is compiled against the installed torch, so build it: cluster/horovod/build.sh {sys.executable}"
     if here is None:
         return f"pip install '{wanted}', or make install"
-    if wanted.name in bounds.ITS_OWN:
+    if bounds.is_kept(wanted.name):
         return f"keep {here}'s own and take a release of it that fits (docs/platforms.md)"
     if wanted.name in bounds.WITHOUT_THEIRS:
         return f"pip install --no-deps '{wanted}' six: what it asks for would replace {here}'s own"

@@ -92,6 +92,7 @@ def test_a_task_waits_for_tasks_that_are_there() -> None:
 # A Python of 3.12 whose pip writes down what it is asked for; our own part runs in this test's Python.
 PYTHON = """#!/bin/sh
 case "$*" in
+    -c*torch*) exit "${NO_TORCH:-0}" ;;
     -c*) echo 312 ;;
     "-m pip install"*) echo "$@" >>"$PLACE/asked" ;;
     *) exec "$REAL" "$@" ;;
@@ -99,14 +100,14 @@ esac
 """
 
 
-def install(place: Path) -> subprocess.CompletedProcess[str]:
+def install(place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The init script, as it runs on a node."""
     python = place / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
     own = {"PLACE": str(place), "REAL": sys.executable, "PYTHONPATH": str(ROOT)}
     command = [str(ROOT / "cluster" / "install_on_runtime.sh"), str(python), str(place)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | own)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | own | variables)
 
 
 def test_the_init_script_is_the_one_that_installs() -> None:
@@ -136,4 +137,13 @@ def test_a_wheel_for_another_python_is_not_taken(tmp_path: Path) -> None:
     done = install(tmp_path)
     assert done.returncode == 1
     assert f"there is no horovod-*-cp312-*.whl in {tmp_path}. Build it on a node" in done.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_runtime_without_torch_is_told_to_get_the_one_that_horovod_was_built_against(tmp_path: Path) -> None:
+    for wheel in ("millrace-0.1.0-py3-none-any", "horovod-0.28.1-cp312-cp312-linux_x86_64"):
+        (tmp_path / f"{wheel}.whl").touch()
+    done = install(tmp_path, NO_TORCH="1")
+    assert done.returncode == 1
+    assert f"{tmp_path}/python has no torch, and Horovod is compiled against one" in done.stderr
     assert not (tmp_path / "asked").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cluster.errors import EnvironmentProblem, LaunchError
-from jobs import builds, doctor, doctor_checks, doctor_machine
+from jobs import builds, doctor, doctor_checks, doctor_machine, doctor_rest
 from jobs.artefacts import DOCTOR, read_json
 from jobs.findings import Finding
+from jobs.main import EXIT_REFUSED
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
@@ -20,6 +23,7 @@ from training.errors import TableError
 from training.world import World
 
 HEALTHY = Settings()
+ROOT = Path(doctor.__file__).parents[1]
 EXAMPLE = (
     "user bigint, history array<bigint>, history_age array<float>, target bigint, new float, age float, weight float"
 )
@@ -53,7 +57,8 @@ def settings(tmp_path: Path, *flags: str) -> Settings:
 
 
 def test_a_healthy_machine_passes(shop: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ALONE", tuple(check for check in doctor.ALONE if check is not doctor_machine.horovod))
+    alone = tuple(check for check in doctor_rest.ALONE if check is not doctor_machine.horovod)
+    monkeypatch.setattr(doctor_rest, "ALONE", alone)
     summary = doctor.run(shop, spark)
     assert summary["counts"]["fail"] == 0
     found = {finding["check"]: finding for finding in summary["findings"]}
@@ -76,16 +81,34 @@ def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkS
     assert "millrace ingest, millrace build-examples" in missing["remedy"]
 
 
-def test_without_spark_the_rest_is_still_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [EnvironmentProblem("Spark did not start (no jars)"), ImportError("no jars: no delta")])
+def test_without_spark_the_rest_is_still_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Exception
+) -> None:
     def no_session(*_: Any, **__: Any) -> None:
-        raise EnvironmentProblem("Spark did not start (no jars)")
+        raise why
 
-    monkeypatch.setattr(doctor, "ALONE", ())
-    monkeypatch.setattr(doctor, "open_session", no_session)
+    monkeypatch.setattr(doctor, "FIRST", ())
+    monkeypatch.setattr(doctor_rest, "ALONE", ())
+    monkeypatch.setattr(doctor_rest, "open_session", no_session)
     found = list(doctor.examine(settings(tmp_path)))
     assert [finding.check for finding in found] == ["spark", "disk"]
     assert found[0].level == "fail"
     assert "no jars" in found[0].what
+
+
+@pytest.mark.parametrize("missing", ["deltalake", "pyarrow", "torch"])
+def test_a_package_that_is_missing_is_a_finding(tmp_path: Path, missing: str) -> None:
+    """In a Python of its own, as the command does it."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from jobs.main import main; main()"
+    command = [sys.executable, "-c", code, "doctor", f"run_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_REFUSED, done.stderr
+    assert "Traceback" not in done.stderr
+    found = {finding["check"]: finding for finding in read_json(str(tmp_path), DOCTOR)["findings"]}
+    assert list(found) == ["python", "packages", "imports"]
+    assert found["imports"]["level"] == "fail"
+    assert missing in found["imports"]["what"]
 
 
 def test_two_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +224,7 @@ def test_a_run_folder_that_cannot_be_written(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor_checks.os, "access", lambda _place, _how: False)
-    monkeypatch.setattr(doctor, "ALONE", ())
+    monkeypatch.setattr(doctor_rest, "ALONE", ())
     with pytest.raises(EnvironmentProblem, match=r"disk: run_dir '.*/run' cannot be written\. set run_dir elsewhere"):
         doctor.run(settings(tmp_path, "training.ranks=1"), spark)
 

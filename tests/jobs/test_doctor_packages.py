@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import sys
 import tomllib
 from collections.abc import Callable
@@ -121,6 +122,19 @@ def test_a_runtimes_own_packages_stay(installed: Callable[..., None], monkeypatc
     assert not any(remedy.startswith("pip install 'torch") for remedy in found.values())
     assert [line.partition("<")[0] for line in bounds.to_install()] == ["faiss-cpu"]
     assert "torch==2.3.1" in bounds.to_keep()
+
+
+def test_what_a_runtime_has_none_of_is_installed(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It brings Spark, and a Python with less than one for machine learning has."""
+    monkeypatch.setenv("EMR_CLUSTER_ID", "j-1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    installed({"pandas": None, "pyspark": None, "delta-spark": None})
+    found = {finding.what.split()[0]: finding.remedy for finding in doctor_packages.package_versions(HEALTHY)}
+    assert found["pandas"] == "pip install 'pandas<4,>=2.2'"
+    assert found["pyspark"].startswith("keep EMR j-1's own")
+    assert bounds.to_install() == ["pandas<4,>=2.2"]
 
 
 def test_a_runtime_need_not_tell_its_versions(installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

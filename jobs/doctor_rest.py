@@ -1,0 +1,41 @@
+"""The checks of `millrace doctor` that need the packages themselves: all but those of Python and of the packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cluster.errors import ClusterError
+from cluster.session import TO_SCORE
+from jobs import doctor_checks as checks
+from jobs import doctor_machine as machine
+from jobs.findings import Check, Finding
+from jobs.sessions import open_session
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ALONE: tuple[Check, ...] = (
+    machine.java_version,
+    machine.loopback,
+    machine.horovod,
+    checks.data_source,
+    checks.fit_settings,
+)
+
+
+def examine(settings: Settings, spark: SparkSession | None) -> Iterator[Finding]:
+    """The findings, in the order of the checks."""
+    for check in ALONE:
+        yield from check(settings)
+    try:
+        session = open_session(settings, spark, beside=TO_SCORE)
+    except (ClusterError, ImportError) as error:
+        yield Finding("fail", "spark", str(error), "see the message; the checks of tables and slots were left out")
+    else:
+        yield Finding("ok", "spark", f"{session.version} with Delta's jars")
+        yield from checks.tables(settings, session)
+        yield from checks.slots(settings, session)
+    yield from checks.memory(settings)
+    yield from checks.disk(settings)
