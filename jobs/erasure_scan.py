@@ -155,7 +155,7 @@ class Scan:
         Those have no fields to look at; what ingest has put in place of such a line names nobody.
         """
         rows = self._tables.read(QUARANTINE).where(F.col("row") != NOT_KEPT)
-        names = F.udf(partial(self.finder.names, aside=self._aside), "boolean")
+        names = F.udf(partial(self.finder.names, aside=self._aside), "boolean", useArrow=True)
         is_malformed = F.col("reason") == MALFORMED
         return rows.where(F.when(is_malformed, True).otherwise(names("row"))).select(F.col("row").alias("value"))
 

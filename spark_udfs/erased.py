@@ -37,7 +37,7 @@ class Erased:
     def hashed(self, user_id: Column) -> Column:
         """The keyed hash of an id; null for null."""
         key = self.key
-        return F.udf(lambda text: None if text is None else digest(key, text), "string")(user_id)
+        return F.udf(lambda text: None if text is None else digest(key, text), "string", useArrow=True)(user_id)
 
     def among(self, rows: DataFrame, user_id: str) -> DataFrame:
         """The column `user_id` of these rows, cut down to persons who were erased, each once."""
@@ -74,6 +74,7 @@ class Erased:
         def values(text: str) -> list[str]:
             return [digest(key, clean(value)) for value in may_name(text, aside)]
 
-        hashes = rows.select(row).distinct().select(row, F.explode(F.udf(values, "array<string>")(row)).alias("hash"))
+        of_row = F.udf(values, "array<string>", useArrow=True)
+        hashes = rows.select(row).distinct().select(row, F.explode(of_row(row)).alias("hash"))
         mentioned = hashes.join(self.hashes, on="hash", how="left_semi").select(row)
         return rows.join(mentioned, on=row, how="left_anti")

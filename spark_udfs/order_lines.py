@@ -213,7 +213,7 @@ def cleaned(text: Column, *, normalise: bool) -> Column:
 
 
 def _normalised(text: Column) -> Column:
-    return F.udf(lambda text: None if text is None else normalised(text), "string")(text)
+    return F.udf(lambda text: None if text is None else normalised(text), "string", useArrow=True)(text)
 
 
 def normalised(text: str) -> str:

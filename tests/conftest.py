@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # So would Spark, on the Java that it writes and compiles for each: without it, plans are interpreted.
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

@@ -12,9 +12,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import erased, ingest
+from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.order_lines import KEPT, NOT_KEPT
+from tests.conftest import COMPILED
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
 HEADER = "Order,Item,Name,Count,When,Price,Customer,Land"
@@ -251,6 +253,7 @@ def test_who_is_erased_while_ingest_writes_is_taken_out_again(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_online_retail_adds_up(spark: SparkSession, online_retail: Path, tmp_path: Path) -> None:
     """The counts that the data set's own description gives, and the protocol's training lines."""
     from jobs import build_examples
@@ -259,11 +262,12 @@ def test_online_retail_adds_up(spark: SparkSession, online_retail: Path, tmp_pat
     pipeline = Path(ingest.__file__).parent / "pipelines" / "online_retail.yaml"
     flags = [f"tables.root={tmp_path}/tables", f"run_dir={tmp_path}/run", f"ingest.path={online_retail}"]
     settings = load_settings(pipeline, flags)
-    summary = ingest.run(settings, spark)
+    with session_settings(spark, COMPILED):
+        summary = ingest.run(settings, spark)
+        counts = build_examples.run(settings, spark)["counts"]
     assert summary["raw_rows"] == 541_909
     assert summary["dispositions"]["duplicate"] == 5_268
     assert sum(summary["dispositions"][name] for name in KEPT if name in summary["dispositions"]) == 531_172
-    counts = build_examples.run(settings, spark)["counts"]
     assert (counts["training_lines"], counts["training_users"], counts["training_items"]) == (328_397, 4_082, 3_622)
     queries = Tables(spark, settings.tables.root).read("queries").where("split = 'test'")
     bought = queries.agg(F.count_if(F.size("truth") > 0), F.count_if(F.size(F.array_except("truth", "seen")) > 0))
