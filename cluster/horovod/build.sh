@@ -12,6 +12,7 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="${1:?usage: cluster/horovod/build.sh PYTHON}"
+python="$(command -v "$python" || echo "$python")" # of the search path, if it is a name alone
 python="$(cd "$(dirname "$python")" && pwd)/$(basename "$python")"
 gpu="${GPU:-0}"
 version="0.28.1"
@@ -30,7 +31,10 @@ PY
 )" || die "torch cannot be imported by $python; install the requirements first: make install"
 read -r tag torch_version cuda abi <<<"$facts"
 targets="${HOROVOD_BUILD_CUDA_CC_LIST:-80,90}"
-[ "$gpu" = 1 ] && gpu_facts="$targets ${CUDA_HOME:-packages}" || gpu_facts=none
+gpu_facts=none
+if [ "$gpu" = 1 ]; then
+    gpu_facts="$targets ${CUDA_HOME:-packages} $([ -z "${CUDA_HOME:-}" ] || "$CUDA_HOME/bin/nvcc" --version 2>/dev/null || true)"
+fi
 key="$(printf '%s\n' "$version" "$facts" "$gpu_facts" "$("$compiler" --version | head -1)" "$(uname -m)" "$(ldd --version 2>&1 | head -1)" \
     "$(cat "$here/cxx" "$here/build.sh" | sha256sum)" | sha256sum | cut -c1-16)"
 

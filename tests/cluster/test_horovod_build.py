@@ -26,7 +26,10 @@ esac
 """
 
 
-def build(place: Path, facts: str = "cpython-313 2.15.0 13.2 1", **variables: str) -> subprocess.CompletedProcess[str]:
+FACTS = "cpython-313 2.15.0 13.2 1"
+
+
+def build(place: Path, facts: str = FACTS, **variables: str) -> subprocess.CompletedProcess[str]:
     python = place / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
@@ -57,6 +60,16 @@ def test_another_python_or_torch_is_another_wheel(tmp_path: Path, facts: str) ->
     build(tmp_path)
     build(tmp_path, facts)
     assert builds(tmp_path) == 2
+
+
+def test_a_python_is_found_on_the_search_path(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "python").rename(tmp_path / "python3.77")
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PLACE": str(tmp_path), "FACTS": FACTS, "BROKEN": ""}
+    own |= {"MILLRACE_CACHE": str(tmp_path / "cache")}
+    script = str(ROOT / "cluster" / "horovod" / "build.sh")
+    done = subprocess.run([script, "python3.77"], capture_output=True, text=True, check=False, env=os.environ | own)
+    assert "a wheel for these inputs is in the cache" in done.stdout, done.stderr
 
 
 def test_a_torch_that_breaks_the_build_is_told_which_works(tmp_path: Path) -> None:
