@@ -18,6 +18,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from spark_udfs.arrow import RANKED_TYPE, ids_of, lists, ranked
+from spark_udfs.packed import pack
 from spark_udfs.ranking import Batches, MatrixFile, require_columns, save_matrix
 from spark_udfs.top_k import CELLS, Floats, Ints, Lists, take
 
@@ -137,11 +138,11 @@ def item_item(queries: DataFrame, near: NeighbourFiles, allowed: Ints, *, k: int
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "seen": "array<bigint>"})
-    listed = np.unique(allowed)
+    sent = pack(np.unique(allowed))
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
         items, similarities = near.items.open(), near.similarities.open()
-        may = np.isin(np.arange(len(items)), listed)
+        may = np.isin(np.arange(len(items)), sent.unpack())
         may[0] = False
         for batch in batches:
             seen = _inside(lists(batch.column(1)), len(items))

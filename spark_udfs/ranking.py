@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
 from spark_udfs.column_types import type_problems
+from spark_udfs.packed import pack
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, first_unseen, no_lists, one_thread, top_k
 from training.errors import DataError, SchemaError, TableError
@@ -100,11 +101,11 @@ def by_inner_product(
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "vector": "array<float>", "seen": "array<bigint>"})
-    ids = None if allowed is None else allowed_ids(allowed)
+    sent = None if allowed is None else pack(allowed_ids(allowed))
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
-        kept, matrix = _allowed_rows(items, ids)
+        kept, matrix = _allowed_rows(items, None if sent is None else sent.unpack())
         for batch in batches:
             vectors = _matrix_of(batch.column(1), matrix.shape[1])
             seen = seen_of(batch.column(2), exclude_seen)
@@ -127,9 +128,11 @@ def by_order(queries: DataFrame, order: Ints, *, k: int, exclude_seen: bool) -> 
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "seen": "array<bigint>"})
-    place = ranking_scores(order)
+    sent = pack(order)
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
+        order = sent.unpack()
+        place = ranking_scores(order)
         for batch in batches:
             found = first_unseen(order, k, seen_of(batch.column(1), exclude_seen))
             yield from ranked(ids_of(batch.column(0)), found, place(found), np.zeros(len(found), np.bool_))

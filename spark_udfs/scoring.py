@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
+from spark_udfs.packed import pack
 from spark_udfs.ranking import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
@@ -68,11 +69,12 @@ def recommend(
     check_queries(queries, schema, columns, bundle_path)
     ids = allowed_ids(allowed)
     order = np.zeros(0, np.int64) if fallback is None else fallback[np.isin(fallback, ids)]
+    sent_ids, sent_order = pack(ids), pack(order)
     wanted = [schema[name] for name in columns]
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
-        scorer = _Scorer(bundle_path, ids, order, k)
+        scorer = _Scorer(bundle_path, sent_ids.unpack(), sent_order.unpack(), k)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
