@@ -1,12 +1,13 @@
 """The checks of `millrace doctor` that hold Python and the packages against the versions that are tested.
 
-Which Spark a Delta is for is what delta-spark itself says.
+Which Spark a Delta is for is what delta-spark itself says; which pyarrow, pandas and numpy a Spark takes, pyspark.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Collection
 
 from packaging.requirements import Requirement
 
@@ -25,13 +26,14 @@ def python_version(settings: Settings) -> list[Finding]:  # noqa: ARG001
 
 
 def package_versions(settings: Settings) -> list[Finding]:  # noqa: ARG001
-    """What is missing, or not of a version that is tested; and whether Delta and Spark are of one another."""
+    """What is missing or not of a version that is tested, and whether Delta, Spark and what Spark takes go together."""
     tested = bounds.requirements()
     if tested is None:
         what = f"the versions that work together are not known: {bounds.DISTRIBUTION} is not installed"
         return [Finding("warn", "packages", what, "pip install --no-deps its wheel, or run it in a checkout")]
     wanted = tested[1]
-    findings = [_unfit(one) for one in wanted if not bounds.fits(one)] + _delta_of_spark()
+    outside = {one.name: _unfit(one) for one in wanted if not bounds.fits(one)}
+    findings = [*outside.values(), *_of_one_another(but=outside)]
     if findings:
         return findings
     what = f"{len(wanted)} packages of versions that are tested"
@@ -58,15 +60,23 @@ def _how_to_get(wanted: Requirement) -> str:
     return f"pip install '{wanted}'"
 
 
-def _delta_of_spark() -> list[Finding]:
-    """What delta-spark asks of pyspark; a vendor has matched the two of its runtime itself."""
-    spark, delta = bounds.installed("pyspark"), bounds.installed("delta-spark")
-    if not delta or bounds.runtime() is not None:
+def _of_one_another(but: Collection[str]) -> list[Finding]:
+    """What delta-spark asks of pyspark, and pyspark of those that run our functions; a vendor has matched its own.
+
+    Args:
+        but: packages that something is said about already.
+    """
+    if bounds.runtime() is not None:
         return []
-    asked = [Requirement(line) for line in importlib.metadata.requires("delta-spark") or []]
-    unfit = [one for one in asked if one.name == "pyspark" and spark and spark not in one.specifier]
-    remedy = "take the delta-spark that is for it: one of the pairs in cluster/lines/"
-    return [
-        Finding("fail", "packages", f"pyspark {spark} with delta-spark {delta}, which asks for {one}", remedy)
-        for one in unfit
-    ]
+    findings = []
+    for name, extra in (("delta-spark", ""), ("pyspark", "sql")):
+        lines = (importlib.metadata.requires(name) or []) if bounds.installed(name) else []
+        asked = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": extra})]
+        for one in asked:
+            found = bounds.installed(one.name) if one.name in bounds.ITS_OWN.difference(but) else None
+            if found and not one.specifier.contains(found, prereleases=True):
+                what = (
+                    f"{one.name} {found} with {name} {bounds.installed(name)}, which asks for {one.name}{one.specifier}"
+                )
+                findings.append(Finding("fail", "packages", what, "take versions of one line: those in cluster/lines/"))
+    return findings

@@ -111,6 +111,23 @@ def test_delta_says_which_spark_it_is_for(installed: Callable[..., None], monkey
     assert only(doctor_packages.package_versions(HEALTHY)).level == "ok"
 
 
+def test_spark_says_which_packages_it_takes(installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them within the bounds, which hold for every Spark."""
+    asked = [
+        "py4j<0.10.9.10",
+        "pyarrow>=18.0.0; extra == 'sql'",
+        "numpy<2,>=1.15; extra == 'sql'",
+        "pandas>9; extra == 'x'",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", {"pyspark": asked}.get)
+    installed({"pyspark": "4.2.0", "delta-spark": "4.4.0", "pyarrow": "15.0.2", "numpy": "1.26.4"})
+    found = only(doctor_packages.package_versions(HEALTHY))
+    assert found.what == "pyarrow 15.0.2 with pyspark 4.2.0, which asks for pyarrow>=18.0.0"
+    installed({"pyspark": "4.2.0", "delta-spark": "4.4.0", "pyarrow": "18.0.0", "numpy": "2.1.0"})
+    found = only(doctor_packages.package_versions(HEALTHY))
+    assert found.what == "numpy 2.1.0 with pyspark 4.2.0, which asks for numpy<2,>=1.15"
+
+
 def test_a_runtimes_own_packages_stay(installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
     installed({"torch": "2.3.1", "petastorm": None, "faiss-cpu": None, "horovod": None})
