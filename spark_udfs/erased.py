@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from spark_udfs import texts
 from spark_udfs.occurrences import may_name
 
 
@@ -37,7 +38,7 @@ class Erased:
     def hashed(self, user_id: Column) -> Column:
         """The keyed hash of an id; null for null."""
         key = self.key
-        return F.udf(lambda text: None if text is None else digest(key, text), "string", useArrow=True)(user_id)
+        return texts.apply(lambda text: digest(key, text), user_id)
 
     def among(self, rows: DataFrame, user_id: str) -> DataFrame:
         """The column `user_id` of these rows, cut down to persons who were erased, each once."""

@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, TimestampType
 
+from spark_udfs import texts
 from spark_udfs.erased import Erased
 from spark_udfs.features import utc
 
@@ -208,12 +209,8 @@ def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> 
 
 def cleaned(text: Column, *, normalise: bool) -> Column:
     """A text as ingest keeps it: trimmed or, of an id where the rules say so, normalised; null where blank."""
-    trimmed = _normalised(F.trim(text)) if normalise else F.trim(text)
+    trimmed = texts.apply(normalised, F.trim(text)) if normalise else F.trim(text)
     return F.when(trimmed != "", trimmed)
-
-
-def _normalised(text: Column) -> Column:
-    return F.udf(lambda text: None if text is None else normalised(text), "string", useArrow=True)(text)
 
 
 def normalised(text: str) -> str:

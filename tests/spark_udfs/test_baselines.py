@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.sessions import session_settings
 from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
 
 
@@ -32,9 +33,11 @@ def test_interactions_count_lines(spark: SparkSession) -> None:
     assert sorted(tuple(row) for row in interactions(lines).collect()) == [(1, 7, 2), (2, 7, 1)]
 
 
-def test_popularity_orders_by_its_column_then_index(catalogue: DataFrame) -> None:
-    assert popularity_order(catalogue, "user_count").tolist() == [11, 10, 12, 13]
-    assert popularity_order(catalogue, "recent_count").tolist() == [12, 10, 11, 13]
+@pytest.mark.parametrize("arrow", ["true", "false"])
+def test_popularity_orders_by_its_column_then_index(spark: SparkSession, catalogue: DataFrame, arrow: str) -> None:
+    with session_settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": arrow}):
+        orders = [popularity_order(catalogue, by).tolist() for by in ("user_count", "recent_count")]
+    assert orders == [[11, 10, 12, 13], [12, 10, 11, 13]]
 
 
 def test_popularity_leaves_out_what_was_seen(spark: SparkSession, catalogue: DataFrame) -> None:

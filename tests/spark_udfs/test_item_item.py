@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.sessions import session_settings
 from spark_udfs import item_item as module
 from spark_udfs.item_item import (
     NeighbourFiles,
@@ -29,9 +30,13 @@ def counts(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame([(user, item, 1) for user, item in pairs], "user bigint, item bigint, count bigint")
 
 
-@pytest.fixture(scope="module")
-def near(counts: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> NeighbourFiles:
-    return save_neighbours(neighbours(counts), tmp_path_factory.mktemp("near"))
+@pytest.fixture(scope="module", params=["true", "false"])
+def near(
+    spark: SparkSession, counts: DataFrame, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> NeighbourFiles:
+    """Collected through Arrow, and as a session without it does."""
+    with session_settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": request.param}):
+        return save_neighbours(neighbours(counts), tmp_path_factory.mktemp("near"))
 
 
 def ranks(df: DataFrame) -> dict[int, list[int]]:
