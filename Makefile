@@ -35,8 +35,8 @@ OUT    ?= out
 
 # One at a time: the second waits, and then finds it done.
 install:
-	@flock -n $(LOCK) true || echo "another installation of the line '$(LINE)' is running here; waiting for its end"
-	@flock $(LOCK) $(MAKE) -s $(READY)
+	@flock -n Makefile true || echo "another installation is running here; waiting for its end"
+	@flock Makefile $(MAKE) -s $(READY)
 
 # An environment whose Python has gone, as with an upgrade of the system's, is not ready, whatever its mark says.
 ifneq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),runs)
@@ -85,7 +85,8 @@ wheel: install
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 # What a lock holds already is kept where the bounds allow it; without the file, all is the newest.
-lock: install
+lock:
+	@test -x $(BIN)/uv || $(MAKE) -s install
 	@for line in $(LINES); do \
 	    VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
 	        --no-emit-index-url --no-annotate --no-header --constraint cluster/lines/$$line.in -o cluster/lines/$$line.lock || exit 1; \

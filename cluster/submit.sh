@@ -23,6 +23,10 @@ done
 [ "${1:-}" = -- ] && shift
 
 python="${PYSPARK_DRIVER_PYTHON:-$here/.venv/bin/python}"
+command -v "$python" >/dev/null || {
+    echo "there is no Python '$python': make install makes it, or set PYSPARK_DRIVER_PYTHON to the driver's" >&2
+    exit 2
+}
 export PYSPARK_DRIVER_PYTHON="$python" PYSPARK_PYTHON="${PYSPARK_PYTHON:-$python}"
 submit="${SPARK_HOME:+$SPARK_HOME/bin/}spark-submit"
 command -v "$submit" >/dev/null || submit="$(dirname "$python")/spark-submit"

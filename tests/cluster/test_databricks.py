@@ -49,6 +49,7 @@ def test_databricks_knows_every_field(target: str) -> None:
 def test_each_target_is_a_long_term_release_for_machine_learning() -> None:
     versions = {target: variables(target)["runtime"] for target in BUNDLE["targets"]}
     assert versions == {target: f"17.3.x-{target}-ml-scala2.13" for target in ("cpu", "gpu")}
+    assert len({variables(target)["wheels"] for target in BUNDLE["targets"]}) == 2  # Horovods of the same name
     assert set(BUNDLE) == {"bundle", "variables", "targets", "resources"}
     used = set(re.findall(r"\$\{var\.(\w+)\}", json.dumps(JOB)))
     assert used == set(BUNDLE["variables"])

@@ -38,3 +38,11 @@ def test_a_job_that_is_not_there_is_refused(tmp_path: Path) -> None:
     said = submit(tmp_path, "bake")
     assert (said.returncode, said.stdout) == (2, "")
     assert "there is no job 'bake'" in said.stderr
+
+
+def test_a_driver_without_python_is_told(tmp_path: Path) -> None:
+    script = str(ROOT / "cluster" / "submit.sh")
+    env = {**os.environ, "PYSPARK_DRIVER_PYTHON": str(tmp_path / "python")}
+    said = subprocess.run([script, "train"], env=env, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert f"there is no Python '{tmp_path}/python': make install makes it" in said.stderr
