@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 from weakref import WeakKeyDictionary
 
+import pyspark
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
@@ -69,6 +70,13 @@ def build_session(
         return _checked(active)
     if server := connect_server(master):
         return _remote(server, conf or {}, beside)
+    try:
+        from cluster.jvm import bound_jvm
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"PySpark {pyspark.__version__} here is a client of Spark Connect alone and starts no session; name a "
+            "server in SPARK_REMOTE or spark.master (sc://host:port), or install the whole pyspark"
+        ) from error
     # Executors' Python workers must be this interpreter, or they miss the packages (the error names neither).
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -79,8 +87,6 @@ def build_session(
         builder = _local(builder, master, driver_memory, shuffle_partitions)
     for key, value in (conf or {}).items():
         builder = builder.config(key, value)
-    from cluster.jvm import bound_jvm  # a client of Spark Connect alone has no SparkContext
-
     with bound_jvm() as log:
         try:
             spark: SparkSession = builder.getOrCreate()

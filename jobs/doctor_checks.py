@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import pyspark
+
 from cluster.errors import LaunchError
 from cluster.sizes import table_bytes
 from cluster.spark_ranks import refuse_rdds
@@ -156,6 +158,14 @@ def disk(settings: Settings) -> list[Finding]:
     if needed > free:
         return [Finding("fail", "disk", what, "free some, set run_dir elsewhere, or keep fewer checkpoints")]
     return [Finding("ok", "disk", what)]
+
+
+def versions(spark: SparkSession) -> Finding:
+    """The session's Spark against PySpark: a server of Spark Connect, or a cluster, may have another."""
+    here, there = pyspark.__version__, str(spark.version)
+    if here.split(".")[:2] == there.split(".")[:2]:
+        return Finding("ok", "spark", f"{there} with Delta's jars")
+    return Finding("warn", "spark", f"PySpark {here} with a session of Spark {there}", f"install PySpark {there}")
 
 
 def slots(settings: Settings, spark: SparkSession) -> list[Finding]:

@@ -34,7 +34,7 @@ def examine(settings: Settings, spark: SparkSession | None) -> Iterator[Finding]
     except (ClusterError, ImportError) as error:
         yield Finding("fail", "spark", str(error), "see the message; the checks of tables and slots were left out")
     else:
-        yield Finding("ok", "spark", f"{session.version} with Delta's jars")
+        yield checks.versions(session)
         yield from checks.tables(settings, session)
         yield from checks.slots(settings, session)
     yield from checks.memory(settings)

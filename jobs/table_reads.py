@@ -59,9 +59,16 @@ class TableReads:
     Args:
         spark: a session with Delta Lake.
         root: a folder or an object-store URL; each table is a folder below it.
+
+    Raises:
+        TableError: the root has a variable in it, which Spark's SQL would replace, and its writers would not.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
+        if "${" in root:
+            raise TableError(
+                f"tables.root '{root}' must be a path as it stands, without variables; write out what '${{...}}' is for"
+            )
         self.spark = spark
         # Spark's SQL resolves a relative path against its warehouse, everything else against the working folder.
         self.root = root.rstrip("/") if ":/" in root else str(Path(root).absolute())

@@ -67,6 +67,15 @@ def unchecked(spark: SparkSession) -> Iterator[SparkSession]:
     spark.sparkContext.pythonExec = python
 
 
+def test_a_client_alone_names_what_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyspark-client has no SparkContext, so `cluster.jvm` cannot be imported there."""
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    monkeypatch.setitem(sys.modules, "cluster.jvm", None)
+    with pytest.raises(EnvironmentProblem, match=r"client of Spark Connect alone .*; name a server in SPARK_REMOTE or"):
+        session.build_session()
+
+
 def test_a_session_is_checked_once_for_what_a_job_needs(
     unchecked: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

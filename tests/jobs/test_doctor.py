@@ -235,6 +235,23 @@ def test_a_glob_and_a_url_are_data(tmp_path: Path) -> None:
     assert only(doctor_checks.data_source(settings(tmp_path, "ingest.path=s3://bucket/a.csv"))).level == "ok"
 
 
+@pytest.mark.parametrize(
+    ("server", "found"),
+    [
+        ("4.2.0", ("ok", "4.2.0 with Delta's jars")),
+        ("4.2.1-vendor", ("ok", "4.2.1-vendor with Delta's jars")),
+        ("4.0.1", ("warn", "PySpark 4.2.0 with a session of Spark 4.0.1")),
+    ],
+)
+def test_a_server_of_another_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, server: str, found: tuple[str, str]
+) -> None:
+    monkeypatch.setattr("pyspark.__version__", "4.2.0")
+    session: Any = SimpleNamespace(version=server)
+    finding = doctor_checks.versions(session)
+    assert (finding.level, finding.what) == found
+
+
 def test_ranks_and_slots(tmp_path: Path) -> None:
     def session(places: int, dynamic: str = "false") -> Any:
         conf = SimpleNamespace(get=lambda _key, _default: dynamic)

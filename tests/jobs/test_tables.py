@@ -84,6 +84,12 @@ def test_names_are_taken_as_they_stand(spark: SparkSession, tmp_path: Path) -> N
     assert not [table.name for table in spark.catalog.listTables() if table.name.startswith("millrace_")]
 
 
+def test_a_variable_in_the_root_is_refused(spark: SparkSession) -> None:
+    """Spark's SQL would put something else there, and its writers would not: two tables instead of one."""
+    with pytest.raises(TableError, match=r"tables.root 's3a://\$\{SHOP\}/tables' must .* write out what '\$\{...\}'"):
+        Tables(spark, "s3a://${SHOP}/tables")
+
+
 def test_nothing_new_is_noted_until_rows_change(tables: Tables) -> None:
     tables.merge_new("events", numbers(tables, 1), ["id"], job="ingest", inputs={"file": "a"})
     content = tables.pin("events").content
