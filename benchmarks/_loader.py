@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from run import NOTHING_MEASURED
 
 from training.loader import Loader
 from training.schema import Column, Kind, Schema
@@ -72,6 +73,17 @@ def histories(random: np.random.Generator, rows: int) -> pa.Table:
     return pa.table({"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))})
 
 
+def petastorm_readers() -> tuple[Any, Any] | None:
+    """Petastorm's own reader and shuffling loader; None where its whole package does not import."""
+    try:
+        from petastorm import make_batch_reader
+        from petastorm.pytorch import BatchedDataLoader
+    except ImportError as error:
+        print(f"  petastorm's own loader is left out: {error}")
+        return None
+    return make_batch_reader, BatchedDataLoader
+
+
 def files(snapshot: Snapshot) -> list[str]:
     return [f"{snapshot.uri}/{file.path}" for file in snapshot.files]
 
@@ -117,4 +129,4 @@ def rates(rows: int, seconds: Mapping[str, float]) -> dict[str, int]:
     return found
 
 
-__all__ = ["open_snapshot"]
+__all__ = ["NOTHING_MEASURED", "open_snapshot"]

@@ -1,19 +1,39 @@
 """Shuffled batches of 8,192 from 21 numeric columns: ours over Petastorm's own BatchedDataLoader, one shuffle window.
 
-python benchmarks/loader_shuffled.py [ROWS ROUNDS]
+    python benchmarks/loader_shuffled.py [ROWS ROUNDS]
+
+It needs Petastorm's whole package: the line of versions `legacy` (docs/platforms.md).
 """
 
 from __future__ import annotations
 
-from _loader import BATCH, WIDE, WORKERS, arguments, files, in_turn, loader, open_snapshot, rates, report, table, wide
+import sys
+
+from _loader import (
+    BATCH,
+    NOTHING_MEASURED,
+    WIDE,
+    WORKERS,
+    arguments,
+    files,
+    in_turn,
+    loader,
+    open_snapshot,
+    petastorm_readers,
+    rates,
+    report,
+    table,
+    wide,
+)
 
 WINDOW, GOAL = 200_000, 5.0
 
 
 def main() -> None:
-    from petastorm import make_batch_reader
-    from petastorm.pytorch import BatchedDataLoader
-
+    readers = petastorm_readers()
+    if readers is None:
+        sys.exit(NOTHING_MEASURED)
+    make_batch_reader, BatchedDataLoader = readers
     rows, rounds = arguments(20e6, 3)
     snapshot = open_snapshot(table("wide", rows, 100_000, wide))
     urls = [f"file://{path}" for path in files(snapshot)]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOTHING_MEASURED = 77  # what benchmarks/_gpu.py ends with where there is no GPU
+NOTHING_MEASURED = 77  # what a benchmark ends with that is left out: no GPU, no whole Petastorm
 HERE = Path(__file__).resolve().parent
 
 
