@@ -13,10 +13,10 @@ PYTHONS-newest  := 3.13 3.12 3.11
 PYTHONS-current := 3.12 3.11
 PYTHONS-legacy  := 3.11
 PYTHON          ?=
-# What is run of the other lines where the time does not suffice for all: the loader, the tables, the Spark functions.
+# What is run of the other lines where the time does not suffice for all: loader, tables, Spark functions, the main job.
 AWKWARD         := tests/training/test_awkward_tables.py::test_table_equals_sparks
 PART            := tests/training/test_pool.py tests/training/test_reader.py '$(AWKWARD)[deleted]' '$(AWKWARD)[mapped_by_name]' \
-                   tests/jobs/test_tables.py tests/spark_udfs
+                   tests/jobs/test_tables.py tests/spark_udfs tests/test_end_to_end.py
 
 ifeq ($(filter $(LINE),$(LINES)),)
 $(error LINE=$(LINE) is none of $(LINES))
