@@ -73,15 +73,22 @@ def histories(random: np.random.Generator, rows: int) -> pa.Table:
     return pa.table({"history": pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))})
 
 
-def petastorm_readers() -> tuple[Any, Any] | None:
-    """Petastorm's own reader and shuffling loader; None where its whole package does not import."""
+def petastorms_own(snapshot: Snapshot, column: str, window: int) -> Callable[[], int] | None:
+    """A column's sum by Petastorm's own reader and shuffling loader; None where its whole package does not import."""
     try:
         from petastorm import make_batch_reader
         from petastorm.pytorch import BatchedDataLoader
     except ImportError as error:
         print(f"  petastorm's own loader is left out: {error}")
         return None
-    return make_batch_reader, BatchedDataLoader
+    urls = [f"file://{path}" for path in files(snapshot)]
+
+    def total() -> int:
+        reader = make_batch_reader(urls, reader_pool_type="thread", workers_count=WORKERS, num_epochs=1)
+        with reader, BatchedDataLoader(reader, batch_size=BATCH, shuffling_queue_capacity=window) as batches:
+            return sum(int(batch[column].sum()) for batch in batches)
+
+    return total
 
 
 def files(snapshot: Snapshot) -> list[str]:

@@ -13,17 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 from _loader import (
-    BATCH,
     HISTORY,
-    WORKERS,
     arguments,
     decoded_by_pyarrow,
-    files,
     histories,
     in_turn,
     loader,
     open_snapshot,
-    petastorm_readers,
+    petastorms_own,
     rates,
     report,
     table,
@@ -46,17 +43,8 @@ def padded(random: np.random.Generator, rows: int) -> pa.Table:
 def main() -> None:
     rows, rounds = arguments(2e6, 3)
     snapshot = open_snapshot(table("histories", rows, GROUP, histories))
-    calls: dict[str, Callable[[], int]] = {}
-    if (readers := petastorm_readers()) is not None:
-        make_batch_reader, BatchedDataLoader = readers
-        urls = [f"file://{path}" for path in files(open_snapshot(table("padded", rows, GROUP, padded)))]
-
-        def petastorm() -> int:
-            reader = make_batch_reader(urls, reader_pool_type="thread", workers_count=WORKERS, num_epochs=1)
-            with reader, BatchedDataLoader(reader, batch_size=BATCH, shuffling_queue_capacity=WINDOW) as batches:
-                return sum(int(batch["history"].sum()) for batch in batches)
-
-        calls["petastorm"] = petastorm
+    petastorm = petastorms_own(open_snapshot(table("padded", rows, GROUP, padded)), "history", WINDOW)
+    calls: dict[str, Callable[[], int]] = {} if petastorm is None else {"petastorm": petastorm}
 
     def pyarrow() -> int:
         return decoded_by_pyarrow(
