@@ -32,6 +32,7 @@ echo "$* into $VIRTUAL_ENV" >>"$SAID/uv"
 sleep 0.3
 rmdir "$SAID/busy"
 """
+DISK = "#!/bin/sh\necho 'Filesystem MB Used Available\ndisk 99999 0 99999'\n"  # the disk of the tests may be fuller
 STEPS = ("-m venv", "cluster/lines/torn_packages.py", "-m ensurepip", "-m pip install", "cluster/horovod/check.py")
 OF_MAKE = ("GPU", "PYTHON", "LINE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # of the `make test` that runs these tests
 
@@ -48,6 +49,7 @@ class Checkout:
         self.command(self.said / "uv.sh", UV)
         self.python = self.command(folder / "my python", PYTHON)
         self.command(folder / "bin" / "java", "#!/bin/sh\necho 'openjdk version \"17.0.1\"' >&2\n")
+        self.command(folder / "bin" / "df", DISK)
         self.command(self.folder / "cluster" / "horovod" / "build.sh", '#!/bin/sh\necho "GPU=$GPU" >>"$SAID/builds"\n')
         own = {"SAID": str(self.said), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "CXX": "true"}
         given = {name: value for name, value in os.environ.items() if name not in OF_MAKE}

@@ -58,12 +58,13 @@ def python_that(folder: Path, name: str, says: str) -> Path:
     return command
 
 
-def check(tmp_path: Path, *versions: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def check(tmp_path: Path, *versions: str, free_mb: int = 9000, **variables: str) -> subprocess.CompletedProcess[str]:
     """cluster/check_machine.sh with the commands in tmp_path/bin ahead of the system's tools, and no Python else."""
     java = python_that(tmp_path / "bin", "java", "echo 'openjdk version \"17.0.1\"' >&2").parent
+    python_that(tmp_path / "bin", "df", f"echo 'Filesystem MB Used Available'; echo 'disk 99999 0 {free_mb}'")
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
-    for tool in ("bash", "sh", "sed", "head", "df", "awk", "make", "true"):
+    for tool in ("bash", "sh", "sed", "head", "awk", "make", "true"):
         if not (tools / tool).exists():
             (tools / tool).symlink_to(str(shutil.which(tool)))
     own = {"PATH": f"{java}:{tools}", "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv"), "CXX": "true"}
@@ -127,6 +128,16 @@ def test_the_python_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
     assert check(tmp_path, "3.99", THIS, PYTHON=str(asked)).stdout.strip() == str(asked)
     assert f"{asked} is Python {THIS}" in check(tmp_path, "3.99", PYTHON=str(asked)).stderr
     assert "nowhere is not there" in check(tmp_path, THIS, PYTHON="nowhere").stderr
+
+
+def test_a_full_disk_is_named_unless_the_environment_is_there(tmp_path: Path) -> None:
+    python_that(tmp_path / "bin", f"python{THIS}", WORKS)
+    assert (
+        "9 GB of free disk here (torch is most of it); there are 7109 MB" in check(tmp_path, THIS, free_mb=7109).stderr
+    )
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python_that(tmp_path / ".venv" / "bin", "python", WORKS)
+    assert check(tmp_path, THIS, free_mb=7109).stdout.strip() == ".venv/bin/python"
 
 
 def test_a_line_that_is_not_there_is_refused() -> None:
