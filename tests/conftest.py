@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-# A test's rows are few and its plans many: a JVM would spend most of its time on compiling well what runs once.
-QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-# So would Spark, on the Java that it writes and compiles for each: without it, plans are interpreted.
+# A test's rows are few and its plans many: Spark would spend most of its time on the Java that it writes for each and
+# compiles. Without it, plans are interpreted.
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -28,7 +27,7 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": QUICK_START, **AS_THEY_STAND},
+        conf={"spark.driver.extraJavaOptions": "-XX:+UseSerialGC", **AS_THEY_STAND},
     )
     yield session
     session.stop()

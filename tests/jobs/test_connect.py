@@ -19,7 +19,6 @@ from pyspark.sql import SparkSession
 
 from cluster import session
 from cluster.errors import EnvironmentProblem
-from tests.conftest import QUICK_START
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(pyspark.__file__).parent
@@ -49,7 +48,7 @@ def submit(port: int) -> list[str]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": port,
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": QUICK_START,
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
         "spark.sql.extensions": session.DELTA_EXTENSION,
         "spark.sql.catalog.spark_catalog": session.DELTA_CATALOG,
         "spark.sql.shuffle.partitions": 2,
