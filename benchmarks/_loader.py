@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from run import NOTHING_MEASURED
 
-from training.loader import Loader
+from training.data.loader import Loader
+from training.data.snapshot import Snapshot, open_snapshot
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot
 
 WORKERS, BATCH = 2, 8192
 IDS, NUMBERS = [f"i{k}" for k in range(8)], [f"f{k}" for k in range(13)]

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.batch import Batch, to_device
-from training.cache import MemoryCache
-from training.device import Feed
+from training.data.cache import MemoryCache
+from training.data.loader import Loader
 from training.fit import FitSettings
-from training.loader import Loader
-from training.optimizers import build_optimizers
 from training.schema import Column, Kind, Schema
+from training.step.device import Feed
+from training.step.optimizers import build_optimizers
 
 A100_SAMPLES_PER_S, GOAL, GROUP = 4.55e6, 1.0, 131_072
 IDS, NUMBERS = [f"c{k}" for k in range(26)], [f"n{k}" for k in range(13)]

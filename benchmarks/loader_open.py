@@ -50,7 +50,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    from training.plan import Plan
+    from training.data.plan import Plan
 
     (files,) = arguments(10_000)
     path = many_files(files)

@@ -14,11 +14,11 @@ import torch
 from _loader import WORKERS, arguments, in_turn, open_snapshot, rates, report, table
 
 from training.batch import Batch
+from training.data.loader import Loader
 from training.fit import fit
-from training.fit_settings import FitSettings
-from training.loader import Loader
 from training.models.two_tower import TwoTower, TwoTowerConfig
 from training.schema import Column, Kind, Schema
+from training.settings import FitSettings
 from training.world import World
 
 USERS, ITEMS, BATCH, WINDOW, GROUP, GOAL = 100_000, 20_000, 4096, 100_000, 50_000, 0.9

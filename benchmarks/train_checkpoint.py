@@ -12,8 +12,8 @@ from _train import arguments, report
 
 import torch  # isort: skip  after _train has set the number of threads
 
-from training.checkpoint import Checkpoints, State
-from training.progress import Progress
+from training.state.checkpoint import Checkpoints, State
+from training.state.progress import Progress
 
 GOAL, EVERY, STEP_S = 3.0, 100, 0.2
 

@@ -13,7 +13,7 @@ from _train import arguments, middle_ms, report
 import torch  # isort: skip  after _train has set the number of threads
 from torch import nn
 
-from training.optimizers import RowwiseAdagrad
+from training.step.optimizers import RowwiseAdagrad
 
 DIMENSION, GOAL = 64, 1.7
 

@@ -15,9 +15,9 @@ import torch  # isort: skip  after _train has set the number of threads
 from torch import nn
 
 from cluster.launch import launch
-from training import exchange
-from training.memory import reuse_memory
-from training.sync import Synchroniser
+from training.data.memory import reuse_memory
+from training.step import exchange
+from training.step.sync import Synchroniser
 from training.world import World
 
 DIMENSION, GOAL = 64, 1.1

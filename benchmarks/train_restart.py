@@ -24,7 +24,7 @@ from train_plain_horovod import Model
 from cluster.launch import launch
 from training.batch import Batch
 from training.fit import Event, FitSettings, fit
-from training.record import read_record
+from training.watch.record import read_record
 from training.world import World
 
 GOAL, ROWS, STEPS, KILL_AT, EVERY = 15.0, 4096, 60, 50, 20

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from training.batch import Batch
-from training.export import export
-from training.files import write_tensors
 from training.fit import FitSettings, fit
-from training.optimizers import build_optimizers
-from training.sharded import Tables
-from training.sync import Synchroniser
+from training.state.export import export
+from training.state.files import write_tensors
+from training.step.optimizers import build_optimizers
+from training.step.sync import Synchroniser
+from training.tables.sharded import Tables
 from training.world import World
 
 GOAL, DIMENSION, RANKS = 1.5, 64, 2

@@ -17,8 +17,8 @@ from _train import arguments, memory_mb, middle_ms, report
 import torch  # isort: skip  after _train has set the number of threads
 from torch import Tensor
 
-from training.losses import Candidates, sampled_softmax
-from training.memory import reuse_memory
+from training.data.memory import reuse_memory
+from training.models.losses import Candidates, sampled_softmax
 
 GOAL, ROUNDS = 1.4, 9
 Loss = Callable[..., Tensor]

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from cluster.launch import launch
 from training.batch import Batch
+from training.data.loader import Loader
 from training.fit import FitSettings, fit
-from training.loader import Loader
 from training.models.two_tower import TwoTower, TwoTowerConfig
 from training.world import World
 

@@ -211,7 +211,7 @@ def rank_env_anywhere(stall_s: float) -> dict[str, str]:
     """What all ranks need wherever they run: this process's import path, Gloo, our time limits, no fusing.
 
     Horovod fuses whatever tensors happen to be ready together, which changes the order of sums from run to run;
-    `training.sync` joins them into one itself, so that a seed gives the same bits.
+    `training.step.sync` joins them into one itself, so that a seed gives the same bits.
     """
     return {
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *(entry for entry in sys.path if entry)]),

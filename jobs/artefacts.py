@@ -9,8 +9,8 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from training import json_files
 from training.errors import ArtefactError
+from training.state import json_files
 
 BEST, TUNING, DOCTOR, REPLAY = "best.json", "tuning.json", "doctor.json", "replay.json"
 EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (

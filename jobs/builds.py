@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.console import say, warn
 from spark_udfs.vocabularies import digest
-from training.delta_log import has_files
+from training.data.delta_log import has_files
+from training.data.snapshot import open_snapshot, read_table
 from training.errors import BundleError, MillraceError, SnapshotError, TableError
-from training.json_files import read_json as read_checked
-from training.snapshot import open_snapshot, read_table
+from training.state.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,10 +21,10 @@ from jobs.table_reads import MADE_BY
 from jobs.tables import Tables
 from jobs.tasks import TASKS
 from jobs.tune import search_space, study_storage
+from training.data.snapshot import open_snapshot
 from training.errors import MillraceError, TableError
-from training.fit_settings import FitSettings
 from training.schema import Schema
-from training.snapshot import open_snapshot
+from training.settings import FitSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

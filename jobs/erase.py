@@ -36,7 +36,7 @@ from jobs.train import LOCK
 from spark_udfs.erased import digest
 from spark_udfs.occurrences import UNREADABLE
 from training.errors import DataError, TableError
-from training.lock import only_writer
+from training.state.lock import only_writer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.errors import ArtefactError
-from training.json_files import read_json
+from training.state.json_files import read_json
 
 if TYPE_CHECKING:
     from jobs.tables import Tables

@@ -19,8 +19,8 @@ from jobs.console import say
 from jobs.tables import Tables
 from spark_udfs.occurrences import Finder, in_file
 from training.errors import ArtefactError, DataError
-from training.json_files import read_json
-from training.lock import NAME, only_writer
+from training.state.json_files import read_json
+from training.state.lock import NAME, only_writer
 
 REPORT, TENSORS = "report.html", ".safetensors"
 LEARNT = ("checkpoints", "trials", "baselines", "replay")  # folders of a run folder

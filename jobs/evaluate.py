@@ -37,7 +37,7 @@ from spark_udfs.features import indexed, known_before, purchases
 from spark_udfs.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.scoring import recommend
 from training.errors import BundleError, TableError
-from training.json_files import read_json as read_checked
+from training.state.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -22,10 +22,10 @@ from jobs.console import say, show_table, warn
 from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.train import latest_bundle, learn_spec, provenance, start
-from training.bundle import Bundle, load_bundle
+from training.data.snapshot import open_snapshot
 from training.errors import BundleError, SnapshotError, TableError, TrainingError
-from training.lock import only_writer
-from training.snapshot import open_snapshot
+from training.state.bundle import Bundle, load_bundle
+from training.state.lock import only_writer
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

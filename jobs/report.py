@@ -27,8 +27,8 @@ from jobs.report_results import (
 from jobs.report_runs import stages_section, training_section, tuning_section
 from jobs.report_style import model_name
 from jobs.settings import Settings
-from training.json_files import write_text
-from training.record import read_record
+from training.state.json_files import write_text
+from training.watch.record import read_record
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

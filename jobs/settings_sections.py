@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from jobs.places import FolderName, LocalFolder, TablesRoot
-from training.fit_settings import DeviceChoice, FitSettings
+from training.settings import DeviceChoice, FitSettings
 
 
 def _no_number(value: Any) -> Any:

@@ -26,15 +26,15 @@ from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
-from training.bundle import clear_remnants, load_bundle, provenance_of
 from training.configs import model_identity
-from training.delta_log import open_log
+from training.data.delta_log import open_log
 from training.errors import BundleError, SettingsError, UnreadableError
-from training.fit_settings import FitSettings
-from training.lock import only_writer
-from training.observers import refuse_password
-from training.record import RECORD
 from training.schema import Schema
+from training.settings import FitSettings
+from training.state.bundle import clear_remnants, load_bundle, provenance_of
+from training.state.lock import only_writer
+from training.watch.observers import refuse_password
+from training.watch.record import RECORD
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

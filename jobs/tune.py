@@ -24,9 +24,9 @@ from jobs.tasks import TASKS
 from jobs.train import learn_spec, open_for_ranks
 from training.configs import CONFIGS, model_identity
 from training.errors import CheckpointError, SettingsError
-from training.fit_settings import FREE, FitSettings
-from training.lock import only_writer
 from training.masking import masked
+from training.settings import FREE, FitSettings
+from training.state.lock import only_writer
 from tuning.objective import LEARN, Pruning
 from tuning.space import Space, read_space
 from tuning.storage import is_local_file

@@ -24,10 +24,10 @@ from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from spark_udfs.row_hashes import Cells, Sums, row_sums, sums_of
 from training.batch import Batch, Ragged, batch_size
+from training.data.loader import Loader
+from training.data.snapshot import Snapshot, open_snapshot
 from training.errors import DataError
-from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot
 
 BATCH_ROWS = 4096
 

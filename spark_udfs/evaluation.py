@@ -102,7 +102,7 @@ def metric_values(found_nk: Ints, truth: Lists, ks: Sequence[int]) -> Doubles:
     import torch
 
     from training.batch import Ragged
-    from training.metrics import ranking_metrics
+    from training.metrics.values import ranking_metrics
 
     ragged = Ragged(torch.from_numpy(truth.values), torch.from_numpy(truth.offsets))
     values = ranking_metrics(torch.from_numpy(found_nk), ragged, ks)

@@ -51,8 +51,8 @@ def row_sums(frame: DataFrame, schema: Schema) -> DataFrame:
     columns: list[Mapping[str, Any]] = [*schema.to_json()]
 
     def hashed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from training.columns import hold
-        from training.held import Lists, Objects
+        from training.data.columns import hold
+        from training.data.held import Lists, Objects
         from training.schema import Schema
 
         for batch in batches:

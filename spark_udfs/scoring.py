@@ -21,8 +21,8 @@ from spark_udfs.ranking import Batches, allowed_ids, on_this_host, ranking_score
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
 from training.errors import ArtefactError, BundleError, SchemaError
-from training.json_files import read_json
 from training.schema import Column, Kind, Schema
+from training.state.json_files import read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -214,7 +214,7 @@ def _open(bundle_path: str) -> tuple[str, Any]:
     """A bundle's name and model, opened once per worker and kept for its next tasks."""
     import torch
 
-    from training.bundle import load_bundle
+    from training.state.bundle import load_bundle
 
     if bundle_path not in _loaded:
         torch.set_num_threads(1)  # one task a core already

@@ -20,13 +20,13 @@ MAY_IMPORT = {
     "cluster": {"cluster"},
 }
 FRONT_DOORS = {
-    "petastorm": ("training/pool.py",),
-    "deltalake": ("training/delta_log.py",),
-    "pyroaring": ("training/deletion_vectors.py", "training/parquet.py"),
-    "xxhash": ("training/cache.py",),
+    "petastorm": ("training/data/pool.py",),
+    "deltalake": ("training/data/delta_log.py",),
+    "pyroaring": ("training/data/deletion_vectors.py", "training/data/parquet.py"),
+    "xxhash": ("training/data/cache.py",),
     "horovod": (
         "training/world.py",
-        "training/sync.py",
+        "training/step/sync.py",
         "cluster/launch.py",
         "cluster/rendezvous.py",
         "cluster/horovod/",
@@ -39,7 +39,7 @@ FRONT_DOORS = {
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report",),
-    "mlflow": ("training/observers.py",),
+    "mlflow": ("training/watch/observers.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

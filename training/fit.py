@@ -19,31 +19,31 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
-from training.buffers import Buffers
-from training.checkpoint import Checkpoints
-from training.compute import Compute
-from training.device import Feed, matmul_precision
-from training.fit_checks import check_epochs, check_settings, check_skipped
-from training.fit_settings import FitSettings, step_seed
-from training.lock import only_writer
-from training.memory import reuse_memory
-from training.optimizers import build_optimizers
+from training.checks import check_epochs, check_settings, check_skipped
+from training.data.memory import reuse_memory
 from training.preemption import Notice, leave
-from training.progress import Meter, Progress
-from training.record import Event, Kind, Pruned, Record
-from training.resume import restore_best, resume, state_of
-from training.sharded import used_rows
-from training.sync import Synchroniser, global_norm, scale_gradients
-from training.telling import Telling
+from training.settings import FitSettings, step_seed
+from training.state.checkpoint import Checkpoints
+from training.state.lock import only_writer
+from training.state.progress import Meter, Progress
+from training.state.resume import restore_best, resume, state_of
+from training.step.buffers import Buffers
+from training.step.compute import Compute
+from training.step.device import Feed, matmul_precision
+from training.step.optimizers import build_optimizers
+from training.step.sync import Synchroniser, global_norm, scale_gradients
+from training.tables.sharded import used_rows
+from training.watch.record import Event, Kind, Pruned, Record
+from training.watch.telling import Telling
 from training.world import World
 
 __all__ = ["Event", "FitResult", "FitSettings", "Pruned", "fit", "step_seed"]
 
 
 class Loader(Protocol):
-    """What `fit` needs of a loader; `training.loader.Loader` is the one that streams.
+    """What `fit` needs of a loader; `training.data.loader.Loader` is the one that streams.
 
-    One that keeps `stats` (`training.progress.LoaderStats`) has them told with the progress and each epoch.
+    One that keeps `stats` (`training.state.progress.LoaderStats`) has them told with the progress and each epoch.
     """
 
     @property

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 from training.errors import PreemptedError
 
 if TYPE_CHECKING:
-    from training.checkpoint import Checkpoints
-    from training.progress import Progress
+    from training.state.checkpoint import Checkpoints
+    from training.state.progress import Progress
     from training.world import World
 
 

@@ -18,7 +18,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
 
 from training.errors import TuningError
-from training.record import Event, Pruned
+from training.watch.record import Event, Pruned
 from training.world import World
 from tuning.storage import answering, open_storage
 

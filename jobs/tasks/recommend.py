@@ -16,13 +16,13 @@ from training.schema import Column, Kind, Schema
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.files import Streamed
+    from training.data.snapshot import Snapshot
     from training.fit import FitResult, FitSettings
     from training.models.base import RetrievalModel
-    from training.observers import Observers
-    from training.record import Event
-    from training.sharded import Tables
-    from training.snapshot import Snapshot
+    from training.state.files import Streamed
+    from training.tables.sharded import Tables
+    from training.watch.observers import Observers
+    from training.watch.record import Event
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
@@ -73,11 +73,11 @@ def _learn(spec: dict[str, Any], world: World, observers: Observers) -> dict[str
     import torch
 
     from jobs.console import warn
-    from training.device import pick_device, sum_in_order
-    from training.export import export
+    from training.data.snapshot import open_snapshot
     from training.fit import FitSettings
-    from training.sharded import Tables
-    from training.snapshot import open_snapshot
+    from training.state.export import export
+    from training.step.device import pick_device, sum_in_order
+    from training.tables.sharded import Tables
 
     settings = FitSettings(**spec["training"])
     columns = Schema.from_json(spec["schema"])
@@ -114,10 +114,10 @@ def _fitted(
     report: Callable[[Event], None],
 ) -> FitResult:
     """The training itself: the examples' batches through the model, from its checkpoint on if there is one."""
-    from training.cache import cache_of
     from training.configs import model_identity
+    from training.data.cache import cache_of
+    from training.data.loader import Loader
     from training.fit import fit
-    from training.loader import Loader
 
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     rows = settings.rows_per_batch(world.size)
@@ -146,7 +146,7 @@ def _write(
     state: Mapping[str, Tensor | Streamed],
 ) -> dict[str, str]:
     """Write the bundle, on rank 0; returns its name and place."""
-    from training.bundle import write_bundle
+    from training.state.bundle import write_bundle
 
     bundle = write_bundle(
         spec["bundle_dir"],
@@ -182,8 +182,8 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     """The model with its tables, and with the items' counts as of the cut."""
     import torch
 
+    from training.data.snapshot import open_snapshot, read_table
     from training.models import MODELS
-    from training.snapshot import open_snapshot, read_table
 
     model_type = MODELS[spec["model"]["name"]]
     config = {key: value for key, value in spec["model"].items() if key != "name"}
@@ -199,9 +199,9 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
 
 def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Full ranking of the held-out queries, or None where the spec wants none."""
-    from training.loader import Loader
-    from training.ranking import block_rows, rank_queries
-    from training.snapshot import open_snapshot
+    from training.data.loader import Loader
+    from training.data.snapshot import open_snapshot
+    from training.metrics.ranking import block_rows, rank_queries
 
     if not spec["validate"]:
         return None
@@ -219,7 +219,7 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
 def _observers(spec: Mapping[str, Any], world: World) -> Observers:
     """Who watches, on rank 0; nobody elsewhere."""
     from jobs.console import warn
-    from training.observers import Mlflow, Observer, Observers, TensorBoard
+    from training.watch.observers import Mlflow, Observer, Observers, TensorBoard
 
     asked: Mapping[str, Any] = spec["observe"] if world.rank == 0 else {}
     observers: list[Observer] = []

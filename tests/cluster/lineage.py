@@ -20,10 +20,10 @@ from deltalake import WriterProperties, write_deltalake
 from torch import Tensor, nn
 
 from training.batch import Batch
+from training.data.loader import Loader
+from training.data.snapshot import open_snapshot
 from training.fit import Event, FitSettings, fit
-from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import open_snapshot
 from training.world import World
 
 ROWS = 410

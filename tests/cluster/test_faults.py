@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-import training.lock
+import training.state.lock
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from tests.cluster import lineage
 from training.errors import CheckpointError
-from training.lock import only_writer
+from training.state.lock import only_writer
 
 TRAIN = "tests.cluster.lineage:train"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_what_is_whole_and_a_torn_one_is_passed_over(
 HOLD = """
 import sys, time
 from pathlib import Path
-from training.lock import only_writer
+from training.state.lock import only_writer
 with only_writer(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(600)
@@ -101,11 +101,11 @@ def test_a_second_writer_is_refused_and_a_dead_one_holds_nothing(
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(training.lock, "WAIT_S", 0.3)
+        monkeypatch.setattr(training.state.lock, "WAIT_S", 0.3)
         words = rf'one training at a time may write .* its lock is held by {{"process": {holder.pid}, "host": '
         with pytest.raises(CheckpointError, match=words), only_writer(tmp_path, pytest.fail):
             pytest.fail("two writers")
-        monkeypatch.setattr(training.lock, "WAIT_S", 10.0)
+        monkeypatch.setattr(training.state.lock, "WAIT_S", 10.0)
     finally:
         holder.kill()
     with only_writer(tmp_path, pytest.fail):
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
     def no_locks(handle: int, flags: int) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(training.lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(training.state.lock.fcntl, "flock", no_locks)
     said: list[str] = []
     with only_writer(tmp_path, said.append):
         assert len(said) == 1

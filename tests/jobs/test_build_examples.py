@@ -18,9 +18,9 @@ from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.features import SALES
+from training.data.snapshot import open_snapshot
 from training.errors import DataError, SchemaError, TableError
 from training.schema import Schema
-from training.snapshot import open_snapshot
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS = (

@@ -21,9 +21,9 @@ from jobs.settings_sections import IngestSettings
 from jobs.tables import Tables
 from tests.jobs.small_shop import USERS, small_shop
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines
+from training.data.snapshot import open_snapshot
 from training.errors import CheckpointError, DataError, TableError
-from training.lock import only_writer
-from training.snapshot import open_snapshot
+from training.state.lock import only_writer
 
 pytestmark = pytest.mark.timeout(900)
 GONE, KEPT = ("user 3", "user 17"), "user 31"
@@ -288,7 +288,7 @@ def test_the_ids_are_checked_before_anything_is_touched(tmp_path: Path) -> None:
 
 
 def test_one_at_a_time(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.lock.WAIT_S", 0.0)
+    monkeypatch.setattr("training.state.lock.WAIT_S", 0.0)
     settings = little(spark, tmp_path)
     with (
         only_writer(tmp_path / "tables", print, name=".erase.lock"),

@@ -15,7 +15,7 @@ from jobs.artefacts import write_json
 from jobs.erasure_past import Past
 from spark_udfs.occurrences import Finder
 from training.errors import DataError, LockHeldError, TableError
-from training.lock import only_writer
+from training.state.lock import only_writer
 
 OF_LOOP = "loop/d/lists_shown/checkpoints"
 
@@ -57,7 +57,7 @@ def test_only_the_places_of_a_run_folder_are_cleared(tmp_path: Path) -> None:
 def test_a_folder_at_work_is_left_and_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
 ) -> None:
-    monkeypatch.setattr("training.lock.WAIT_S", 0.0)
+    monkeypatch.setattr("training.state.lock.WAIT_S", 0.0)
     file = write(tmp_path / place.removesuffix("..") / "step")
     with only_writer(tmp_path / place, print, name=name), pytest.raises(LockHeldError, match="its lock is held by"):
         erasure_runs.clear(tmp_path, None)

@@ -20,11 +20,11 @@ from jobs import builds, replay, train
 from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
-from training.bundle import load_bundle, write_bundle
+from training.data.snapshot import open_snapshot
 from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError, UnreadableError
-from training.lock import only_writer
 from training.schema import Schema
-from training.snapshot import open_snapshot
+from training.state.bundle import load_bundle, write_bundle
+from training.state.lock import only_writer
 from training.world import World
 
 DRIFT: dict[str, float] = {"loss": 0.0, "weights": 0.0}
@@ -106,7 +106,7 @@ def test_a_bundle_that_cannot_be_read_just_now_is_not_made_again(
     def lost(path: Path) -> str:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("training.files.sha256", lost)
+    monkeypatch.setattr("training.state.files.sha256", lost)
     monkeypatch.setattr(train, "start", lambda *_, **__: pytest.fail("it trained again"))
     with pytest.raises(UnreadableError, match=r"must be readable; .*: Input/output error\. See that the disk"):
         train.run(trained)
@@ -194,7 +194,7 @@ def test_a_replay_goes_on_from_nothing(trained: Settings, monkeypatch: pytest.Mo
 
 
 def test_of_two_replays_at_once_the_second_is_refused(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.lock.WAIT_S", 0.2)
+    monkeypatch.setattr("training.state.lock.WAIT_S", 0.2)
     run_dir = Path(trained.run_dir)
     of_the_first = run_dir / "replay" / "of_the_first"
     with only_writer(run_dir, print, name=replay.LOCK):

@@ -17,9 +17,9 @@ from jobs.main import guarded
 from jobs.settings import load_settings
 from jobs.tasks import TASKS
 from tests.jobs.test_replay import write_tables
-from training import lock
-from training.bundle import load_bundle
 from training.errors import CheckpointError
+from training.state import lock
+from training.state.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3

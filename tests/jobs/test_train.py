@@ -22,15 +22,15 @@ from cluster.errors import LaunchError
 from jobs import doctor_checks, train, tune
 from jobs.settings import Settings
 from jobs.tasks import recommend
-from training import bundle as bundles
 from training import configs
-from training.bundle import load_bundle, write_bundle
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
-from training.record import read_record
 from training.schema import Column, Kind, Schema
+from training.state import bundle as bundles
+from training.state.bundle import load_bundle, write_bundle
+from training.watch.record import read_record
 from training.world import World
 from tuning.space import Space
 
@@ -381,8 +381,8 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
     named = {name for name in Settings().training.model_dump() if name not in train.LAUNCHER_KEYS}
     assert named == set(FitSettings.model_fields)
     made: list[Any] = []
-    monkeypatch.setattr("training.observers.TensorBoard", lambda folder: made.append(folder))
-    monkeypatch.setattr("training.observers.Mlflow", lambda **told: made.append(told))
+    monkeypatch.setattr("training.watch.observers.TensorBoard", lambda folder: made.append(folder))
+    monkeypatch.setattr("training.watch.observers.Mlflow", lambda **told: made.append(told))
     spec = {
         "observe": train.observation(watched, "1f"),
         "training": {"epochs": 3},

@@ -19,12 +19,12 @@ from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
 from jobs.tasks.recommend import VALIDATION_KS
 from tests.tuning import toy
-from training import lock
 from training.batch import Ragged
 from training.configs import CONFIGS, TwoTowerConfig, choices
 from training.errors import DataError, SettingsError, TuningError
-from training.metrics import ranking_metrics
-from training.record import Event
+from training.metrics.values import ranking_metrics
+from training.state import lock
+from training.watch.record import Event
 from training.world import World
 from tuning.objective import study_reporter
 

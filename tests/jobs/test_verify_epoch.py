@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from jobs import verify_epoch
 from jobs.verify_epoch import verify
 from spark_udfs.row_hashes import Sums, sums_of
+from training.data.loader import Loader
 from training.errors import DataError, TableError
-from training.loader import Loader
 from training.schema import Schema
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from jobs.tasks import TASKS
-from training.bundle import Bundle, write_bundle
 from training.models import MODELS
 from training.schema import Schema
+from training.state.bundle import Bundle, write_bundle
 
 
 def example_schema(users: int, items: int) -> Schema:

@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 from spark_udfs.scoring import bundle_schema, cold_rows, recommend, to_batch, unknown_ids
 from tests.spark_udfs.bundles import example_schema, two_tower_bundle
 from training.batch import Ragged
-from training.bundle import Bundle
 from training.errors import BundleError, SchemaError
 from training.schema import Column, Kind, Schema
+from training.state.bundle import Bundle
 
 USERS, ITEMS = 6, 30
 QUERIES = "user bigint, history array<bigint>, history_age array<float>, seen array<bigint>"

@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint, checkpoint_search, row_groups
-from training.buffers import Buffers
-from training.checkpoint import Checkpoints, State
+from training.data import row_groups
+from training.data.row_groups import _counted
+from training.data.snapshot import open_snapshot
 from training.errors import CheckpointError, MillraceError
-from training.export import export
-from training.files import damage, write_tensors
-from training.fit_settings import Compression
-from training.progress import Progress
-from training.row_groups import _counted
-from training.snapshot import open_snapshot
-from training.sync import Synchroniser, global_norm
+from training.settings import Compression
+from training.state import checkpoint
+from training.state import search as checkpoint_search
+from training.state.checkpoint import Checkpoints, State
+from training.state.export import export
+from training.state.files import damage, write_tensors
+from training.state.progress import Progress
+from training.step.buffers import Buffers
+from training.step.sync import Synchroniser, global_norm
 from training.world import World
 
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from tests.training.tiny import ITEMS, USERS, TinyLoader, TinyModel, rows
 from training.batch import Batch
 from training.errors import BundleError
-from training.export import export
-from training.files import Written, damage, write_tensors
 from training.fit import Event, FitSettings, fit
-from training.fit_settings import Compression
-from training.rows import fill_rows
-from training.sharded import ShardedEmbedding, Tables, sharded_tables
-from training.sync import Synchroniser, global_norm
+from training.settings import Compression
+from training.state.export import export
+from training.state.files import Written, damage, write_tensors
+from training.step.sync import Synchroniser, global_norm
+from training.tables.rows import fill_rows
+from training.tables.sharded import ShardedEmbedding, Tables, sharded_tables
 from training.world import World
 
 ROWS, DIMENSION = 53, 6  # a prime: no number of ranks divides it

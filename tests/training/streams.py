@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from training.batch import Batch, Ragged, batch_size
-from training.loader import Loader
+from training.data.loader import Loader
+from training.data.snapshot import Snapshot
 from training.schema import Schema
-from training.snapshot import Snapshot
 
 WORLD_SIZES = (1, 2, 3, 4, 8)
 

@@ -12,8 +12,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from tests.training.streams import WORLD_SIZES, in_order, ranks_epoch
+from training.data.snapshot import open_snapshot, read_table
 from training.schema import Column, Kind, Schema
-from training.snapshot import open_snapshot, read_table
 
 BIG = 2**53 + 1  # the first integer that a float64 cannot hold
 VECTORS = "'delta.enableDeletionVectors'='true'"

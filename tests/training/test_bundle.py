@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import bundle as bundles
-from training import files, models
+from training import models
 from training.batch import Batch
-from training.bundle import Bundle, clear_remnants, load_bundle, provenance_of, write_bundle
 from training.configs import ModelConfig
 from training.errors import BundleError, UnreadableError
-from training.json_files import write_json
 from training.models.base import Model
 from training.schema import Column, Kind, Schema
+from training.state import bundle as bundles
+from training.state import files
+from training.state.bundle import Bundle, clear_remnants, load_bundle, provenance_of, write_bundle
+from training.state.json_files import write_json
 
 SCHEMA = Schema((Column("item", Kind.ID, vocabulary="items", size=6),))
 

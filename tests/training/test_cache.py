@@ -13,11 +13,11 @@ import pytest
 from deltalake import WriterProperties, write_deltalake
 
 from tests.training.streams import rows_of
-from training.cache import Cache, DiskCache, MemoryCache, _key, cache_of
+from training.data.cache import Cache, DiskCache, MemoryCache, _key, cache_of
+from training.data.loader import Loader
+from training.data.snapshot import Snapshot, open_snapshot
 from training.errors import SettingsError, SnapshotError
-from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot
 
 SCHEMA = Schema((Column("id", Kind.ID, "ids", 10_000), Column("history", Kind.IDS, "ids", 10_000)))
 GROUPS = 6
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.cache._parts", full)
+    monkeypatch.setattr("training.data.cache._parts", full)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert epoch(snapshot, 0, cache) == epoch(snapshot, 0, None)

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from training import json_files
-from training.checkpoint import Checkpoints, State
 from training.errors import CheckpointError
-from training.files import sha256
-from training.lock import only_writer
-from training.progress import Progress
-from training.record import RECORD, Event, Record, read_record
-from training.resume import pack, unpack
+from training.state import json_files
+from training.state.checkpoint import Checkpoints, State
+from training.state.files import sha256
+from training.state.lock import only_writer
+from training.state.progress import Progress
+from training.state.resume import pack, unpack
+from training.watch.record import RECORD, Event, Record, read_record
 
 IDENTITY = {"settings": {"seed": 1}, "schema": "abc"}
 
@@ -148,7 +148,7 @@ def test_an_old_one_that_will_not_go_is_said_and_ends_nothing(tmp_path: Path, mo
     def busy(path: Path) -> None:
         raise OSError(16, "Device or resource busy", str(path))
 
-    monkeypatch.setattr("training.checkpoint.remove", busy)
+    monkeypatch.setattr("training.state.checkpoint.remove", busy)
     checkpoints.save(_state(2))
     checkpoints.wait()
     monkeypatch.undo()
@@ -169,7 +169,7 @@ def test_a_remnant_that_will_not_go_is_said_at_the_start_too(tmp_path: Path, mon
 
     said: list[str] = []
     with monkeypatch.context() as patched:
-        patched.setattr("training.checkpoint.remove", busy)
+        patched.setattr("training.state.checkpoint.remove", busy)
         assert _latest(tmp_path, said) == 4
         assert [line.split(": ")[1] for line in said] == ["[Errno 16] Device or resource busy"] * 2
         checkpoints = _open(tmp_path, said)
@@ -206,7 +206,7 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypa
         flush(path)
 
     monkeypatch.setattr(Path, "rename", renamed)
-    monkeypatch.setattr("training.files.sync_to_disk", flushed)
+    monkeypatch.setattr("training.state.files.sync_to_disk", flushed)
     _saved(tmp_path / "kept", 4)
     assert done == ["flush entries", "name step-000000004", "flush kept"]
 
@@ -301,7 +301,7 @@ def test_one_that_a_disk_does_not_give_is_passed_over(tmp_path: Path, monkeypatc
             raise OSError(5, "Input/output error", str(path))
         return sha256(path)
 
-    monkeypatch.setattr("training.files.sha256", lost)
+    monkeypatch.setattr("training.state.files.sha256", lost)
     said: list[str] = []
     assert _latest(tmp_path, said) == 1
     assert "is damaged (tensors.safetensors cannot be read: Input/output error)" in said[0]
@@ -348,7 +348,7 @@ def test_a_lock_holds_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.lock.os.pwrite", full)
+        patch.setattr("training.state.lock.os.pwrite", full)
         with only_writer(tmp_path, pytest.fail):
             pass
     with only_writer(tmp_path, pytest.fail):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from cluster.launch import launch
 from tests.training import tiny
-from training import compute as compute_module
 from training.batch import Batch
-from training.compute import Compute
 from training.errors import TrainingError
 from training.fit import Event, FitSettings, fit
-from training.record import read_record
+from training.step import compute as compute_module
+from training.step.compute import Compute
+from training.watch.record import read_record
 from training.world import World
 
 FIT: dict[str, Any] = {"epochs": 2, "batch_size": 24, "seed": 5}

@@ -17,10 +17,10 @@ import pytest
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from pyroaring import BitMap64
 
-from training.delta_log import has_files
+from training.data.delta_log import has_files
+from training.data.log_vectors import _B85, _Z85, _lines
+from training.data.snapshot import Snapshot, open_snapshot, read_table
 from training.errors import SnapshotError
-from training.log_vectors import _B85, _Z85, _lines
-from training.snapshot import Snapshot, open_snapshot, read_table
 
 MAGIC = (1681511377).to_bytes(4, "little")
 FEATURES = ["deletionVectors", "v2Checkpoint"]
@@ -239,7 +239,7 @@ def test_a_log_with_a_gap_or_without_a_live_file_is_refused(table: Path, monkeyp
     delete(table, "a b", [5])
     delete(table, "c%c", [5])
     whole = DeltaTable(table)
-    monkeypatch.setattr("training.delta_log._open_table", lambda *_: whole)
+    monkeypatch.setattr("training.data.delta_log._open_table", lambda *_: whole)
     first, second, _ = sorted((table / "_delta_log").glob("*.json"))
     second.unlink()
     with pytest.raises(SnapshotError, match=r"commit 1 of table '.*/t' is gone, and no checkpoint .* to version 2"):

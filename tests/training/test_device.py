@@ -12,11 +12,11 @@ import torch
 
 from tests.training import tiny
 from training.batch import Batch, Ragged
-from training.compute import Compute
-from training.device import Feed, StreamCopier, pick_device, sum_in_order
 from training.errors import SettingsError
 from training.fit import FitSettings, fit
-from training.sync import Synchroniser, Totals
+from training.step.compute import Compute
+from training.step.device import Feed, StreamCopier, pick_device, sum_in_order
+from training.step.sync import Synchroniser, Totals
 from training.world import World
 
 CPU = torch.device("cpu")

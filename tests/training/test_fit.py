@@ -18,12 +18,12 @@ from cluster.errors import LaunchError, RankLostError
 from cluster.launch import launch
 from cluster.leaving import passing_on
 from tests.training import tiny
-from training.checkpoint import Checkpoints
-from training.compute import Compute
 from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
 from training.fit import Event, FitSettings, Pruned, fit
 from training.preemption import Notice
-from training.record import read_record
+from training.state.checkpoint import Checkpoints
+from training.step.compute import Compute
+from training.watch.record import read_record
 from training.world import World
 
 SETTINGS = {"epochs": 3, "batch_size": 24, "seed": 5, "warmup_steps": 3, "clip_norm": 1.0, "weight_decay": 0.01}

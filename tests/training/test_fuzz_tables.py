@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from tests.training.streams import ranks_epoch
 from tests.training.test_awkward_tables import Truth, as_streamed, schema_of
-from training.snapshot import open_snapshot, read_table
+from training.data.snapshot import open_snapshot, read_table
 
 TABLES = int(os.environ.get("MILLRACE_FUZZ_TABLES", "24"))
 ODD = ("null", "'a b'", "'a/b'", "'50%'", "'50%25'", "'é=:#?&+'", "''", "'x\\ty'", "'{{[]}}'")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from training.errors import ArtefactError
-from training.json_files import parse_json, read_json, write_json
+from training.state.json_files import parse_json, read_json, write_json
 
 
 @dataclass(frozen=True)

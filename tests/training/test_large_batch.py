@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tests.training import tiny
 from tests.training.tiny import TinyModel, rows
 from training.fit import FitSettings
-from training.large_batch import Lamb, Lars
-from training.optimizers import build_optimizers
+from training.step.large_batch import Lamb, Lars
+from training.step.optimizers import build_optimizers
 from training.world import World
 
 WEIGHTS = [[3.0, 0.0], [0.0, 4.0]]  # norm 5

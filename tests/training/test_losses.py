@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses import Candidates, Piece, PieceSums, draw_candidates, sampled_softmax, softmax_piece
+from training.models.losses import Candidates, Piece, PieceSums, draw_candidates, sampled_softmax, softmax_piece
 
 ITEMS = 40
 
@@ -144,8 +144,8 @@ def test_pieces_give_the_loss_and_gradients_of_the_whole(rows: int, monkeypatch:
         seen.append(len(query))
         return softmax_piece(query, *rest)
 
-    monkeypatch.setattr("training.losses._LEAST_ROWS", rows)
-    monkeypatch.setattr("training.losses._PIECE_SCORES", {"cpu": 1})
+    monkeypatch.setattr("training.models.losses._LEAST_ROWS", rows)
+    monkeypatch.setattr("training.models.losses._PIECE_SCORES", {"cpu": 1})
     expected = case.with_gradients(case.whole)
     for ours, reference in zip(case.with_gradients(partial(case.ours, piece=piece)), expected, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-6)

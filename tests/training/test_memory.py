@@ -11,7 +11,7 @@ import pytest
 
 CODE = """
 import resource
-from training.memory import reuse_memory
+from training.data.memory import reuse_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.batch import Ragged
-from training.metrics import (
+from training.metrics.values import (
     METRICS,
     MetricSums,
     bootstrap_interval,

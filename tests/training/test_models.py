@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, Ragged
-from training.buffers import few_rows
 from training.configs import CONFIGS, ModelConfig
 from training.errors import SchemaError, SettingsError
 from training.models import MODELS, RetrievalModel
 from training.models.two_tower import TwoTower
 from training.schema import Column, Kind, Schema
+from training.step.buffers import few_rows
 
 USERS, ITEMS, GROUPS = 48, 60, 4  # indices 1..USERS, 1..ITEMS; item i and user u are of group i % GROUPS, u % GROUPS
 SCHEMA = Schema(

@@ -20,10 +20,10 @@ from cluster.launch import launch
 from tests.training.s3 import KEY_ID, SECRET, Store, serve
 from tests.training.streams import in_order, ranks_epoch
 from tests.training.test_deletion_vectors import delete
+from training.data.snapshot import Snapshot, open_snapshot, read_table
+from training.data.storage import reason
 from training.errors import SnapshotError, TableError
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot, read_table
-from training.storage import reason
 from training.world import World
 
 ODD = [
@@ -102,7 +102,7 @@ def test_an_epoch_is_that_of_the_same_table_on_a_disk(store: Store, world_size: 
 
 def stream(spec: dict[str, Any], world: World) -> list[list[tuple[Any, ...]]]:
     """A launch target: each rank's rows of an epoch."""
-    from training.loader import Loader
+    from training.data.loader import Loader
 
     snapshot = open_snapshot(spec["uri"], columns=SCHEMA.names)
     with Loader(snapshot, SCHEMA, batch_size=16, seed=0, rank=world.rank, world_size=world.size) as loader:
@@ -228,7 +228,7 @@ def quiet(error: BaseException, *more: str) -> str:
 def test_a_store_that_refuses_is_named_soon_and_without_secrets(
     store: Store, bucket: str, changed: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.delta_log._OPENING", {"retry_timeout": "1s"})
+    monkeypatch.setattr("training.data.delta_log._OPENING", {"retry_timeout": "1s"})
     options = {**store.options, "AWS_SESSION_TOKEN": TOKEN, **changed}
     started = time.perf_counter()
     with pytest.raises(
@@ -255,7 +255,7 @@ def test_a_store_that_stops_answering_while_training_is_named_without_secrets(tm
 
 def test_credentials_that_end_while_footers_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = DeltaTable(TABLE, storage_options=store.options)
-    monkeypatch.setattr("training.delta_log._open_table", lambda *_: plain)
+    monkeypatch.setattr("training.data.delta_log._open_table", lambda *_: plain)
     with pytest.raises(SnapshotError, match=r"file 'odd=.*' of version 1 .* cannot be read: .*403 Forbidden") as caught:
         open_snapshot(TABLE, storage_options={**store.options, "AWS_SECRET_ACCESS_KEY": "another-secret"})
     quiet(caught.value)
@@ -265,7 +265,7 @@ def test_a_local_table_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("planted")
 
-    monkeypatch.setattr("training.delta_log.DeltaTable", refuse)
+    monkeypatch.setattr("training.data.delta_log.DeltaTable", refuse)
     with pytest.raises(TableError, match=r"table '.*/t' cannot be reached: planted. See that this process may read it"):
         open_snapshot(str(tmp_path / "t"))
 

@@ -15,11 +15,11 @@ import pytest
 from cluster.errors import LaunchError, RankLostError
 from cluster.launch import launch
 from tests.training import tiny
-from training import observers as observers_module
 from training.errors import ArtefactError, DataError, NonFiniteError, PreemptedError, SettingsError
 from training.fit import FitSettings, fit
-from training.observers import Mlflow, Observers, TensorBoard, figures, refuse_password
-from training.record import Event, Pruned
+from training.watch import observers as observers_module
+from training.watch.observers import Mlflow, Observers, TensorBoard, figures, refuse_password
+from training.watch.record import Event, Pruned
 from training.world import World
 
 START = Event("start", 0, 0, "start")

@@ -14,12 +14,12 @@ from pydantic import Field
 from tests.training.tiny import TinyLoader, TinyModel, rows
 from training import configs
 from training import schema as schemas
-from training.bundle import load_bundle
 from training.configs import CONFIGS, ModelConfig, TwoTowerConfig, model_identity
 from training.fit import Event, FitSettings, fit
 from training.models.two_tower import TwoTower
-from training.record import read_record
 from training.schema import Column, Kind, Schema
+from training.state.bundle import load_bundle
+from training.watch.record import read_record
 from training.world import World
 
 OLD = Path(__file__).parent / "old"

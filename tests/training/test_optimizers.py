@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.training.tiny import TinyModel, rows
 from training.errors import CheckpointError
 from training.fit import FitSettings
-from training.optimizers import RowwiseAdagrad, build_optimizers, sparse_parameters
+from training.step.optimizers import RowwiseAdagrad, build_optimizers, sparse_parameters
 
 
 def _backward(model: TinyModel, seed: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from training.data.plan import Block, Piece, Plan, canonical_shards, dealt, shard_rows, steps
 from training.errors import SettingsError
-from training.plan import Block, Piece, Plan, canonical_shards, dealt, shard_rows, steps
 
 TABLES = {
     "one row": [1],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from training import pool
+from training.data import pool
 
 INSTALLED = Path(str(importlib.metadata.distribution("petastorm").locate_file("petastorm")))
 OLD_ARROW = int(pyarrow.__version__.split(".")[0]) < 16
@@ -40,7 +40,9 @@ def test_the_pool_is_petastorms_own_code(name: str, file: str) -> None:
 
 
 def test_the_import_system_forgets_how_it_was_entered() -> None:
-    code = "import sys, training.reader; print([name for name in sys.modules if name.split('.')[0] == 'petastorm'])"
+    code = (
+        "import sys, training.data.reader; print([name for name in sys.modules if name.split('.')[0] == 'petastorm'])"
+    )
     assert python(code) == "[]"
 
 
@@ -48,18 +50,20 @@ def test_a_package_that_is_imported_already_is_taken() -> None:
     """With its own `__init__` run, where that can run, or with whatever else stands under its name."""
     stand_in = "import sys, types, importlib.util as u; spec = u.find_spec('petastorm'); "
     stand_in += "sys.modules['petastorm'] = u.module_from_spec(spec); "
-    code = stand_in + "import training.pool as p; print(sys.modules['petastorm'].workers_pool.thread_pool.ThreadPool"
+    code = (
+        stand_in + "import training.data.pool as p; print(sys.modules['petastorm'].workers_pool.thread_pool.ThreadPool"
+    )
     assert python(code + " is p.ThreadPool)") == "True"
 
 
 @pytest.mark.skipif(not OLD_ARROW, reason="petastorm's own __init__ needs pyarrow below 16")
 def test_the_whole_package_still_imports_after_it() -> None:
-    code = "import training.pool, petastorm; print(petastorm.make_batch_reader.__module__)"
+    code = "import training.data.pool, petastorm; print(petastorm.make_batch_reader.__module__)"
     assert python(code) == "petastorm.reader"
 
 
 @pytest.mark.skipif(OLD_ARROW, reason="with this pyarrow the whole package imports")
 def test_the_whole_package_fails_after_it_as_it_fails_before() -> None:
-    assert python("import training.pool\ntry: import petastorm\nexcept ImportError as e: print(e.name)").startswith(
-        "pyarrow"
-    )
+    assert python(
+        "import training.data.pool\ntry: import petastorm\nexcept ImportError as e: print(e.name)"
+    ).startswith("pyarrow")

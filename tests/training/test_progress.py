@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from training import progress
 from training.errors import TrainingError
-from training.progress import Meter, Progress
+from training.state import progress
+from training.state.progress import Meter, Progress
 from training.world import World
 
 

@@ -16,10 +16,10 @@ from deltalake import WriterProperties, write_deltalake
 
 from tests.training.streams import WORLD_SIZES, in_order, ranks_epoch, rows_of
 from training.batch import Ragged, batch_size, to_device
+from training.data.loader import Loader
+from training.data.snapshot import Snapshot, open_snapshot, read_table
 from training.errors import CheckpointError, SchemaError, SettingsError, SnapshotError, TableError
-from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot, read_table
 
 BIG = 2**53 + 1
 ROWS = 1003

@@ -17,12 +17,12 @@ import pytest
 from deltalake import WriterProperties, write_deltalake
 
 from tests.training.streams import in_order, ranks_epoch
-from training.delta_log import DataFile
+from training.data.delta_log import DataFile
+from training.data.parquet import Source
+from training.data.recent import Recent
+from training.data.snapshot import Snapshot, open_snapshot
 from training.errors import SnapshotError
-from training.parquet import Source
-from training.recent import Recent
 from training.schema import Column, Kind, Schema
-from training.snapshot import Snapshot, open_snapshot
 from training.world import World
 
 SCHEMA = Schema((Column("id", Kind.TIME),))
@@ -124,7 +124,7 @@ def test_a_footer_is_parsed_once_for_all_its_row_groups(table: Path, parsed: Cou
 
 def test_footers_are_let_go_within_their_limit(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = in_order(ranks_epoch(open_snapshot(str(table)), SCHEMA, world_size=1)[0])
-    monkeypatch.setattr("training.parquet._FOOTER_BYTES", 1)
+    monkeypatch.setattr("training.data.parquet._FOOTER_BYTES", 1)
     snapshot: Snapshot = open_snapshot(str(table))
     assert in_order(ranks_epoch(snapshot, SCHEMA, world_size=1)[0]) == wanted
     assert not snapshot.source._footers._held

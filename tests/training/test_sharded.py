@@ -17,13 +17,14 @@ from torch import Tensor
 from cluster.errors import LaunchError
 from cluster.launch import launch
 from tests.training import sharding
-from training import frozen_rows, shard_files
-from training.checkpoint import Checkpoints, State
 from training.errors import BundleError, CheckpointError, DataError, SettingsError
-from training.frozen_rows import FrozenRows
-from training.progress import Progress
-from training.rows import overlaps, rows_held
-from training.sharded import ShardedEmbedding, Tables
+from training.state import frozen_rows
+from training.state import shards as shard_files
+from training.state.checkpoint import Checkpoints, State
+from training.state.frozen_rows import FrozenRows
+from training.state.progress import Progress
+from training.tables.rows import overlaps, rows_held
+from training.tables.sharded import ShardedEmbedding, Tables
 from training.world import World
 
 COMMON = {"epochs": 2, "batch_size": 24, "seed": 5, "clip_norm": 1.0, "checkpoint_every_steps": 4}

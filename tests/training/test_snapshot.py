@@ -15,11 +15,11 @@ import pytest
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
 from tests.training.streams import ranks_epoch
-from training.delta_log import has_files
+from training.data.delta_log import has_files
+from training.data.parquet import _CHECKED
+from training.data.snapshot import open_snapshot, read_table
 from training.errors import SchemaError, SnapshotError, TableError
-from training.parquet import _CHECKED
 from training.schema import Column, Kind, Schema
-from training.snapshot import open_snapshot, read_table
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_fingerprint_is_of_the_files_not_of_the_path(table: Path) -> None:
 
 
 def test_a_url_reads_through_the_object_store(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.delta_log._plain", lambda uri: uri)  # else a file URL becomes a path
+    monkeypatch.setattr("training.data.delta_log._plain", lambda uri: uri)  # else a file URL becomes a path
     assert ids(table.as_uri()) == [1, 2, 3, 4]
 
 
@@ -140,7 +140,7 @@ def test_a_store_that_does_not_say_whether_files_are_there(table: Path, monkeypa
         raise OSError("access denied")
 
     DeltaTable(table).optimize.compact()
-    monkeypatch.setattr("training.delta_log.filesystem", lambda *_: SimpleNamespace(get_file_info=refuses))
+    monkeypatch.setattr("training.data.delta_log.filesystem", lambda *_: SimpleNamespace(get_file_info=refuses))
     with pytest.raises(TableError, match=r"of version 1 of table '.*a table' cannot be looked for: access denied"):
         has_files(str(table), 1)
 
@@ -202,7 +202,7 @@ def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
 ) -> None:
     """As many rows, in other row groups: rows would be left out, or come twice."""
     monkeypatch.setattr(
-        "training.parquet._FOOTER_BYTES", 1
+        "training.data.parquet._FOOTER_BYTES", 1
     )  # its footer is read anew, as by a rank that counted others
     write_deltalake(
         tmp_path / "t", pa.table({"id": range(30)}), writer_properties=WriterProperties(max_row_group_size=20)
@@ -221,7 +221,7 @@ def test_a_file_whose_row_groups_changed_since_they_were_counted_is_named(
 def test_a_file_that_lost_row_groups_since_they_were_counted_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.parquet._FOOTER_BYTES", 1)  # its footer is read anew
+    monkeypatch.setattr("training.data.parquet._FOOTER_BYTES", 1)  # its footer is read anew
     size = WriterProperties(max_row_group_size=10)
     write_deltalake(tmp_path / "t", pa.table({"id": range(30)}), writer_properties=size)
     snapshot = open_snapshot(str(tmp_path / "t"))

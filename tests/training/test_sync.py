@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from tests.training import collectives
-from training.exchange import rows_are_cheaper, scale_of
-from training.rows import add_rows, coalesce
-from training.sync import Synchroniser
+from training.step.exchange import rows_are_cheaper, scale_of
+from training.step.sync import Synchroniser
+from training.tables.rows import add_rows, coalesce
 from training.world import World
 
 

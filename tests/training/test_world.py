@@ -12,7 +12,7 @@ from deltalake import write_deltalake
 
 from cluster.launch import launch
 from tests.training import collectives
-from training.files import Written, damage
+from training.state.files import Written, damage
 from training.world import World, _let_compute_first, _threads
 
 

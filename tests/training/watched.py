@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DataError, PreemptedError
-from training.observers import Observers
+from training.watch.observers import Observers
 from training.world import World
 
 

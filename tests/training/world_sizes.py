@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.training import tiny
 from training.batch import Batch
+from training.data.loader import Loader
+from training.data.snapshot import open_snapshot
 from training.fit import Event, FitSettings, Pruned, fit
-from training.loader import Loader
 from training.schema import Column, Kind, Schema
-from training.snapshot import open_snapshot
 from training.world import World
 
 ROWS, BATCH, SHARDS, CUT_AT = 250, 24, 12, 4

@@ -11,7 +11,7 @@ import pytest
 
 from training.errors import TuningError
 from training.masking import masked
-from training.record import Event, Pruned
+from training.watch.record import Event, Pruned
 from training.world import World
 from tuning.objective import Channel, Pruning, learn_trial, study_reporter
 from tuning.storage import answering, is_local_file, open_storage

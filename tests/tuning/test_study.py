@@ -18,9 +18,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning import toy
-from training import lock
 from training.errors import TuningError
-from training.lock import only_writer
+from training.state import lock
+from training.state.lock import only_writer
 from training.world import World
 from tuning import ownership, study
 from tuning.objective import Pruning, learn_trial, trial_id_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from training.record import Event
+from training.watch.record import Event
 from tuning.objective import Pruning, study_reporter
 from tuning.space import read_space
 from tuning.study import StudyPlan

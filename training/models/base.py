@@ -13,7 +13,7 @@ from training.batch import Batch
 from training.configs import ModelConfig
 from training.errors import SchemaError
 from training.schema import Schema
-from training.sharded import Tables
+from training.tables.sharded import Tables
 
 
 class Model(nn.Module, ABC):

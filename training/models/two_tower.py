@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
-from training.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.models.base import RetrievalModel
+from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.schema import Schema
-from training.sharded import Tables
+from training.tables.sharded import Tables
 
 UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
 MATRIX_PIECE = 65_536  # items whose rows are read at a time

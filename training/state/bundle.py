@@ -1,0 +1,307 @@
+"""Bundles: what a training publishes. JSON beside safetensors, never pickle; written under another name, then renamed.
+
+    bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made,
+                                      and no setting at its default that came later (training/identity.py)
+        bundle.json                   format, model and config, schema, provenance, settings, metrics, checksums
+        weights.safetensors
+
+An old bundle scores with the schema that it carries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from training import models
+from training.configs import carried_config
+from training.errors import ArtefactError, BundleError, SchemaError, UnreadableError
+from training.models.base import Model
+from training.schema import Schema
+from training.settings import FitSettings
+from training.state.files import Streamed, Written, damage, replace_folder, write_tensors
+from training.state.json_files import CHECKSUM, parse_json, write_json
+
+FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
+_NAMED = ("model", "config", "schema", "settings", "metrics", "weights")  # what the name is a hash of
+_JSON, _WEIGHTS = "bundle.json", "weights.safetensors"
+_PARTIAL = ".partial-"  # being written, or replaced
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A published model.
+
+    Attributes:
+        name: model name and content hash, as in `two_tower-3f9c0a1b22d4`; scored rows carry it.
+        path: its folder.
+        model_name: key of `training.models.MODELS`.
+        config: the model's hyper-parameters; one that came later is there where it is not its default.
+        schema: of the examples it was trained on.
+        provenance: table, version, file-list hash and whatever else names where it comes from.
+        settings: of the training; one that came later is there where it is not its default.
+        metrics: what validation or evaluation measured.
+    """
+
+    name: str
+    path: Path
+    model_name: str
+    config: dict[str, Any]
+    schema: Schema
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def tensor_names(self) -> list[str]:
+        with safe_open(self.path / _WEIGHTS, framework="pt") as file:
+            return sorted(file.keys())
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor, memory-mapped: processes on a host share its pages, and it is read when it is used.
+
+        Raises:
+            BundleError: the bundle has no tensor of that name.
+        """
+        if name not in self.tensor_names():
+            raise BundleError(
+                f"bundle '{self.path}' must have the tensor that is asked for; it has no '{name}', but "
+                f"{', '.join(self.tensor_names())}; use one of these"
+            )
+        with safe_open(self.path / _WEIGHTS, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def model(self) -> Model:
+        """The model with its weights memory-mapped, in eval mode, on the CPU.
+
+        Raises:
+            BundleError: this version of Millrace does not know the model, the weights do not fit it, or it has buffers
+                that are not among them.
+        """
+        if self.model_name not in models.MODELS:
+            raise BundleError(
+                f"bundle '{self.path}' must hold a known model; it holds '{self.model_name}', known are "
+                f"{', '.join(sorted(models.MODELS))}; load it with the version of Millrace that wrote it"
+            )
+        kind: type[Model] = models.MODELS[self.model_name]
+        with torch.device("meta"):  # nothing is allocated or drawn that the weights replace
+            model = kind(kind.Config.parse(self.config), self.schema)
+        wanted, held = set(model.state_dict()), set(self.tensor_names())
+        if not wanted <= held:
+            raise BundleError(
+                f"bundle '{self.path}' must hold all weights of '{self.model_name}'; it lacks "
+                f"{', '.join(sorted(wanted - held))}; load it with the version of Millrace that wrote it"
+            )
+        model.load_state_dict({name: self.tensor(name) for name in wanted}, assign=True)
+        model.eval().requires_grad_(False)
+        bare = [name for name, tensor in model.named_buffers() if tensor.is_meta]
+        if bare:
+            raise BundleError(
+                f"model '{self.model_name}' must keep all its tensors in its state; {', '.join(bare)} is none of it; "
+                "register it as a persistent buffer"
+            )
+        return model
+
+
+def write_bundle(
+    directory: Path | str,
+    *,
+    model_name: str,
+    config: Mapping[str, Any],
+    schema: Schema,
+    tensors: Mapping[str, Tensor | Streamed],
+    provenance: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle into `directory`. Where it holds one of that name that is whole, that one stays and is returned.
+
+    Args:
+        directory: made where it does not exist.
+        model_name: key of `training.models.MODELS`.
+        config: the model's hyper-parameters.
+        schema: of the examples.
+        tensors: the model's `state_dict()`, or what `training.state.export.export` gives for one with sharded tables;
+            further tensors may be added.
+        provenance: where it comes from.
+        settings: of the training.
+        metrics: what was measured.
+    """
+    root = Path(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = root / f"{_PARTIAL}{uuid.uuid4().hex[:12]}"
+    scratch.mkdir()
+    try:
+        written = write_tensors(scratch / _WEIGHTS, tensors)
+        content = json.loads(
+            json.dumps(
+                {
+                    "format": FORMAT,
+                    "model": model_name,
+                    "config": carried_config(model_name, config),
+                    "schema": schema.to_json(),
+                    "schema_fingerprint": schema.fingerprint,
+                    "provenance": dict(provenance),
+                    "settings": FitSettings.carried(settings),
+                    "metrics": dict(metrics),
+                    "weights": asdict(written),
+                }
+            )
+        )
+        target = root / _name(content)
+        write_json(scratch / _JSON, content)
+        if target.exists() and (held := _whole(target)):
+            return held
+        aside = root / f"{scratch.name}-replaced"
+        replace_folder(scratch, target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _open(target)
+
+
+def clear_remnants(directory: Path | str) -> None:
+    """Remove what writers left that were killed; for whoever knows that no other writes there now."""
+    for rest in list(Path(directory).glob(f"{_PARTIAL}*")):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def provenance_of(path: Path | str) -> dict[str, Any] | None:
+    """Where a bundle came from, also where its weights are damaged; None where bundle.json is, or is not there.
+
+    Raises:
+        UnreadableError: bundle.json is there and cannot be read.
+    """
+    try:
+        return _open(Path(path)).provenance
+    except UnreadableError:
+        raise
+    except BundleError:
+        return None
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Open a bundle; reads its weights once to check them.
+
+    Raises:
+        BundleError: the folder is no bundle, is torn, was changed or renamed, or is of another format.
+        UnreadableError: its files are there and cannot be read.
+    """
+    folder = Path(path)
+    bundle = _open(folder)
+    try:
+        found = damage(folder / _WEIGHTS, _read(folder).weights)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if found:
+        raise BundleError(f"bundle '{folder}' is torn: {found}; copy or train it again")
+    return bundle
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
+
+
+@dataclass(frozen=True)
+class _Content:
+    """bundle.json."""
+
+    format: int
+    model: str
+    config: dict[str, Any]
+    schema: list[dict[str, Any]]
+    schema_fingerprint: str
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    weights: Written
+    checksum: str | None = None
+
+
+def _open(folder: Path) -> Bundle:
+    """A bundle as its bundle.json describes it; the weights are not looked at."""
+    content = _read(folder)
+    try:
+        schema = Schema.from_json(content.schema)
+    except SchemaError as error:
+        raise BundleError(f"bundle '{folder}' must carry a schema; {error}; write the bundle again") from error
+    if schema.fingerprint != content.schema_fingerprint:
+        raise BundleError(
+            f"bundle '{folder}' must carry the schema it was written with; its fingerprint is {schema.fingerprint} "
+            f"instead of {content.schema_fingerprint}; it was changed: copy it again from where it was written"
+        )
+    return Bundle(
+        name=folder.resolve().name,
+        path=folder,
+        model_name=content.model,
+        config=content.config,
+        schema=schema,
+        provenance=content.provenance,
+        settings=content.settings,
+        metrics=content.metrics,
+    )
+
+
+def _read(folder: Path) -> _Content:
+    path = folder / _JSON
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise BundleError(
+            f"a bundle is a folder with {_JSON}; '{folder}' has none; name one that train wrote"
+        ) from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    try:
+        held = parse_json(data, _Format, f"'{path}'").format
+        if held not in (1, FORMAT):
+            raise BundleError(
+                f"bundle '{folder}' must have format {FORMAT}, or 1; it has {held!r}; "
+                "load it with the version of Millrace that wrote it"
+            )
+        content = parse_json(data, _Content, f"'{path}'")
+        name = _name(parse_json(data, dict[str, Any], f"'{path}'"))
+    except ArtefactError as error:
+        raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
+    if content.format == FORMAT and content.checksum is None:
+        raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {_JSON}; it has none; copy it again")
+    if folder.resolve().name != name:
+        raise BundleError(
+            f"bundle '{folder}' must have the name '{name}', which is a hash of what it holds; it was renamed or "
+            "changed: give it that name back, or copy it again from where it was written"
+        )
+    return content
+
+
+def _unreadable(folder: Path, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"the files of bundle '{folder}' must be readable; they are there and are not: {error.strerror or error}. See "
+        "that the disk or file system answers and that this process may read there; where what it held is lost, remove "
+        "the folder and train again"
+    )
+
+
+def _name(content: Mapping[str, Any]) -> str:
+    """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
+    named = content if content["format"] == 1 else {key: content[key] for key in _NAMED}
+    return f"{content['model']}-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _whole(folder: Path) -> Bundle | None:
+    try:
+        return load_bundle(folder)
+    except UnreadableError:
+        raise
+    except BundleError:  # torn: it is written anew
+        return None
