@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
@@ -25,13 +25,11 @@ from pyspark.sql.utils import is_remote
 
 from cluster.errors import LaunchError, RankLostError, spark_reason
 from cluster.failures import Failure, failure_of, silent_failure
+from cluster.job import Job, rank_command, rank_env
 from cluster.processes import Rank, stop
 from cluster.relay import Address, Listener, Sender
 from cluster.spark_ranks import ENDED, FAILED, POLL_S, Board, answer, session
 from cluster.supervision import END_S, GRACE_S, START_S, Limit
-
-if TYPE_CHECKING:
-    from cluster.launch import Job
 
 _LOST = ("ExecutorLostFailure", "TaskResultLost", "Python worker exited unexpectedly")  # Spark's words
 _LATE_S = 15.0  # for the tasks to say themselves which rank still ran, before the driver cancels the stage
@@ -174,8 +172,6 @@ def rank_order(addresses: Sequence[str]) -> tuple[list[int], list[tuple[str, int
 
 def _run_one(plan: dict[str, Any], rank: int, slot: dict[str, str], ranks_here: int, board: Board) -> dict[str, Any]:
     """Start a rank's process, watch it and the others' notes, and stop it where another failed."""
-    from cluster.launch import rank_command, rank_env
-
     with closing(Sender(Address(**plan["lines"]))) as send:
         shared = {**os.environ, **rank_env(ranks_here, plan["stall_s"]), **_interface(slot["HOROVOD_HOSTNAME"])}
         env = {**shared, **slot, **plan["env"]}

@@ -15,21 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from cluster.errors import LaunchError, RankLostError, spark_reason
 from cluster.failures import Failure, verdict
+from cluster.job import Job, rank_env_anywhere
 from cluster.lines import to_stderr
 from cluster.processes import TAIL_LINES
 from cluster.rank import run_rank
 from cluster.sizes import threads_per_rank
 from cluster.spark_ranks import FAILED, Board, answer, refuse_rdds, session
 from cluster.supervision import END_S, GRACE_S, START_S
-
-if TYPE_CHECKING:
-    from cluster.launch import Job
 
 LEAVE_S = 20.0  # for Horovod to end its ranks, which it gives 10 s, and for Spark to end their tasks
 TOLD = "millrace, how a rank failed: "  # in front of a line of JSON among a rank's lines
@@ -46,8 +44,6 @@ def run_horovod_spark(job: Job, run: HorovodSparkRun) -> dict[str, Any]:
         RankLostError: Horovod could not start the ranks, or a rank was lost.
         LaunchError: there is no session, a rank failed, a package is missing, or the ranks did not end in time.
     """
-    from cluster.launch import rank_env_anywhere
-
     _ = job.spark or session()
     refuse_rdds("spark")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import LaunchError, RankLostError
+from cluster.job import ALONE, Host, Job, Launcher, Log, rank_command, rank_env
 from cluster.leaving import passing_on
 from cluster.lines import never_raising, to_stderr
 from cluster.processes import Rank, stop
-from cluster.sizes import threads_per_rank
 from cluster.supervision import Limit, supervise
 
 if TYPE_CHECKING:
@@ -28,42 +25,8 @@ if TYPE_CHECKING:
 
     from cluster.horovod_ranks import Lines
 
-ALONE = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}  # the variables of a rank that has none to meet
 RANKS_PER_CORE = 16  # of one machine, at most: each is a process that loads torch, and holds a model and a reader
 PAUSE_S = 10.0  # before the second restart; twice as long and as much again before each further one
-Log = Callable[[str], None]
-Launcher = Literal["local", "spark", "barrier"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A launch, checked: what every launcher needs to know."""
-
-    target: str
-    spec: str
-    ranks: int
-    limit: Limit
-    stall_s: float
-    env: Mapping[str, str]
-    log: Log
-    spark: SparkSession | None = None
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where some of the ranks run.
-
-    Attributes:
-        address: its IP address, which the other hosts can reach.
-        ranks: how many run there.
-        interface: the network interface that has the address.
-        enter: what stands in front of a rank's command to run it there; nothing for the launcher's own host.
-    """
-
-    address: str
-    ranks: int
-    interface: str
-    enter: tuple[str, ...] = ()
 
 
 def launch(
@@ -190,39 +153,6 @@ def _run_ranks(job: Job, hosts: Sequence[Host], slots: Sequence[Mapping[str, str
         raise LaunchError(f"rank {len(started)} of {job.ranks} must start with {command}: {error}") from error
     with passing_on(started):
         return supervise(started, job.limit)
-
-
-def rank_command(target: str) -> list[str]:
-    """What starts a rank, but for the number of the file that it tells in."""
-    return [sys.executable, "-m", "cluster.rank", target]
-
-
-def rank_env(ranks_on_host: int, stall_s: float) -> dict[str, str]:
-    """What every rank on this host needs: its share of the cores, and what all ranks need.
-
-    Where OMP_NUM_THREADS is set, it counts: by a person, or by Spark, which sets it to `spark.task.cpus` for its tasks.
-    """
-    cores = len(os.sched_getaffinity(0))
-    threads = os.environ.get("OMP_NUM_THREADS", str(threads_per_rank(cores, ranks_on_host)))
-    return {"OMP_NUM_THREADS": threads, **rank_env_anywhere(stall_s)}
-
-
-def rank_env_anywhere(stall_s: float) -> dict[str, str]:
-    """What all ranks need wherever they run: this process's import path, Gloo, our time limits, no fusing.
-
-    Horovod fuses whatever tensors happen to be ready together, which changes the order of sums from run to run;
-    `training.step.sync` joins them into one itself, so that a seed gives the same bits.
-    """
-    return {
-        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *(entry for entry in sys.path if entry)]),
-        "PYTHONUNBUFFERED": "1",
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
-        "HOROVOD_STALL_CHECK_DISABLE": "1",
-        "HOROVOD_FUSION_THRESHOLD": "0",
-        "MILLRACE_STALL_S": str(stall_s),
-    }
 
 
 def _horovod_spark_run(

@@ -10,17 +10,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import LaunchError
 from cluster.failures import Failure, verdict
+from cluster.job import Launcher
 from cluster.supervision import END_S
-
-if TYPE_CHECKING:
-    from cluster.launch import Launcher
 
 POLL_S = 0.2
 FAILED, ENDED = "failed/any", "ended/any"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import EnvironmentProblem
 from jobs import doctor_packages as packages
 from jobs.artefacts import DOCTOR, write_json
+from jobs.command import main_of
 from jobs.console import show_table
 from jobs.findings import Check, Finding
-from jobs.main import main_of
 from jobs.settings import Settings
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
+from jobs.command import main_of
 from jobs.console import say, show_table, step
 from jobs.headlines import JUDGED, hardest, main_k
-from jobs.main import main_of
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables

@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 
 from jobs import erased
 from jobs.artefacts import FEEDBACK, read_json, write_json
+from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erased import Watch
-from jobs.main import main_of
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from jobs.artefacts import REPLAY, write_json
+from jobs.command import main_of
 from jobs.console import say, show_table, warn
-from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.train import latest_bundle, learn_spec, provenance, start
 from training.data.snapshot import open_snapshot

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, read_json
+from jobs.command import main_of
 from jobs.console import say
 from jobs.headlines import JUDGED, hardest, main_k
-from jobs.main import main_of
 from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
 from jobs.report_results import (
     examples_section,

@@ -20,9 +20,9 @@ from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import OPTIONAL
+from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erased import Watch
-from jobs.main import main_of
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables

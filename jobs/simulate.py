@@ -12,8 +12,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from jobs.command import main_of
 from jobs.console import say, step
-from jobs.main import main_of
 from jobs.sessions import in_utc, open_session, parallelism
 from jobs.settings import Settings
 from jobs.tables import Tables

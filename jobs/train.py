@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.launch import launch
 from jobs import builds
 from jobs.artefacts import LATEST, read_json, write_json
+from jobs.command import main_of
 from jobs.console import say, warn
-from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.launch import launch
 from jobs.artefacts import BEST, TUNING, write_json
+from jobs.command import main_of
 from jobs.console import say, show_table
-from jobs.main import main_of
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from jobs.train import learn_spec, open_for_ranks

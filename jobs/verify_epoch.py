@@ -17,8 +17,8 @@ import typer
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs import builds
+from jobs.command import Flags, SettingsFile, guarded, run_alone
 from jobs.console import say, show_counts, step
-from jobs.main import Flags, SettingsFile, guarded, run_alone
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables

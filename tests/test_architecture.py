@@ -44,15 +44,42 @@ FRONT_DOORS = {
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+# The floors of training/: who may import whom. What lies beside fit.py is the ground, and knows no floor; but for what
+# only fit itself and its callers ask for.
+FLOORS = {
+    "data": {"data"},
+    "tables": {"tables"},
+    "step": {"step", "tables"},
+    "models": {"models", "tables"},
+    "metrics": {"metrics", "data", "models"},
+    "state": {"state", "step", "tables", "models"},
+    "watch": {"watch", "state"},
+}
+ROOF = {"fit", "checks"}
+
+
+def _module(package: str, name: str) -> str:
+    """What `from package import name` imports: a module of ours, or the package, in which the name stands."""
+    inside = ROOT.joinpath(*package.split("."), name)
+    return f"{package}.{name}" if inside.with_suffix(".py").exists() or inside.is_dir() else package
+
+
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, str, int]]:
-    """(first part of the name, whole name, line) of each import in a file."""
+    """(first part of the name, whole name, line) of each import in a file, but for those of type checkers alone."""
     tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
+    for_types = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    nodes = [node for node in (tree.body if top_level_only else ast.walk(tree)) if node not in for_types]
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0], node.module, node.lineno
+            for whole in dict.fromkeys(_module(node.module, alias.name) for alias in node.names):
+                yield whole.split(".")[0], whole, node.lineno
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -64,6 +91,30 @@ def test_imports_go_the_allowed_way(path: Path) -> None:
         if first in PACKAGES and first not in MAY_IMPORT[room]
     ]
     assert not wrong, f"{room} may import only {sorted(MAY_IMPORT[room])}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "training").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_floors_of_training(path: Path) -> None:
+    *_, floor, file = ("", *path.relative_to(ROOT / "training").with_suffix("").parts)
+    may = set(FLOORS) | ROOF if file in ROOF and not floor else FLOORS.get(floor, set())
+    parts = [(line, whole.split(".")[1]) for first, whole, line in imports(path) if first == "training"]
+    wrong = [f"line {line}: {part}" for line, part in parts if part in {*FLOORS, *ROOF} and part not in may]
+    assert not wrong, f"{floor or 'the ground'} may import only {sorted(may)}"
+
+
+def test_imports_run_in_no_circle() -> None:
+    """Wherever in a file they stand: a circle that a late import hides is one all the same."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    asked = {
+        name: {whole for _, whole, _ in imports(path) if whole in modules and whole != name}
+        for name, path in modules.items()
+    }
+    while free := [name for name, others in asked.items() if not others & asked.keys()]:
+        for name in free:
+            del asked[name]
+    assert not asked, "each of these stands in a circle, or asks for one that does"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster.launch import Host
+from cluster.job import Host
 
 NEAR, FAR = "10.213.77.1", "10.213.77.2"
 

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import pyspark
 
-from cluster.launch import Launcher, launch
+from cluster.job import Launcher
+from cluster.launch import launch
 from cluster.session import build_session
 from tests.cluster import lineage
 

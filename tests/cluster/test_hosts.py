@@ -15,7 +15,8 @@ import pytest
 from cluster import launch as launching
 from cluster import supervision
 from cluster.errors import LaunchError, RankLostError
-from cluster.launch import Host, Job, launch, run_on_hosts, with_restarts
+from cluster.job import Host, Job
+from cluster.launch import launch, run_on_hosts, with_restarts
 from cluster.rank import check_host_name
 from cluster.supervision import Limit
 from tests.cluster import lineage

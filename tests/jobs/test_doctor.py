@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 from cluster.errors import EnvironmentProblem, LaunchError
 from jobs import builds, doctor, doctor_checks, doctor_machine, doctor_rest
 from jobs.artefacts import DOCTOR, read_json
+from jobs.command import EXIT_REFUSED
 from jobs.findings import Finding
-from jobs.main import EXIT_REFUSED
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS

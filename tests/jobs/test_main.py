@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.main import EXIT_REFUSED, JOBS, build_app, guarded
+from jobs.command import EXIT_REFUSED, guarded
+from jobs.main import JOBS, build_app
 from training.errors import TableError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 from jobs import train
 from jobs.artefacts import LATEST, read_json
-from jobs.main import guarded
+from jobs.command import guarded
 from jobs.settings import load_settings
 from jobs.tasks import TASKS
 from tests.jobs.test_replay import write_tables
