@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cluster.session import build_session  # noqa: E402
-from spark_udfs.ranking import MatrixFile, by_inner_product, save_matrix  # noqa: E402
+from spark_udfs.lists import MatrixFile, by_inner_product, save_matrix  # noqa: E402
 from spark_udfs.top_k import one_thread, top_k  # noqa: E402
 
 RANK, K, SEEN, GOAL = 64, 100, 50, 4.0

@@ -31,7 +31,7 @@ pip --no-deps "$millrace" "$horovod" petastorm==0.12.1 six
 import sys
 from pathlib import Path
 
-from jobs.bounds import to_install, to_keep
+from jobs.checks.bounds import to_install, to_keep
 
 for name, lines in (("requirements", to_install()), ("constraints", to_keep())):
     Path(sys.argv[1], f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))

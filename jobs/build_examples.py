@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from jobs import builds
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
-from jobs.erased import Watch
+from jobs.erasure.erased import Watch
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings

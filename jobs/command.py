@@ -81,7 +81,7 @@ def erase(
     """Remove persons from tables, old versions, caches and checkpoints; later ingests drop them."""
 
     def call() -> None:
-        loaded, persons = load_settings(settings, flags), importlib.import_module("jobs.erasure_ids").read_ids(ids)
+        loaded, persons = load_settings(settings, flags), importlib.import_module("jobs.erasure.ids").read_ids(ids)
         importlib.import_module("jobs.erase").run(loaded, persons)
 
     guarded(call)

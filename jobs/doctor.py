@@ -15,11 +15,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import EnvironmentProblem
-from jobs import doctor_packages as packages
 from jobs.artefacts import DOCTOR, write_json
+from jobs.checks import packages
+from jobs.checks.findings import Check, Finding
 from jobs.command import main_of
 from jobs.console import show_table
-from jobs.findings import Check, Finding
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def examine(settings: Settings, spark: SparkSession | None = None) -> Iterator[F
     for check in FIRST:
         yield from check(settings)
     try:
-        rest = importlib.import_module("jobs.doctor_rest")
+        rest = importlib.import_module("jobs.checks.rest")
     except ImportError as error:
         remedy = "see to the packages, and run doctor again: all other checks were left out"
         yield Finding("fail", "imports", f"{type(error).__name__}: {error}", remedy)

@@ -20,15 +20,19 @@ from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import builds, erased, erasure_files, erasure_past, erasure_runs
+from jobs import builds
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.command import erase, run_alone
 from jobs.console import say, step
-from jobs.erasure_certificate import now, show
-from jobs.erasure_ids import checked
-from jobs.erasure_past import Past
-from jobs.erasure_scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
-from jobs.erasure_tables import clean, count, few_tasks, properties, tidy
+from jobs.erasure import erased
+from jobs.erasure import files as erasure_files
+from jobs.erasure import past as erasure_past
+from jobs.erasure import runs as erasure_runs
+from jobs.erasure.certificate import now, show
+from jobs.erasure.ids import checked
+from jobs.erasure.past import Past
+from jobs.erasure.removal import clean, count, few_tasks, properties, tidy
+from jobs.erasure.scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables

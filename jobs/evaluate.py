@@ -31,10 +31,10 @@ from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import latest_bundle
-from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.evaluation import judge, popularity_deciles, spread
 from spark_udfs.features import indexed, known_before, purchases
-from spark_udfs.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.scoring import recommend
 from training.errors import BundleError, TableError
 from training.state.json_files import read_json as read_checked

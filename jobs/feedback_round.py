@@ -34,8 +34,9 @@ from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tuned import with_best
-from spark_udfs import features, shop
+from spark_udfs import features
 from spark_udfs.scoring import recommend
+from spark_udfs.simulated import shop
 from training.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from typing import Any
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import erased, sources
+from jobs import sources
 from jobs.command import main_of
 from jobs.console import say, show_table, step, warn
-from jobs.erased import Watch
+from jobs.erasure import erased
+from jobs.erasure.erased import Watch
 from jobs.sessions import SPARK_ERRORS, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings

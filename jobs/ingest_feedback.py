@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs import erased
 from jobs.artefacts import FEEDBACK, read_json, write_json
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
-from jobs.erased import Watch
+from jobs.erasure import erased
+from jobs.erasure.erased import Watch
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs import features, order_lines
+from spark_udfs.lists import require_columns
 from spark_udfs.outcomes import OUTCOMES, Checked, attribute, check, from_events, unmatched
-from spark_udfs.ranking import require_columns
 from training.errors import DataError, TableError, TooManyBadRows
 
 if TYPE_CHECKING:

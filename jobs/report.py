@@ -16,16 +16,16 @@ from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, 
 from jobs.command import main_of
 from jobs.console import say
 from jobs.headlines import JUDGED, hardest, main_k
-from jobs.report_page import Html, facts, join, page, paragraph, tag, tiles
-from jobs.report_results import (
+from jobs.page.frame import Html, facts, join, page, paragraph, tag, tiles
+from jobs.page.results import (
     examples_section,
     feedback_section,
     metrics_section,
     popularity_section,
     score_section,
 )
-from jobs.report_runs import stages_section, training_section, tuning_section
-from jobs.report_style import model_name
+from jobs.page.runs import stages_section, training_section, tuning_section
+from jobs.page.style import model_name
 from jobs.settings import Settings
 from training.state.json_files import write_text
 from training.watch.record import read_record

@@ -22,13 +22,13 @@ from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import OPTIONAL
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
-from jobs.erased import Watch
+from jobs.erasure.erased import Watch
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.train import latest_bundle
 from spark_udfs import features, vocabularies
-from spark_udfs.baselines import popularity_order
+from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 from training.errors import TableError
 

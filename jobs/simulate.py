@@ -17,8 +17,8 @@ from jobs.console import say, step
 from jobs.sessions import in_utc, open_session, parallelism
 from jobs.settings import Settings
 from jobs.tables import Tables
-from spark_udfs import shop, tastes
 from spark_udfs.order_lines import Rules
+from spark_udfs.simulated import shop, tastes
 
 JOB = "simulate"
 LINES_PER_TASK = 500_000

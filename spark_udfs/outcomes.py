@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from spark_udfs.ranking import require_columns
+from spark_udfs.lists import require_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -2,7 +2,7 @@
 
 The bundle is opened on the executors, once per Python worker; torch is imported there and nowhere else. Its item matrix
 is computed by the first worker of a host and memory-mapped by all (spark_udfs/shared_matrix.py). The bundle's folder
-must be readable on every executor at the path given, or be shipped first (`spark_udfs.ranking.on_this_host`).
+must be readable on every executor at the path given, or be shipped first (`spark_udfs.lists.on_this_host`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
+from spark_udfs.lists import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
 from spark_udfs.packed import pack
-from spark_udfs.ranking import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
 from training.errors import ArtefactError, BundleError, SchemaError

@@ -31,14 +31,14 @@ FRONT_DOORS = {
         "cluster/rendezvous.py",
         "cluster/horovod/",
     ),
-    "packaging": ("jobs/bounds.py", "jobs/doctor_packages.py"),
+    "packaging": ("jobs/checks/bounds.py", "jobs/checks/packages.py"),
     "optuna": ("tuning/",),
     "delta": ("cluster/session.py",),
     "py4j": ("jobs/sessions.py",),
     "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py", "spark_udfs/evaluation.py"),
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
-    "plotly": ("jobs/report",),
+    "plotly": ("jobs/report.py", "jobs/page/"),
     "mlflow": ("training/watch/observers.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -128,7 +128,7 @@ def test_heavy_dependencies_enter_by_their_door(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "spark_udfs").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "spark_udfs").rglob("*.py")), ids=lambda path: path.stem)
 def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
     assert "torch" not in {first for first, _, _ in imports(path, top_level_only=True)}
 

@@ -12,10 +12,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cluster.errors import EnvironmentProblem, LaunchError
-from jobs import builds, doctor, doctor_checks, doctor_machine, doctor_rest
+from jobs import builds, doctor
 from jobs.artefacts import DOCTOR, read_json
+from jobs.checks import machine as doctor_machine
+from jobs.checks import pipeline as doctor_checks
+from jobs.checks import rest as doctor_rest
+from jobs.checks.findings import Finding
 from jobs.command import EXIT_REFUSED
-from jobs.findings import Finding
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS

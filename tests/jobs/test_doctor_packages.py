@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from jobs import bounds, doctor_packages
-from jobs.findings import Finding
+from jobs.checks import bounds
+from jobs.checks import packages as doctor_packages
+from jobs.checks.findings import Finding
 from jobs.settings import Settings
 
 HEALTHY = Settings()

@@ -13,9 +13,12 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds, erase, erased, erasure_ids, erasure_log, ingest, score
+from jobs import build_examples, builds, erase, ingest, score
 from jobs.artefacts import ERASURE, EVALUATION, read_json, write_json
-from jobs.erasure_tables import Cleaned
+from jobs.erasure import erased
+from jobs.erasure import ids as erasure_ids
+from jobs.erasure import log as erasure_log
+from jobs.erasure.removal import Cleaned
 from jobs.settings import Settings
 from jobs.settings_sections import IngestSettings
 from jobs.tables import Tables

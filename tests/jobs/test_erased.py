@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import erased
-from jobs.erased import Watch
+from jobs.erasure import erased
+from jobs.erasure.erased import Watch
 from jobs.tables import Tables
 from spark_udfs.erased import Erased, digest
 from spark_udfs.occurrences import Finder, trimmed

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from jobs import erasure_files, erasure_past, erasure_runs
 from jobs.artefacts import write_json
-from jobs.erasure_past import Past
+from jobs.erasure import files as erasure_files
+from jobs.erasure import past as erasure_past
+from jobs.erasure import runs as erasure_runs
+from jobs.erasure.past import Past
 from spark_udfs.occurrences import Finder
 from training.errors import DataError, LockHeldError, TableError
 from training.state.lock import only_writer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.erasure_scan import passed_over
+from jobs.erasure.scan import passed_over
 
 
 def test_hidden_folders_are_named_and_hidden_files_read() -> None:

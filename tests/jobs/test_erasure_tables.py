@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import erasure_log, erasure_tables
-from jobs.erasure_files import File
-from jobs.erasure_tables import Gone
+from jobs.erasure import log as erasure_log
+from jobs.erasure import removal as erasure_tables
+from jobs.erasure.files import File
+from jobs.erasure.removal import Gone
 from jobs.tables import Tables
 from tests.jobs.test_erase import naming
 from training.errors import TableError

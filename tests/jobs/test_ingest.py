@@ -11,7 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import erased, ingest
+from jobs import ingest
+from jobs.erasure import erased
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import erased, ingest_feedback
+from jobs import ingest_feedback
 from jobs.artefacts import FEEDBACK, read_json
+from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError, TooManyBadRows

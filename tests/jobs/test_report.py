@@ -12,8 +12,8 @@ import pytest
 
 from jobs import report
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, TUNING, write_json
-from jobs.report_page import html, table
-from jobs.report_results import feedback_section
+from jobs.page.frame import html, table
+from jobs.page.results import feedback_section
 from jobs.settings import Settings
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
 from training.errors import ArtefactError

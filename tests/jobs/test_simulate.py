@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from jobs import ingest, simulate
 from jobs.settings import Settings
 from jobs.tables import Tables
-from spark_udfs import shop
+from spark_udfs.simulated import shop
 from training.errors import TableError
 
 

@@ -19,7 +19,8 @@ import yaml
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
-from jobs import doctor_checks, train, tune
+from jobs import train, tune
+from jobs.checks import pipeline as doctor_checks
 from jobs.settings import Settings
 from jobs.tasks import recommend
 from training import configs

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.sessions import session_settings
-from spark_udfs.baselines import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.sessions import session_settings
-from spark_udfs import item_item as module
-from spark_udfs.item_item import (
+from spark_udfs.baselines import item_item as module
+from spark_udfs.baselines.item_item import (
     NeighbourFiles,
     item_item,
     neighbours,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pyspark import cloudpickle
 
-from spark_udfs import baselines, item_item, ranking, scoring
+from spark_udfs import lists, scoring
+from spark_udfs.baselines import classic, item_item
 from spark_udfs.packed import pack
 from spark_udfs.top_k import Ints
 
@@ -37,18 +38,18 @@ class Queries:
 
 @pytest.mark.parametrize("name", ["ours", "popularity", "item_item", "als"])
 def test_a_ranking_sends_few_bytes_an_item(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for module in (ranking, item_item):
+    for module in (lists, item_item):
         monkeypatch.setattr(module, "require_columns", lambda *_: None)
     monkeypatch.setattr(scoring, "bundle_schema", lambda _: dict.fromkeys(("history", "history_age", "user")))
     monkeypatch.setattr(scoring, "check_queries", lambda *_: None)
-    monkeypatch.setattr(baselines, "popularity_order", lambda *_: SHUFFLED)
+    monkeypatch.setattr(classic, "popularity_order", lambda *_: SHUFFLED)
     queries: Any = Queries()
-    file = ranking.MatrixFile(str(Path("nowhere")), "")
+    file = lists.MatrixFile(str(Path("nowhere")), "")
     how: Any = {"k": 5, "exclude_seen": True}
     sent: Any = {
         "ours": lambda: scoring.recommend(queries, "bundle", allowed=SHUFFLED, fallback=SHUFFLED, **how),
-        "popularity": lambda: baselines.popularity(queries, catalogue=queries, by="customers", **how),
+        "popularity": lambda: classic.popularity(queries, catalogue=queries, by="customers", **how),
         "item_item": lambda: item_item.item_item(queries, item_item.NeighbourFiles(file, file), SHUFFLED, **how),
-        "als": lambda: ranking.by_inner_product(queries, file, allowed=SHUFFLED, **how),
+        "als": lambda: lists.by_inner_product(queries, file, allowed=SHUFFLED, **how),
     }[name]()
     assert len(sent) < 4 * ITEMS

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_udfs import shop as module
-from spark_udfs import tastes
-from spark_udfs.shop import Shop
+from spark_udfs.simulated import shop as module
+from spark_udfs.simulated import tastes
+from spark_udfs.simulated.shop import Shop
 
 SHOP = Shop(users=300, items=120, days=120, orders_per_user=8.0, tastes=6, seed=3)
 

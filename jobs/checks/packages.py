@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 from packaging.requirements import Requirement
 
-from jobs import bounds
-from jobs.findings import Finding
+from jobs.checks import bounds
+from jobs.checks.findings import Finding
 from jobs.settings import Settings
 
 

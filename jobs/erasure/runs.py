@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jobs import builds, erasure_files, replay, train
+from jobs import builds, replay, train
 from jobs.artefacts import EVALUATION, FEEDBACK, REPLAY, SCORE
 from jobs.console import say
+from jobs.erasure import files as erasure_files
 from jobs.tables import Tables
 from spark_udfs.occurrences import Finder, in_file
 from training.errors import ArtefactError, DataError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import ClusterError
 from cluster.launch import launch
 from cluster.session import connect_server
-from jobs.findings import Finding
+from jobs.checks.findings import Finding
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def horovod(settings: Settings) -> list[Finding]:
     if settings.training.ranks == 1:
         return [Finding("ok", "horovod", "not needed: training.ranks is 1")]
     try:
-        result = launch("jobs.doctor_machine:add_up", {"first": 1}, ranks=2, timeout_s=LAUNCH_S)
+        result = launch("jobs.checks.machine:add_up", {"first": 1}, ranks=2, timeout_s=LAUNCH_S)
     except ClusterError as error:
         remedy = f"build it against the installed torch: cluster/horovod/build.sh {sys.executable}"
         return [Finding("fail", "horovod", str(error).strip().splitlines()[0], remedy)]

@@ -11,7 +11,7 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import shared_matrix as sharing
-from spark_udfs.ranking import MatrixFile, by_inner_product, by_order, save_matrix
+from spark_udfs.lists import MatrixFile, by_inner_product, by_order, save_matrix
 from spark_udfs.shared_matrix import digest_of, shared_matrix
 from training.errors import DataError, SchemaError
 

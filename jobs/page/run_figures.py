@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from jobs.report_style import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, empty_figure
+from jobs.page.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, empty_figure
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], epoch_ends: Sequence[tuple[int, float]]) -> go.Figure:

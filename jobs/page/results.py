@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs import report_result_figures as figures
 from jobs.headlines import JUDGED, main_k
-from jobs.report_page import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
-from jobs.report_style import model_name
+from jobs.page import result_figures as figures
+from jobs.page.frame import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
+from jobs.page.style import model_name
 
 Json = Mapping[str, Any]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs import report_run_figures as figures
 from jobs.headlines import main_k
-from jobs.report_page import Html, Section, absent, grid, html, join, paragraph, plot, table
-from jobs.report_results import METRICS
+from jobs.page import run_figures as figures
+from jobs.page.frame import Html, Section, absent, grid, html, join, paragraph, plot, table
+from jobs.page.results import METRICS
 
 Json = Mapping[str, Any]
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
 from cluster.session import TO_SCORE
-from jobs import doctor_checks as checks
-from jobs import doctor_machine as machine
-from jobs.findings import Check, Finding
+from jobs.checks import machine, pipeline
+from jobs.checks.findings import Check, Finding
 from jobs.sessions import open_session
 from jobs.settings import Settings
 
@@ -20,8 +19,8 @@ ALONE: tuple[Check, ...] = (
     machine.java_version,
     machine.loopback,
     machine.horovod,
-    checks.data_source,
-    checks.fit_settings,
+    pipeline.data_source,
+    pipeline.fit_settings,
 )
 
 
@@ -34,8 +33,8 @@ def examine(settings: Settings, spark: SparkSession | None) -> Iterator[Finding]
     except (ClusterError, ImportError) as error:
         yield Finding("fail", "spark", str(error), "see the message; the checks of tables and slots were left out")
     else:
-        yield checks.versions(session)
-        yield from checks.tables(settings, session)
-        yield from checks.slots(settings, session)
-    yield from checks.memory(settings)
-    yield from checks.disk(settings)
+        yield pipeline.versions(session)
+        yield from pipeline.tables(settings, session)
+        yield from pipeline.slots(settings, session)
+    yield from pipeline.memory(settings)
+    yield from pipeline.disk(settings)

@@ -14,7 +14,7 @@ from cluster.errors import LaunchError
 from cluster.sizes import table_bytes
 from cluster.spark_ranks import refuse_rdds
 from jobs import builds
-from jobs.findings import Finding
+from jobs.checks.findings import Finding
 from jobs.sessions import parallelism
 from jobs.settings import Settings
 from jobs.table_reads import MADE_BY

@@ -7,7 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from jobs.report_style import BLUE, INK, SKY, empty_figure, model_colour, model_name
+from jobs.page.style import BLUE, INK, SKY, empty_figure, model_colour, model_name
 
 Metric = Mapping[str, float]
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import erasure_files, erasure_tables
-from jobs.erasure_tables import Gone
+from jobs.erasure import files as erasure_files
+from jobs.erasure import removal
+from jobs.erasure.removal import Gone
 from jobs.sessions import session_settings
 from jobs.simulate import ORDER_LINES, raw_tables
 from jobs.tables import Tables
@@ -100,7 +101,7 @@ class Scan:
 
         Whatever a table's files are called, and wherever they lie: a clone's lie below another root.
         """
-        held = {name: erasure_tables.count(self.of(name), self.gone(name, wanted, indices)) for name in self._held()}
+        held = {name: removal.count(self.of(name), self.gone(name, wanted, indices)) for name in self._held()}
         return {name: rows for name, rows in held.items() if rows}
 
     def _held(self) -> list[str]:
@@ -127,7 +128,7 @@ class Scan:
         """Those of the files that the tables as they are now consist of."""
         needed: dict[str, int] = {}
         for name in sorted({name for path in files if (name := self.table_of(path))}):
-            is_old = erasure_tables.old(self.of(name), name)
+            is_old = removal.old(self.of(name), name)
             needed |= {
                 path: places for path, places in files.items() if self.table_of(path) == name and not is_old(path)
             }

@@ -1,4 +1,4 @@
-"""What a model has to beat: popularity, recent popularity and Spark's ALS; spark_udfs/item_item.py has the fourth.
+"""What a model has to beat: popularity, recent popularity and Spark's ALS; item_item.py beside it has the fourth.
 
 All answer the same queries (`user`, `seen`) with the same rows as a model does (`user, rank, item, score, fallback`),
 under the same mask, so that one evaluation judges them all.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import functions as F
 
-from spark_udfs.ranking import MatrixFile, by_inner_product, by_order, save_matrix
+from spark_udfs.lists import MatrixFile, by_inner_product, by_order, save_matrix
 from spark_udfs.top_k import Floats, Ints
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The simulated shop as DataFrames: raw order lines with planted dirt, and what a shown item leads to.
 
-The truth lies in spark_udfs/tastes.py. Every row is a function of (seed, ids): a Spark task that is run again makes the
-same rows, and nothing depends on how the data is partitioned. Thousands or billions of lines differ in `users` alone.
+The truth lies in tastes.py. Every row is a function of (seed, ids): a Spark task that is run again makes the same rows,
+and nothing depends on how the data is partitioned. Thousands or billions of lines differ in `users` alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StringType, StructType, TimestampType
 
-from spark_udfs import tastes
-from spark_udfs.tastes import Floats, Ints, ShopSize, uniform
+from spark_udfs.simulated import tastes
+from spark_udfs.simulated.tastes import Floats, Ints, ShopSize, uniform
 
 # Planted dirt: shares of lines, in the order in which they are drawn.
 DIRT = {

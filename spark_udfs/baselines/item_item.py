@@ -18,8 +18,8 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from spark_udfs.arrow import RANKED_TYPE, ids_of, lists, ranked
+from spark_udfs.lists import Batches, MatrixFile, require_columns, save_matrix
 from spark_udfs.packed import pack
-from spark_udfs.ranking import Batches, MatrixFile, require_columns, save_matrix
 from spark_udfs.top_k import CELLS, Floats, Ints, Lists, take
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 DISTRIBUTION = "millrace"
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Where a vendor's runtime is told by: the name of a variable that it sets for its processes.
 RUNTIMES = {
     "DATABRICKS_RUNTIME_VERSION": "Databricks",
