@@ -35,7 +35,7 @@ FRONT_DOORS = {
     "optuna": ("tuning/",),
     "delta": ("cluster/session.py",),
     "py4j": ("jobs/sessions.py",),
-    "torch": ("training/", "jobs/tasks/", "spark_udfs/scoring.py", "spark_udfs/evaluation.py"),
+    "torch": ("training/", "jobs/tasks/", "jobs/learning.py", "spark_udfs/scoring.py", "spark_udfs/evaluation.py"),
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report.py", "jobs/page/"),

@@ -19,10 +19,9 @@ import yaml
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
-from jobs import train, tune
+from jobs import learning, train, tune
 from jobs.checks import pipeline as doctor_checks
 from jobs.settings import Settings
-from jobs.tasks import recommend
 from training import configs
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
@@ -183,7 +182,7 @@ def test_a_record_is_kept_only_for_the_steps_that_it_speaks_of() -> None:
     spec = {"provenance": {"ranks": 1}, "first_made": first}
 
     def told(steps: int, resumed_at: int, **changes: Any) -> dict[str, Any]:
-        return recommend._provenance(spec | changes, {"threads": 3}, FitResult(steps, 1, 0.5, resumed_at=resumed_at))
+        return learning._provenance(spec | changes, {"threads": 3}, FitResult(steps, 1, 0.5, resumed_at=resumed_at))
 
     assert told(4, 4) == {"ranks": 2}
     for steps, resumed_at, more in ((8, 4, {}), (8, 8, {}), (4, 4, {"first_made": None}), (4, 0, {})):
@@ -394,9 +393,9 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
     }
     second = World()
     second.rank = 1
-    recommend._observers(spec, second)
+    learning._observers(spec, second)
     assert made == []
-    recommend._observers(spec, World())
+    learning._observers(spec, World())
     assert made[0] == str(tmp_path / "tensorboard" / "1f")
     assert made[1]["params"]["training.epochs"] == 3
     assert made[1]["params"]["examples_version"] == 7
