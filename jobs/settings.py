@@ -25,6 +25,7 @@ from jobs.settings_sections import (
     ScoringSettings,
     Section,
     ShopSettings,
+    SimulateSettings,
     SparkSettings,
     TableSettings,
     TrainingSettings,
@@ -45,6 +46,7 @@ class Settings(Section):
     spark: SparkSettings = SparkSettings()
     tables: TableSettings = TableSettings()
     shop: ShopSettings = ShopSettings()
+    simulate: SimulateSettings = SimulateSettings()
     ingest: IngestSettings = IngestSettings()
     examples: ExampleSettings = ExampleSettings()
     model: dict[str, Any] = Field(

@@ -56,6 +56,12 @@ class ShopSettings(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="decides everything that is drawn")
 
 
+class SimulateSettings(Section):
+    """What the simulated shop has beside its order lines: see docs/simulated_shop.md."""
+
+    scenes: tuple[Literal["fraud"], ...] = Field((), max_length=100, description="scenes whose raw tables are made too")
+
+
 class IngestSettings(Section):
     """Raw files to events, items and users. `columns` maps our names to the file's."""
 

@@ -1,16 +1,18 @@
-"""A simulated shop's raw order lines, with planted tastes, seasons, arrivals and dirt.
+"""A simulated shop's raw tables: order lines with planted tastes, seasons, arrivals and dirt, and what scenes ask for.
 
-    python -m jobs.simulate --settings shop.yaml shop.users=20000 shop.items=5000
+    python -m jobs.simulate --settings shop.yaml shop.users=20000 shop.items=5000 simulate.scenes=[fraud]
 
-Spark generates the lines where they are written; nothing passes through the driver, so `shop.users` may be thousands or
-hundreds of millions. The same settings make the same lines, and a second run changes nothing.
+Spark generates the rows where they are written; nothing passes through the driver, so `shop.users` may be thousands or
+hundreds of millions. The same settings make the same rows, and a second run changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.command import main_of
 from jobs.console import say, step
@@ -19,9 +21,11 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.order_lines import Rules
 from spark_udfs.simulated import shop, tastes
+from spark_udfs.simulated.planted import Planted, planted
+from spark_udfs.simulated.scenes import SCENES
 
 JOB = "simulate"
-LINES_PER_TASK = 500_000
+ROWS_PER_TASK = 500_000
 ORDER_LINES = Rules(
     columns={name: name for name in shop.RAW_COLUMNS},
     time_format=shop.TIME_FORMAT,
@@ -38,32 +42,48 @@ def raw_tables(settings: Settings, spark: SparkSession) -> Tables:
 
 @in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
-    """Write the raw table `order_lines`.
+    """Write the raw table `order_lines`, and those of `simulate.scenes`.
 
     Returns:
-        `path`, `version`, `rows`, `up_to_date`.
+        `path`, `version`, `rows`, `up_to_date` of the order lines; `tables`: the same of each other table.
     """
     spark = open_session(settings, spark)
     tables = raw_tables(settings, spark)
     size = settings.shop
-    inputs = {"shop": size.model_dump(mode="json")}
-    known = tables.up_to_date("order_lines", JOB, inputs)
-    if known:
-        say(f"the simulated shop is up to date in {tables.path('order_lines')}")
-    else:
-        lines = size.users * size.orders_per_user * tastes.LINES_PER_ORDER
-        tasks = max(parallelism(spark), int(lines / LINES_PER_TASK))
-        users = spark.range(0, size.users, numPartitions=tasks).withColumnRenamed("id", "user")
-        with step(f"simulating {size.users:,} customers and {size.items:,} items over {size.days} days"):
-            tables.write("order_lines", shop.order_lines(users, size), mode="overwrite", job=JOB, inputs=inputs)
-    rows = tables.read("order_lines").count()
-    say(f"{rows:,} raw order lines in {tables.path('order_lines')}")
-    return {
-        "path": tables.path("order_lines"),
-        "version": tables.version("order_lines"),
-        "rows": rows,
-        "up_to_date": known,
+
+    def order_lines() -> DataFrame:
+        users = _units(spark, size.users, size.orders_per_user * tastes.LINES_PER_ORDER)
+        return shop.order_lines(users.withColumnRenamed("id", "user"), size)
+
+    def rows_of(table: Planted) -> DataFrame:
+        return planted(table, _units(spark, table.units(size), table.rows_per_unit(size)), size)
+
+    made = _write(tables, "order_lines", order_lines, settings)
+    asked = [table for scene in dict.fromkeys(settings.simulate.scenes) for table in SCENES[scene]]
+    return made | {
+        "tables": {table.name: _write(tables, table.name, partial(rows_of, table), settings) for table in asked}
     }
+
+
+def _units(spark: SparkSession, count: int, rows_per_unit: float) -> DataFrame:
+    """`id` from 0, in as many tasks as the rows that the units make ask for."""
+    tasks = max(parallelism(spark), int(count * rows_per_unit / ROWS_PER_TASK))
+    return spark.range(0, count, numPartitions=tasks)
+
+
+def _write(tables: Tables, name: str, rows: Callable[[], DataFrame], settings: Settings) -> dict[str, Any]:
+    """Write one table, unless these settings have made it."""
+    inputs = {"shop": settings.shop.model_dump(mode="json")}
+    known = tables.up_to_date(name, JOB, inputs)
+    if known:
+        say(f"{name} of the simulated shop is up to date in {tables.path(name)}")
+    else:
+        size = settings.shop
+        with step(f"simulating {name}: {size.users:,} customers and {size.items:,} items over {size.days} days"):
+            tables.write(name, rows(), mode="overwrite", job=JOB, inputs=inputs)
+    count = tables.read(name).count()
+    say(f"{count:,} rows in {tables.path(name)}")
+    return {"path": tables.path(name), "version": tables.version(name), "rows": count, "up_to_date": known}
 
 
 if __name__ == "__main__":

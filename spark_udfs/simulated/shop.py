@@ -176,8 +176,8 @@ def _dirty_lines(users: Ints, shop: ShopSize) -> dict[str, pa.Array]:
         "shown": tastes.shown_number(item, shop),
         "at": at + np.where(names[kind] == "future", 3_650 * DAY_S, 0),
         "arrival": at + delay,
-        "quantity": 1 + (-np.log(uniform(shop, "quantity", *ids)) * 1.5).astype(np.int64),
-        "price": np.round(1.5 + 30 * uniform(shop, "price", item) ** 3, 2),
+        "quantity": tastes.quantity(*ids, shop),
+        "price": tastes.price(item, shop),
         "dirt": names[kind],
     }
     copies = np.where(np.isin(kind, [list(DIRT).index(name) for name in TWICE]), 2, 1)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 PHASE_DAYS = 40.0  # how long one taste rules
 RULING_SHARE = 0.75  # of a customer's lines that follow the ruling taste; the others are shared by all their tastes
@@ -88,13 +89,12 @@ def lines(users: Ints, shop: ShopSize) -> dict[str, NDArray[np.generic]]:
         Arrays of one length by name: user, order, line, item (int64) and day (float64). A customer's orders are
         numbered from 0 in the order of time. Lines for which no candidate was on sale are left out.
     """
-    drawn = -np.log(uniform(shop, "orders", users)) * shop.orders_per_user
-    orders = np.minimum(drawn.astype(np.int64) + 1, int(20 * shop.orders_per_user) + 1)
-    user, order = np.repeat(users, orders), _positions(orders)
+    orders = orders_of(users, shop)
+    user, order = np.repeat(users, orders), positions(orders)
     of_user = np.repeat(orders, orders)
     beyond = -np.log(uniform(shop, "lines", user, order)) * (LINES_PER_ORDER - 1)
     count = 1 + np.minimum(beyond.astype(np.int64), 50)
-    user, order, of_user, line = *(np.repeat(ids, count) for ids in (user, order, of_user)), _positions(count)
+    user, order, of_user, line = *(np.repeat(ids, count) for ids in (user, order, of_user)), positions(count)
     again = (uniform(shop, "again", user, order, line) < AGAIN_SHARE) & (order > 0) & (line > 0)
     earlier = (uniform(shop, "earlier", user, order, line) * order).astype(np.int64)
     # The line that decides the item: this one, or the first of an earlier order, which is never itself a repetition.
@@ -106,10 +106,37 @@ def lines(users: Ints, shop: ShopSize) -> dict[str, NDArray[np.generic]]:
     return {name: values[had] for name, values in named.items()}
 
 
+def orders_of(user: Ints, shop: ShopSize) -> Ints:
+    """How many orders a customer makes: at least one, mostly few."""
+    drawn = -np.log(uniform(shop, "orders", user)) * shop.orders_per_user
+    return np.minimum(drawn.astype(np.int64) + 1, int(20 * shop.orders_per_user) + 1)
+
+
+def positions(counts: Ints) -> Ints:
+    """0, 1, ... within each of the groups of these sizes."""
+    starts = np.cumsum(counts) - counts
+    return np.asarray(np.arange(counts.sum()) - np.repeat(starts, counts), np.int64)
+
+
 def order_day(user: Ints, order: Ints, orders: Ints, shop: ShopSize) -> Floats:
     """When an order falls: a customer's `orders` are spread from their first day to the shop's last."""
-    joined = uniform(shop, "joined", user) ** 2 * JOINING_SHARE * shop.days
+    joined = joined_day(user, shop)
     return np.asarray(joined + (shop.days - joined) * (order + uniform(shop, "day", user, order)) / orders)
+
+
+def joined_day(user: Ints, shop: ShopSize) -> Floats:
+    """A customer's first day; orders come later."""
+    return uniform(shop, "joined", user) ** 2 * JOINING_SHARE * shop.days
+
+
+def quantity(user: Ints, order: Ints, line: Ints, shop: ShopSize) -> Ints:
+    """Pieces of a line."""
+    return 1 + (-np.log(uniform(shop, "quantity", user, order, line)) * 1.5).astype(np.int64)
+
+
+def price(item: Ints, shop: ShopSize) -> Floats:
+    """Of a piece; mostly low."""
+    return np.round(1.5 + 30 * uniform(shop, "price", item) ** 3, 2)
 
 
 def taste_of_item(item: Ints, shop: ShopSize) -> Ints:
@@ -213,9 +240,3 @@ def _by_popularity(taste: Ints, drawn: Floats, shop: ShopSize) -> Ints:
 
 def _items_of(taste: Ints, shop: ShopSize) -> Ints:
     return (shop.items - 1 - taste) // shop.tastes + 1
-
-
-def _positions(counts: Ints) -> Ints:
-    """0, 1, ... within each of the groups of these sizes."""
-    starts = np.cumsum(counts) - counts
-    return np.asarray(np.arange(counts.sum()) - np.repeat(starts, counts), np.int64)

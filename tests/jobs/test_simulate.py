@@ -56,3 +56,14 @@ def test_ingest_says_what_to_run_first(spark: SparkSession, tmp_path: Path) -> N
     settings = Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}})
     with pytest.raises(TableError, match=r"'order_lines' does not exist .* run `millrace simulate` first"):
         ingest.run(settings, spark)
+
+
+def test_scenes_are_made_when_they_are_asked_for(spark: SparkSession, settings: Settings) -> None:
+    raw = simulate.raw_tables(settings, spark)
+    assert not raw.exists("payments")
+    asked = Settings.model_validate(settings.model_dump() | {"simulate": {"scenes": ["fraud", "fraud"]}})
+    first, again = (simulate.run(asked, spark)["tables"] for _ in range(2))
+    assert list(first) == ["registrations", "payments"]
+    assert first["registrations"]["rows"] == settings.shop.users
+    assert raw.read("payments").count() == first["payments"]["rows"] > 0
+    assert again == {name: summary | {"up_to_date": True} for name, summary in first.items()}

@@ -1,0 +1,10 @@
+"""The scenes of the simulated shop: the tables that each needs beside the order lines."""
+
+from __future__ import annotations
+
+from spark_udfs.simulated.fraud import PAYMENTS, REGISTRATIONS
+from spark_udfs.simulated.planted import Planted
+
+SCENES: dict[str, tuple[Planted, ...]] = {
+    "fraud": (REGISTRATIONS, PAYMENTS),
+}
