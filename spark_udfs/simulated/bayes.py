@@ -6,8 +6,11 @@ negatives. Probabilities that were counted elsewhere (say in bins, for tables of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from spark_udfs.simulated import counts
 from spark_udfs.simulated.tastes import Floats
 
 
@@ -29,6 +32,15 @@ def log_loss(p: Floats, weight: Floats | None = None) -> float:
     """The mean entropy, in nats."""
     inside = np.clip(p, 1e-15, 1 - 1e-15)
     return float(np.average(-(p * np.log(inside) + (1 - p) * np.log1p(-inside)), weights=weight))
+
+
+def wql(mean: Floats, dispersion: Floats, levels: Sequence[float]) -> float:
+    """The weighted quantile loss of the true quantiles: twice the pinball loss over the demand, mean of the levels."""
+    losses = []
+    for level in levels:
+        true = counts.quantile(mean, dispersion, np.full_like(mean, level)).astype(np.float64)
+        losses.append(2 * counts.expected_pinball(mean, dispersion, true, level).sum() / mean.sum())
+    return float(np.mean(losses))
 
 
 def _by_score(p: Floats, weight: Floats | None) -> tuple[Floats, Floats]:
