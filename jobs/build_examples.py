@@ -1,4 +1,4 @@
-"""Events to what training and evaluation read: vocabularies, examples, queries, catalogue.
+"""Tables to what training and evaluation read: vocabularies, examples, and the side tables of the task.
 
     python -m jobs.build_examples --settings pipeline.yaml examples.test_from=2011-11-10
 
@@ -10,71 +10,78 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import and_
+from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import builds
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
-from jobs.sessions import in_utc, open_session, partitions_for, session_settings
+from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings
 from jobs.table_reads import Pin
 from jobs.tables import Tables
+from jobs.task import Ground, Task
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from training.errors import DataError, TableError
 
 JOB = "build_examples"
-READ, OPTIONAL = ("events", "items", "feedback"), ("feedback",)
-KINDS = ("users", "items")
-EVENTS = {
-    "event_id": "string", "user_id": "string", "item_id": "string", "kind": "string",
-    "time": "timestamp", "arrival_time": "timestamp",
-}  # fmt: skip
-FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
 
 
 @in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
-    """Build everything that the events (and feedback, if there is any) at their newest versions give.
+    """Build everything that the tables which the task reads give at their newest versions.
 
     Returns:
         The manifest (see jobs/builds.py) and `up_to_date`.
 
     Raises:
-        TableError: no events, an empty table, or another writer at the same time.
+        TableError: a table is missing or empty, or another writer at the same time.
         SchemaError: a table has other columns than it should.
         DataError: nothing lies before a cut, a vocabulary is damaged, or persons were erased meanwhile.
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    with session_settings(spark, partitions_for(spark, tables.size("events"))):
+    with session_settings(spark, partitions_for(spark, _size(settings, tables))):
         return _build(settings, tables)
 
 
+def _size(settings: Settings, tables: Tables) -> int:
+    """Bytes of the tables that a build reads."""
+    return sum(tables.size(name) for name in pinned(tables, TASKS[settings.task]))
+
+
 def _build(settings: Settings, tables: Tables) -> builds.Manifest:
+    task = TASKS[settings.task]
     before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
-    pins = {name: tables.pin(name) for name in READ if name not in OPTIONAL or tables.exists(name)}
-    inputs = _inputs(pins, settings)
+    pins = pinned(tables, task)
+    inputs = _inputs(task, pins, settings)
     if before.manifest is not None and before.manifest["inputs"] == inputs:
         held = builds.readable(tables, before.manifest)
         if held is not None:
             return _held(tables, before, held)
         say("examples are built again: versions that the build in force names have lost files, and rows have changed")
     read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    lines = _lines(tables, read)
-    cuts = _cuts(lines, settings.examples, tables.path("events"))
-    counts = _count(lines, cuts)
+    lines = _lines(tables, task, read)
+    cuts = _cuts(lines, task, settings.examples, tables)
+    counts = _count(lines, task, cuts)
     with step("appending to the vocabularies"):
-        vocabulary = {kind: _vocabulary(tables, kind, lines, cuts, inputs) for kind in KINDS}
-    written = _write(tables, settings.examples, lines, read["items"], vocabulary, cuts, counts, inputs)
-    sizes = {kind: tables.read(f"vocabulary_{kind}", version).count() + 1 for kind, version in vocabulary.items()}
-    items = tables.read("vocabulary_items", vocabulary["items"])
+        vocabulary = {kind: _vocabulary(tables, task, kind, lines, cuts, inputs) for kind in task.kinds}
+    numbered = {
+        f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
+    }
+    ground = Ground(read | {"lines": lines} | numbered, settings, Path(settings.run_dir))
+    with giving_back(tables.spark, ground.release):
+        written = _write(tables, task, ground, cuts, counts, inputs)
+    sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in task.kinds}
     rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
     counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
     manifest = {
@@ -83,8 +90,10 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         "inputs": inputs,
         "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
         "counts": counts,
-        "schema": TASKS[settings.task].schema(sizes).to_json(),
-        "items": vocabularies.digest(items, sizes["items"] - 1),
+        "schema": task.schema(sizes).to_json(),
+        "numbers": {
+            kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1) for kind in task.numbers
+        },
     }
     watch.before_publishing()
     builds.publish(tables, manifest, job=JOB, since=before.version)
@@ -92,43 +101,62 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     return manifest | {"up_to_date": False}
 
 
+def pinned(tables: Tables, task: Task) -> dict[str, Pin]:
+    """The newest versions of the tables that a task reads, without those that may be missing and are.
+
+    Raises:
+        TableError: another one is missing.
+    """
+    return {name: tables.pin(name) for name, optional in task.tables().items() if not optional or tables.exists(name)}
+
+
 def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> builds.Manifest:
     """What was built is still there; where housekeeping has moved it, a new manifest says so."""
     same = held == before.manifest
     if not same:
         builds.publish(tables, held, job=JOB, since=before.version)
-    say(f"examples are up to date with events, feedback and settings{'' if same else '; they lie in other files now'}")
+    moved = "" if same else "; they lie in other files now"
+    say(f"examples are up to date with the tables that they are made of and with the settings{moved}")
     return held | {"up_to_date": same}
 
 
-def _inputs(pins: dict[str, Pin], settings: Settings) -> dict[str, Any]:
+def _inputs(task: Task, pins: dict[str, Pin], settings: Settings) -> dict[str, Any]:
     """What decides the rows: the tables read, by the last change of their rows, and the settings."""
     return {
-        "task": settings.task,
-        **{name: pins[name].content if name in pins else None for name in READ},
+        "task": task.name,
+        **{name: pins[name].content if name in pins else None for name in task.tables()},
         "settings": settings.examples.model_dump(mode="json"),
     }
 
 
-def _lines(tables: Tables, read: dict[str, DataFrame]) -> DataFrame:
-    events = tables.require(read["events"], "events", EVENTS)
-    if events.isEmpty():
-        raise TableError(
-            f"table 'events' at {tables.path('events')} is empty; run `millrace ingest` on a file with order lines"
-        )
-    feedback = read.get("feedback")
-    if feedback is not None:
-        tables.require(feedback, "feedback", FEEDBACK)
-    return features.purchases(events, feedback)
+def _lines(tables: Tables, task: Task, read: dict[str, DataFrame]) -> DataFrame:
+    """The task's lines, of tables that have the columns which it reads, and rows."""
+    for name, columns in task.reads.items():
+        table = name.removesuffix("?")
+        if table in read:
+            tables.require(read[table], table, columns)
+    first = next(iter(read))
+    if read[first].isEmpty():
+        raise TableError(f"table '{first}' at {tables.path(first)} is empty; run `millrace ingest` on a file with rows")
+    return task.spark().lines(read)
 
 
-def _cuts(lines: DataFrame, examples: ExampleSettings, path: str) -> Cuts:
-    span = lines.where("user_id IS NOT NULL").agg(
+def _known(task: Task) -> Column:
+    """Whether a line has all ids."""
+    return reduce(and_, (F.col(column).isNotNull() for column in task.kinds.values()), F.lit(True))
+
+
+def _cuts(lines: DataFrame, task: Task, examples: ExampleSettings, tables: Tables) -> Cuts:
+    span = lines.where(_known(task)).agg(
         F.min(F.unix_micros("time")).alias("first"), F.max(F.unix_micros("time")).alias("last")
     )
     first, last = span.collect()[0]
     if first is None:
-        raise DataError(f"no purchase at {path} has a customer; map user_id in ingest.columns and ingest again")
+        ids, table = " and ".join(task.kinds.values()), next(iter(task.tables()))
+        raise DataError(
+            f"no {task.row} in table '{table}' at {tables.path(table)} has {ids}; map them to the source's columns and "
+            "run `millrace ingest` again"
+        )
     if examples.test_from is not None:
         test = features.utc(examples.test_from)
     else:
@@ -138,31 +166,32 @@ def _cuts(lines: DataFrame, examples: ExampleSettings, path: str) -> Cuts:
     begins = datetime.fromtimestamp(first / 1e6, tz=UTC)
     if validation <= begins:
         raise DataError(
-            f"training needs purchases before {validation:%Y-%m-%d} (examples.test_from {test:%Y-%m-%d} less "
+            f"training needs {task.row}s before {validation:%Y-%m-%d} (examples.test_from {test:%Y-%m-%d} less "
             f"validation_days {examples.validation_days}), the first one is of {begins:%Y-%m-%d}; "
             "move test_from or shorten the validation"
         )
     return Cuts(validation=validation, test=test)
 
 
-def _count(lines: DataFrame, cuts: Cuts) -> dict[str, int]:
-    """Lines, customers and items of known customers before the test cut, and what is held out."""
-    has_user, before = F.col("user_id").isNotNull(), features.known_before(cuts.test)
-    known = F.coalesce(has_user & before, F.lit(False))
+def _count(lines: DataFrame, task: Task, cuts: Cuts) -> dict[str, int]:
+    """Lines and distinct ids known before the test cut, and what is held out."""
+    has_ids, before = _known(task), features.known_before(cuts.test)
+    known = F.coalesce(has_ids & before, F.lit(False))
     row = lines.agg(
         F.count_if(known).alias("training_lines"),
-        F.countDistinct(F.when(known, F.col("user_id"))).alias("training_users"),
-        F.countDistinct(F.when(known, F.col("item_id"))).alias("training_items"),
-        F.count_if(has_user & (F.col("time") >= F.lit(cuts.test))).alias("held_out_lines"),
+        *(
+            F.countDistinct(F.when(known, F.col(column))).alias(f"training_{kind}")
+            for kind, column in task.kinds.items()
+        ),
+        F.count_if(has_ids & (F.col("time") >= F.lit(cuts.test))).alias("held_out_lines"),
     )
     return {name: int(value) for name, value in row.collect()[0].asDict().items()}
 
 
-def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]) -> int:
-    """Append the ids that known customers' lines before the test cut have; returns the vocabulary's version."""
+def _vocabulary(tables: Tables, task: Task, kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]) -> int:
+    """Append the ids that lines with all ids before the test cut have; returns the vocabulary's version."""
     name = f"vocabulary_{kind}"
-    ids = lines.where(features.known_before(cuts.test) & F.col("user_id").isNotNull())
-    ids = ids.select(F.col(f"{kind.removesuffix('s')}_id").alias("id"))
+    ids = lines.where(features.known_before(cuts.test) & _known(task)).select(F.col(task.kinds[kind]).alias("id"))
     held = tables.read(name) if tables.exists(name) else tables.spark.createDataFrame([], vocabularies.SCHEMA)
     # Serializable: of two merges at once the second is refused, so no index is given twice.
     properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
@@ -173,59 +202,35 @@ def _vocabulary(tables: Tables, kind: str, lines: DataFrame, cuts: Cuts, inputs:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise DataError(
             f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
-            "Restore an earlier version (RESTORE TABLE), or remove both vocabularies and train anew"
+            "Restore an earlier version (RESTORE TABLE), or remove all vocabularies and train anew"
         )
     return version
 
 
 def _write(
-    tables: Tables,
-    examples: ExampleSettings,
-    lines: DataFrame,
-    names: DataFrame,
-    vocabulary: dict[str, int],
-    cuts: Cuts,
-    counts: dict[str, int],
-    inputs: dict[str, Any],
+    tables: Tables, task: Task, ground: Ground, cuts: Cuts, counts: dict[str, int], inputs: dict[str, Any]
 ) -> dict[str, int]:
-    """Write catalogue, queries, examples; returns their versions."""
-    users, items = (tables.read(f"vocabulary_{kind}", vocabulary[kind]) for kind in KINDS)
-    known = features.indexed(lines, users, items).persist()
-    split = {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
-    per_cut = {
-        "catalogue": [
-            features.catalogue(lines, items, names, cut, examples.recent_days, name) for name, (cut, _) in split.items()
-        ],
-        "queries": [
-            features.queries(known, users, cut, until, examples.max_history, name)
-            for name, (cut, until) in split.items()
-        ],
-    }
-    versions: dict[str, int] = {}
-    for name, (validation, test) in per_cut.items():
+    """Write what the task makes, each table in a commit; returns their versions."""
+    examples, versions = ground.settings.examples, {}
+    for name, made in task.spark().examples(ground, cuts).items():
+        rows, properties = made, {"compression": "zstd"}
+        if name == "examples":
+            rows, properties = _laid_out(made, task, counts["training_lines"], examples), _file_layout(examples)
         with step(f"writing {name}"):
             versions[name] = tables.write(
-                name, validation.unionByName(test), mode="overwrite", job=JOB, inputs=inputs, partition_by=["split"],
-                properties={"compression": "zstd"},
-            )  # fmt: skip
-    with step("writing examples"):
-        rows = _laid_out(features.examples(known, cuts, examples.max_history), counts["training_lines"], examples)
-        versions["examples"] = tables.write(
-            "examples", rows, mode="overwrite", job=JOB, inputs=inputs, partition_by=["split"],
-            properties=_file_layout(examples),
-        )  # fmt: skip
-    known.unpersist()
+                name, rows, mode="overwrite", job=JOB, inputs=inputs, partition_by=["split"], properties=properties
+            )
     return versions
 
 
-def _laid_out(rows: DataFrame, count: int, examples: ExampleSettings) -> DataFrame:
+def _laid_out(rows: DataFrame, task: Task, count: int, examples: ExampleSettings) -> DataFrame:
     """Spread moments over files by hash, and keep each moment's rows side by side: their one history compresses away.
 
     Moments are in hash order within a file, so that a row group mixes users and times.
     """
     files = max(1, math.ceil(count / examples.rows_per_file))
-    moment = F.xxhash64("user", "time")
-    return rows.repartition(files, moment).sortWithinPartitions("split", moment, "user", "time", "target")
+    moment = F.xxhash64(*task.key[: task.spread])
+    return rows.repartition(files, moment).sortWithinPartitions("split", moment, *task.key)
 
 
 def _file_layout(examples: ExampleSettings) -> dict[str, str]:

@@ -5,14 +5,14 @@ versions: its one row is the build in force, its earlier versions are the builds
 leaves the one before it in force, and whoever trains, tunes, evaluates or scores takes what was made together.
 
 A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
-`inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`; `items`,
-what the numbers of items mean (`vocabularies.digest`).
+`inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`;
+`numbers`, what the numbers of a vocabulary mean (`vocabularies.digest`; older builds have `items` alone).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.console import say, warn
@@ -116,6 +116,11 @@ def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
     return found
 
 
+def side_tables(manifest: Manifest) -> list[str]:
+    """What a build wrote beside the examples and the vocabularies."""
+    return [name for name in manifest["versions"] if name != "examples" and not name.startswith("vocabulary_")]
+
+
 def movable(tables: Tables) -> list[str]:
     """The tables of the build in force whose newest rows are its own; to be asked before rows are removed from them."""
     manifest = newest(tables).manifest
@@ -152,7 +157,8 @@ def move(tables: Tables, names: Collection[str], movable: Collection[str], *, jo
     version, manifest = newest(tables)
     if manifest is None:
         return None
-    of_others = [name for name in ("examples", "queries") if tables.made_from(name) != manifest["inputs"]]
+    held = [name for name in ("examples", "queries") if name in manifest["versions"]]
+    of_others = [name for name in held if tables.made_from(name) != manifest["inputs"]]
     named = {*manifest["read"], *manifest["versions"]} & {*names}
     late = sorted(named - {*movable} - {*of_others})
     if of_others or late:
@@ -202,32 +208,33 @@ def _has_files(place: str, version: int) -> bool:
         return False
 
 
-def refuse_other_items(tables: Tables, version: int, bundle: Path) -> None:
-    """A bundle answers with numbers of items: they must still mean what they meant when it was trained.
+def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Path) -> None:
+    """A bundle means ids by numbers: they must still mean what they meant when it was trained.
 
     Args:
-        tables: where the vocabulary lies.
-        version: of the vocabulary of items that is to give the numbers their ids.
+        tables: where the vocabularies lie.
+        versions: of the tables that are to give the numbers their ids.
         bundle: its folder. One that an earlier version of Millrace made does not say what its numbers mean.
 
     Raises:
-        BundleError: they mean other items.
+        BundleError: they mean other ids.
     """
-    provenance = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {})
-    wanted = provenance.get("build", {}).get("items")
+    build = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {}).get("build", {})
+    wanted = build.get("numbers", {"items": build["items"]} if "items" in build else None)
     if wanted is None:
         warn(
-            f"bundle '{bundle.name}' is of an earlier version and does not say what its numbers of items mean; where "
+            f"bundle '{bundle.name}' is of an earlier version and does not say what its numbers of ids mean; where "
             "the tables were made anew since, they mean others: train it again"
         )
         return
-    held = digest(tables.read("vocabulary_items", version), wanted["ids"])
-    if held != wanted:
-        raise BundleError(
-            f"bundle '{bundle.name}' must be asked with the items that it was trained on; the first {wanted['ids']:,} "
-            f"of 'vocabulary_items' at {tables.path('vocabulary_items')} are others: the tables were removed and made "
-            "anew. Run `millrace train`"
-        )
+    for kind, told in wanted.items():
+        name = f"vocabulary_{kind}"
+        if digest(tables.read(name, versions[name]), told["ids"]) != told:
+            raise BundleError(
+                f"bundle '{bundle.name}' must be asked with the {kind} that it was trained on; the first "
+                f"{told['ids']:,} of '{name}' at {tables.path(name)} are others: the tables were removed and made "
+                "anew. Run `millrace train`"
+            )
 
 
 def _manifest(rows: list[Any], place: str) -> Manifest:

@@ -5,7 +5,7 @@ A lead is said in the metric that it stands beside, with its interval, against t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,10 @@ class Lead:
     Attributes:
         metric: "recall_at_20" and the like.
         baseline: the model that comes closest, or leads most.
-        value: positive where ours is better.
+        value: positive where ours is more.
         low: lower bound.
         high: upper bound.
+        lower: whether less is better.
     """
 
     metric: str
@@ -35,24 +36,32 @@ class Lead:
     value: float
     low: float
     high: float
+    lower: bool = False
+
+    @property
+    def gain(self) -> float:
+        """Positive where ours is better."""
+        return -self.value if self.lower else self.value
 
     def words(self, name: Callable[[str], str] = str) -> str:
         """The lead in one phrase; `name` gives a baseline's name."""
         said = f"{self.metric.replace('_at_', '@')} {self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-        verdict = "worse than" if self.high < 0 else "better than" if self.low > 0 else "not shown to differ from"
+        more, less = ("worse than", "better than") if self.lower else ("better than", "worse than")
+        verdict = less if self.high < 0 else more if self.low > 0 else "not shown to differ from"
         return f"{said}: {verdict} {name(self.baseline)}"
 
 
-def hardest(protocol: Mapping[str, Any], metric: str) -> Lead | None:
+def hardest(protocol: Mapping[str, Any], metric: str, lower: Collection[str] = ()) -> Lead | None:
     """The comparison in which ours fares worst by a metric; None where none was made.
 
     Args:
         protocol: of evaluation.json; `differences` holds ours less each baseline's.
         metric: "recall_at_20" and the like.
+        lower: metrics of which less is better.
     """
     leads = [
-        Lead(metric, baseline, held[metric]["value"], held[metric]["low"], held[metric]["high"])
+        Lead(metric, baseline, held[metric]["value"], held[metric]["low"], held[metric]["high"], metric in lower)
         for baseline, held in protocol.get("differences", {}).items()
         if metric in held
     ]
-    return min(leads, key=lambda lead: lead.value, default=None)
+    return min(leads, key=lambda lead: lead.gain, default=None)

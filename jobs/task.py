@@ -1,11 +1,137 @@
-"""What a problem must say to go through the pipeline. One file in jobs/tasks/ makes one of these."""
+"""What a problem must say to go through the pipeline. One file in jobs/tasks/ makes one of these.
+
+    sources --ingest--> tables --lines, examples--> examples and side tables --learn--> bundle
+    slices --contenders--> answers --judge--> evaluation.json          answer --score--> the task's table
+
+The jobs know no task by name. A task's file loads neither torch nor Spark when it is imported: what it does with them
+stands in functions and in a module that are named there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from training.schema import Schema
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from spark_udfs.features import Cuts
+
+OURS = "millrace"  # the bundle's own name among contenders
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a task's functions work on.
+
+    Attributes:
+        read: tables by name, pinned: those of `Task.reads` that are there, `lines` (what the task made of them),
+            and, once they were built, `vocabulary_KIND` and the side tables.
+        settings: the pipeline's.
+        folder: a local folder for what is fitted on the way.
+        bundle: the folder of the bundle that answers; None while there is none.
+    """
+
+    read: Mapping[str, DataFrame]
+    settings: Settings
+    folder: Path
+    bundle: Path | None = None
+    _kept: dict[str, DataFrame] = field(default_factory=dict)
+
+    def keep(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
+        """Rows by a name: made and persisted the first time, the same ones from then on, until `release`."""
+        if name not in self._kept:
+            self._kept[name] = make().persist()
+        return self._kept[name]
+
+    def release(self) -> None:
+        """Give back what was kept."""
+        while self._kept:
+            self._kept.popitem()[1].unpersist()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows that are asked of every contender and judged together.
+
+    Attributes:
+        what: which rows these are, for people.
+        rows: what a contender needs to answer, and the truth.
+    """
+
+    what: str
+    rows: DataFrame
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What is said first of an evaluation: column titles -> metrics.
+
+    Attributes:
+        judged: shown with intervals and with what ours leads by.
+        beside: shown beside them.
+        rows: what a judged row is, in the plural.
+        note: what all these metrics have in common.
+        lower: those of which less is better.
+    """
+
+    judged: Mapping[str, str]
+    beside: Mapping[str, str]
+    rows: str
+    note: str = ""
+    lower: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The first contender's answers as of a moment, without bundle and moment.
+
+    Attributes:
+        rows: the columns of `Task.answer`.
+        counts: (the rows as they were written) -> numbers for people, and for who watches the job.
+    """
+
+    rows: DataFrame
+    counts: Callable[[DataFrame], dict[str, int]]
+
+
+Answer = Callable[["DataFrame", str], "DataFrame"]
+
+
+class OnSpark(Protocol):
+    """What a task does with DataFrames: functions of a module of its own, which alone loads Spark."""
+
+    def lines(self, read: Mapping[str, DataFrame]) -> DataFrame:
+        """The rows that time is split by: time, arrival_time, the ids of `Task.kinds`, and what the task needs."""
+
+    def examples(self, ground: Ground, cuts: Cuts) -> Mapping[str, DataFrame]:
+        """Tables by name, in the order in which they are written: `examples` with time and split, side tables with a
+        split. The ground holds the vocabularies."""
+
+    def slices(self, ground: Ground, cut: datetime) -> Mapping[str, Slice]:
+        """What is asked after the cut, by name."""
+
+    def contenders(self, ground: Ground, cut: datetime) -> Mapping[str, Answer]:
+        """By name, the bundle's own (OURS) first: (rows of a slice, its name) -> answers. What is fitted, is fitted
+        here."""
+
+    def judge(self, ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+        """Answers (with the column `model`) to a slice's rows: `users`, how many rows were judged; `models`, name ->
+        metric -> value, with low and high where it has an interval; `differences`, ours less each other's."""
+
+    def looks(self, ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
+        """More of evaluation.json, which people look at: of each slice's rows and answers."""
+
+    def score(self, ground: Ground, moment: datetime) -> Scored:
+        """The bundle's answers as of a moment."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +140,49 @@ class Task:
 
     Attributes:
         name: its key in TASKS and in the settings.
+        what: one line for people.
+        row: what one of its lines is, for messages ("purchase").
+        reads: table -> column -> Spark's type; a table whose name ends in "?" may be missing.
+        asks: more tables, which scoring alone reads.
+        kinds: vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts for no
+            vocabulary, and for no cut.
+        numbers: the vocabularies whose numbers an answer or a feature means: a bundle is refused where they have
+            changed their meaning.
+        key: columns of the examples that tell rows apart; rows with the same first `spread` of them lie side by side.
+        spread: see `key`.
         schema: (size of each vocabulary, the unknown 0 included) -> the examples' columns.
         learn: "module:function", called on every rank with a JSON spec and its world; a name, so that importing a task
             loads no torch.
         metrics: names of what its validation gives; of each, higher is better. A study may choose by any of them.
+        on_spark: the module that is its `OnSpark`; a name, so that importing a task loads no Spark.
+        headline: settings -> what is said first of an evaluation.
+        answered: columns of an answer, of every contender.
+        table: where scoring writes.
+        answer: the columns that it writes.
     """
 
     name: str
+    what: str
+    row: str
+    reads: Mapping[str, Mapping[str, str]]
+    asks: Sequence[str]
+    kinds: Mapping[str, str]
+    numbers: Sequence[str]
+    key: Sequence[str]
+    spread: int
     schema: Callable[[Mapping[str, int]], Schema]
     learn: str
     metrics: tuple[str, ...]
+    on_spark: str
+    headline: Callable[[Settings], Headline]
+    answered: Sequence[str]
+    table: str
+    answer: Sequence[str]
+
+    def tables(self) -> dict[str, bool]:
+        """The tables that it reads, and whether each may be missing."""
+        return {name.removesuffix("?"): name.endswith("?") for name in self.reads}
+
+    def spark(self) -> OnSpark:
+        """What it does with DataFrames."""
+        return cast("OnSpark", importlib.import_module(self.on_spark))

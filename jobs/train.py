@@ -156,7 +156,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     cut = "test" if "validation" in splits else "validation"
     siblings = {
         name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}
-        for name in ("catalogue", "queries")
+        for name in sorted(builds.side_tables(facts))
     }
     return {
         "task": settings.task,

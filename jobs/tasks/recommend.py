@@ -9,16 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.task import Task
+from jobs.headlines import JUDGED, main_k
+from jobs.task import Headline, Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
+    from jobs.settings import Settings
     from training.models.base import RetrievalModel
     from training.tables.sharded import Tables
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
 METRICS = tuple(f"{name}_at_{k}" for k in VALIDATION_KS for name in ("recall", "ndcg", "mrr", "hit_rate", "map"))
+BESIDE = ("mrr", "hit_rate", "map", "coverage", "novelty")
+EVENTS = {
+    "event_id": "string", "user_id": "string", "item_id": "string", "kind": "string",
+    "time": "timestamp", "arrival_time": "timestamp",
+}  # fmt: skip
+FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
 SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
@@ -100,9 +108,33 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
     return validate
 
 
+def headline(settings: Settings) -> Headline:
+    """Recall and NDCG of the lists that are shown first."""
+    k = main_k(settings.evaluation.ks)
+    return Headline(
+        judged={name: f"{name}_at_{k}" for name in JUDGED},
+        beside={name.removesuffix("_rate"): f"{name}_at_{k}" for name in BESIDE},
+        rows="customers",
+        note=f", at {k}",
+    )
+
+
 TASK = Task(
     name="recommend",
+    what="which items a customer buys next, out of the whole catalogue",
+    row="purchase",
+    reads={"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK},
+    asks=("users",),
+    kinds={"users": "user_id", "items": "item_id"},
+    numbers=("items",),
+    key=("user", "time", "target"),
+    spread=2,
     schema=schema,
     learn="jobs.tasks.recommend:learn",
     metrics=METRICS,
+    on_spark="jobs.tasks.recommend_on_spark",
+    headline=headline,
+    answered=("user", "rank", "item"),
+    table="recommendations",
+    answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
 )

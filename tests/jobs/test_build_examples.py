@@ -18,6 +18,7 @@ from jobs.erasure import erased
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.tasks import TASKS
 from spark_udfs.features import SALES
 from training.data.snapshot import open_snapshot
 from training.errors import DataError, SchemaError, TableError
@@ -199,7 +200,7 @@ def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"'events' at .* is empty"):
         build_examples.run(settings, spark)
     write_events(tables, [event(1, None, "i1", 1)])
-    with pytest.raises(DataError, match=r"no purchase at .* has a customer"):
+    with pytest.raises(DataError, match=r"no purchase in table 'events' at .* has user_id and item_id"):
         build_examples.run(settings, spark)
     write_events(tables, BASE)
     with pytest.raises(DataError, match=r"before 2023-12-31 .* the first one is of 2024-01-01"):
@@ -239,7 +240,8 @@ def test_a_damaged_vocabulary_is_refused(spark: SparkSession, tmp_path: Path) ->
 
 
 def test_the_default_cut_is_the_last_tenth(spark: SparkSession) -> None:
-    lines = spark.createDataFrame([("u", START), ("u", START + timedelta(days=100))], "user_id string, time timestamp")
+    rows = [("u", "i", START), ("u", "i", START + timedelta(days=100)), (None, "i", START + timedelta(days=900))]
+    lines = spark.createDataFrame(rows, "user_id string, item_id string, time timestamp")
     settings = Settings.model_validate({"examples": {"validation_days": 20}})
-    cuts = build_examples._cuts(lines, settings.examples, "here")
+    cuts = build_examples._cuts(lines, TASKS["recommend"], settings.examples, Tables(spark, "here"))
     assert (cuts.test - START, cuts.validation - START) == (timedelta(days=90), timedelta(days=70))

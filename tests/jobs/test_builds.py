@@ -134,11 +134,11 @@ def test_a_bundle_is_asked_with_the_items_that_it_was_trained_on(
     items = vocabularies.digest(tables.read("vocabulary_items", first), 2)
     bundle = two_tower_bundle(tmp_path, users=2, items=3, provenance={"build": {"items": items}})
     for version in (first, numbered("lamp", "rug", "chair")):  # appended ones change nothing
-        builds.refuse_other_items(tables, version, bundle.path)
+        builds.refuse_other_numbers(tables, {"vocabulary_items": version}, bundle.path)
     with pytest.raises(BundleError, match=r"the first 2 of 'vocabulary_items' at .* are others.*millrace train"):
-        builds.refuse_other_items(tables, numbered("rug", "lamp"), bundle.path)
+        builds.refuse_other_numbers(tables, {"vocabulary_items": numbered("rug", "lamp")}, bundle.path)
     older = two_tower_bundle(tmp_path / "older", users=2, items=3)
     told: list[str] = []
     monkeypatch.setattr(builds, "warn", told.append)
-    builds.refuse_other_items(tables, first, older.path)
+    builds.refuse_other_numbers(tables, {"vocabulary_items": first}, older.path)
     assert [f"bundle '{older.name}' is of an earlier version" in line for line in told] == [True]

@@ -13,6 +13,8 @@ from pyspark.sql import functions as F
 from jobs import score
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.task import Ground
+from jobs.tasks import recommend_on_spark
 from spark_udfs import features
 from tests.jobs.small_shop import ITEMS, LOOKER, NEW_ITEM, NEWCOMER, USERS, small_shop
 from training.errors import BundleError, TableError
@@ -111,7 +113,8 @@ def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -
     erased = vocabulary.withColumn("id", F.when(F.col("index") < highest, F.col("id")))
     moment = datetime(2025, 3, 2, tzinfo=UTC)
     lines = features.purchases(read["events"])
-    queries = score._queries(settings, read | {"vocabulary_users": erased}, lines, moment)
+    ground = Ground(read | {"vocabulary_users": erased, "lines": lines}, settings, tmp_path)
+    queries = recommend_on_spark._queries(ground, moment)
     outside = [row["user"] for row in queries.where("NOT in_vocabulary").collect()]
     assert len(outside) == 3  # the newcomer, the looker, and the erased user, whom the events still have
     assert min(outside) > highest
@@ -121,7 +124,7 @@ def test_no_purchases_no_tables_and_no_bundle_are_refused(spark: SparkSession, t
     settings = small_shop(spark, tmp_path)
     tables = Tables(spark, settings.tables.root)
     spark.sql(f"DELETE FROM delta.`{tables.path('events')}`")
-    with pytest.raises(TableError, match="has no purchase of a known user; run `millrace ingest`"):
+    with pytest.raises(TableError, match="has no purchase with all ids; run `millrace ingest`"):
         score.run(settings, spark)
     nowhere = Settings(**(settings.model_dump() | {"tables": {"root": str(tmp_path / "nowhere")}}))
     with pytest.raises(TableError, match=r"table 'events' does not exist at .*nowhere"):

@@ -1,0 +1,262 @@
+"""Recommendation on Spark: purchases to examples, queries and a catalogue; full rankings, judged; lists for everybody.
+
+Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
+`any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
+sampled. A user is judged if there is something to find. Values are means over users, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from jobs.console import step
+from jobs.headlines import main_k
+from jobs.task import OURS, Answer, Ground, Scored, Slice
+from spark_udfs import features, vocabularies
+from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
+from spark_udfs.evaluation import judge as judged
+from spark_udfs.evaluation import popularity_deciles, spread
+from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from spark_udfs.features import Cuts
+
+PROTOCOLS = {
+    "new": "items new to the customer; what was bought before is left out",
+    "any": "any item bought after the cut; nothing is left out",
+}
+EXAMPLES = 10
+
+
+def lines(read: Mapping[str, DataFrame]) -> DataFrame:
+    """Purchases, those that feedback brought too."""
+    return features.purchases(read["events"], read.get("feedback"))
+
+
+def _indexed(ground: Ground) -> DataFrame:
+    read = ground.read
+    return ground.keep(
+        "known", lambda: features.indexed(read["lines"], read["vocabulary_users"], read["vocabulary_items"])
+    )
+
+
+def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
+    """catalogue and queries of both cuts, and the examples."""
+    read, asked = ground.read, ground.settings.examples
+    known, users, items = _indexed(ground), read["vocabulary_users"], read["vocabulary_items"]
+    split = {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
+    catalogues = [
+        features.catalogue(read["lines"], items, read["items"], cut, asked.recent_days, name)
+        for name, (cut, _) in split.items()
+    ]
+    queries = [
+        features.queries(known, users, cut, until, asked.max_history, name) for name, (cut, until) in split.items()
+    ]
+    return {
+        "catalogue": catalogues[0].unionByName(catalogues[1]),
+        "queries": queries[0].unionByName(queries[1]),
+        "examples": features.examples(known, cuts, asked.max_history),
+    }
+
+
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
+    """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
+    queries = ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
+    truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
+    return {
+        name: Slice(PROTOCOLS[name], queries.withColumn("truth", truth).where(F.size("truth") > 0))
+        for name, truth in truths.items()
+    }
+
+
+def _catalogue(ground: Ground) -> DataFrame:
+    """A row per item known before the cut."""
+    held = ground.read["catalogue"]
+    return ground.keep("catalogue", lambda: held.where("split = 'test' AND count > 0").drop("split"))
+
+
+def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
+    """The bundle, and the baselines that the settings name."""
+    wanted, catalogue, folder = ground.settings.evaluation, _catalogue(ground), ground.folder / "baselines"
+    order = popularity_order(catalogue, "recent_customers")  # what sold in the last 30 days: for cold users
+    allowed = np.sort(order)
+    counts = ground.keep("counts", lambda: interactions(_indexed(ground).where(features.known_before(cut))))
+    rankers: dict[str, Callable[..., DataFrame]] = {
+        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=order),
+        "popularity": partial(popularity, catalogue=catalogue, by="customers"),
+        "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_customers"),
+    }
+    if "item_item" in wanted.baselines:
+        with step("evaluate: count item-item neighbours"):
+            near = save_neighbours(neighbours(counts), folder)
+        rankers["item_item"] = partial(item_item, near=near, allowed=allowed)
+    if "als" in wanted.baselines:
+        with step("evaluate: fit ALS"):
+            als = fit_als(
+                counts,
+                folder,
+                rank=wanted.als_rank,
+                iterations=wanted.als_iterations,
+                alpha=wanted.als_alpha,
+                regularisation=wanted.als_regularisation,
+            )
+        rankers["als"] = als.recommend
+    k = max(wanted.ks)
+
+    def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
+        return ranker(asked, k=k, exclude_seen=protocol == "new")
+
+    return {name: partial(answer, ranker=rankers[name]) for name in rankers if name in (OURS, *wanted.baselines)}
+
+
+def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Means over users, and how much of the catalogue is shown."""
+    ks = ground.settings.evaluation.ks
+    values = judged(answers, asked, ks=ks, resamples=ground.settings.evaluation.bootstrap)
+    spreads = spread(answers, _catalogue(ground), ks=ks)
+    shown = [name for name in names if name in values]
+    return {
+        "users": values[OURS].users,
+        "models": {name: values[name].intervals() | spreads[name] for name in shown},
+        "differences": {name: values[OURS].minus(values[name]) for name in shown[1:]},
+    }
+
+
+def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
+    """How popular the recommended items are, and ten customers by product name."""
+    asked, ranked = held["new"]
+    top = ranked.where(F.col("rank") <= main_k(ground.settings.evaluation.ks))
+    bought = asked.select(F.lit("bought").alias("source"), F.explode("truth").alias("item"))
+    rows = bought.unionByName(top.select(F.concat(F.lit("model "), "model").alias("source"), "item"))
+    deciles = popularity_deciles(rows, _catalogue(ground))
+    return {
+        "popularity_of_recommended": {
+            "bought": deciles.pop("bought"),
+            "recommended": {source.removeprefix("model "): counts for source, counts in deciles.items()},
+        },
+        "examples": _ten_customers(ground, asked, top.where(F.col("model") == OURS)),
+    }
+
+
+def _ten_customers(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str, Any]]:
+    """Ten users, drawn by hash, with the names of what they bought, got shown and then bought."""
+    drawn = (
+        asked.where(F.size("history") > 0)
+        .orderBy(F.xxhash64("user_id"))
+        .limit(EXAMPLES)
+        .select("user", "user_id", "history", "truth")
+        .collect()
+    )
+    shown: dict[int, list[int]] = {row["user"]: [] for row in drawn}
+    for row in ours.where(F.col("user").isin(list(shown))).orderBy("user", "rank").collect():
+        shown[row["user"]].append(row["item"])
+    items = {item for row in drawn for item in (*row["history"], *row["truth"], *shown[row["user"]])}
+    named = _catalogue(ground).where(F.col("item").isin(sorted(items))).select("item", F.coalesce("name", "item_id"))
+    names = {row[0]: row[1] for row in named.collect()}
+    return [
+        {
+            "user_id": row["user_id"],
+            "bought": [names[item] for item in dict.fromkeys(row["history"]) if item in names][-10:],
+            "recommended": [names[item] for item in shown[row["user"]]][:10],
+            "then_bought": [names[item] for item in row["truth"] if item in names],
+        }
+        for row in drawn
+    ]
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """The top K items of the whole catalogue for every user.
+
+    Every user of the shop gets rows: one that the bundle does not know is scored by the history alone, one without a
+    known item in the history gets what sold most lately, marked `fallback`.
+    """
+    queries = ground.keep("queries", lambda: _queries(ground, moment))
+    return Scored(_rows(ground, queries, moment), partial(_counts, ground, queries, moment))
+
+
+def _queries(ground: Ground, moment: datetime) -> DataFrame:
+    """A row per user of the shop: user, user_id, history, history_age, seen, in_vocabulary.
+
+    A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown: past
+    the indices of erased users too.
+    """
+    read = ground.read
+    held = read["vocabulary_users"]
+    everybody = read["users"].select(F.col("user_id").alias("id"))
+    joined_since = vocabularies.new_entries(everybody, held)
+    numbered = (
+        held.where("id IS NOT NULL")
+        .select("index", "id", F.lit(True).alias("in_vocabulary"))
+        .unionByName(joined_since.select("index", "id", F.lit(False).alias("in_vocabulary")))
+    )
+    known = features.indexed(read["lines"], numbered, read["vocabulary_items"])
+    asked = features.queries(known, numbered, moment, None, ground.settings.examples.max_history, "score")
+    empty_ids, empty_ages = F.array().cast("array<bigint>"), F.array().cast("array<float>")
+    return (
+        numbered.withColumnRenamed("index", "user")
+        .join(asked.drop("user_id"), on="user", how="left")
+        .select(
+            "user",
+            F.col("id").alias("user_id"),
+            F.coalesce("history", empty_ids).alias("history"),
+            F.coalesce("history_age", empty_ages).alias("history_age"),
+            F.coalesce("seen", empty_ids).alias("seen"),
+            "in_vocabulary",
+        )
+    )
+
+
+def _rows(ground: Ground, queries: DataFrame, moment: datetime) -> DataFrame:
+    """What is written, by names and by numbers."""
+    scoring, items, read = ground.settings.scoring, ground.read["vocabulary_items"], ground.read
+    recent_days = ground.settings.examples.recent_days
+    sold = features.catalogue(read["lines"], items, read["items"], moment, recent_days, "score").where("count > 0")
+    order = popularity_order(sold, "recent_customers")
+    ranked = recommend(
+        queries,
+        str(ground.bundle),
+        k=scoring.k,
+        allowed=np.sort(order),
+        exclude_seen=scoring.exclude_seen,
+        fallback=order if scoring.cold_users == "recent_popularity" else None,
+    )
+    item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
+    return named.join(F.broadcast(item_ids), on="item", how="inner").select(
+        "user_id",
+        F.when(F.col("in_vocabulary"), F.col("user")).otherwise(F.lit(0)).alias("user"),
+        "rank",
+        "item_id",
+        "item",
+        "score",
+        "fallback",
+    )
+
+
+def _counts(ground: Ground, queries: DataFrame, moment: datetime, written: DataFrame) -> dict[str, int]:
+    """users, cold_users (no known item in the history), unknown_users (the bundle has no vector of their own),
+    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows."""
+    schema = bundle_schema(str(ground.bundle))
+    users = schema["user"].size or 0
+    unknown = F.expr(unknown_ids(schema))
+    asked = queries.agg(
+        F.count(F.lit(1)).alias("users"),
+        F.count_if(F.size("history") == unknown).alias("cold_users"),
+        F.count_if(F.col("user") >= users).alias("unknown_users"),
+        F.coalesce(F.sum(unknown), F.lit(0)).alias("unknown_ids"),
+    ).collect()[0]
+    past = ground.read["lines"].where(features.known_before(moment) & F.col("user_id").isNotNull())
+    known = ground.read["vocabulary_items"].select(F.col("id").alias("item_id"))
+    unheard = past.join(known, on="item_id", how="left_anti")
+    made = written.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]
+    counts = asked.asDict() | made.asDict()
+    return counts | {"unknown_ids": counts["unknown_ids"] + unheard.count()}
