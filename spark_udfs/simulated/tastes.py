@@ -222,7 +222,7 @@ def _draw_item(user: Ints, order: Ints, line: Ints, day: Floats, shop: ShopSize)
     taste = np.where(exploring, (uniform(shop, "any", *ids) * shop.tastes).astype(np.int64), followed)
     best, item = np.full(len(user), -np.inf), np.full(len(user), -1, np.int64)
     for number in range(CANDIDATES):
-        candidate = _by_popularity(taste, uniform(shop, f"candidate {number}", *ids), shop)
+        candidate = by_popularity(taste, uniform(shop, f"candidate {number}", *ids), shop)
         weight = appeal(candidate, day, shop)
         # The largest u ** (1 / weight) draws by weight (Efraimidis and Spirakis, 2006).
         key = np.log(uniform(shop, f"key {number}", *ids)) / np.maximum(weight, 1e-12)
@@ -231,7 +231,7 @@ def _draw_item(user: Ints, order: Ints, line: Ints, day: Floats, shop: ShopSize)
     return item
 
 
-def _by_popularity(taste: Ints, drawn: Floats, shop: ShopSize) -> Ints:
+def by_popularity(taste: Ints, drawn: Floats, shop: ShopSize) -> Ints:
     """An item of the taste by Zipf's law: the inverse of the continuous law's distribution, no table."""
     of_taste, power = _items_of(taste, shop), 1 - ZIPF
     rank = ((drawn * ((of_taste + 1.0) ** power - 1) + 1) ** (1 / power)).astype(np.int64) - 1

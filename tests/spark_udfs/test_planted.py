@@ -23,7 +23,10 @@ every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.n
 
 
 def made(table: Planted, shop: Shop = SHOP) -> dict[str, pa.Array]:
-    return {name: pa.array(values) for name, values in table.make(np.arange(table.units(shop)), shop).items()}
+    return {
+        name: pa.array(values, from_pandas=True)
+        for name, values in table.make(np.arange(table.units(shop)), shop).items()
+    }
 
 
 @every_table
