@@ -59,7 +59,7 @@ class ShopSettings(Section):
 class SimulateSettings(Section):
     """What the simulated shop has beside its order lines: see docs/simulated_shop.md."""
 
-    scenes: tuple[Literal["fraud", "demand", "impressions"], ...] = Field(
+    scenes: tuple[Literal["fraud", "demand", "impressions", "reviews", "messages"], ...] = Field(
         (), max_length=100, description="scenes whose raw tables are made too"
     )
 

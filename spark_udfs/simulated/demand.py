@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from spark_udfs.simulated import counts, tastes
+from spark_udfs.simulated.draws import normal
 from spark_udfs.simulated.planted import Field, Planted, Rows
 from spark_udfs.simulated.tastes import Floats, Ints, Mask, ShopSize, uniform
 
@@ -31,10 +32,10 @@ LARGEST_MEAN = 500.0
 def mean(item: Ints, day: Ints, shop: ShopSize) -> Floats:
     """The mean demand of products on days; 0 before a product is there."""
     years = day / 365.25
-    grown = np.exp(TREND_SPREAD * _normal(shop, "trend", item) * years)
+    grown = np.exp(TREND_SPREAD * normal(shop, "trend", item) * years)
     peak = (uniform(shop, "best weekday", tastes.taste_of_item(item, shop)) * WEEK).astype(np.int64)
     weekday = np.exp(WEEKDAY_SWING * np.cos(2 * math.pi * (_weekday(day, shop) - peak) / WEEK))
-    base = BASE * np.exp(BASE_SPREAD * _normal(shop, "base", item))
+    base = BASE * np.exp(BASE_SPREAD * normal(shop, "base", item))
     low, high = ELASTICITY
     elasticity = low + (high - low) * uniform(shop, "elasticity", item)
     promotion = np.where(promoted(item, day, shop), (1 - DISCOUNT) ** -elasticity, 1.0)
@@ -104,12 +105,6 @@ def _stock(items: Ints, mean_pd: Floats, asked_pd: Ints, shop: ShopSize) -> tupl
 def _weekday(day: Ints, shop: ShopSize) -> Ints:
     """0 is Monday; 1970-01-01 was a Thursday."""
     return (tastes.start_s(shop) // 86_400 + day + 3) % WEEK
-
-
-def _normal(shop: ShopSize, purpose: str, *ids: Ints) -> Floats:
-    """Standard normal draws (Box and Muller, 1958)."""
-    radius = np.sqrt(-2 * np.log(uniform(shop, f"{purpose} radius", *ids)))
-    return np.asarray(radius * np.cos(2 * math.pi * uniform(shop, f"{purpose} angle", *ids)))
 
 
 PRODUCT_DAYS = Planted(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from spark_udfs.simulated import tastes
+from spark_udfs.simulated.draws import sigmoid
 from spark_udfs.simulated.planted import Field, Planted, Rows, words
 from spark_udfs.simulated.tastes import Floats, Ints, Mask, ShopSize, uniform
 
@@ -61,7 +62,7 @@ def payments_of(users: Ints, shop: ShopSize) -> Rows:
     terminal = (usual - np.log(uniform(shop, "next terminal", *ids)).astype(np.int64)) % _terminals(shop)
     at_hand = np.where(shared, compromised("shared device", pool, day, shop), compromised("device", own, day, shop))
     lift = PAYMENT_LIFT
-    p = _sigmoid(
+    p = sigmoid(
         PAYMENT_BASE
         + lift["device"] * at_hand
         + lift["address"] * compromised("address", address, day, shop)
@@ -113,7 +114,7 @@ def _registered(user: Ints, shop: ShopSize) -> tuple[Floats, Mask, Ints, Mask]:
     )
     disposable = uniform(shop, "disposable", user) < DISPOSABLE_SHARE
     lift = REGISTRATION_LIFT
-    p = _sigmoid(
+    p = sigmoid(
         REGISTRATION_BASE
         + lift["address"] * in_wrong_hands
         + lift["disposable"] * disposable
@@ -157,10 +158,6 @@ def _terminals(shop: ShopSize) -> int:
 
 def _at_night(day: Floats) -> Mask:
     return day % 1 * 24 < NIGHT_HOURS
-
-
-def _sigmoid(log_odds: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
 
 
 def _time(day: Floats, shop: ShopSize) -> Ints:

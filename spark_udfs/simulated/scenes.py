@@ -5,10 +5,14 @@ from __future__ import annotations
 from spark_udfs.simulated.demand import PRODUCT_DAYS
 from spark_udfs.simulated.fraud import PAYMENTS, REGISTRATIONS
 from spark_udfs.simulated.impressions import IMPRESSIONS
+from spark_udfs.simulated.messages import MESSAGES
 from spark_udfs.simulated.planted import Planted
+from spark_udfs.simulated.reviews import REVIEWS
 
 SCENES: dict[str, tuple[Planted, ...]] = {
     "fraud": (REGISTRATIONS, PAYMENTS),
     "demand": (PRODUCT_DAYS,),
     "impressions": (IMPRESSIONS,),
+    "reviews": (REVIEWS,),
+    "messages": (MESSAGES,),
 }
