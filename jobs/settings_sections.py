@@ -59,9 +59,10 @@ class ShopSettings(Section):
 class SimulateSettings(Section):
     """What the simulated shop has beside its order lines: see docs/simulated_shop.md."""
 
-    scenes: tuple[Literal["fraud", "demand", "impressions", "reviews", "messages"], ...] = Field(
-        (), max_length=100, description="scenes whose raw tables are made too"
-    )
+    scenes: tuple[
+        Literal["fraud", "demand", "impressions", "reviews", "messages", "items", "pictures"],
+        ...,
+    ] = Field((), max_length=100, description="scenes whose raw tables are made too")
 
 
 class IngestSettings(Section):

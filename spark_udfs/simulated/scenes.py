@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spark_udfs.simulated.catalogue import ITEMS, PICTURES
 from spark_udfs.simulated.demand import PRODUCT_DAYS
 from spark_udfs.simulated.fraud import PAYMENTS, REGISTRATIONS
 from spark_udfs.simulated.impressions import IMPRESSIONS
@@ -15,4 +16,6 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "impressions": (IMPRESSIONS,),
     "reviews": (REVIEWS,),
     "messages": (MESSAGES,),
+    "items": (ITEMS,),
+    "pictures": (PICTURES,),
 }

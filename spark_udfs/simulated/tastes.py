@@ -177,10 +177,15 @@ def popularity(item: Ints, shop: ShopSize) -> Floats:
 def appeal(item: Ints, day: Floats, shop: ShopSize) -> Floats:
     """An item's relative odds at a moment: season and novelty; 0 before it is on sale."""
     season = np.exp(SEASON_SWING * np.cos(2 * math.pi * (day / 365.25 - uniform(shop, "season", item))))
-    arrival = uniform(shop, "arrival", item)
-    arrived = np.where(arrival < EARLY_SHARE, -1_000.0, (arrival - EARLY_SHARE) / (1 - EARLY_SHARE) * shop.days)
+    arrived = arrived_day(item, shop)
     age = np.maximum(day - arrived, 0.0)
     return np.where(day >= arrived, season * (1 + NOVELTY * np.exp(-age / NOVELTY_DAYS)), 0.0)
+
+
+def arrived_day(item: Ints, shop: ShopSize) -> Floats:
+    """When an item comes on sale; -1,000 for those that are there from the first day."""
+    arrival = uniform(shop, "arrival", item)
+    return np.where(arrival < EARLY_SHARE, -1_000.0, (arrival - EARLY_SHARE) / (1 - EARLY_SHARE) * shop.days)
 
 
 def purchase_odds(user: Ints, item: Ints, day: Floats, rank: Ints, shop: ShopSize) -> Floats:
