@@ -56,13 +56,13 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 def _size(settings: Settings, tables: Tables) -> int:
     """Bytes of the tables that a build reads."""
-    return sum(tables.size(name) for name in pinned(tables, TASKS[settings.task]))
+    return sum(tables.size(name) for name in pinned(tables, TASKS[settings.task], settings))
 
 
 def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     task = TASKS[settings.task]
     before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
-    pins = pinned(tables, task)
+    pins = pinned(tables, task, settings)
     inputs = _inputs(task, pins, settings)
     if before.manifest is not None and before.manifest["inputs"] == inputs:
         held = builds.readable(tables, before.manifest)
@@ -70,8 +70,8 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             return _held(tables, before, held)
         say("examples are built again: versions that the build in force names have lost files, and rows have changed")
     read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    lines = _lines(tables, task, read)
-    cuts = _cuts(lines, task, settings.examples, tables)
+    lines = _lines(tables, task, settings, read)
+    cuts = _cuts(lines, task, settings, tables)
     counts = _count(lines, task, cuts)
     with step("appending to the vocabularies"):
         vocabulary = {kind: _vocabulary(tables, task, kind, lines, cuts, inputs) for kind in task.kinds}
@@ -101,13 +101,17 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     return manifest | {"up_to_date": False}
 
 
-def pinned(tables: Tables, task: Task) -> dict[str, Pin]:
+def pinned(tables: Tables, task: Task, settings: Settings) -> dict[str, Pin]:
     """The newest versions of the tables that a task reads, without those that may be missing and are.
 
     Raises:
         TableError: another one is missing.
     """
-    return {name: tables.pin(name) for name, optional in task.tables().items() if not optional or tables.exists(name)}
+    return {
+        name: tables.pin(name)
+        for name, optional in task.tables(settings).items()
+        if not optional or tables.exists(name)
+    }
 
 
 def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> builds.Manifest:
@@ -124,14 +128,15 @@ def _inputs(task: Task, pins: dict[str, Pin], settings: Settings) -> dict[str, A
     """What decides the rows: the tables read, by the last change of their rows, and the settings."""
     return {
         "task": task.name,
-        **{name: pins[name].content if name in pins else None for name in task.tables()},
+        **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
         "settings": settings.examples.model_dump(mode="json"),
+        **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
     }
 
 
-def _lines(tables: Tables, task: Task, read: dict[str, DataFrame]) -> DataFrame:
+def _lines(tables: Tables, task: Task, settings: Settings, read: dict[str, DataFrame]) -> DataFrame:
     """The task's lines, of tables that have the columns which it reads, and rows."""
-    for name, columns in task.reads.items():
+    for name, columns in task.reads(settings).items():
         table = name.removesuffix("?")
         if table in read:
             tables.require(read[table], table, columns)
@@ -146,13 +151,14 @@ def _known(task: Task) -> Column:
     return reduce(and_, (F.col(column).isNotNull() for column in task.kinds.values()), F.lit(True))
 
 
-def _cuts(lines: DataFrame, task: Task, examples: ExampleSettings, tables: Tables) -> Cuts:
+def _cuts(lines: DataFrame, task: Task, settings: Settings, tables: Tables) -> Cuts:
+    examples = settings.examples
     span = lines.where(_known(task)).agg(
         F.min(F.unix_micros("time")).alias("first"), F.max(F.unix_micros("time")).alias("last")
     )
     first, last = span.collect()[0]
     if first is None:
-        ids, table = " and ".join(task.kinds.values()), next(iter(task.tables()))
+        ids, table = " and ".join(task.kinds.values()), next(iter(task.tables(settings)))
         raise DataError(
             f"no {task.row} in table '{table}' at {tables.path(table)} has {ids}; map them to the source's columns and "
             "run `millrace ingest` again"

@@ -56,9 +56,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     _refuse_a_bundle_that_knows_the_answers(bundle, cut)
     versions = build["versions"]
     builds.refuse_other_numbers(tables, versions, bundle)
-    same = versions | {name: build["inputs"][name] for name in task.tables()}
+    same = versions | {name: build["inputs"][name] for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json")
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
+    inputs["options"] = settings.options.model_dump(mode="json")
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before.get("inputs") == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")

@@ -56,7 +56,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     watch = Watch(tables, JOB, task.table)
-    pins = pinned(tables, task) | {name: tables.pin(name) for name in task.asks}
+    pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
     built = builds.published(tables)["versions"]
     builds.refuse_other_numbers(tables, built, bundle)
     vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds}
@@ -71,6 +71,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"}),
         "max_history": settings.examples.max_history,
         "recent_days": settings.examples.recent_days,
+        "options": settings.options.model_dump(mode="json"),
         **watch.inputs,
     }
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
@@ -101,7 +102,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime:
     """The moment asked for, or a second after the last line that has all ids."""
-    table = next(iter(task.tables()))
+    table = next(iter(task.tables(settings)))
     known = reduce(and_, (F.col(column).isNotNull() for column in task.kinds.values()), F.lit(True))
     first, last = lines.where(known).agg(F.unix_micros(F.min("time")), F.unix_micros(F.max("time"))).collect()[0]
     if first is None:

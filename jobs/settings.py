@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from jobs.places import LocalFolder
 from jobs.settings_problems import LONGEST, problems
@@ -35,13 +35,13 @@ from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError
 
-DEFAULT_MODEL = "two_tower"
+DEFAULT_MODEL, DEFAULT_TASK = "two_tower", "recommend"
 
 
 class Settings(Section):
     """A whole pipeline."""
 
-    task: str = Field("recommend", description="the problem: a file of jobs/tasks")
+    task: str = Field(DEFAULT_TASK, description="the problem: a file of jobs/tasks")
     run_dir: LocalFolder = Field("out/run", description="checkpoints, bundle, study, record and report")
     spark: SparkSettings = SparkSettings()
     tables: TableSettings = TableSettings()
@@ -51,6 +51,9 @@ class Settings(Section):
     examples: ExampleSettings = ExampleSettings()
     model: dict[str, Any] = Field(
         default_factory=lambda: {"name": DEFAULT_MODEL}, validate_default=True, description="name, and its own settings"
+    )
+    options: SerializeAsAny[Section] = Field(
+        default_factory=dict, validate_default=True, description="what only this task has"
     )
     training: TrainingSettings = TrainingSettings()
     tuning: TuningSettings = TuningSettings()
@@ -76,6 +79,14 @@ class Settings(Section):
             raise ValueError(f"name is {shown(name)}; known: {', '.join(sorted(CONFIGS))}")
         config = {key: value for key, value in model.items() if key != "name"}
         return {"name": name, **CONFIGS[name](**config).model_dump()}
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options(cls, options: Any, info: ValidationInfo) -> Any:
+        from jobs.tasks import TASKS
+
+        task = info.data.get("task")  # none: it is wrong itself
+        return TASKS[task].options.model_validate(options) if task else Section()
 
     @field_validator("training")
     @classmethod
@@ -108,13 +119,21 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
     except ValidationError as error:
         given = values.get("model")
         model = {"name": DEFAULT_MODEL} | (given if isinstance(given, dict) else {})
-        found += problems(error, Settings, values | {"model": model})
+        found += problems(error, Settings, values | {"model": model, "options": _options_of(values)})
     if found:
         where = f" in {path}" if path is not None else ""
         raise SettingsError(
             f"{len(found)} problem(s) with the settings{where}:\n" + "\n".join(f"  - {line}" for line in found)
         )
     return settings
+
+
+def _options_of(values: dict[str, Any]) -> type[Section]:
+    """The class of the task's own settings, for what may be meant by a key."""
+    from jobs.tasks import TASKS
+
+    task = values.get("task", DEFAULT_TASK)
+    return TASKS[task].options if isinstance(task, str) and task in TASKS else Section
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs.settings import Settings
+from jobs.tasks import TASKS
 from training.configs import CONFIGS
 
 HEAD = """# Settings
@@ -29,7 +30,11 @@ def page() -> str:
     parts = [HEAD, "## The pipeline\n", *_table(lone)]
     for name, field in Settings.model_fields.items():
         section = _section(field)
-        if section is not None:
+        if name == "options":
+            for task in TASKS.values():
+                if task.options.model_fields:
+                    parts += [f"\n## options, where the task is {task.name}\n", *_table(task.options.model_fields)]
+        elif section is not None:
             parts += [f"\n## {name}\n", f"{_first_line(section)}\n", *_table(section.model_fields)]
         if name == "model":
             for model, config in CONFIGS.items():

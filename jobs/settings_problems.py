@@ -20,7 +20,7 @@ def problems(error: ValidationError, settings: type[BaseModel], values: Mapping[
     Args:
         error: what it raised.
         settings: the class of the whole.
-        values: what was checked; names the model, whose keys may be meant.
+        values: what was checked; names the model, whose keys may be meant, and has the class of the task's options.
     """
     return [_explain(item, settings, values) for item in error.errors(include_url=False)]
 
@@ -37,7 +37,12 @@ def _explain(item: Any, settings: type[BaseModel], values: Mapping[str, Any]) ->
 def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], values: Mapping[str, Any]) -> str:
     section: Any = settings
     for part in location[:-1]:
-        section = CONFIGS[values["model"]["name"]] if part == "model" else section.model_fields[part].annotation
+        if part == "model":
+            section = CONFIGS[values["model"]["name"]]
+        else:
+            section = values["options"] if part == "options" else section.model_fields[part].annotation
     known = sorted(section.model_fields)
+    if not known:
+        return "this task has none"
     close = difflib.get_close_matches(str(location[-1])[:LONGEST], known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"

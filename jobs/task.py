@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from jobs.settings_sections import Section
 from training.schema import Schema
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class Task:
         name: its key in TASKS and in the settings.
         what: one line for people.
         row: what one of its lines is, for messages ("purchase").
-        reads: table -> column -> Spark's type; a table whose name ends in "?" may be missing.
+        reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing.
+        options: the section of the settings that only this task has; `settings.options` is one of these.
         asks: more tables, which scoring alone reads.
         kinds: vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts for no
             vocabulary, and for no cut.
@@ -164,7 +166,8 @@ class Task:
     name: str
     what: str
     row: str
-    reads: Mapping[str, Mapping[str, str]]
+    options: type[Section]
+    reads: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     asks: Sequence[str]
     kinds: Mapping[str, str]
     numbers: Sequence[str]
@@ -179,9 +182,9 @@ class Task:
     table: str
     answer: Sequence[str]
 
-    def tables(self) -> dict[str, bool]:
+    def tables(self, settings: Settings) -> dict[str, bool]:
         """The tables that it reads, and whether each may be missing."""
-        return {name.removesuffix("?"): name.endswith("?") for name in self.reads}
+        return {name.removesuffix("?"): name.endswith("?") for name in self.reads(settings)}
 
     def spark(self) -> OnSpark:
         """What it does with DataFrames."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.headlines import JUDGED, main_k
+from jobs.settings_sections import Section
 from jobs.task import Headline, Task
 from training.schema import Column, Kind, Schema
 
@@ -108,6 +109,11 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
     return validate
 
 
+def reads(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
+    """Events, the items' names, and what feedback has brought."""
+    return {"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK}
+
+
 def headline(settings: Settings) -> Headline:
     """Recall and NDCG of the lists that are shown first."""
     k = main_k(settings.evaluation.ks)
@@ -123,7 +129,8 @@ TASK = Task(
     name="recommend",
     what="which items a customer buys next, out of the whole catalogue",
     row="purchase",
-    reads={"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK},
+    options=Section,
+    reads=reads,
     asks=("users",),
     kinds={"users": "user_id", "items": "item_id"},
     numbers=("items",),
