@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spark_udfs.simulated.ads import AUCTIONS, CAMPAIGNS
 from spark_udfs.simulated.catalogue import ITEMS, PICTURES
 from spark_udfs.simulated.demand import PRODUCT_DAYS
 from spark_udfs.simulated.fraud import PAYMENTS, REGISTRATIONS
@@ -18,4 +19,5 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "messages": (MESSAGES,),
     "items": (ITEMS,),
     "pictures": (PICTURES,),
+    "ads": (CAMPAIGNS, AUCTIONS),
 }

@@ -53,7 +53,7 @@ def test_another_seed_makes_another_shop(table: Planted) -> None:
 
 @every_table
 def test_rows_grow_with_the_shop(table: Planted) -> None:
-    larger = Shop(users=600, items=400, days=60, orders_per_user=4.0, tastes=4, seed=7)
+    larger = Shop(users=600, items=400, days=60, orders_per_user=4.0, tastes=12, seed=7)
     for shop in (SHOP, larger):
         rows = len(next(iter(made(table, shop).values())))
         assert rows == pytest.approx(table.units(shop) * table.rows_per_unit(shop), rel=0.7)
