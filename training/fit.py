@@ -25,7 +25,7 @@ from training.preemption import Notice, leave
 from training.settings import FitSettings, step_seed
 from training.state.checkpoint import Checkpoints
 from training.state.lock import only_writer
-from training.state.progress import Meter, Progress
+from training.state.progress import Meter
 from training.state.resume import restore_best, resume, state_of
 from training.step.buffers import Buffers
 from training.step.compute import Compute
@@ -60,8 +60,9 @@ class FitResult:
     Attributes:
         steps: optimizer steps done, those before a resume included.
         epochs: epochs done.
-        final_loss: mean loss over the rows of the last epoch, over all ranks.
-        history: one dict an epoch: epoch, step, loss and the validation's metrics.
+        final_loss: mean loss over the rows of the last epoch, over all ranks; of a loss in parts the weighted sum of
+            their means.
+        history: one dict an epoch: epoch, step, loss, loss_NAME of each part and the validation's metrics.
         best: the entry of `history` that the metric names best; the last where the best one's checkpoint was damaged.
         skipped: steps left out because something in them was not finite.
         resumed_at: the step of the checkpoint that this call went on from; 0 without one.
@@ -90,7 +91,8 @@ def fit(
     """Train `model` in place; with `validate` it ends with the weights of the best epoch, else with the last.
 
     Args:
-        model: an `nn.Module` on its device, with `loss(batch, generator) -> (sum of weighted losses, sum of weights)`.
+        model: an `nn.Module` on its device, with `loss(batch, generator) -> (sum of weighted losses, sum of weights)`,
+            or name -> `training.parts.Part`.
         loader: this rank's batches; every rank's gives the same number.
         settings: how to train.
         world: the ranks.
@@ -165,7 +167,11 @@ def _fit(
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
         model.train()
         for batches in _groups(feed.epoch(progress.epoch), settings.accumulate, meter):
-            sums = _add_gradients(compute, batches, settings, progress, world.rank)
+            seeds = [
+                step_seed(settings.seed, progress.epoch, progress.step, world.rank, number)
+                for number in range(len(batches))
+            ]
+            sums = compute(batches, seeds)
             with meter.waiting():
                 feed.fetch()  # while the device computes
             loss, weight = sums.tolist()  # the only wait for the device before the gradients travel
@@ -183,14 +189,14 @@ def _fit(
                     saver.before_update(used_rows(model))
                 optimizers.set_rate(settings.rate(progress.step))
                 optimizers.step()
-                progress.count(totals, skipped=False)
+                progress.count(totals, compute.parts, skipped=False)
             else:
-                progress.count(totals, skipped=totals.weight != 0)
+                progress.count(totals, compute.parts, skipped=totals.weight != 0)
                 if totals.weight != 0:
                     telling("skipped", progress, f"step {progress.step} skipped: loss {totals.loss}, norm {norm}")
                     check_skipped(progress, settings, steps_in_all, totals.loss, norm)
             optimizers.zero_grad()
-            meter.count(totals)
+            meter.count(totals, compute.parts)
             buffers.count(rows)
             wanted = totals.save or totals.leave
             if saver and (wanted or progress.step % (settings.checkpoint_every_steps or progress.step + 1) == 0):
@@ -235,16 +241,6 @@ def _fit(
         progress.skipped,
         resumed_at,
     )
-
-
-def _add_gradients(
-    compute: Compute, batches: list[Batch], settings: FitSettings, progress: Progress, rank: int
-) -> Tensor:
-    """Add up a step's gradients in `.grad`; returns, on the device, the sums of its losses and of their weights."""
-    sums = torch.zeros(2, dtype=torch.float64, device=compute.device)
-    for number, batch in enumerate(batches):
-        sums += compute(batch, step_seed(settings.seed, progress.epoch, progress.step, rank, number))
-    return sums
 
 
 class _Due:

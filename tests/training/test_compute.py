@@ -57,7 +57,7 @@ def test_bf16_is_for_products_and_sums_stay_float32() -> None:
     for precision in ("fp32", "bf16"):
         model = Dense()
         compute = Compute(model, FitSettings.model_validate({"precision": precision}), World(), lambda _: None)
-        figures.append(compute(tiny.rows(4), 3))
+        figures.append(compute([tiny.rows(4)], [3]))
         types.append(model.types)
         gradients.append(model.layer.weight.grad)
     assert types == [{torch.float32}, {torch.bfloat16}]

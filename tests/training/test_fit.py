@@ -20,6 +20,7 @@ from cluster.leaving import passing_on
 from tests.training import tiny
 from training.errors import CheckpointError, PreemptedError, SettingsError, TrainingError
 from training.fit import Event, FitSettings, Pruned, fit
+from training.parts import Part
 from training.preemption import Notice
 from training.state.checkpoint import Checkpoints
 from training.step.compute import Compute
@@ -30,6 +31,7 @@ SETTINGS = {"epochs": 3, "batch_size": 24, "seed": 5, "warmup_steps": 3, "clip_n
 SPEC: dict[str, Any] = {"settings": {**SETTINGS, "checkpoint_every_steps": 4}, "dropout": 0.2, "noise": 0.1}
 NORM: dict[str, Any] = {**SPEC, "norm": True, "validate": True, "rows": 97}  # the last step is of one row, on rank 0
 EVEN: dict[str, Any] = {"settings": SETTINGS}  # nothing drawn at random by the model
+HEADS: dict[str, Any] = {"settings": {**SETTINGS, "report_every_s": 0.0, "checkpoint_every_steps": 4}, "heads": True}
 SPARSE_ADAM: dict[str, Any] = {"settings": {**SETTINGS, "embedding_optimizer": "sparse_adam"}}
 
 
@@ -43,6 +45,7 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     specs = {
         "even": EVEN,
         "sparse_adam": SPARSE_ADAM,
+        "heads": HEADS,
         "first": SPEC,
         "norm": {**NORM, "folder": str(tmp_path_factory.mktemp("norm"))},
         "norm_cut": {**NORM, "folder": (cut := str(tmp_path_factory.mktemp("norm_cut"))), "prune": "checkpoint"},
@@ -82,11 +85,11 @@ def test_a_tail_of_one_row_is_trained_by_running_statistics() -> None:
     compute = Compute(model, FitSettings(), world, print)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for rows in (1, 0):
-        assert float(compute(tiny.rows(rows), 1)[1]) >= 0
+        assert float(compute([tiny.rows(rows)], [1])[1]) >= 0
         assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert model.layer.weight.grad.any()
     assert model.norm.training
-    compute(tiny.rows(2), 1)
+    compute([tiny.rows(2)], [1])
     assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
 
 
@@ -108,6 +111,67 @@ def test_accumulated_batches_are_one_step() -> None:
     plain = tiny.train(EVEN, World())
     assert accumulated["steps"] == plain["steps"]
     assert accumulated["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+
+
+def test_each_part_of_a_loss_has_its_own_mean() -> None:
+    """And the gradient is that of the weighted sum of the means, over the batches of a step together."""
+    model, other, whole = tiny.Heads(), tiny.Heads(), tiny.rows(40)
+    batches = [{name: column[part] for name, column in whole.items()} for part in (slice(7), slice(7, 40))]
+    compute = Compute(model, FitSettings(), World(), print)
+    loss, weight = compute(batches, [1, 2]).tolist()
+    parts = other.loss(whole, torch.Generator())
+    means = {name: part.loss / part.weight for name, part in parts.items()}
+    (means["all"] + 3 * means["bought"]).backward()
+    means = {name: float(mean.detach()) for name, mean in means.items()}
+    assert loss / weight == pytest.approx(means["all"] + 3 * means["bought"], rel=1e-6)
+    for name, (total, count, share) in compute.parts.items():
+        assert total / count == pytest.approx(means[name], rel=1e-6)
+        assert share == parts[name].share
+    for (name, parameter), twin in zip(model.named_parameters(), other.parameters(), strict=True):
+        if twin.grad is None:
+            assert parameter.grad is None, name
+        else:
+            torch.testing.assert_close(parameter.grad.to_dense() / weight, twin.grad.to_dense())
+
+
+def test_parts_of_a_loss_are_the_same_on_ranks_and_in_batches(on_ranks: dict[str, Any]) -> None:
+    alone, many = tiny.train(HEADS, World()), on_ranks["heads"]
+    accumulated = tiny.train({**HEADS, "settings": {**HEADS["settings"], "accumulate": 3}}, World())
+    for entry, *others in zip(alone["history"], many["history"], accumulated["history"], strict=True):
+        assert entry["loss"] == pytest.approx(entry["loss_all"] + 3 * entry["loss_bought"])
+        assert all(other == pytest.approx(entry, rel=1e-4) for other in others)
+    assert alone["history"][-1]["loss_bought"] < 0.9 * alone["history"][0]["loss_bought"]
+
+
+def test_parts_of_a_loss_are_told_and_go_on(tmp_path: Path) -> None:
+    folder = str(tmp_path / "checkpoints")
+    assert tiny.train({**HEADS, "folder": folder, "prune": "checkpoint"}, World()) == {"pruned": ["planted"]}
+    assert tiny.train({**HEADS, "folder": folder}, World()) == tiny.train(HEADS, World())
+    told = [line for line in read_record(folder) if line["kind"] in ("progress", "epoch")]
+    assert len(told) > 2
+    for line in told:
+        values = line["values"]
+        assert values["loss"] == pytest.approx(values["loss_all"] + 3 * values["loss_bought"])
+
+
+@pytest.mark.parametrize(("calls", "steps"), [([["a"], ["a"], ["b"]], 3), ([["a"], ["a", "b"]], 2), ([[]], 1)])
+def test_a_loss_that_changes_its_parts_is_refused(calls: list[list[str]], steps: int) -> None:
+    model, names = tiny.TinyModel(), iter(calls)
+    model.loss = lambda batch, _: {  # type: ignore[assignment,method-assign,misc]
+        name: Part(model.layer.weight.sum(), batch["weight"].sum()) for name in next(names)
+    }
+    loader = tiny.TinyLoader(tiny.rows(24 * steps), 24, World())
+    with pytest.raises(TrainingError, match=r"TinyModel\.loss must give the same parts.*a loss and a weight of 0"):
+        fit(model, loader, FitSettings(batch_size=24), world=World())
+
+
+def test_a_part_without_rows_counts_nothing() -> None:
+    model, batch = tiny.Heads(), {**tiny.rows(8), "label": -torch.ones(8)}
+    compute = Compute(model, FitSettings(), World(), print)
+    loss, weight = compute([batch], [1]).tolist()
+    alone = model.loss(batch, torch.Generator())["all"]
+    assert loss / weight == pytest.approx(float((alone.loss / alone.weight).detach()), rel=1e-6)
+    assert compute.parts["bought"] == [0.0, 0.0, 3.0]
 
 
 @pytest.mark.parametrize("step", [3, 9, 14])

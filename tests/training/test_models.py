@@ -228,6 +228,11 @@ def test_weights_carry_all_that_scoring_needs(trained: tuple[RetrievalModel, lis
     assert torch.equal(again.item_matrix(), model.item_matrix())
 
 
+def test_one_that_answers_no_rows_says_so(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{CONTRACT[name].__name__} has no `predict`"):
+        build(name).predict(taste_batch(1, rows=2))
+
+
 def test_wrong_settings_are_all_named(name: str) -> None:
     with pytest.raises(SettingsError, match=r"model\.dim = 0.*model\.dimm = 32.*takes: .*dim"):
         CONTRACT[name].Config.parse({"dimm": 32, "dim": 0})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch
 from training.fit import Event, FitSettings, Pruned, fit
+from training.parts import Part
 from training.world import World
 
 ITEMS, USERS = 40, 30
@@ -52,6 +53,19 @@ class Poisoned(TinyModel):
         loss, weight = super().loss(batch, generator)
         self._count += 1
         return (loss * float("nan") if self._count in self._calls else loss), weight
+
+
+class Heads(TinyModel):
+    """A part over all rows and one over those of positive label alone, whose mean counts three times."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Part]:  # type: ignore[override]
+        users, items, labels, weights = (batch[name] for name in ("user", "item", "label", "weight"))
+        scores = (torch.tanh(self.layer(self.users(users))) * self.items(items)).sum(1)
+        kept = weights * (labels > 0)
+        return {
+            "all": Part((weights * (scores - labels).square()).sum(), weights.sum()),
+            "bought": Part((kept * (scores - 2 * labels).abs()).sum(), kept.sum(), 3.0),
+        }
 
 
 def rows(count: int, seed: int = 7) -> dict[str, Tensor]:
@@ -107,7 +121,7 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     data = rows(spec.get("rows", 200))
     loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
     given = {name: spec[name] for name in ("dropout", "noise", "norm") if name in spec}
-    model = TinyModel(seed=world.rank, **given)
+    model = (Heads if spec.get("heads") else TinyModel)(seed=world.rank, **given)
     if kill := spec.get("kill"):
         _kill_once(model, kill, world)
 

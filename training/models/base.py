@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from training.batch import Batch
 from training.configs import ModelConfig
-from training.errors import SchemaError
+from training.errors import SchemaError, SettingsError
+from training.parts import Loss
 from training.schema import Schema
 from training.tables.sharded import Tables
 
 
 class Model(nn.Module, ABC):
-    """A network with its loss; `fit` needs nothing else of it.
+    """A network with its loss; `fit` needs nothing else of it. To answer rows it has `predict` as well.
 
     A model is built from its config and the schema, so that a bundle's JSON rebuilds it before its weights are loaded.
     Everything drawn at random while training comes from the generator that `loss` is given.
@@ -42,12 +43,27 @@ class Model(nn.Module, ABC):
         self.table = tables or Tables()
 
     @abstractmethod
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the rows' losses and the sum of their weights, both scalars.
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> Loss:
+        """Weighted sum of the rows' losses and the sum of their weights, both scalars; or parts of that by name.
 
         Sums, so that ranks with unequal rows reduce to the global mean exactly. A batch of no rows gives 0 and 0, and
-        gradients of zero.
+        gradients of zero. Parts (`training.parts.Part`) are for heads whose rows or weights are not the same: each has
+        its own global mean. They cost ranks one more small exchange a step.
         """
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Named answers, each (batch, ...) float32: what rows and panels are scored with. Optional.
+
+        The same names whatever the batch holds, no rows included; labels and weights are not looked at and may be
+        missing. Called in eval mode. A model for lists answers by `RetrievalModel.queries` instead.
+
+        Raises:
+            SettingsError: the model does not answer rows.
+        """
+        raise SettingsError(
+            f"model.name must be a model that answers rows; {type(self).__name__} has no `predict`; take another "
+            "model, or give it one"
+        )
 
 
 class RetrievalModel(Model):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from training.errors import ArtefactError, TrainingError
+from training.parts import add_parts, part_means, whole_mean
 from training.state.json_files import parse_json
 from training.step.sync import Totals
 from training.world import World
@@ -31,9 +32,10 @@ class Progress:
         epoch_weight: its weights.
         skipped: steps left out because something in them was not finite.
         loader: the loader's position within the epoch; None at its start.
-        history: one dict an epoch: epoch, step, loss, and the validation's metrics.
+        history: one dict an epoch: epoch, step, loss, loss_NAME of each part, and the validation's metrics.
         best: the entry of `history` with the best metric.
         exchange: `training.step.sync.Synchroniser.state`.
+        epoch_parts: name -> [loss, weight, share], of this epoch so far, of a loss in parts.
     """
 
     step: int = 0
@@ -45,6 +47,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     exchange: dict[str, Any] = field(default_factory=dict)
+    epoch_parts: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,14 +74,15 @@ class Progress:
         """The step at which the best epoch ended, whose checkpoint has its weights; None before the first has."""
         return int(self.best["step"]) if self.best else None
 
-    def count(self, totals: Totals, *, skipped: bool) -> None:
-        """Take a step into the sums."""
+    def count(self, totals: Totals, parts: Mapping[str, list[float]], *, skipped: bool) -> None:
+        """Take a step into the sums, and its loss' parts where it has any."""
         self.step += 1
         if skipped:
             self.skipped += 1
         elif totals.usable:
             self.epoch_loss += totals.loss
             self.epoch_weight += totals.weight
+            add_parts(self.epoch_parts, parts)
 
     def end_epoch(self, metrics: dict[str, float], metric: str, mode: Literal["min", "max"]) -> bool:
         """Close the epoch; returns whether it is the best so far.
@@ -93,8 +97,9 @@ class Progress:
                 "learnt: look at the settings that weigh rows (model.half_life_days, model.repeat_weight), or at the "
                 "losses, if none of them was finite"
             )
-        loss = self.epoch_loss / self.epoch_weight
-        entry = {"epoch": self.epoch, "step": self.step, "loss": loss, **metrics}
+        parts = self.epoch_parts
+        loss = whole_mean(parts) if parts else self.epoch_loss / self.epoch_weight
+        entry = {"epoch": self.epoch, "step": self.step, "loss": loss, **part_means(parts), **metrics}
         if metric not in entry:
             raise TrainingError(
                 f"the metric that decides the best epoch must come from the validation; '{metric}' is not among "
@@ -105,6 +110,7 @@ class Progress:
             self.best = entry
         self.history.append(entry)
         self.epoch, self.epoch_loss, self.epoch_weight, self.loader = self.epoch + 1, 0.0, 0.0, None
+        self.epoch_parts = {}
         return better
 
     def out_of_patience(self, patience: int | None) -> bool:
@@ -168,6 +174,7 @@ class Meter:
     def _reset(self, step: int) -> None:
         self._started, self._comm_s, self._step = time.perf_counter(), self._world.comm_s, step
         self._rows, self._loss, self._weight, self.wait_s = 0, 0.0, 0.0, 0.0
+        self._parts: dict[str, list[float]] = {}
 
     @property
     def seconds(self) -> float:
@@ -182,19 +189,23 @@ class Meter:
         finally:
             self.wait_s += time.perf_counter() - started
 
-    def count(self, totals: Totals) -> None:
+    def count(self, totals: Totals, parts: Mapping[str, list[float]]) -> None:
         self._rows += totals.rows
         if totals.usable:
             self._loss, self._weight = self._loss + totals.loss, self._weight + totals.weight
+            add_parts(self._parts, parts)
 
     def read(self, step: int) -> dict[str, float]:
         """Figures since the last call: loss, samples_per_s, wait_share (for data), comm_share, seconds_left.
 
-        Also loader_rows_per_s and loader_bytes_per_s, of this rank's loader, where it counts them.
+        Also loss_NAME of each part of a loss that has any; and loader_rows_per_s and loader_bytes_per_s, of this rank's
+        loader, where it counts them.
         """
         seconds = max(self.seconds, 1e-9)
+        loss = self._loss / self._weight if self._weight else float("nan")
         values = {
-            "loss": self._loss / self._weight if self._weight else float("nan"),
+            "loss": whole_mean(self._parts) if self._parts else loss,
+            **part_means(self._parts),
             "samples_per_s": self._rows / seconds,
             "wait_share": self.wait_s / seconds,
             "comm_share": (self._world.comm_s - self._comm_s) / seconds,

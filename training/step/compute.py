@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
 from training.errors import TrainingError
+from training.parts import Part
 from training.step.buffers import few_rows
 from training.step.device import fast_bf16
 from training.world import World
@@ -38,11 +39,19 @@ class Compute:
     on uncompiled, with a warning that has the reason. What is compiled is what the model names in COMPILED, else its
     loss; shapes are dynamic, so that batches of any size are compiled for once.
 
+    A loss of parts (training/parts.py) has a denominator for each, which no rank knows before all have computed theirs:
+    then the ranks meet between the forward and the backward pass, in one small sum, and the graphs of all batches of a
+    step are held until then, so that `accumulate` saves no memory.
+
     Args:
-        model: on its device; `loss(batch, generator)` gives the sum of the losses and of the weights, in float32.
+        model: on its device; `loss(batch, generator)` gives the sum of the losses and of the weights, in float32, or
+            parts of them.
         settings: precision and compile.
         world: the ranks, which agree.
         say: gets warnings.
+
+    Attributes:
+        parts: name -> [loss, weight, share] of the last step, over all ranks; none where the loss has no parts.
     """
 
     def __init__(self, model: nn.Module, settings: ComputeSettings, world: World, say: Callable[[str], None]) -> None:
@@ -63,38 +72,95 @@ class Compute:
             names = getattr(model, "COMPILED", ("loss",))
             self._compiled = {name: torch.compile(getattr(model, name), dynamic=True) for name in names}
         self._untried = settings.compile
+        self.parts: dict[str, list[float]] = {}
+        self._names: list[str] = []
 
-    def __call__(self, batch: Batch, seed: int) -> Tensor:
-        """Add the gradients of this batch's loss sum to `.grad`.
+    def __call__(self, batches: Sequence[Batch], seeds: Sequence[int]) -> Tensor:
+        """Add the gradients of a step's loss sum to `.grad`.
 
         Args:
-            batch: on the model's device.
-            seed: of all that is drawn at random.
+            batches: the step's, on the model's device.
+            seeds: of all that is drawn at random, one a batch.
 
         Returns:
-            (2,) float64, on the device: the sum of the losses and of the weights.
+            (2,) float64: this rank's sum of the losses and of the weights. On the device, not waited for, where the
+            loss has no parts; where it has, the losses are scaled so that all ranks' losses over all ranks' weights
+            are the weighted sum of the parts' means.
 
         Raises:
-            TrainingError: the model sums its losses in half precision.
+            TrainingError: the model sums its losses in half precision, or names other parts than before.
         """
-        if self._untried:
-            self._try(batch, seed)
-        return self._run(batch, seed)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        held: list[Mapping[str, Part]] = []
+        for batch, seed in zip(batches, seeds, strict=True):
+            if self._untried:
+                self._try(batch, seed)
+            done = self._run(batch, seed)
+            if isinstance(done, Tensor):
+                sums += done
+            else:
+                held.append(done)
+        return self._run_parts(held) if held else sums
 
-    def _run(self, batch: Batch, seed: int) -> Tensor:
+    def _run_parts(self, held: Sequence[Mapping[str, Part]]) -> Tensor:
+        """Backward from the parts of a step's batches, each divided by its weight over all ranks and batches."""
+        self._check_names(held)
+        mine = sum(_figures(parts) for parts in held)
+        assert isinstance(mine, Tensor)
+        total = self._world.all_reduce_sum(mine, "loss parts")
+        shares = [part.share for part in held[0].values()]
+        self.parts = {
+            name: [*figures, share] for name, figures, share in zip(self._names, total.tolist(), shares, strict=True)
+        }
+        every = float(total[:, 1].sum())
+        factors = [share * every / weight if weight > 0 else 0.0 for _, weight, share in self.parts.values()]
+        for parts in held:
+            self._backward([part.loss * factor for part, factor in zip(parts.values(), factors, strict=True)])
+        scaled = mine[:, 0] @ torch.tensor(factors, dtype=torch.float64)
+        return torch.stack([scaled, mine[:, 1].sum()])
+
+    def _check_names(self, held: Sequence[Mapping[str, Part]]) -> None:
+        if not self._names:
+            names = [list(parts) for parts in self._world.all_gather_object(list(held[0]))]
+            self._names = names[0]
+        else:
+            names = []
+        wrong = next((found for found in [*names, *map(list, held)] if found != self._names or not found), None)
+        if wrong is not None:
+            raise TrainingError(
+                f"{type(self._model).__name__}.loss must give the same parts, in the same order, for every batch on "
+                f"every rank; it gave {self._names} and {wrong}; give a part of no rows as a loss and a weight of 0"
+            )
+
+    @staticmethod
+    def _backward(losses: Sequence[Tensor]) -> None:
+        loss: Any = torch.stack(list(losses)).sum()
+        if loss.requires_grad:
+            loss.backward()
+
+    def _run(self, batch: Batch, seed: int) -> Tensor | Mapping[str, Part]:
+        """Forward and backward; of a loss in parts forward alone."""
         self._generator.manual_seed(seed)
         self._layers_generator.manual_seed(seed)
         with self._parts(), few_rows(self._model, batch_size(batch)):
             with self._precision():
-                loss, weight = self._model.loss(batch, self._generator)  # type: ignore[operator]
-            if loss.dtype.itemsize < 4:
-                raise TrainingError(
-                    f"a model must sum its losses in float32; {type(self._model).__name__}.loss gave a sum in "
-                    f"{str(loss.dtype)[6:]}; sum losses.float() there"
-                )
+                found = self._model.loss(batch, self._generator)  # type: ignore[operator]
+            if isinstance(found, Mapping):
+                for part in found.values():
+                    self._check_type(part.loss)
+                return found
+            loss, weight = found
+            self._check_type(loss)
             if loss.requires_grad:
                 loss.backward()
         return torch.stack([value.detach().to(self.device, torch.float64) for value in (loss, weight)])
+
+    def _check_type(self, loss: Tensor) -> None:
+        if loss.dtype.itemsize < 4:
+            raise TrainingError(
+                f"a model must sum its losses in float32; {type(self._model).__name__}.loss gave a sum in "
+                f"{str(loss.dtype)[6:]}; sum losses.float() there"
+            )
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
@@ -105,7 +171,9 @@ class Compute:
         if batch_size(batch):
             buffers = [buffer.clone() for buffer in self._model.buffers()]
             try:
-                self._run(batch, seed)
+                done = self._run(batch, seed)
+                if not isinstance(done, Tensor):
+                    self._backward([part.loss for part in done.values()])
             except Exception as error:  # whatever the compiler and what it calls may raise
                 reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             for buffer, before in zip(self._model.buffers(), buffers, strict=True):
@@ -142,6 +210,12 @@ class Compute:
                 f"training.precision is bf16, which rank {', '.join(map(str, slow))} computes without hardware for it: "
                 "as exact, but slower than fp32; use fp32 there"
             )
+
+
+def _figures(parts: Mapping[str, Part]) -> Tensor:
+    """(parts, 2) float64 on the CPU: loss and weight."""
+    rows = [torch.stack([value.detach().double() for value in (part.loss, part.weight)]) for part in parts.values()]
+    return torch.stack(rows).cpu() if rows else torch.zeros(0, 2, dtype=torch.float64)
 
 
 class _LimitWatch(logging.Handler):
