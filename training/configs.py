@@ -122,7 +122,28 @@ class TwoTowerConfig(ModelConfig):
     )
 
 
-CONFIGS: dict[str, type[ModelConfig]] = {"two_tower": TwoTowerConfig}
+class RowMlpConfig(ModelConfig):
+    """Hyper-parameters of the model of rows, training/models/row_mlp.py."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset({"dim", "hidden", "dropout", "positive_weight", "focal", "start_logit"})
+
+    dim: int = Field(8, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(4, 8, 16, 32))
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (64, 32), max_length=16, description="widths of the hidden layers; none: a linear model"
+    )
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="of the hidden layers' components", json_schema_extra=search(0.0, 0.5)
+    )
+    positive_weight: float = Field(
+        1.0, ge=1e-3, le=1e6, description="weight of a row whose label is 1; taken out of the answers again"
+    )
+    focal: float = Field(
+        0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
+    )
+    start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {"two_tower": TwoTowerConfig, "row_mlp": RowMlpConfig}
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,9 +75,14 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
 
     from jobs.learning import place
     from training.data.snapshot import open_snapshot, read_table
-    from training.models import MODELS
+    from training.errors import SettingsError
+    from training.models import MODELS, RetrievalModel
 
     model_type = MODELS[spec["model"]["name"]]
+    if not issubclass(model_type, RetrievalModel):
+        raise SettingsError(
+            f"model.name must be a model that ranks items; '{spec['model']['name']}' answers rows; take two_tower"
+        )
     config = {key: value for key, value in spec["model"].items() if key != "name"}
     catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *model_type.FEATURES])
     items = torch.tensor(catalogue["item"].to_numpy())

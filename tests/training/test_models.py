@@ -44,7 +44,8 @@ class Normed(TwoTower):
         return nn.functional.normalize(self.norm(super()._taste(*given)), dim=1)
 
 
-CONTRACT: dict[str, type[RetrievalModel]] = {**MODELS, "batch_norm": Normed}
+RETRIEVAL = {name: model for name, model in MODELS.items() if issubclass(model, RetrievalModel)}
+CONTRACT: dict[str, type[RetrievalModel]] = {**RETRIEVAL, "batch_norm": Normed}
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

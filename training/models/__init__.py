@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
+from training.models.row_mlp import RowMlp
 from training.models.two_tower import TwoTower
 
 __all__ = ["MODELS", "Model", "RetrievalModel"]
 
-MODELS: dict[str, type[RetrievalModel]] = {"two_tower": TwoTower}
+MODELS: dict[str, type[Model]] = {"two_tower": TwoTower, "row_mlp": RowMlp}

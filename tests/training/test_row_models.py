@@ -1,0 +1,150 @@
+"""What every model of rows keeps: planted labels found, answers of all batches, scoring from the weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.batch import Batch, Ragged
+from training.errors import SchemaError
+from training.models import MODELS, Model
+from training.schema import Column, Kind, Schema
+from training.settings import FitSettings
+from training.step.optimizers import build_optimizers
+
+CARDS, SHOPS = 40, 9
+SCHEMA = Schema(
+    (
+        Column("card", Kind.ID, "cards", CARDS + 1),
+        Column("shops", Kind.IDS, "shops", SHOPS + 1),
+        Column("amount", Kind.DENSE),
+        Column("lately", Kind.DENSE, length=3),
+        Column("fraud", Kind.LABEL),
+        Column("weight", Kind.WEIGHT),
+        Column("time", Kind.TIME),
+    )
+)
+
+
+def rows(seed: int, count: int = 256) -> Batch:
+    """One card in eight is stolen; so is what costs over 900 at shop 3."""
+    draws = torch.Generator().manual_seed(seed)
+    card = torch.randint(1, CARDS + 1, (count,), generator=draws)
+    lengths = torch.randint(0, 4, (count,), generator=draws)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    shops = torch.randint(1, SHOPS + 1, (int(offsets[-1]),), generator=draws)
+    amount = 1000 * torch.rand(count, generator=draws)
+    at_three = torch.zeros(count).index_add(0, torch.repeat_interleave(lengths), (shops == 3).float()) > 0
+    return {
+        "card": card,
+        "shops": Ragged(shops, offsets),
+        "amount": amount,
+        "lately": torch.rand(count, 3, generator=draws),
+        "fraud": ((card % 8 == 0) | (at_three & (amount > 900))).float(),
+        "weight": torch.ones(count),
+        "time": torch.zeros(count, dtype=torch.int64),
+    }
+
+
+def build(**config: object) -> Model:
+    torch.manual_seed(0)
+    model = MODELS["row_mlp"]
+    return model(model.Config.parse(config), SCHEMA)
+
+
+def train(model: Model, steps: int) -> Iterator[float]:
+    sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
+    dense = [p for p in model.parameters() if all(p is not s for s in sparse)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=0.01)]
+    optimizers += [torch.optim.SparseAdam(sparse, lr=0.05)] if sparse else []
+    for step in range(steps):
+        total, weight = model.loss(rows(step), torch.Generator().manual_seed(step))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (total / weight).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        yield float(total.detach() / weight)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Model, list[float]]:
+    model = build().train()
+    losses = list(train(model, 200))
+    return model.eval(), losses
+
+
+def auc(p: Tensor, label: Tensor) -> float:
+    yes, no = p[label > 0.5], p[label < 0.5]
+    return float((yes[:, None] > no[None]).float().mean())
+
+
+def test_planted_labels_are_found_and_their_share_is_right(trained: tuple[Model, list[float]]) -> None:
+    model, losses = trained
+    unseen = rows(10_000, 4096)
+    with torch.no_grad():
+        p = model.predict(unseen)["p"]
+    assert p.shape == (4096,)
+    assert p.dtype == torch.float32
+    assert auc(p, unseen["fraud"]) > 0.97  # type: ignore[arg-type]
+    assert abs(float(p.mean()) - float(unseen["fraud"].mean())) < 0.02  # type: ignore[union-attr]
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_labels_weights_and_other_rows_change_no_answer(trained: tuple[Model, list[float]]) -> None:
+    model, batch = trained[0], rows(1, 20)
+    asked = {name: value for name, value in batch.items() if name not in ("fraud", "weight", "time")}
+    shops = batch["shops"]
+    assert isinstance(shops, Ragged)
+    end = int(shops.offsets[7])
+    alone = {name: value[:7] for name, value in asked.items() if isinstance(value, Tensor)}
+    with torch.no_grad():
+        whole = model.predict(asked)["p"]
+        part = model.predict({**alone, "shops": Ragged(shops.values[:end], shops.offsets[:8])})["p"]
+    torch.testing.assert_close(part, whole[:7])
+    assert (whole > 0).all()
+
+
+def test_a_batch_of_no_rows_gives_nothing(trained: tuple[Model, list[float]]) -> None:
+    empty = rows(1, 0)
+    total, weight = trained[0].loss(empty)
+    total.backward()
+    assert (float(total.detach()), float(weight)) == (0.0, 0.0)
+    assert trained[0].predict(empty)["p"].shape == (0,)
+
+
+def test_the_weight_of_rare_labels_is_taken_out_again() -> None:
+    model = build(positive_weight=10.0, hidden=()).train()
+    list(train(model, 300))
+    unseen = rows(10_000, 4096)
+    with torch.no_grad():
+        p = model.eval().predict(unseen)["p"]
+    assert abs(float(p.mean()) - float(unseen["fraud"].mean())) < 0.06  # type: ignore[union-attr]
+
+
+def test_the_focal_loss_of_what_is_right_is_less() -> None:
+    plain, focal = build(), build(focal=2.0)
+    batch = rows(3) | {"fraud": torch.zeros(256)}
+    assert float(focal.loss(batch)[0].detach()) < 0.1 * float(plain.loss(batch)[0].detach())
+
+
+def test_its_tables_learn_by_their_own_optimizer() -> None:
+    build_optimizers(build(), FitSettings())  # refuses parameters that it cannot place
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ([Column("amount", Kind.DENSE)], r"needs one label, .* has the labels \[\]"),
+        ([Column("a", Kind.LABEL), Column("b", Kind.LABEL), Column("c", Kind.DENSE)], r"labels \['a', 'b'\]"),
+        ([Column("a", Kind.LABEL), Column("c", Kind.DENSE, ragged=True)], r"any length \['c'\]"),
+        ([Column("a", Kind.LABEL)], "needs one label, and ids, numbers"),
+    ],
+)
+def test_a_schema_that_is_not_one_of_rows_is_refused(columns: list[Column], words: str) -> None:
+    model = MODELS["row_mlp"]
+    with pytest.raises(SchemaError, match=words):
+        model(model.Config.parse({}), Schema(tuple(columns)))
