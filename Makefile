@@ -1,5 +1,6 @@
 # make demo                     install what is missing, once, then run the main job on a simulated shop
 # make demo DATA=PATH           the same job on the UCI Online Retail file
+# make demo TASK=NAME [DATA=..]  another task: `millrace tasks` lists them
 # make test [ONLY=path]         the tests            make test-all   with the slow ones
 # make test LINE=legacy         the tests on another line of versions (newest, current, legacy: docs/platforms.md)
 # make lint                     ruff and mypy        make bench [ONLY=name]   the benchmarks
@@ -62,7 +63,7 @@ $(READY): $(LOCK) cluster/lines/torn_packages.py cluster/horovod/build.sh cluste
 	@touch $@
 
 demo: install
-	@$(BIN)/millrace demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
+	@$(BIN)/millrace demo $(if $(TASK),--task "$(TASK)") $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: install
 	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ONLY)

@@ -2,6 +2,7 @@
 
 make demo                          a simulated shop, with the feedback loop closed once
 make demo DATA=online_retail.csv.gz     the UCI Online Retail file
+make demo TASK=name [DATA=file]         another task (`millrace tasks`), on the simulated shop or on a file
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from cluster.session import TO_SCORE
 from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
 from jobs.console import CONSOLE, say, show_table
 from jobs.sessions import open_session
-from jobs.settings import Settings, load_settings
+from jobs.settings import DEFAULT_TASK, Settings, load_settings
 from jobs.stages import timed
+from jobs.tasks import TASKS
+from jobs.yaml_settings import cut
+from training.errors import SettingsError
 
 PIPELINES = Path(__file__).parent / "pipelines"
 
@@ -36,20 +40,27 @@ class Stages:
         return summary
 
 
-def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
+def run_demo(data: str | None, out: str, flags: list[str], task: str = DEFAULT_TASK) -> dict[str, Any]:
     """Run the whole pipeline on a file, or on a simulated shop.
 
     Args:
-        data: a file laid out like UCI Online Retail; None simulates a shop.
+        data: a file laid out like the one that the task's pipeline names; None simulates a shop.
         out: everything is written below this folder.
         flags: `section.key=value`, over the pipeline's file.
+        task: a key of TASKS.
 
     Returns:
         The evaluation's summary.
+
+    Raises:
+        SettingsError: there is no such task, or it has no pipeline of this kind.
     """
-    name = "online_retail" if data else "shop"
+    if task not in TASKS:
+        raise SettingsError(f"--task must be one of {', '.join(sorted(TASKS))}; got '{cut(task)}'")
+    shown = TASKS[task].demo
+    name, place = (shown.pipeline_of_file, [f"{shown.file}={data}"]) if data else (shown.pipeline, [])
     home = Path(out) / name
-    places = [f"tables.root={home}/tables", f"run_dir={home}/run", *([f"ingest.path={data}"] if data else [])]
+    places = [f"tables.root={home}/tables", f"run_dir={home}/run", *place]
     settings = load_settings(PIPELINES / f"{name}.yaml", [*places, *flags])
     stages = Stages(settings.run_dir)
     spark = open_session(settings, beside=TO_SCORE)
@@ -57,12 +68,13 @@ def run_demo(data: str | None, out: str, flags: list[str]) -> dict[str, Any]:
         stages.run("simulate", lambda: simulate.run(settings, spark))
     stages.run("ingest", lambda: ingest.run(settings, spark))
     stages.run("build_examples", lambda: build_examples.run(settings, spark))
-    study = stages.run("tune", lambda: tune.run(settings, spark))
-    settings = _tuned(settings, found=study["best"] is not None)
+    if settings.tuning.trials:
+        study = stages.run("tune", lambda: tune.run(settings, spark))
+        settings = _tuned(settings, found=study["best"] is not None)
     stages.run("train", lambda: train.run(settings, spark))
     evaluation = stages.run("evaluate", lambda: evaluate.run(settings, spark))
     stages.run("score", lambda: score.run(settings, spark))
-    if data is None:
+    if data is None and shown.closes_the_loop:
         stages.run("feedback", lambda: feedback_round.run(settings, spark))
     page = stages.run("report", lambda: report.run(settings, spark))
     _show_end(settings, evaluation, stages, page)
@@ -79,11 +91,8 @@ def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, pa
     """What a person wants to know at the end: how good, for whom, where it lies, how long it took."""
     CONSOLE.rule("[bold]the end", align="left")
     evaluate.show(evaluation)
-    examples = [
-        (example["user_id"], "; ".join(example["bought"][-3:]), "; ".join(example["recommended"][:5]))
-        for example in evaluation["examples"]
-    ]
-    show_table("Ten customers", ("customer", "bought last", "recommended"), examples)
+    if drawn := evaluation.get("drawn"):
+        show_table(drawn["title"], drawn["columns"], drawn["rows"])
     show_table(
         "How long each stage took",
         ("stage", "seconds"),

@@ -5,21 +5,25 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from jobs.command import PLAIN, Flags, SettingsFile, erase, guarded, run_job
+from jobs.settings import DEFAULT_TASK
+
+if TYPE_CHECKING:
+    from jobs.task import Task
 
 JOBS = {
     "simulate": "Generate a shop's raw order lines with planted tastes, seasons and dirt.",
-    "ingest": "Raw files to the Delta tables events, items and users; bad rows to quarantine.",
-    "build-examples": "Events to vocabularies, histories and examples, split by time.",
+    "ingest": "Raw files to the Delta tables that the task reads; bad rows to quarantine.",
+    "build-examples": "Tables to vocabularies, features as of each moment and examples, split by time.",
     "train": "One pinned version of the examples to a bundle, on Horovod ranks.",
     "tune": "An Optuna study over the training, on the same pinned version.",
-    "evaluate": "Full ranking over the catalogue, against baselines, with intervals.",
-    "score": "Top-K for every user into a Delta table, each row naming its bundle.",
+    "evaluate": "The bundle against what it must beat, on what was held out, with intervals.",
+    "score": "The bundle's answers into a Delta table, each row naming its bundle.",
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
     "doctor": "What would fail later, found now, with what to change.",
     "replay": "Train again from a bundle's own record, and compare.",
@@ -38,16 +42,19 @@ def _command(name: str, help_text: str) -> Callable[..., None]:
 
 
 def _demo(
-    data: Annotated[str | None, typer.Option(help="the UCI Online Retail file; default: a simulated shop")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="a file as the task's pipeline has it; default: a simulated shop")
+    ] = None,
     out: Annotated[str, typer.Option(help="the folder for tables, bundle and report")] = "out",
+    task: Annotated[str, typer.Option(help="what is learned: see `millrace tasks`")] = DEFAULT_TASK,
     flags: Flags = None,
 ) -> None:
-    """The whole main job: data to recommendations and a report, in under ten minutes."""
+    """The whole main job: data to answers and a report, in under ten minutes."""
 
     def call() -> None:
         from jobs import demo
 
-        demo.run_demo(data, out, flags or [])
+        demo.run_demo(data, out, flags or [], task)
 
     guarded(call)
 
@@ -59,6 +66,20 @@ def _settings() -> None:
     sys.stdout.write(page())
 
 
+def _tasks() -> None:
+    """The tasks: what each answers, and which tables it reads."""
+    from jobs.console import show_table
+    from jobs.settings import Settings
+    from jobs.tasks import TASKS
+
+    def read(task: Task) -> str:
+        tables = task.reads(Settings(task=task.name))
+        return "; ".join(f"{name.removesuffix('?')}: {', '.join(columns)}" for name, columns in tables.items())
+
+    rows = [(task.name, task.what, read(task), task.table) for task in TASKS.values()]
+    show_table("", ("task", "answers", "reads", "writes"), rows)
+
+
 def build_app() -> typer.Typer:
     """One command a job, in the order in which they are run."""
     app = typer.Typer(no_args_is_help=True, help=escape(__doc__ or ""), **PLAIN)
@@ -67,6 +88,7 @@ def build_app() -> typer.Typer:
         app.command(name)(_command(name, help_text))
     app.command("erase")(erase)
     app.command("settings")(_settings)
+    app.command("tasks")(_tasks)
     return app
 
 

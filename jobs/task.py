@@ -129,10 +129,28 @@ class OnSpark(Protocol):
         metric -> value, with low and high where it has an interval; `differences`, ours less each other's."""
 
     def looks(self, ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
-        """More of evaluation.json, which people look at: of each slice's rows and answers."""
+        """More of evaluation.json, which people look at, of each slice's rows and answers: `drawn`, a table of some of
+        them (title, columns, rows), and what its report has sections for (jobs/page)."""
 
     def score(self, ground: Ground, moment: datetime) -> Scored:
         """The bundle's answers as of a moment."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How `millrace demo` shows a task.
+
+    Attributes:
+        pipeline: its file in jobs/pipelines for the simulated shop.
+        pipeline_of_file: the one for real data.
+        file: the setting that names the file.
+        closes_the_loop: whether the simulated shop answers what was shown.
+    """
+
+    pipeline: str
+    pipeline_of_file: str
+    file: str
+    closes_the_loop: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,7 @@ class Task:
         answered: columns of an answer, of every contender.
         table: where scoring writes.
         answer: the columns that it writes.
+        demo: how it is shown.
     """
 
     name: str
@@ -181,6 +200,7 @@ class Task:
     answered: Sequence[str]
     table: str
     answer: Sequence[str]
+    demo: Demo
 
     def tables(self, settings: Settings) -> dict[str, bool]:
         """The tables that it reads, and whether each may be missing."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_sections import Section
-from jobs.task import Headline, Task
+from jobs.task import Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -149,4 +149,5 @@ TASK = Task(
     answered=("user", "rank", "item"),
     table="recommendations",
     answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
+    demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
 )

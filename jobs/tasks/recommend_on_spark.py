@@ -138,12 +138,20 @@ def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> di
     bought = asked.select(F.lit("bought").alias("source"), F.explode("truth").alias("item"))
     rows = bought.unionByName(top.select(F.concat(F.lit("model "), "model").alias("source"), "item"))
     deciles = popularity_deciles(rows, _catalogue(ground))
+    customers = _ten_customers(ground, asked, top.where(F.col("model") == OURS))
     return {
+        "drawn": {
+            "title": "Ten customers",
+            "columns": ["customer", "bought last", "recommended"],
+            "rows": [
+                [row["user_id"], "; ".join(row["bought"][-3:]), "; ".join(row["recommended"][:5])] for row in customers
+            ],
+        },
         "popularity_of_recommended": {
             "bought": deciles.pop("bought"),
             "recommended": {source.removeprefix("model "): counts for source, counts in deciles.items()},
         },
-        "examples": _ten_customers(ground, asked, top.where(F.col("model") == OURS)),
+        "examples": customers,
     }
 
 
