@@ -50,7 +50,7 @@ def test_every_job_has_a_module_with_run() -> None:
 
 def test_every_job_is_a_command() -> None:
     names = {command.name for command in build_app().registered_commands}
-    assert names == {"demo", "erase", "settings", *JOBS}
+    assert names == {"demo", "erase", "settings", "tasks", *JOBS}
 
 
 def test_a_wrong_flag_ends_with_code_2() -> None:
