@@ -1,0 +1,265 @@
+"""Judging a probability for each row against the row's label: curves and metrics with bootstrap intervals, paired.
+
+Scores are counted in cells: a cell is a range of the scores, finest at the top, that holds all rows of one score;
+within a cell rows count as if in random order. In each resample of the Poisson bootstrap (spark_udfs/evaluation.py) a
+row counts as often for every model, so that differences are paired. Partitions count, Spark adds up what they counted,
+and the driver gets the cells of all rows once and the metrics of each resample: nothing that grows with rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from spark_udfs.evaluation import Judged, poisson_weights
+from training.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+CELLS = 512
+RESAMPLES_AT_ONCE = 50
+ROWS_AT_ONCE = 512  # whose weights are held at once: 512 x 1,000 doubles are 4 MB
+FALSE_ALARMS = 0.01
+BANDS = 10  # of about equally many rows, in which predicted and actual shares are compared
+SMALLEST = 1e-6  # a probability is taken for no smaller, and for no nearer to 1
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One model's rows by range of their score, the highest scores first.
+
+    Attributes:
+        edges: (cells - 1,) ascending: a cell holds scores from an edge on, up to the next one.
+        rows: (2, cells) of label 0 and 1.
+        p: (2, cells) the mean score; 0 where there is no row.
+        log_loss: (2, cells) the mean log loss.
+    """
+
+    edges: Doubles
+    rows: Doubles
+    p: Doubles
+    log_loss: Doubles
+
+    @property
+    def bands(self) -> Ints:
+        """(cells,) the band of each cell."""
+        rows = self.rows.sum(axis=0)
+        middle = np.cumsum(rows) - rows / 2
+        return np.minimum(middle / max(rows.sum(), 1) * BANDS, BANDS - 1).astype(np.int64)
+
+    def metrics(self, counts: Doubles, budget: float) -> Doubles:
+        """(resamples, metrics) of NAMES; NaN where a resample lacks a label.
+
+        Args:
+            counts: (resamples, 2, cells) rows by label.
+            budget: the share of rows that can be looked at.
+        """
+        no, yes = counts[:, 0], counts[:, 1]
+        every = no + yes
+        rows, frauds, others = every.sum(axis=1), yes.sum(axis=1), no.sum(axis=1)
+        before, found, alarms = (np.cumsum(part, axis=1) - part for part in (every, yes, no))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = (found + (yes + 1) / 2) / (before + (every + 1) / 2)
+            expected = (counts * self.p).sum(axis=1)
+            values = (
+                (yes * precision).sum(axis=1) / frauds,
+                (no * (found + yes / 2)).sum(axis=1) / (frauds * others),
+                _reached(yes, alarms, no, FALSE_ALARMS * others) / frauds,
+                _reached(yes, before, every, budget * rows) / (budget * rows),
+                (counts * self.log_loss).sum(axis=(1, 2)) / rows,
+                np.abs(_by_band(expected - yes, self.bands)).sum(axis=1) / rows,
+                expected.sum(axis=1) / frauds,
+            )
+        return np.stack(values, axis=1)
+
+
+NAMES = (
+    "average_precision",
+    "auc",
+    "recall_at_1_percent_false_alarms",
+    "precision_at_budget",
+    "log_loss",
+    "calibration_error",
+    "predicted_to_actual",
+)
+
+
+def judge(
+    answers: DataFrame, truth: DataFrame, names: Sequence[str], *, budget: float, resamples: int, seed: int = 0
+) -> dict[str, Judged]:
+    """Judge each model's probabilities.
+
+    What is shuffled is partitions x models x resamples x 1,024 integers; what comes to the driver is models x resamples
+    x metrics.
+
+    Args:
+        answers: model, key, p.
+        truth: key, label (double: 0 or 1).
+        names: the models.
+        budget: the share of rows that can be looked at.
+        resamples: of the bootstrap.
+        seed: of the bootstrap's hashes.
+
+    Returns:
+        By model, metrics by NAMES: average_precision (expected, where scores are equal), auc,
+        recall_at_1_percent_false_alarms (the share of frauds found where 1 % of all others are taken for one),
+        precision_at_budget (the share of frauds among the rows that are looked at), log_loss, calibration_error (the
+        mean over BANDS of |predicted - actual share|) and predicted_to_actual (all that is predicted over all that is).
+
+    Raises:
+        DataError: a model did not answer a row.
+    """
+    wide = _wide(answers, truth, names)
+    held = _counted(wide, names)
+    edges, blocks = [cells.edges for cells in held], -(-resamples // RESAMPLES_AT_ONCE)
+
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        counts = np.zeros((len(edges), 2 * CELLS, resamples), np.int32)
+        for keys, labels, scores in _pieces(batches):
+            weights = poisson_weights(keys, resamples, seed).astype(np.int32)
+            for model, of_model in enumerate(edges):
+                cell = labels * CELLS + _cells_of(scores[model], of_model)
+                order = np.argsort(cell, kind="stable")
+                there, first = np.unique(cell[order], return_index=True)
+                counts[model, there] += np.add.reduceat(weights[order], first, axis=0)
+        for block in range(blocks):
+            part = counts[:, :, block * RESAMPLES_AT_ONCE : (block + 1) * RESAMPLES_AT_ONCE]
+            yield _blocks(range(len(edges)), [block] * len(edges), [*part.reshape(len(edges), -1)], pa.int32())
+
+    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums: dict[tuple[int, int], Doubles] = {}
+        for batch in batches:
+            for place, key in enumerate(zip(batch[0].to_pylist(), batch[1].to_pylist(), strict=True)):
+                found = np.asarray(batch[2][place].values.to_numpy(), np.float64)
+                sums[key] = sums[key] + found if key in sums else found
+        metrics = [
+            held[model].metrics(np.moveaxis(found.reshape(2, CELLS, -1), 2, 0), budget).ravel()
+            for (model, _), found in sums.items()
+        ]
+        yield _blocks([model for model, _ in sums], [block for _, block in sums], metrics, pa.float64())
+
+    partial = wide.mapInArrow(count, "model int, block int, counts array<int>")
+    added = partial.repartition("model", "block").mapInArrow(add_up, "model int, block int, metrics array<double>")
+    parts = added.orderBy("block").collect()
+    judged = {}
+    for model, (name, cells) in enumerate(zip(names, held, strict=True)):
+        blocks_of = [np.reshape(part["metrics"], (-1, len(NAMES))) for part in parts if part["model"] == model]
+        resampled = np.concatenate(blocks_of)
+        told = np.isfinite(resampled).all(axis=1)  # of a handful of rows a resample may hold no fraud: it says nothing
+        values = cells.metrics(cells.rows[None], budget)[0]
+        judged[name] = Judged(int(cells.rows.sum()), NAMES, values, resampled[told])
+    return judged
+
+
+def cells(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> dict[str, Cells]:
+    """Each model's rows by range of their score, for curves; arguments as for `judge`.
+
+    Raises:
+        DataError: a model did not answer a row.
+    """
+    return dict(zip(names, _counted(_wide(answers, truth, names), names), strict=True))
+
+
+def precision_recall(cells: Cells, points: int = 50) -> list[dict[str, float]]:
+    """Points of the curve from the highest scores down, at about equal steps of recall."""
+    no, yes = cells.rows
+    found, looked_at = np.cumsum(yes), np.cumsum(no + yes)
+    recall = found / found[-1]
+    places = np.unique(np.searchsorted(recall, np.linspace(1 / points, 1, points)).clip(max=len(recall) - 1))
+    return [{"recall": float(recall[at]), "precision": float(found[at] / looked_at[at])} for at in places]
+
+
+def reliability(cells: Cells) -> list[dict[str, float]]:
+    """By band, the least likely first: rows, the mean of what is predicted, and the actual share."""
+    rows, bands = cells.rows.sum(axis=0), cells.bands
+    sums = [np.bincount(bands, part, BANDS) for part in (rows, (cells.rows * cells.p).sum(axis=0), cells.rows[1])]
+    return [
+        {"rows": float(count), "predicted": float(p / count), "actual": float(yes / count)}
+        for count, p, yes in zip(*sums, strict=True)
+        if count
+    ][::-1]
+
+
+def _wide(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> DataFrame:
+    """A row per key: its hash, label (0 or 1) and scores, by model."""
+    by_model = (F.max(F.when(F.col("model") == name, F.col("p"))).cast("double") for name in names)
+    scores = answers.groupBy("key").agg(F.array(*by_model).alias("scores"))
+    return truth.join(scores, on="key", how="left").select(
+        F.xxhash64("key").alias("hash"), F.col("label").cast("int").alias("label"), "scores"
+    )
+
+
+def _counted(wide: DataFrame, names: Sequence[str]) -> list[Cells]:
+    """The rows of each model by cell."""
+    edges = [np.unique(np.asarray(levels, np.float64)) for levels in _levels(wide, names)]
+
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = np.zeros((3, len(edges), 2 * CELLS))
+        for _, labels, scores in _pieces(batches):
+            for model, (score, of_model) in enumerate(zip(scores, edges, strict=True)):
+                p, at = score.clip(SMALLEST, 1 - SMALLEST), labels * CELLS + _cells_of(score, of_model)
+                for row, values in enumerate((None, score, -np.log(np.where(labels == 1, p, 1 - p)))):
+                    sums[row, model] += np.bincount(at, values, 2 * CELLS)
+        flat = sums.reshape(3, -1)
+        there = np.flatnonzero(flat[0])
+        yield pa.record_batch([pa.array(there), *map(pa.array, flat[:, there])], ["at", "rows", "p", "log_loss"])
+
+    found = wide.mapInArrow(count, "at bigint, rows double, p double, log_loss double")
+    totals = np.zeros((3, len(edges) * 2 * CELLS))
+    for row in found.groupBy("at").agg(F.sum("rows"), F.sum("p"), F.sum("log_loss")).collect():
+        totals[:, row[0]] = row[1:]
+    rows, p, log_loss = totals.reshape(3, len(edges), 2, CELLS)
+    each = np.maximum(rows, 1)
+    return [Cells(*parts) for parts in zip(edges, rows, p / each, log_loss / each, strict=True)]
+
+
+def _levels(wide: DataFrame, names: Sequence[str]) -> list[list[float]]:
+    """By model, scores that a falling share of its rows reaches; exact up to 100,000 rows."""
+    levels = F.array(*(F.lit(float(1 - share)) for share in np.geomspace(1e-7, 1, CELLS - 1)))
+    scores = [F.get("scores", F.lit(place)) for place in range(len(names))]
+    missing = (F.count_if(score.isNull() | F.isnan(score)) for score in scores)
+    found = wide.agg(*missing, *(F.percentile_approx(score, levels, F.lit(100_000)) for score in scores)).collect()[0]
+    for name, left_out in zip(names, found, strict=False):
+        if left_out:
+            raise DataError(f"'{name}' must answer every row that is judged, and left out {left_out:,} of them")
+    return list(found[len(names) :])
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Ints, Ints, Doubles]]:
+    """Hashes, labels and (models, rows) scores of a few rows at a time."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            keys, labels, scores = batch.slice(start, ROWS_AT_ONCE).columns
+            flat = np.asarray(scores.flatten().to_numpy(zero_copy_only=False), np.float64)
+            yield keys.to_numpy(), labels.to_numpy().astype(np.int64), flat.reshape(len(keys), -1).T
+
+
+def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
+    """The cell of each score; 0 is the highest."""
+    return len(edges) - np.searchsorted(edges, scores, side="right")
+
+
+def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
+    columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
+    return pa.record_batch(columns, ["model", "block", "values"])
+
+
+def _reached(adds: Doubles, before: Doubles, spends: Doubles, budget: Doubles) -> Doubles:
+    """(resamples,) what is found when a budget is spent on the cells in their order, on the last one in part."""
+    share = np.clip((budget[:, None] - before) / np.maximum(spends, SMALLEST), 0, 1)
+    return (adds * np.where(spends > 0, share, before <= budget[:, None])).sum(axis=1)
+
+
+def _by_band(values: Doubles, bands: Ints) -> Doubles:
+    """(resamples, bands) sums of (resamples, cells) values."""
+    return np.stack([values[:, bands == band].sum(axis=1) for band in range(BANDS)], axis=1)

@@ -1,0 +1,95 @@
+"""Metrics of probabilities against plain definitions, and intervals that cover what is planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_udfs import rows
+from training.errors import DataError
+
+BUDGET = 0.1
+
+
+def planted(count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels drawn from their true probabilities; those, a distorted ranking of them, and one of few values."""
+    rng = np.random.default_rng(1)
+    p = np.clip(rng.beta(0.4, 3, count), 1e-4, 1 - 1e-4)
+    label = (rng.random(count) < p).astype(float)
+    return label, {"true": p, "blurred": np.clip(p + rng.normal(0, 0.2, count), 0.001, 0.999), "coarse": np.round(p, 1)}
+
+
+def frames(spark: SparkSession, label: np.ndarray, scores: dict[str, np.ndarray]) -> tuple[DataFrame, DataFrame]:
+    keys = [f"case {number}" for number in range(len(label))]
+    truth = spark.createDataFrame(list(zip(keys, label.tolist(), strict=True)), "key string, label double")
+    answers = [(name, key, float(p)) for name, of in scores.items() for key, p in zip(keys, of, strict=True)]
+    return spark.createDataFrame(answers, "model string, key string, p double").repartition(3), truth
+
+
+def plain(label: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    """Row by row, for scores without ties."""
+    order = np.argsort(-p)
+    hit, others = label[order], 1 - label[order]
+    looked_at = round(BUDGET * len(label))
+    bound = np.clip(p, rows.SMALLEST, 1 - rows.SMALLEST)
+    return {
+        "average_precision": float((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum() / hit.sum()),
+        "auc": float((others * np.cumsum(hit)).sum() / (others.sum() * hit.sum())),
+        "recall_at_1_percent_false_alarms": float(hit[np.cumsum(others) <= 0.01 * others.sum()].sum() / hit.sum()),
+        "precision_at_budget": float(hit[:looked_at].mean()),
+        "log_loss": float(-np.log(np.where(label == 1, bound, 1 - bound)).mean()),
+        "predicted_to_actual": float(p.sum() / label.sum()),
+    }
+
+
+def test_values_are_the_definitions_and_intervals_are_paired(spark: SparkSession) -> None:
+    label, scores = planted(3_000)
+    answers, truth = frames(spark, label, scores)
+    judged = rows.judge(answers, truth, list(scores), budget=BUDGET, resamples=200)
+    for name in ("true", "blurred"):
+        found, wanted = judged[name].intervals(), plain(label, scores[name])
+        for metric, value in wanted.items():
+            tolerance = 0.01 if metric.startswith("recall_at") else 0.002
+            assert found[metric]["value"] == pytest.approx(value, abs=tolerance), (name, metric)
+            assert found[metric]["low"] < value < found[metric]["high"]
+    assert judged["true"].users == 3_000
+    assert judged["true"].intervals()["calibration_error"]["value"] < 0.02
+    assert judged["blurred"].intervals()["calibration_error"]["value"] > 0.03
+    lead = judged["true"].minus(judged["blurred"])["average_precision"]
+    alone = judged["true"].intervals()["average_precision"]
+    assert lead["low"] > 0
+    assert lead["high"] - lead["low"] < alone["high"] - alone["low"]
+    same = judged["true"].minus(judged["true"])["auc"]
+    assert same == {"value": 0, "low": 0, "high": 0}
+
+
+def test_equal_scores_count_as_in_random_order(spark: SparkSession) -> None:
+    """Whatever the order of the rows; so no model gains by ties."""
+    label = np.array([1.0, 0.0, 0.0, 0.0] * 200)
+    answers, truth = frames(spark, label, {"flat": np.full(800, 0.25)})
+    found = rows.judge(answers, truth, ["flat"], budget=BUDGET, resamples=100)["flat"].intervals()
+    assert found["auc"]["value"] == pytest.approx(0.5)
+    assert found["average_precision"]["value"] == pytest.approx(0.25, abs=0.003)
+    assert found["recall_at_1_percent_false_alarms"]["value"] == pytest.approx(0.01)
+    assert found["precision_at_budget"]["value"] == pytest.approx(0.25)
+    assert found["predicted_to_actual"]["value"] == pytest.approx(1)
+
+
+def test_curves_say_what_the_metrics_do(spark: SparkSession) -> None:
+    label, scores = planted(2_000)
+    cells = rows.cells(*frames(spark, label, scores), ["true", "coarse"])
+    curve = rows.precision_recall(cells["true"])
+    assert [point["recall"] for point in curve] == sorted(point["recall"] for point in curve)
+    assert curve[-1]["recall"] == 1
+    assert label.mean() < curve[-1]["precision"] < curve[0]["precision"]
+    bands = rows.reliability(cells["true"])
+    assert sum(band["rows"] for band in bands) == 2_000
+    assert [band["predicted"] for band in bands] == sorted(band["predicted"] for band in bands)
+    assert max(abs(band["predicted"] - band["actual"]) for band in bands) < 0.1
+
+
+def test_a_model_that_leaves_rows_out_is_refused(spark: SparkSession) -> None:
+    answers, truth = frames(spark, *planted(50))
+    with pytest.raises(DataError, match="'coarse' must answer every row that is judged, and left out 2 of them"):
+        rows.cells(answers.where("NOT (model = 'coarse' AND key IN ('case 1', 'case 2'))"), truth, ["true", "coarse"])
