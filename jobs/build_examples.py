@@ -9,6 +9,7 @@ built together counts once the manifest (jobs/builds.py) names it. Running it tw
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import and_
@@ -72,16 +73,17 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
     lines = _lines(tables, task, settings, read)
     cuts = _cuts(lines, task, settings, tables)
-    counts = _count(lines, task, cuts)
+    kinds = task.kinds(settings)
+    counts = _count(lines, kinds, cuts)
     with step("appending to the vocabularies"):
-        vocabulary = {kind: _vocabulary(tables, task, kind, lines, cuts, inputs) for kind in task.kinds}
+        vocabulary = {kind: _vocabulary(tables, kinds, kind, lines, cuts, inputs) for kind in kinds}
     numbered = {
         f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
     }
     ground = Ground(read | {"lines": lines} | numbered, settings, Path(settings.run_dir))
     with giving_back(tables.spark, ground.release):
         written = _write(tables, task, ground, cuts, counts, inputs)
-    sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in task.kinds}
+    sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
     rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
     counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
     manifest = {
@@ -90,9 +92,10 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         "inputs": inputs,
         "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
         "counts": counts,
-        "schema": task.schema(sizes).to_json(),
+        "schema": task.schema(sizes, settings).to_json(),
         "numbers": {
-            kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1) for kind in task.numbers
+            kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
+            for kind in task.numbers(settings)
         },
     }
     watch.before_publishing()
@@ -146,19 +149,20 @@ def _lines(tables: Tables, task: Task, settings: Settings, read: dict[str, DataF
     return task.spark().lines(read)
 
 
-def _known(task: Task) -> Column:
+def _known(kinds: Mapping[str, str]) -> Column:
     """Whether a line has all ids."""
-    return reduce(and_, (F.col(column).isNotNull() for column in task.kinds.values()), F.lit(True))
+    return reduce(and_, (F.col(column).isNotNull() for column in kinds.values()), F.lit(True))
 
 
 def _cuts(lines: DataFrame, task: Task, settings: Settings, tables: Tables) -> Cuts:
     examples = settings.examples
-    span = lines.where(_known(task)).agg(
+    kinds = task.kinds(settings)
+    span = lines.where(_known(kinds)).agg(
         F.min(F.unix_micros("time")).alias("first"), F.max(F.unix_micros("time")).alias("last")
     )
     first, last = span.collect()[0]
     if first is None:
-        ids, table = " and ".join(task.kinds.values()), next(iter(task.tables(settings)))
+        ids, table = " and ".join(kinds.values()), next(iter(task.tables(settings)))
         raise DataError(
             f"no {task.row} in table '{table}' at {tables.path(table)} has {ids}; map them to the source's columns and "
             "run `millrace ingest` again"
@@ -179,25 +183,24 @@ def _cuts(lines: DataFrame, task: Task, settings: Settings, tables: Tables) -> C
     return Cuts(validation=validation, test=test)
 
 
-def _count(lines: DataFrame, task: Task, cuts: Cuts) -> dict[str, int]:
+def _count(lines: DataFrame, kinds: Mapping[str, str], cuts: Cuts) -> dict[str, int]:
     """Lines and distinct ids known before the test cut, and what is held out."""
-    has_ids, before = _known(task), features.known_before(cuts.test)
+    has_ids, before = _known(kinds), features.known_before(cuts.test)
     known = F.coalesce(has_ids & before, F.lit(False))
     row = lines.agg(
         F.count_if(known).alias("training_lines"),
-        *(
-            F.countDistinct(F.when(known, F.col(column))).alias(f"training_{kind}")
-            for kind, column in task.kinds.items()
-        ),
+        *(F.countDistinct(F.when(known, F.col(column))).alias(f"training_{kind}") for kind, column in kinds.items()),
         F.count_if(has_ids & (F.col("time") >= F.lit(cuts.test))).alias("held_out_lines"),
     )
     return {name: int(value) for name, value in row.collect()[0].asDict().items()}
 
 
-def _vocabulary(tables: Tables, task: Task, kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]) -> int:
+def _vocabulary(
+    tables: Tables, kinds: Mapping[str, str], kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]
+) -> int:
     """Append the ids that lines with all ids before the test cut have; returns the vocabulary's version."""
     name = f"vocabulary_{kind}"
-    ids = lines.where(features.known_before(cuts.test) & _known(task)).select(F.col(task.kinds[kind]).alias("id"))
+    ids = lines.where(features.known_before(cuts.test) & _known(kinds)).select(F.col(kinds[kind]).alias("id"))
     held = tables.read(name) if tables.exists(name) else tables.spark.createDataFrame([], vocabularies.SCHEMA)
     # Serializable: of two merges at once the second is refused, so no index is given twice.
     properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}

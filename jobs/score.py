@@ -59,7 +59,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
     built = builds.published(tables)["versions"]
     builds.refuse_other_numbers(tables, built, bundle)
-    vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds}
+    vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
     read = {name: tables.read(name, version) for name, version in vocabulary.items()}
     read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
     lines = task.spark().lines(read)
@@ -103,7 +103,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime:
     """The moment asked for, or a second after the last line that has all ids."""
     table = next(iter(task.tables(settings)))
-    known = reduce(and_, (F.col(column).isNotNull() for column in task.kinds.values()), F.lit(True))
+    known = reduce(and_, (F.col(column).isNotNull() for column in task.kinds(settings).values()), F.lit(True))
     first, last = lines.where(known).agg(F.unix_micros(F.min("time")), F.unix_micros(F.max("time"))).collect()[0]
     if first is None:
         raise TableError(

@@ -10,7 +10,7 @@ stands in functions and in a module that are named there.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -164,13 +164,13 @@ class Task:
         reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing.
         options: the section of the settings that only this task has; `settings.options` is one of these.
         asks: more tables, which scoring alone reads.
-        kinds: vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts for no
-            vocabulary, and for no cut.
-        numbers: the vocabularies whose numbers an answer or a feature means: a bundle is refused where they have
-            changed their meaning.
+        kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
+            for no vocabulary, and for no cut.
+        numbers: settings -> the vocabularies whose numbers an answer or a feature means: a bundle is refused where they
+            have changed their meaning.
         key: columns of the examples that tell rows apart; rows with the same first `spread` of them lie side by side.
         spread: see `key`.
-        schema: (size of each vocabulary, the unknown 0 included) -> the examples' columns.
+        schema: (size of each vocabulary, the unknown 0 included; settings) -> the examples' columns.
         learn: "module:function", called on every rank with a JSON spec and its world; a name, so that importing a task
             loads no torch.
         metrics: names of what its validation gives; of each, higher is better. A study may choose by any of them.
@@ -188,11 +188,11 @@ class Task:
     options: type[Section]
     reads: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     asks: Sequence[str]
-    kinds: Mapping[str, str]
-    numbers: Sequence[str]
+    kinds: Callable[[Settings], Mapping[str, str]]
+    numbers: Callable[[Settings], Collection[str]]
     key: Sequence[str]
     spread: int
-    schema: Callable[[Mapping[str, int]], Schema]
+    schema: Callable[[Mapping[str, int], Settings], Schema]
     learn: str
     metrics: tuple[str, ...]
     on_spark: str

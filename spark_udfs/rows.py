@@ -55,7 +55,8 @@ class Cells:
         """(cells,) the band of each cell."""
         rows = self.rows.sum(axis=0)
         middle = np.cumsum(rows) - rows / 2
-        return np.minimum(middle / max(rows.sum(), 1) * BANDS, BANDS - 1).astype(np.int64)
+        band: Ints = np.minimum(middle / max(rows.sum(), 1) * BANDS, BANDS - 1).astype(np.int64)
+        return band
 
     def metrics(self, counts: Doubles, budget: float) -> Doubles:
         """(resamples, metrics) of NAMES; NaN where a resample lacks a label.

@@ -74,7 +74,7 @@ def _examples(settings: Settings) -> list[Finding]:
     remedy = "millrace build-examples"
     try:
         build = builds.published_at(settings.tables.root)
-        wanted = TASKS[settings.task].schema(Schema.from_json(build["schema"]).vocabularies())
+        wanted = TASKS[settings.task].schema(Schema.from_json(build["schema"]).vocabularies(), settings)
         version = build["versions"]["examples"]
         snapshot = open_snapshot(f"{settings.tables.root}/examples", version, columns=wanted.names)
     except MillraceError as error:

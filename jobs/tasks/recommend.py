@@ -31,7 +31,7 @@ FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outc
 SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
-def schema(sizes: Mapping[str, int]) -> Schema:
+def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema:  # noqa: ARG001
     """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
     users, items = sizes["users"], sizes["items"]
     return Schema(
@@ -137,8 +137,8 @@ TASK = Task(
     options=Section,
     reads=reads,
     asks=("users",),
-    kinds={"users": "user_id", "items": "item_id"},
-    numbers=("items",),
+    kinds=lambda _: {"users": "user_id", "items": "item_id"},
+    numbers=lambda _: ("items",),
     key=("user", "time", "target"),
     spread=2,
     schema=schema,
