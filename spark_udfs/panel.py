@@ -1,0 +1,299 @@
+"""Sales to a panel: a series (product, branch) by periods, and what is known of it and asked about it at an origin.
+
+    lines --quantities--> one row a series, its periods and quantities --examples--> series x origin, with targets
+                                                                       --asked----> a row a series as of one origin
+
+A period is a day or a week from Monday on, in UTC, and has a number (0 holds 1970-01-01). An origin is the start of a
+period: what lies before it is known, the next `horizon` periods are asked for. A series begins with its first line,
+whose quantity may be 0 (it was on sale); from there to the origin every period counts, with zeros where nothing was
+sold. Returns lower their period's quantity, which never falls below 0.
+
+Each series is one row, spread out in an executor; the work grows with lines and with the rows made, and nothing comes
+to the driver but one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from spark_udfs.arrow import ids_of
+from spark_udfs.features import DAY_US, TRAIN, VALIDATION, Cuts, utc
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+EXACT = "decimal(38,6)"  # sums of doubles depend on their order
+STATISTICS = 7
+ROWS_PER_BATCH = 1 << 14
+_ROW = (
+    "series bigint, origin bigint, lags array<float>, statistics array<float>, calendar array<float>, scale float, "
+    "target array<float>, known array<float>"
+)
+_HISTORY = "history array<float>, naive_error float"
+
+
+@dataclass(frozen=True)
+class Period:
+    """What goes with a length of period.
+
+    Attributes:
+        days: of a period.
+        first: the day, counted from 1970-01-01, on which number 0 begins.
+        season: periods after which sales are alike.
+        naive: the lag whose mean error MASE divides by.
+        mean: periods that the mean to beat is of.
+        median: periods that the median to beat is of.
+        windows: periods whose means are statistics of a series.
+        weekdays: whether the weekday is part of the calendar.
+    """
+
+    days: int
+    first: int
+    season: int
+    naive: int
+    mean: int
+    median: int
+    windows: tuple[int, int, int]
+    weekdays: bool
+
+
+PERIODS = {
+    "day": Period(1, 0, season=7, naive=7, mean=56, median=28, windows=(7, 14, 28), weekdays=True),
+    "week": Period(7, -3, season=52, naive=1, mean=26, median=13, windows=(4, 8, 13), weekdays=False),
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of a panel's rows.
+
+    Attributes:
+        period: of PERIODS.
+        horizon: periods asked for.
+        lags: periods before the origin that a row carries.
+        origins: newest origins of a series that are examples.
+        yearly: whether the place in the year is part of the calendar.
+    """
+
+    period: str
+    horizon: int
+    lags: int
+    origins: int = 104
+    yearly: bool = False
+
+    @property
+    def of(self) -> Period:
+        return PERIODS[self.period]
+
+    @property
+    def calendar(self) -> int:
+        """How many numbers the calendar has: the year's sine and cosine, and the weekday."""
+        return 2 + 7 * self.of.weekdays
+
+    def number(self, moment: datetime) -> int:
+        """The period that a moment lies in."""
+        return int(utc(moment).timestamp() // 86_400 - self.of.first) // self.of.days
+
+    def holds(self, time: Column) -> Column:
+        """The period that a time lies in."""
+        day = F.floor(F.unix_micros(time) / F.lit(DAY_US))
+        return F.floor((day - F.lit(self.of.first)) / F.lit(self.of.days)).cast("bigint")
+
+    def start(self, number: Column) -> Column:
+        """When a period begins."""
+        day = number * F.lit(self.of.days) + F.lit(self.of.first)
+        return F.timestamp_seconds(day * F.lit(86_400))
+
+
+def whole_before(lines: DataFrame, form: Form) -> int:
+    """The first period that may be unfinished: the one with the last line, or the next one where every line stands at
+    the start of a period, as sums do.
+
+    Args:
+        lines: `time`; not empty.
+        form: of the panel.
+    """
+    number = form.holds(F.col("time"))
+    last, stamped = lines.agg(F.max(number), F.min(form.start(number) == F.col("time"))).collect()[0]
+    return int(last) + bool(stamped)
+
+
+def quantities(lines: DataFrame, numbered: DataFrame, form: Form) -> DataFrame:
+    """One row a series: `series`, `periods` (array<bigint>, ascending) with a line, and their `quantities`.
+
+    Args:
+        lines: series_id, time, quantity.
+        numbered: a vocabulary: index, id.
+        form: of the panel.
+    """
+    ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"))
+    sums = (
+        lines.join(ids, on="series_id", how="inner")
+        .groupBy("series", form.holds(F.col("time")).alias("period"))
+        .agg(F.sum(F.col("quantity").cast(EXACT)).cast("double").alias("quantity"))
+    )
+    held = F.sort_array(F.collect_list(F.struct("period", F.greatest("quantity", F.lit(0.0)).alias("quantity"))))
+    return (
+        sums.groupBy("series")
+        .agg(held.alias("held"))
+        .select(
+            "series",
+            F.col("held.period").alias("periods"),
+            F.col("held.quantity").alias("quantities"),
+        )
+    )
+
+
+def examples(sums: DataFrame, form: Form, cuts: Cuts, end: int) -> DataFrame:
+    """A row for each series and origin before the test cut, from the series' second period on.
+
+    A target belongs to `train` if its period ends before the validation cut, else to `validation`: an origin whose
+    horizon reaches over the cut makes a row of each, and no target stands in both.
+
+    Args:
+        sums: from `quantities`.
+        form: of the rows.
+        cuts: where time is split.
+        end: the first period that may be unfinished (`whole_before`).
+
+    Returns:
+        series; origin; lags (newest first, square roots of quantity over scale); statistics; calendar; scale (the mean
+        of the lags, a little above 0); target (quantities) and known (1 where the target counts); time (the origin's);
+        split.
+    """
+    cut, stop = form.number(cuts.validation), min(form.number(cuts.test), end)
+    splits = ((TRAIN, -1, cut), (VALIDATION, cut, stop))
+
+    def windows(first: int, dense: Doubles) -> Iterator[tuple[str, Ints, Doubles, Doubles]]:
+        begin = max(1, stop - first - form.origins)
+        at = np.arange(begin, stop - first)
+        for split, low, high in splits:
+            target, known = _targets(dense, at, form, low - first, high - first)
+            some = known.any(axis=1)
+            yield split, at[some], target[some], known[some]
+
+    def spread(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for series, first, dense in _dense(batches, stop):
+            for split, at, target, known in windows(first, dense):
+                for start in range(0, len(at), ROWS_PER_BATCH):
+                    part = slice(start, start + ROWS_PER_BATCH)
+                    rows = _rows(series, first, dense, at[part], target[part], known[part], form)
+                    yield _batch(rows | {"split": pa.array([split] * len(at[part]), pa.string())})
+
+    made = sums.mapInArrow(spread, f"{_ROW}, split string")
+    return made.withColumn("time", form.start(F.col("origin")))
+
+
+def asked(sums: DataFrame, form: Form, origin: int, until: int) -> DataFrame:
+    """A row for each series that began before an origin.
+
+    Args:
+        sums: from `quantities`.
+        form: of the rows.
+        origin: its period.
+        until: targets count before this period.
+
+    Returns:
+        What `examples` has but for split; history (array<float>, the newest quantities before the origin, oldest first)
+        and naive_error (the mean error of repeating what was sold `naive` periods before; 0 where nothing tells).
+    """
+    kept = max(form.lags, form.of.season, form.of.mean, form.of.median)
+
+    def spread(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for series, first, dense in _dense(batches, max(until, origin)):
+            at = np.array([origin - first])
+            if at[0] < 1:
+                continue
+            target, known = _targets(dense, at, form, -1, until - first)
+            past, lag = dense[: at[0]], form.of.naive
+            error = float(np.abs(past[lag:] - past[:-lag]).mean()) if len(past) > lag else 0.0
+            rows = _rows(series, first, dense, at, target, known, form)
+            more = {"history": _lists(past[None, -kept:]), "naive_error": pa.array([error], pa.float32())}
+            yield _batch(rows | more)
+
+    made = sums.mapInArrow(spread, f"{_ROW}, {_HISTORY}")
+    return made.withColumn("time", form.start(F.col("origin")))
+
+
+def _dense(batches: Iterable[pa.RecordBatch], stop: int) -> Iterator[tuple[int, int, Doubles]]:
+    """(series, its first period, quantities from there to `stop`) of each series that begins before `stop`."""
+    for batch in batches:
+        periods, held = batch.column(1), batch.column(2)
+        for place, series in enumerate(ids_of(batch.column(0), "series")):
+            at = np.asarray(periods[place].values.to_numpy(zero_copy_only=False), np.int64)
+            if at[0] >= stop:
+                continue
+            before, dense = at < stop, np.zeros(stop - at[0])
+            dense[at[before] - at[0]] = held[place].values.to_numpy(zero_copy_only=False)[before]
+            yield int(series), int(at[0]), dense
+
+
+def _targets(dense: Doubles, at: Ints, form: Form, low: int, high: int) -> tuple[Doubles, Doubles]:
+    """(origins, horizon) quantities from each origin on, and 1 where their period lies in [low, high)."""
+    steps = at[:, None] + np.arange(form.horizon)
+    known = (steps >= low) & (steps < min(high, len(dense)))
+    return np.where(known, np.append(dense, 0.0)[np.minimum(steps, len(dense))], 0.0), known.astype(np.float64)
+
+
+def _rows(
+    series: int, first: int, dense: Doubles, at: Ints, target: Doubles, known: Doubles, form: Form
+) -> dict[str, pa.Array]:
+    """What is known of one series at origins, `at` periods after its first one; nothing from an origin on is looked
+    at."""
+    lags = form.lags
+    length = np.minimum(at, lags)
+    scale = (_sums(dense, at, lags) + 1) / (length + 1)
+    newest = np.concatenate([np.zeros(lags), dense])[at[:, None] + lags - 1 - np.arange(lags)]
+    shrunk = [(_sums(dense, at, window) + scale) / (np.minimum(at, window) + 1) / scale for window in form.of.windows]
+    mean = _sums(dense, at, lags) / length
+    variance = np.maximum(_sums(dense**2, at, lags) / length - mean**2, 0)
+    zeros = _sums((dense == 0).astype(np.float64), at, lags) / length
+    statistics = np.stack([np.log(scale), zeros, *np.log(shrunk), np.log1p(variance / scale), np.log(length)], axis=1)
+    return {
+        "series": pa.array(np.full(len(at), series, np.int64)),
+        "origin": pa.array(at + first),
+        "lags": _lists(np.sqrt(newest / scale[:, None])),
+        "statistics": _lists(statistics),
+        "calendar": _lists(calendar(at + first, form)),
+        "scale": pa.array(scale.astype(np.float32)),
+        "target": _lists(target),
+        "known": _lists(known),
+    }
+
+
+def _sums(values: Doubles, at: Ints, window: int) -> Doubles:
+    """Of the `window` values before each place, or of as many as there are."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray(total[at] - total[np.maximum(at - window, 0)])
+
+
+def calendar(origin: Ints, form: Form) -> Doubles:
+    """(origins, form.calendar) sine and cosine of the place in the year, zeros unless it is wanted; the weekday."""
+    days = (origin * form.of.days + form.of.first).astype("datetime64[D]")
+    years = days.astype("datetime64[Y]")
+    angle = 2 * np.pi * (days - years.astype("datetime64[D]")).astype(np.float64) / 365.25
+    parts = [np.stack([np.sin(angle), np.cos(angle)], axis=1) * form.yearly]
+    if form.of.weekdays:
+        parts.append(np.eye(7)[(days.astype(np.int64) + 3) % 7])
+    return np.concatenate(parts, axis=1)
+
+
+def _lists(values: Doubles) -> pa.Array:
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.float32).ravel()))
+
+
+def _batch(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

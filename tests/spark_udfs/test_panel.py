@@ -1,0 +1,167 @@
+"""Panels: against plain loops over random sales; what comes after an origin, and how rows lie, change nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_udfs import panel
+from spark_udfs.features import Cuts
+from spark_udfs.panel import Form
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+START = datetime(2025, 1, 6, tzinfo=UTC)  # a Monday
+LINES = "series_id string, time timestamp, quantity double"
+WEEK = Form("week", horizon=3, lags=4, origins=8)
+DAY = Form("day", horizon=2, lags=5, origins=60, yearly=True)
+CUTS = Cuts(validation=START + timedelta(days=70), test=START + timedelta(days=84))
+Line = tuple[str, datetime, float]
+
+
+def sold(seed: int = 0, days: int = 100) -> list[Line]:
+    """Random sales and returns of six series that begin on other days; one has a single line of nothing sold."""
+    rng = np.random.default_rng(seed)
+    rows: list[Line] = [("s0", START + timedelta(days=9), 0.0)]
+    for series in range(1, 6):
+        for day in np.sort(rng.uniform(7.0 * series, days, 40)):
+            rows.append((f"s{series}", START + timedelta(days=float(day)), float(rng.integers(-1, 6)) / 2))
+    return rows
+
+
+def sums(spark: SparkSession, lines: list[Line], form: Form, partitions: int = 2) -> DataFrame:
+    names = sorted({series for series, _, _ in sold()})
+    numbered = spark.createDataFrame([(n + 1, name) for n, name in enumerate(names)], "index bigint, id string")
+    return panel.quantities(spark.createDataFrame(lines, LINES).repartition(partitions), numbered, form)
+
+
+def rows_of(made: DataFrame) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = [row.asDict() for row in made.collect()]
+    held = {(row["series"], row["origin"], row.get("split")): row for row in rows}
+    assert len(held) == len(rows)
+    return held
+
+
+def by_loops(lines: list[Line], form: Form) -> dict[int, dict[int, float]]:
+    """Series -> period -> quantity, from its first line on, by the calendar."""
+    held: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for series, time, quantity in lines:
+        monday = time.date() - timedelta(days=time.weekday())
+        day = monday if form.period == "week" else time.date()
+        days = (day - (date(1969, 12, 29) if form.period == "week" else date(1970, 1, 1))).days
+        held[int(series[1:]) + 1][days // form.of.days] += quantity
+    return {series: {at: max(value, 0.0) for at, value in of.items()} for series, of in held.items()}
+
+
+def expected(of: dict[int, float], origin: int, form: Form) -> dict[str, Any]:
+    """What is known of a series at an origin."""
+    dense = [of.get(at, 0.0) for at in range(min(of), origin)]
+    lags = dense[::-1][: form.lags]
+    scale = (sum(lags) + 1) / (len(lags) + 1)
+    windows = [dense[::-1][:window] for window in form.of.windows]
+    means = [(sum(part) + scale) / (len(part) + 1) for part in windows]
+    statistics = [math.log(scale), sum(lag == 0 for lag in lags) / len(lags)]
+    statistics += [math.log(mean / scale) for mean in means]
+    statistics += [math.log1p(float(np.var(lags)) / scale), math.log(len(lags))]
+    padded = lags + [0.0] * (form.lags - len(lags))
+    return {"scale": scale, "lags": [math.sqrt(lag / scale) for lag in padded], "statistics": statistics}
+
+
+@pytest.mark.parametrize("form", [WEEK, DAY], ids=["week", "day"])
+def test_examples_are_what_loops_over_the_lines_give(spark: SparkSession, form: Form) -> None:
+    lines = sold()
+    stop, cut = form.number(CUTS.test), form.number(CUTS.validation)
+    made = rows_of(panel.examples(sums(spark, lines, form), form, CUTS, end=stop + 5))
+    wanted = {}
+    for series, of in by_loops(lines, form).items():
+        for origin in range(max(min(of) + 1, stop - form.origins), stop):
+            steps = range(origin, origin + form.horizon)
+            for split, low, high in (("train", 0, cut), ("validation", cut, stop)):
+                known = [float(low <= at < high) for at in steps]
+                if any(known):
+                    target = [of.get(at, 0.0) * is_known for at, is_known in zip(steps, known, strict=True)]
+                    row = expected(of, origin, form) | {"target": target, "known": known}
+                    wanted[series, origin, split] = row
+    assert set(made) == set(wanted)
+    assert {split for _, _, split in made} == {"train", "validation"}
+    for key, row in wanted.items():
+        for name, values in row.items():
+            assert made[key][name] == pytest.approx(values, rel=1e-5, abs=1e-6), (key, name)
+
+
+def test_the_calendar_and_the_time_are_those_of_the_origin(spark: SparkSession) -> None:
+    row = next(iter(rows_of(panel.examples(sums(spark, sold(), DAY), DAY, CUTS, end=10**6)).values()))
+    day = date(1970, 1, 1) + timedelta(days=row["origin"])
+    angle = 2 * math.pi * (day.timetuple().tm_yday - 1) / 365.25
+    weekday = [float(at == day.weekday()) for at in range(7)]
+    assert row["calendar"] == pytest.approx([math.sin(angle), math.cos(angle), *weekday], abs=1e-6)
+    assert row["time"] == datetime(day.year, day.month, day.day)
+    of_week = next(iter(rows_of(panel.examples(sums(spark, sold(), WEEK), WEEK, CUTS, end=10**6)).values()))
+    assert of_week["calendar"] == [0.0, 0.0]  # the place in the year is not wanted
+    assert of_week["time"].weekday() == 0
+
+
+def test_what_is_asked_has_the_history_before_and_the_truth_after(spark: SparkSession) -> None:
+    lines = sold()
+    origin = WEEK.number(CUTS.test)
+    made = rows_of(panel.asked(sums(spark, lines, WEEK), WEEK, origin, origin + 2))
+    for series, of in by_loops(lines, WEEK).items():
+        row = made[series, origin, None]
+        dense = [of.get(at, 0.0) for at in range(min(of), origin)]
+        assert row["history"] == dense
+        assert row["known"] == [1.0, 1.0, 0.0]
+        assert row["target"] == [of.get(origin, 0.0), of.get(origin + 1, 0.0), 0.0]
+        errors = [abs(after - before) for before, after in itertools.pairwise(dense)]
+        assert row["naive_error"] == pytest.approx(sum(errors) / len(errors) if errors else 0.0, rel=1e-6)
+        for name, values in expected(of, origin, WEEK).items():
+            assert row[name] == pytest.approx(values, rel=1e-5, abs=1e-6)
+    early = WEEK.number(START) + 1  # before the others' first lines
+    assert {series for series, _, _ in rows_of(panel.asked(sums(spark, lines, WEEK), WEEK, early, early))} == set()
+
+
+def test_nothing_after_an_origin_changes_what_is_known_of_it(spark: SparkSession) -> None:
+    seen = ("lags", "statistics", "calendar", "scale")
+    lines, moment = sold(), START + timedelta(days=63)
+    origin = WEEK.number(moment)
+    other = [line for line in lines if line[1] < moment] + [
+        (series, time, quantity * 100 + 7) for series, time, quantity in sold(seed=1) if time >= moment
+    ]
+    whole = rows_of(panel.examples(sums(spark, lines, WEEK), WEEK, CUTS, end=10**6))
+    changed = rows_of(panel.examples(sums(spark, other, WEEK), WEEK, CUTS, end=10**6))
+    before = [key for key in whole if key[1] <= origin]
+    assert before
+    for key in before:
+        assert [whole[key][name] for name in seen] == [changed[key][name] for name in seen]
+    assert any(whole[key]["target"] != changed[key]["target"] for key in before)
+    asked, asked_of_other = (rows_of(panel.asked(sums(spark, of, WEEK), WEEK, origin, origin)) for of in (lines, other))
+    assert asked == asked_of_other
+
+
+def test_repartitioning_changes_no_row(spark: SparkSession) -> None:
+    one, many = (
+        rows_of(panel.examples(sums(spark, lines, DAY, partitions), DAY, CUTS, end=10**6))
+        for lines, partitions in ((sold(), 1), (sold()[::-1], 7))
+    )
+    assert one == many
+
+
+def test_a_target_of_an_unfinished_period_is_not_known(spark: SparkSession) -> None:
+    end = WEEK.number(CUTS.test) - 1
+    made = rows_of(panel.examples(sums(spark, sold(), WEEK), WEEK, CUTS, end=end))
+    reached = {key[1] + step for key, row in made.items() for step, known in enumerate(row["known"]) if known}
+    assert max(reached) == end - 1
+
+
+def test_the_last_period_counts_where_lines_are_sums_of_periods(spark: SparkSession) -> None:
+    moments = spark.createDataFrame(sold(), LINES)
+    mondays = spark.createDataFrame([("s1", START, 1.0), ("s1", START + timedelta(days=7), 1.0)], LINES)
+    last = max(time for _, time, _ in sold())
+    assert panel.whole_before(moments, WEEK) == WEEK.number(last)
+    assert panel.whole_before(mondays, WEEK) == WEEK.number(START) + 2
+    assert WEEK.number(EPOCH) == 0 == DAY.number(EPOCH)
