@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from jobs.places import FolderName, LocalFolder, TablesRoot
 from training.settings import DeviceChoice, FitSettings
@@ -54,6 +54,14 @@ class ShopSettings(Section):
     tastes: int = Field(12, ge=2, le=10_000, description="number of latent tastes")
     start: Moment = Field(datetime(2025, 1, 1), description="the first day")
     seed: int = Field(0, ge=0, lt=2**63, description="decides everything that is drawn")
+
+    @field_validator("tastes")
+    @classmethod
+    def _tastes(cls, tastes: int, info: ValidationInfo) -> int:
+        items = info.data.get("items", tastes)  # none: it is wrong itself
+        if tastes > items:
+            raise ValueError(f"each taste needs an item, and there are {items}; set tastes to that at most")
+        return tastes
 
 
 class SimulateSettings(Section):

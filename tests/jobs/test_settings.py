@@ -121,6 +121,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("training: {timeout_s: .nan}", r"training\.timeout_s: .*finite number \(value nan\)"),
         ("training: {epochs: 90:00}", r"training\.epochs: .* valid integer.* \(value '90:00'\)"),
         ("training: 3", r"training: .*valid dictionary.* \(value 3\)"),
+        ("shop: {items: 30, tastes: 31}", r"shop\.tastes: each taste needs an item, and there are 30.* \(value 31\)"),
+        ("simulate: {scenes: [frauds]}", r"simulate\.scenes\.0: .*'fraud'.* \(value 'frauds'\)"),
         ("shop: {users: 1e30}", r"shop\.users: .* \(value 1e\+30\)"),
         ("shop: {users: 20, seed: 1, users: 30}", r"line 1: key 'users' is there twice; keep one of them"),
         ("shop: {users: 20}\ntraining: {}\nshop: {days: 40}", r"line 3: key 'shop' is there twice"),
