@@ -187,7 +187,7 @@ def _fit(
                     scale_gradients(parameters, settings.clip_norm / norm)
                 if saver:
                     saver.before_update(used_rows(model))
-                optimizers.set_rate(settings.rate(progress.step))
+                optimizers.set_rate(settings.rate(progress.step, steps_in_all))
                 optimizers.step()
                 progress.count(totals, compute.parts, skipped=False)
             else:
@@ -207,7 +207,7 @@ def _fit(
             if totals.leave:
                 leave(progress, steps_in_all, saver, world)
             if meter.seconds >= settings.report_every_s:
-                rate = settings.learning_rate * settings.rate(progress.step - 1)
+                rate = settings.learning_rate * settings.rate(progress.step - 1, steps_in_all)
                 values = {**meter.read(progress.step), "learning_rate": rate}
                 telling.progress(progress, settings, steps_in_all, values)
 

@@ -81,6 +81,10 @@ class FitSettings(BaseModel):
     warmup_steps: int = Field(
         default=0, ge=0, le=2**31 - 1, description="steps in which the learning rates rise linearly from 0"
     )
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="constant",
+        description="how the learning rates go after the warm-up: they stay, or fall towards 0 at the last step",
+    )
     scaling_rule: Literal["none", "linear", "sqrt"] = Field(
         default="none", description="how the learning rates grow with batch_size / base_batch_size"
     )
@@ -134,19 +138,33 @@ class FitSettings(BaseModel):
             )
         return self.batch_size // parts
 
-    def rate(self, step: int) -> float:
-        """Share of the learning rates that applies in a step (from 0): the scaling rule, times the warm-up.
+    def rate(self, step: int, steps: int) -> float:
+        """Share of the learning rates that applies in a step: the scaling rule, times warm-up and schedule.
 
         Linear scaling and warm-up as in Goyal et al. 2017; the square root suits adaptive optimizers (Malladi et al.
-        2022).
+        2022). Cosine as in Loshchilov and Hutter 2017, without restarts. A function of the step alone, so that a
+        training that goes on has the rates of an unbroken one.
+
+        Args:
+            step: from 0.
+            steps: of the whole training, all epochs: what a falling schedule falls over.
         """
         ratio = self.batch_size / self.base_batch_size
         scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.scaling_rule]
-        return scale * min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return scale * min(1.0, (step + 1) / (self.warmup_steps + 1)) * self._fall(step, steps)
+
+    def _fall(self, step: int, steps: int) -> float:
+        done = max(0, step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        if self.schedule == "constant":
+            return 1.0
+        return 1.0 - done if self.schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2
 
     def identity(self) -> dict[str, Any]:
-        """The settings that a checkpoint must share with the training that goes on from it."""
-        return identity_of(self, _FIRST, FREE)
+        """The settings that a checkpoint must share with the training that goes on from it.
+
+        The epochs are among them where the learning rates fall over them.
+        """
+        return identity_of(self, _FIRST, FREE if self.schedule == "constant" else FREE - {"epochs"})
 
     @classmethod
     def carried(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -406,11 +407,37 @@ def test_report_stops_one_process() -> None:
         )
 
 
+def test_schedules_fall_from_the_warm_up_to_the_last_step() -> None:
+    linear = FitSettings(warmup_steps=1, schedule="linear")
+    assert [linear.rate(step, 5) for step in range(5)] == pytest.approx([0.5, 1.0, 0.75, 0.5, 0.25])
+    cosine = FitSettings(warmup_steps=1, schedule="cosine")
+    expected = [0.5, *((1 + math.cos(math.pi * done / 4)) / 2 for done in range(4))]
+    assert [cosine.rate(step, 5) for step in range(5)] == pytest.approx(expected)
+    assert FitSettings(warmup_steps=9, schedule="cosine").rate(4, 5) == 0.5
+    assert "schedule" not in FitSettings.carried(FitSettings().model_dump())
+    assert FitSettings.carried(cosine.model_dump())["schedule"] == "cosine"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_goes_on_exactly_and_holds_its_epochs(schedule: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "schedule": schedule, "checkpoint_every_steps": 4, "report_every_s": 0.0}
+    spec = {**SPEC, "settings": settings, "folder": str(tmp_path)}
+    assert tiny.train({**spec, "prune": "checkpoint"}, World()) == {"pruned": ["planted"]}
+    resumed = tiny.train(spec, World())
+    assert resumed == _train(settings=settings)
+    assert resumed["loss"] != _train()["loss"]
+    rates = [line["values"]["learning_rate"] for line in read_record(tmp_path) if line["kind"] == "progress"]
+    full = FitSettings.model_validate(settings)
+    assert rates == [full.learning_rate * full.rate(step, 27) for step in range(27)]
+    with pytest.raises(CheckpointError, match=r"settings\.epochs is 3 there and 4 here"):
+        tiny.train({**spec, "settings": {**settings, "epochs": 4}}, World())
+
+
 def test_rates_and_batches_follow_the_rules() -> None:
     settings = FitSettings(batch_size=4096, base_batch_size=1024, warmup_steps=3, scaling_rule="linear")
-    assert [settings.rate(step) for step in range(5)] == [1.0, 2.0, 3.0, 4.0, 4.0]
-    assert settings.model_copy(update={"scaling_rule": "sqrt"}).rate(9) == 2.0
-    assert settings.model_copy(update={"scaling_rule": "none"}).rate(9) == 1.0
+    assert [settings.rate(step, 5) for step in range(5)] == [1.0, 2.0, 3.0, 4.0, 4.0]
+    assert settings.model_copy(update={"scaling_rule": "sqrt"}).rate(9, 20) == 2.0
+    assert settings.model_copy(update={"scaling_rule": "none"}).rate(9, 20) == 1.0
     assert settings.model_copy(update={"accumulate": 2}).rows_per_batch(4) == 512
     with pytest.raises(SettingsError, match=r"ranks x accumulate = 3 x 1; got 4096; use 4098"):
         settings.rows_per_batch(3)

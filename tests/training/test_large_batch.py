@@ -131,10 +131,10 @@ def test_scaling_and_warm_up_hold_for_every_optimizer(kind: str) -> None:
         model = TinyModel()
         optimizers = build_optimizers(model, settings)
         model.loss(rows(16), torch.Generator())[0].backward()
-        optimizers.set_rate(settings.rate(0))
+        optimizers.set_rate(settings.rate(0, 200))
         optimizers.step()
         after.append(torch.cat([tensor.flatten() for tensor in model.state_dict().values()]))
     assert torch.equal(*after)
     rates = [group["lr"] for group in optimizers._optimizers[kind].param_groups]
-    optimizers.set_rate(scaled.rate(100))
+    optimizers.set_rate(scaled.rate(100, 200))
     assert [group["lr"] for group in optimizers._optimizers[kind].param_groups] == [4 * rate for rate in rates]
