@@ -25,11 +25,11 @@ from jobs.erasure import erased
 from jobs.erasure.erased import Watch
 from jobs.sessions import SPARK_ERRORS, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
-from jobs.settings_sections import IngestSettings
+from jobs.settings_sources import CSV_ONLY, IngestSettings, SourceSettings
 from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables
-from spark_udfs import order_lines
+from spark_udfs import order_lines, typed_texts
 from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
 from training.errors import DataError, SettingsError, TooManyBadRows
@@ -60,8 +60,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
-        _try_out(spark, settings.ingest)
-    source = sources.find(settings, spark)
+        _try_out(spark, "ingest", settings.ingest)
+        if rules.item_pattern is not None:
+            _tried(spark, F.lit("x").rlike(rules.item_pattern), "ingest.item_pattern", rules.item_pattern)
+    source = _find(settings, spark)
     watch = Watch(tables, JOB, "events")
     inputs: dict[str, Any] = {"source": source.name, "files": source.state, "rules": _as_json(rules, settings.ingest)}
     inputs |= watch.inputs  # rows that were kept before may be dropped now
@@ -99,13 +101,15 @@ def _ingest(
     batch, persons = _batch(inputs), erased.known(tables)
     with session_settings(tables.spark, CORRECT_TIMES | sources.DECODING):
         with step(f"reading {source.name}"), sources.readable(source):
-            raw = sources.read(settings, tables.spark, source, rules.columns)
+            raw = sources.read(tables.spark, source, rules.columns)
+            if order_lines.names_no_zone(raw.rows, rules):
+                say(f"times of {source.name} name no zone: taken as {rules.time_zone} ({source.place}.time_zone)")
             sorted_out = order_lines.sort_out(raw.rows, rules, raw.malformed, persons).persist()
             counts = {row["disposition"]: row["rows"] for row in order_lines.counts(sorted_out).collect()}
             raw_rows = raw.rows.count()
             odd = order_lines.oddities(sorted_out).collect()[0]
-        if odd["replaced"] and settings.ingest.path is not None and settings.ingest.format in ("csv", "json"):
-            sources.refuse_undecodable(tables.spark, settings.ingest, source)
+        if odd["replaced"] and source.table is None and source.asked.format in ("csv", "json"):
+            sources.refuse_undecodable(tables.spark, source)
         _check(counts, raw_rows, source.name, settings.tables.quarantine_limit)
         aside = order_lines.set_aside(sorted_out)
         if persons is not None:
@@ -141,6 +145,12 @@ def _describe(tables: Tables) -> dict[str, int]:
     return versions
 
 
+def _find(settings: Settings, spark: SparkSession) -> Source:
+    if settings.ingest.path is None:
+        return sources.simulated(settings, spark)
+    return sources.find("ingest", settings.ingest, spark)
+
+
 def _rules(ingest: IngestSettings) -> Rules:
     if ingest.path is None:
         return ORDER_LINES
@@ -157,42 +167,55 @@ def _rules(ingest: IngestSettings) -> Rules:
     return Rules(
         columns=dict(ingest.columns),
         time_format=ingest.time_format,
+        time_zone=ingest.time_zone,
+        decimal_comma=ingest.decimal == ",",
         cancelled_prefix=ingest.cancelled_prefix,
         item_pattern=ingest.item_pattern,
         now=ingest.now,
-        earliest=ingest.earliest,
+        earliest=_earliest(ingest),
         normalise_ids=ingest.normalise_ids,
     )
 
 
-def _try_out(spark: SparkSession, ingest: IngestSettings) -> None:
-    """Try patterns and encoding on one row, before any file is blamed for them.
+def _earliest(ingest: IngestSettings) -> datetime:
+    is_default = ingest.earliest == order_lines.EARLIEST
+    of_epochs = is_default and ingest.time_format in typed_texts.MICROSECONDS
+    return order_lines.EARLIEST_EPOCH if of_epochs else ingest.earliest
+
+
+def _try_out(spark: SparkSession, place: str, asked: SourceSettings) -> None:
+    """Try patterns, zone and encoding on one row, before any file is blamed for them.
 
     Raises:
-        SettingsError: a time in `time_format` does not read back, or Spark knows no such pattern or encoding.
+        SettingsError: a time in `time_format` does not read back, Spark knows no such pattern, zone or encoding, or a
+            setting is for files of another format.
     """
-    if ingest.multiline and ingest.format != "csv":
-        raise SettingsError(f"ingest.multiline is for ingest.format csv, got {ingest.format}; leave it out")
-    line_break = _tried(spark, F.decode(F.lit(b"\n"), ingest.encoding), "ingest.encoding", ingest.encoding)
-    if line_break != "\n" and not ingest.multiline:
+    defaults = SourceSettings()
+    wrong = [name for name in CSV_ONLY if getattr(asked, name) != getattr(defaults, name)]
+    if wrong and asked.format != "csv":
+        raise SettingsError(f"{place}.{wrong[0]} is for {place}.format csv, got {asked.format}; leave it out")
+    line_break = _tried(spark, F.decode(F.lit(b"\n"), asked.encoding), f"{place}.encoding", asked.encoding)
+    if line_break != "\n" and not asked.multiline:
         raise SettingsError(
-            f"ingest.encoding '{ingest.encoding}' has line breaks of several bytes; set ingest.multiline=true (csv), "
+            f"{place}.encoding '{asked.encoding}' has line breaks of several bytes; set {place}.multiline=true (csv), "
             "or convert the file to UTF-8"
         )
-    if ingest.item_pattern is not None:
-        _tried(spark, F.lit("x").rlike(ingest.item_pattern), "ingest.item_pattern", ingest.item_pattern)
-    pattern = ingest.time_format
+    a_time = F.lit(str(A_TIME)).cast("timestamp")
+    _tried(spark, F.to_utc_timestamp(a_time, asked.time_zone), f"{place}.time_zone", asked.time_zone)
+    if asked.time_format not in typed_texts.MICROSECONDS:
+        _try_pattern(spark, f"{place}.time_format", asked.time_format)
+
+
+def _try_pattern(spark: SparkSession, setting: str, pattern: str) -> None:
     text = F.date_format(F.lit(str(A_TIME)).cast("timestamp"), pattern)
     back = F.try_to_timestamp(text, F.lit(pattern))
-    written = _tried(
-        spark, F.concat(text, F.lit("|"), F.coalesce(back.cast("string"), F.lit(""))), "ingest.time_format", pattern
-    )
+    written = _tried(spark, F.concat(text, F.lit("|"), F.coalesce(back.cast("string"), F.lit(""))), setting, pattern)
     shown, _, read = written.rpartition("|")
     minute = A_TIME.replace(second=0)
     shorter = (A_TIME, minute, minute.replace(minute=0), minute.replace(minute=0, hour=0))
     if read not in [str(time) for time in shorter]:
         raise SettingsError(
-            f"ingest.time_format '{pattern}' writes {A_TIME} as '{shown}' and reads that as {read or 'nothing'}: "
+            f"{setting} '{pattern}' writes {A_TIME} as '{shown}' and reads that as {read or 'nothing'}: "
             "hours of twelve (hh) need am or pm (a), MM is the month, mm the minute; year, month and day must be there"
         )
 
@@ -247,6 +270,10 @@ def _as_json(rules: Rules, ingest: IngestSettings) -> dict[str, Any]:
         "normalise_ids": rules.normalise_ids or None,
         "encoding": ingest.encoding if ingest.encoding != IngestSettings().encoding else None,
         "multiline": ingest.multiline or None,
+        "time_zone": rules.time_zone if rules.time_zone != "UTC" else None,
+        "decimal_comma": rules.decimal_comma or None,
+        "delimiter": ingest.delimiter if ingest.delimiter != "," else None,
+        "quotes": [ingest.quote, ingest.escape] if (ingest.quote, ingest.escape) != ('"', None) else None,
         # Fields that are not mapped were no part of a row once.
         "json_rows": "whole" if ingest.path is not None and ingest.format == "json" else None,
     }

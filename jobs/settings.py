@@ -15,15 +15,14 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from jobs.places import LocalFolder
+from jobs.settings_base import Section
 from jobs.settings_problems import LONGEST, problems
 from jobs.settings_sections import (
     ErasureSettings,
     EvaluationSettings,
     ExampleSettings,
     FeedbackSettings,
-    IngestSettings,
     ScoringSettings,
-    Section,
     ShopSettings,
     SimulateSettings,
     SparkSettings,
@@ -31,6 +30,7 @@ from jobs.settings_sections import (
     TrainingSettings,
     TuningSettings,
 )
+from jobs.settings_sources import IngestSettings
 from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError

@@ -5,26 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from jobs.places import FolderName, LocalFolder, TablesRoot
+from jobs.settings_base import Moment, Section
 from training.settings import DeviceChoice, FitSettings
-
-
-def _no_number(value: Any) -> Any:
-    """A number would be taken for seconds since 1970: 20111110 for a day in August 1970."""
-    if isinstance(value, int | float) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
-        raise ValueError("must be a day or a time, e.g. 2025-11-10 or 2025-11-10T06:00:00")
-    return value
-
-
-Moment = Annotated[datetime, BeforeValidator(_no_number)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SparkSettings(Section):
@@ -71,29 +56,6 @@ class SimulateSettings(Section):
         Literal["fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads"],
         ...,
     ] = Field((), max_length=100, description="scenes whose raw tables are made too")
-
-
-class IngestSettings(Section):
-    """Raw files to events, items and users. `columns` maps our names to the file's."""
-
-    path: str | None = Field(None, description="file, folder or glob of the order lines; none: the simulated shop")
-    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what the order lines are written in")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
-    )
-    encoding: str = Field("UTF-8", description="of csv and json files; bytes that it does not know are refused")
-    multiline: bool = Field(False, description="csv: quoted fields hold line breaks; such a file is read by one task")
-    time_format: str = Field("yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time in the file")
-    earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")
-    normalise_ids: bool = Field(
-        False, description="ids without invisible characters and blanks around them, accents composed (Unicode NFC)"
-    )
-    cancelled_prefix: str | None = Field(
-        None, min_length=1, description="an order id that starts with this is a return"
-    )
-    item_pattern: str | None = Field(None, description="a regular expression; other item ids are charges, not products")
-    now: Moment | None = Field(None, description="rows later than this lie in the future; default: the clock")
 
 
 class ExampleSettings(Section):

@@ -1,4 +1,4 @@
-"""Raw order lines where they lie: files of CSV, of JSON lines or of Parquet, or a pinned Delta table.
+"""Raw rows where they lie: files of CSV, of JSON lines or of Parquet, or a pinned Delta table.
 
 Text stays text and types are never guessed; Parquet and Delta times keep their type. What is read is what was listed: a
 folder with its subfolders, and a path that exists as it stands is that path, whatever brackets it has.
@@ -6,6 +6,7 @@ folder with its subfolders, and a path that exists as it stands is that path, wh
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,14 +22,13 @@ from pyspark.sql.types import DateType, StringType, StructField, StructType, Tim
 
 from jobs.sessions import SPARK_ERRORS
 from jobs.settings import Settings
-from jobs.settings_sections import IngestSettings
+from jobs.settings_sources import SourceSettings
 from jobs.simulate import raw_tables
 from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError
 
 MALFORMED, OTHERS = "_malformed_line", "_other_fields"
 FILE_COLUMNS = ("path", "modificationTime", "length", "content")
-QUOTED = {"escape": '"'}
 LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
 # Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
 DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
@@ -37,23 +37,29 @@ TIMES = (TimestampType, TimestampNTZType, DateType)
 
 @dataclass(frozen=True)
 class Source:
-    """Where order lines lie.
+    """Where rows lie.
 
     Attributes:
         name: its path.
+        place: of the settings that name it, for messages.
+        asked: these settings.
         state: what tells whether it changed: its files with size and time, or the Delta version that last changed rows.
         size: bytes.
         options: of Spark's reader, so that it reads what was listed.
         partitions: columns that are folders, such as country=UK.
         version: the Delta version to read; housekeeping may have made it since rows changed.
+        table: that version; None: files.
     """
 
     name: str
+    place: str
+    asked: SourceSettings
     state: list[Any]
     size: int
     options: Mapping[str, str]
     partitions: tuple[str, ...] = ()
     version: int | None = None
+    table: DataFrame | None = None
 
 
 class Raw(NamedTuple):
@@ -63,30 +69,43 @@ class Raw(NamedTuple):
     malformed: str | None
 
 
-def find(settings: Settings, spark: SparkSession) -> Source:
-    """List the source, once; no file is opened.
+def find(place: str, asked: SourceSettings, spark: SparkSession) -> Source:
+    """List a source, once; no file is opened.
+
+    Args:
+        place: of the settings that name it, e.g. "ingest".
+        asked: these settings; they name a path.
+        spark: the session.
 
     Raises:
         DataError: there is no such file, folder or table, it is empty, or a file's name cannot be read.
     """
-    path = settings.ingest.path
-    if path is not None and settings.ingest.format != "delta":
-        return _files(path, spark)
-    tables, name = _table(settings, spark)
+    assert asked.path is not None
+    if asked.format != "delta":
+        return _files(place, asked, asked.path, spark)
+    folder, _, name = asked.path.rstrip("/").rpartition("/")
     try:
-        pin = tables.pin(name)
+        return _pinned(place, asked, Tables(spark, folder or "."), name, asked.path)
+    except SchemaError:
+        raise
     except TableError as error:
-        if path is None:
-            raise
-        raise DataError(f"ingest.path '{path}' is no Delta table; correct it, or ingest.format") from error
-    return Source(path or tables.path(name), [pin.content], tables.size(name), {}, version=pin.version)
+        raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct it, or {place}.format") from error
 
 
-def read(settings: Settings, spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
+def simulated(settings: Settings, spark: SparkSession) -> Source:
+    """The simulated shop's lines.
+
+    Raises:
+        TableError: there are none.
+    """
+    tables = raw_tables(settings, spark)
+    return _pinned("ingest", settings.ingest, tables, "order_lines", tables.path("order_lines"))
+
+
+def read(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
     """Read what was listed.
 
     Args:
-        settings: section `ingest`.
         spark: the session.
         source: what `find` gave.
         columns: the source's names, by ours.
@@ -94,22 +113,25 @@ def read(settings: Settings, spark: SparkSession, source: Source, columns: Mappi
     Raises:
         SchemaError: a column is missing, or the header has one twice.
     """
-    ingest = settings.ingest
-    if ingest.path is None or ingest.format == "delta":
-        tables, name = _table(settings, spark)
-        raw = Raw(tables.read(name, source.version), None)
-    elif ingest.format == "csv":
-        raw = _csv(spark, ingest, source)
-    elif ingest.format == "json":
-        raw = _json_lines(spark, ingest, source, columns)
+    asked, place = source.asked, source.place
+    if source.table is not None:
+        raw = Raw(source.table, None)
+    elif asked.format == "csv":
+        raw = _csv(spark, source)
+    elif asked.format == "json":
+        raw = _json_lines(spark, source, columns)
     else:
         raw = Raw(spark.read.options(**source.options, mergeSchema="true").parquet(source.name), None)
     held = raw.rows.columns
     missing = [f"'{column}' (our {name})" for name, column in columns.items() if column not in held]
     if missing:
         names = [name for name in held if name != raw.malformed]
-        other = len(names) == 1 and next((mark for mark in (";", "\t", "|") if mark in names[0]), None)
-        remedy = f"Fields are separated by commas, not by {other!r}: write it so" if other else "Correct ingest.columns"
+        other = len(names) == 1 and next((mark for mark in (";", "\t", "|", ",") if mark in names[0]), None)
+        remedy = f"Correct {place}.columns"
+        if other:
+            remedy = f"Its fields seem to be separated by {other!r}: set {place}.delimiter={json.dumps(other)}"
+        elif asked.format == "csv" and not asked.header:
+            remedy += f": with {place}.header=false columns are named by their places, 1 to {len(names)}"
         raise SchemaError(f"'{source.name}' has no column {', '.join(missing)}; it has: {', '.join(names)}. {remedy}")
     texts = [_text(field) for field in raw.rows.schema.fields]
     return Raw(raw.rows.select(*texts), raw.malformed)
@@ -121,12 +143,14 @@ def readable(source: Source) -> Iterator[None]:
 
     Raises:
         DataError: a file cannot be read, or Spark refuses the source.
+        SchemaError: a column has another type in another file.
     """
     try:
         yield
     except AnalysisException as error:
         raise DataError(
-            f"'{source.name}' cannot be read: {_first_line(error)}. Check ingest.format and ingest.columns"
+            f"'{source.name}' cannot be read: {_first_line(error)}. "
+            f"Check {source.place}.format and {source.place}.columns"
         ) from error
     except SPARK_ERRORS as error:
         text = str(error)
@@ -137,30 +161,35 @@ def readable(source: Source) -> Iterator[None]:
                 f"'{source.name}' has files with different headers: {'; '.join(told)}. Give all files the same header, "
                 "or ingest them one by one"
             ) from error
+        if "MERGE_SCHEMAS" in text or "MERGE_INCOMPATIBLE_DATA_TYPE" in text:
+            raise SchemaError(
+                f"'{source.name}' has files in which {_merged(text)}: write all of them with the same types, or ingest "
+                "them one by one"
+            ) from error
         if "FAILED_READ_FILE" not in text and "java.io." not in text:
             raise
         raise DataError(
-            f"'{source.name}' cannot be read: {_cause(text)}. Check that it is whole (gzip -t) and that ingest.format "
-            "is right"
+            f"'{source.name}' cannot be read: {_cause(text)}. Check that it is whole (gzip -t) and that "
+            f"{source.place}.format is right"
         ) from error
 
 
-def refuse_undecodable(spark: SparkSession, ingest: IngestSettings, source: Source) -> None:
+def refuse_undecodable(spark: SparkSession, source: Source) -> None:
     """Look for the lines whose bytes the encoding does not know; one that holds U+FFFD itself is as it was written.
 
     Raises:
         DataError: there are such lines; names their files and how many.
     """
-    lines = spark.read.options(**source.options).text(source.name)
-    decoded = F.decode(F.col("value").cast("binary"), ingest.encoding)
-    lost = F.encode(decoded, ingest.encoding) != F.col("value").cast("binary")
+    lines, encoding = spark.read.options(**source.options).text(source.name), source.asked.encoding
+    decoded = F.decode(F.col("value").cast("binary"), encoding)
+    lost = F.encode(decoded, encoding) != F.col("value").cast("binary")
     found = lines.where(lost).groupBy(F.col("_metadata.file_path").alias("file")).count().orderBy("file")
     files = [(row["file"], row["count"]) for row in found.limit(5).collect()]
     if files:
         listed = ", ".join(f"{count:,} lines of {file}" for file, count in files)
         raise DataError(
-            f"bytes that are no {ingest.encoding} stand in {listed}: ids would be mistaken for each other. Name the "
-            "files' encoding in ingest.encoding, e.g. windows-1252; nothing was written"
+            f"bytes that are no {encoding} stand in {listed}: ids would be mistaken for each other. Name the "
+            f"files' encoding in {source.place}.encoding, e.g. windows-1252; nothing was written"
         )
 
 
@@ -170,14 +199,13 @@ def column(name: str) -> Column:
     return F.col(f"`{escaped}`")
 
 
-def _table(settings: Settings, spark: SparkSession) -> tuple[Tables, str]:
-    if settings.ingest.path is None:
-        return raw_tables(settings, spark), "order_lines"
-    folder, _, name = settings.ingest.path.rstrip("/").rpartition("/")
-    return Tables(spark, folder or "."), name
+def _pinned(place: str, asked: SourceSettings, tables: Tables, name: str, path: str) -> Source:
+    pin = tables.pin(name)
+    table = tables.read(name, pin.version)
+    return Source(path, place, asked, [pin.content], tables.size(name), {}, version=pin.version, table=table)
 
 
-def _files(path: str, spark: SparkSession) -> Source:
+def _files(place: str, asked: SourceSettings, path: str, spark: SparkSession) -> Source:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is None and ":" in path:
         raise _colon(path)
     options = LITERAL
@@ -186,9 +214,9 @@ def _files(path: str, spark: SparkSession) -> Source:
         options = {}
         rows = _listed(spark, path, options)
     if rows is None:
-        raise DataError(f"ingest.path '{path}' does not exist; name a file, a folder or a glob")
+        raise DataError(f"{place}.path '{path}' does not exist; name a file, a folder or a glob")
     if not rows:  # files without a byte are not listed
-        raise DataError(f"ingest.path '{path}' is empty; name files that hold order lines")
+        raise DataError(f"{place}.path '{path}' is empty; name files that hold rows")
     wrong = next((row["path"] for row in rows if ":" in row["path"].rpartition("/")[2]), None)
     if wrong is not None:
         raise _colon(wrong)
@@ -197,7 +225,7 @@ def _files(path: str, spark: SparkSession) -> Source:
     # Spark finds columns in folders such as country=UK only where it does not look for files itself.
     partitions = _partitions(spark, path, options)
     recursive = {} if partitions else {"recursiveFileLookup": "true"}
-    return Source(path, state, sum(row["length"] for row in rows), {**options, **recursive}, partitions)
+    return Source(path, place, asked, state, sum(row["length"] for row in rows), {**options, **recursive}, partitions)
 
 
 def _partitions(spark: SparkSession, path: str, options: Mapping[str, str]) -> tuple[str, ...]:
@@ -222,10 +250,20 @@ def _colon(path: str) -> DataError:
     return DataError(f"Hadoop's file systems cannot read a file whose name has a colon, got '{path}'; rename it")
 
 
-def _csv(spark: SparkSession, ingest: IngestSettings, source: Source) -> Raw:
-    options = {**QUOTED, **source.options, "encoding": ingest.encoding, "multiLine": str(ingest.multiline).lower()}
+def _csv(spark: SparkSession, source: Source) -> Raw:
+    asked = source.asked
+    options = {
+        **source.options,
+        "encoding": asked.encoding,
+        "multiLine": str(asked.multiline).lower(),
+        "sep": asked.delimiter,
+        "quote": asked.quote,
+        "escape": asked.escape or asked.quote or "\\",
+    }
     first = tuple(spark.read.options(**options).csv(source.name).first() or ())
     names = [name or "" for name in first[: len(first) - len(source.partitions)]]
+    if not asked.header:
+        names = [str(number) for number in range(1, len(names) + 1)]
     every = Counter(name.lower() for name in [*names, *source.partitions])
     twice = [name for name, count in every.items() if count > 1]
     if twice:
@@ -236,14 +274,14 @@ def _csv(spark: SparkSession, ingest: IngestSettings, source: Source) -> Raw:
     malformed = _unused(MALFORMED, [*names, *source.partitions])
     schema = StructType([StructField(name, StringType()) for name in [*names, *source.partitions, malformed]])
     # Every file's own header must be this one: columns go by position.
-    checked = {"header": "true", "enforceSchema": "false", "columnNameOfCorruptRecord": malformed}
+    checked = {"header": str(asked.header).lower(), "enforceSchema": "false", "columnNameOfCorruptRecord": malformed}
     return Raw(spark.read.schema(schema).options(**options, **checked).csv(source.name), malformed)
 
 
-def _json_lines(spark: SparkSession, ingest: IngestSettings, source: Source, columns: Mapping[str, str]) -> Raw:
+def _json_lines(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
     """An object a line: the fields wanted as columns, and all others in one, so that no two rows become one."""
     lines = spark.read.options(**source.options).text(source.name)
-    line = F.decode(F.col("value").cast("binary"), ingest.encoding)
+    line = F.decode(F.col("value").cast("binary"), source.asked.encoding)
     folders = F.struct(*(column(name) for name in source.partitions)) if source.partitions else F.lit(None)
     parsed = lines.select(line.alias("line"), folders.alias("folders")).where(F.trim("line") != "")
     parsed = parsed.select("line", "folders", F.from_json("line", "map<string,string>").alias("fields"))
@@ -275,6 +313,16 @@ def _unused(name: str, taken: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _merged(text: str) -> str:
+    """Which columns Spark cannot make one of, by the two schemas in its words."""
+    field = re.compile(r"[<,]\s*`?([^:<>,`]+)`?: ([A-Z_]+)")
+    schemas = [dict(field.findall(held)) for held in re.findall(r"STRUCT(<.*>)", text)]
+    first, other = schemas[:2] if len(schemas) > 1 else ({}, {})
+    changed = sorted(name for name in first.keys() & other.keys() if first[name] != other[name])
+    named = [f"column '{name}' is {first[name]} and {other[name]}" for name in changed]
+    return " and ".join(named) or "a column changes its type"
 
 
 def _cause(text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from jobs.settings_sections import Section
+from jobs.settings_base import Section
 from training.schema import Schema
 
 if TYPE_CHECKING:

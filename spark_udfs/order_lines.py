@@ -19,7 +19,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, TimestampType
 
-from spark_udfs import texts
+from spark_udfs import texts, typed_texts
 from spark_udfs.erased import Erased
 from spark_udfs.features import utc
 
@@ -43,10 +43,10 @@ REASONS = {
     "not_a_product": "the item id does not match ingest.item_pattern: postage, fees, vouchers",
     "unknown_kind": "the kind is none of purchase, return, view",
     "missing_time": "the time is null or blank",
-    "unreadable_time": "the time does not fit ingest.time_format",
-    "early_time": "the time lies before ingest.earliest",
+    "unreadable_time": "the time does not fit time_format",
+    "early_time": "the time lies before ingest.earliest (default: 1970; of epochs, 1990)",
     "future_time": "the time lies after ingest.now (default: the clock)",
-    "unreadable_arrival_time": "the arrival time does not fit ingest.time_format",
+    "unreadable_arrival_time": "the arrival time does not fit time_format",
     "unreadable_quantity": "the quantity is missing or not a whole number",
     "quantity_not_positive": "zero, or below zero outside a return",
     "unreadable_price": "the price is missing or not a finite number",
@@ -59,10 +59,12 @@ EVENT_COLUMNS = (
 TIMES = ("time", "arrival_time")
 TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
 IDS = ("order_id", "user_id", "item_id")
+NUMBERS = ("quantity", "price")
 OF_NO_PERSON = ("order_id", "item_id", "kind", *TIMES, "quantity", "price")
 ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 EARLIEST = datetime(1970, 1, 1)
+EARLIEST_EPOCH = datetime(1990, 1, 1)  # seconds that are taken for milliseconds lie in 1970
 # What stands for a malformed line once persons were erased: its text may be of one of them, and no column says so.
 NOT_KEPT = '{"malformed_line": "its text is not kept, since persons were erased"}'
 
@@ -73,7 +75,9 @@ class Rules:
 
     Attributes:
         columns: the raw column's name, by ours (REQUIRED, OPTIONAL).
-        time_format: Spark's datetime pattern of time and arrival_time; times are UTC.
+        time_format: Spark's datetime pattern of time and arrival_time, or epoch_s, epoch_ms.
+        time_zone: of times that name none.
+        decimal_comma: whether numbers have a comma where others have a point.
         cancelled_prefix: an order id that starts with it is a return.
         item_pattern: a regular expression; item ids that do not match are not products.
         now: later rows lie in the future; None: the clock.
@@ -83,6 +87,8 @@ class Rules:
 
     columns: Mapping[str, str]
     time_format: str = "yyyy-MM-dd HH:mm:ss"
+    time_zone: str = "UTC"
+    decimal_comma: bool = False
     cancelled_prefix: str | None = None
     item_pattern: str | None = None
     now: datetime | None = None
@@ -121,6 +127,13 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         text = F.when(F.col("is_malformed"), NOT_KEPT).otherwise(F.col("row"))
         sorted_out = marked.withColumn("disposition", disposition).withColumn("row", text)
     return sorted_out.select(*EVENT_COLUMNS, "row", "copies", "disposition")
+
+
+def names_no_zone(raw: DataFrame, rules: Rules) -> bool:
+    """Whether the rows have times without a zone, which are then taken as of `rules.time_zone`."""
+    return any(
+        typed_texts.zoneless(raw, rules.columns[name], rules.time_format) for name in TIMES if name in rules.columns
+    )
 
 
 def of_no_person(columns: Mapping[str, str]) -> frozenset[str]:
@@ -202,9 +215,12 @@ def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> 
     if name not in rules.columns:
         return F.lit(None).cast("string")
     held = place[rules.columns[name]]
-    if name in TIMES and not isinstance(rows.schema[held].dataType, StringType):
-        return F.col(held).cast("timestamp")
-    return cleaned(F.col(held).cast("string"), normalise=name in IDS and rules.normalise_ids)
+    kind = rows.schema[held].dataType
+    if name in TIMES and not isinstance(kind, StringType):
+        time = F.col(held).cast("timestamp")
+        return typed_texts.in_zone(time, rules.time_zone) if isinstance(kind, typed_texts.ZONELESS) else time
+    text = cleaned(F.col(held).cast("string"), normalise=name in IDS and rules.normalise_ids)
+    return typed_texts.with_point(text) if name in NUMBERS and rules.decimal_comma else text
 
 
 def cleaned(text: Column, *, normalise: bool) -> Column:
@@ -222,7 +238,7 @@ def normalised(text: str) -> str:
 def _time(rules: Rules, rows: DataFrame, name: str) -> Column:
     held = F.col(f"raw_{name}")
     is_typed = isinstance(rows.schema[f"raw_{name}"].dataType, TimestampType)
-    return held if is_typed else F.try_to_timestamp(held, F.lit(rules.time_format))
+    return held if is_typed else typed_texts.time(held, rules.time_format, rules.time_zone)
 
 
 def _typed(rules: Rules, rows: DataFrame) -> list[Column]:

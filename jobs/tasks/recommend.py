@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.headlines import JUDGED, main_k
-from jobs.settings_sections import Section
+from jobs.settings_base import Section
 from jobs.task import Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 

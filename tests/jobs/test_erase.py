@@ -20,7 +20,7 @@ from jobs.erasure import ids as erasure_ids
 from jobs.erasure import log as erasure_log
 from jobs.erasure.removal import Cleaned
 from jobs.settings import Settings
-from jobs.settings_sections import IngestSettings
+from jobs.settings_sources import IngestSettings
 from jobs.tables import Tables
 from tests.jobs.small_shop import USERS, small_shop
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines

@@ -27,6 +27,10 @@ def of(path: Path | str, **section: Any) -> Settings:
     return Settings.model_validate({"ingest": {"path": str(path), "columns": COLUMNS, **section}})
 
 
+def find(settings: Settings, spark: SparkSession) -> sources.Source:
+    return sources.find("ingest", settings.ingest, spark)
+
+
 def csv(path: Path, *lines: str, header: str = HEADER, encoding: str = "utf-8") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes("\n".join([header, *lines, ""]).encode(encoding))
@@ -39,16 +43,16 @@ def json_lines(path: Path, rows: Iterable[dict[str, Any] | str]) -> Path:
 
 
 def sort_out(spark: SparkSession, settings: Settings) -> Any:
-    source, rules = sources.find(settings, spark), ingest._rules(settings.ingest)
+    source, rules = find(settings, spark), ingest._rules(settings.ingest)
     with sources.readable(source):
-        raw = sources.read(settings, spark, source, rules.columns)
+        raw = sources.read(spark, source, rules.columns)
         return order_lines.sort_out(raw.rows, rules, raw.malformed)
 
 
 def counts(spark: SparkSession, settings: Settings) -> dict[str, int]:
     with (
         session_settings(spark, ingest.CORRECT_TIMES | sources.DECODING),
-        sources.readable(sources.find(settings, spark)),
+        sources.readable(find(settings, spark)),
     ):
         return {row[0]: row[1] for row in order_lines.counts(sort_out(spark, settings)).collect()}
 
@@ -90,7 +94,7 @@ def test_what_is_listed_is_read(spark: SparkSession, tmp_path: Path) -> None:
     csv(tmp_path / "sub" / "a.csv", SALE)
     csv(tmp_path / "sub" / "deep[1]" / "b{c}*.csv", SALE.replace("1,", "2,", 1))
     settings = of(tmp_path / "sub")
-    assert len(sources.find(settings, spark).state) == 2
+    assert len(find(settings, spark).state) == 2
     assert counts(spark, settings) == {"sale": 2}
     assert counts(spark, of(tmp_path / "sub" / "deep[1]" / "b{c}*.csv")) == {"sale": 1}
     assert counts(spark, of(f"{tmp_path}/s*b/*.csv")) == {"sale": 1}
@@ -106,10 +110,10 @@ def test_what_is_listed_is_read(spark: SparkSession, tmp_path: Path) -> None:
 
 def test_a_colon_in_a_name_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has a colon, got 'li:ne.csv'"):
-        sources.find(of("li:ne.csv"), spark)
+        find(of("li:ne.csv"), spark)
     csv(tmp_path / "folder" / "a:b.csv", SALE)
     with pytest.raises(DataError, match=r"has a colon, got '.*a:b.csv'"):
-        sources.find(of(tmp_path / "folder"), spark)
+        find(of(tmp_path / "folder"), spark)
 
 
 def test_header_names_of_any_kind(spark: SparkSession, tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_undecodable_bytes_are_refused_and_an_encoding_reads_them(spark: SparkSe
     assert {event["user_id"] for event in events(spark, of(path, encoding="windows-1252"))} == {"é", "è"}
     written_so = csv(tmp_path / "written.csv", SALE.replace("u,", "\ufffd,"))
     with session_settings(spark, sources.DECODING):
-        sources.refuse_undecodable(spark, of(written_so).ingest, sources.find(of(written_so), spark))
+        sources.refuse_undecodable(spark, find(of(written_so), spark))
 
 
 def test_one_id_in_several_forms(spark: SparkSession, tmp_path: Path) -> None:
@@ -165,6 +169,8 @@ def test_times_of_no_shop_are_bad(spark: SparkSession, tmp_path: Path) -> None:
         ({"time_format": "foo"}, r"time_format is 'foo', which Spark does not take"),
         ({"item_pattern": "^[0-9"}, r"item_pattern is '\^\[0-9', which Spark does not take"),
         ({"encoding": "nonsense"}, r"encoding is 'nonsense', which Spark does not take"),
+        ({"format": "parquet", "decimal": ","}, r"ingest.decimal is for ingest.format csv, got parquet"),
+        ({"time_zone": "Mars/Base"}, r"ingest.time_zone is 'Mars/Base', which Spark does not take"),
         ({"encoding": "UTF-16"}, r"encoding 'UTF-16' has line breaks of several bytes"),
         ({"format": "json", "multiline": True}, r"multiline is for ingest.format csv, got json"),
         ({"columns": COLUMNS | {"price": "quantity"}}, r"has the file's column 'quantity' more than once"),
@@ -179,7 +185,7 @@ def test_wrong_settings_are_named_before_a_file_is_read(
 
 @pytest.mark.parametrize("pattern", ["dd/MM/yy", "M/d/yyyy hh:mm a", "yyyy-MM-dd'T'HH:mm:ss[.SSS]XXX", "yyyyMMdd"])
 def test_right_patterns_pass(spark: SparkSession, pattern: str) -> None:
-    ingest._try_out(spark, of("x", time_format=pattern).ingest)
+    ingest._try_out(spark, "ingest", of("x", time_format=pattern).ingest)
 
 
 def test_an_empty_prefix_is_refused() -> None:
@@ -189,7 +195,7 @@ def test_an_empty_prefix_is_refused() -> None:
 
 def test_a_file_with_other_separators_is_refused_with_what_it_has(spark: SparkSession, tmp_path: Path) -> None:
     path = csv(tmp_path / "lines.csv", SALE.replace(",", ";"), header=HEADER.replace(",", ";"))
-    with pytest.raises(SchemaError, match=r"has no column 'order_id' .* are separated by commas, not by ';'"):
+    with pytest.raises(SchemaError, match=r"no column 'order_id' .* by ';': set ingest.delimiter=\";\""):
         counts(spark, of(path))
 
 
@@ -200,26 +206,92 @@ def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path)
         counts(spark, of(tmp_path / "mixed"))
     with pytest.raises(DataError, match=r"Check that it is whole"):
         counts(spark, of(tmp_path / "mixed", format="parquet"))
-    source = sources.find(of(tmp_path / "mixed"), spark)
+    source = find(of(tmp_path / "mixed"), spark)
     with (
         pytest.raises(DataError, match=r"UNRESOLVED_COLUMN.*Check ingest.format and ingest.columns"),
         sources.readable(source),
     ):
         spark.range(1).select("nothing")
     with pytest.raises(DataError, match=r"'.*mixed' is no Delta table; correct it, or ingest.format"):
-        sources.find(of(tmp_path / "mixed", format="delta"), spark)
+        find(of(tmp_path / "mixed", format="delta"), spark)
 
 
 def test_a_delta_source_is_read_as_it_was_listed(spark: SparkSession, tmp_path: Path) -> None:
     tables, settings = Tables(spark, str(tmp_path)), of(tmp_path / "raw", format="delta")
     rows = spark.createDataFrame([tuple(SALE.split(","))], ", ".join(f"{name} string" for name in COLUMNS))
     tables.write("raw", rows, mode="overwrite", job="other", inputs={})
-    source = sources.find(settings, spark)
+    source = find(settings, spark)
     tables.write("raw", rows.unionByName(rows).repartition(2), mode="overwrite", job="other", inputs={"n": 2})
-    assert sources.read(settings, spark, source, COLUMNS).rows.count() == 1
-    changed = sources.find(settings, spark)
+    assert sources.read(spark, source, COLUMNS).rows.count() == 1
+    changed = find(settings, spark)
     spark.sql(f"OPTIMIZE delta.`{tables.path('raw')}`")
-    tidied = sources.find(settings, spark)
+    tidied = find(settings, spark)
     assert tidied.state == changed.state != source.state
     assert tidied.version == tables.version("raw") > changed.state[0]
-    assert sources.read(settings, spark, tidied, COLUMNS).rows.count() == 2
+    assert sources.read(spark, tidied, COLUMNS).rows.count() == 2
+
+
+def test_a_semicolon_csv_in_latin_1_with_decimal_commas(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {**{name: name for name in COLUMNS}, "name": "Bezeichnung"}
+    rows = [
+        "1;i;'Zoë; d.J.';01.02.2024 10:00;2;1.234,50;'Gabel ''rund'''",
+        "2;i;u;01.07.2024 10:00;1;3,5;Gabel",
+        "3;i;u;01.07.2024 10:00;1;3.5;Gabel",
+    ]
+    path = csv(tmp_path / "lines.csv", *rows, header=";".join(columns.values()), encoding="latin-1")
+    section = {"delimiter": ";", "encoding": "latin-1", "decimal": ",", "quote": "'", "columns": columns}
+    settings = of(path, time_format="dd.MM.yyyy HH:mm", time_zone="Europe/Berlin", **section)
+    assert counts(spark, settings) == {"sale": 2, "unreadable_price": 1}
+    first, second = events(spark, settings)
+    assert (first["user_id"], first["price"], first["name"]) == ("Zoë; d.J.", 1234.5, "Gabel 'rund'")
+    assert (first["time"], second["time"]) == ("2024-02-01 09:00:00", "2024-07-01 08:00:00")  # winter's time, summer's
+
+
+def test_columns_of_a_file_without_header_are_their_places(spark: SparkSession, tmp_path: Path) -> None:
+    path = csv(tmp_path / "lines.tsv", SALE.replace(",", "\t").replace("u\t", '"u\t'), header="2\t\t\t\t\t")
+    places = {name: number for number, name in enumerate(COLUMNS, start=1)}
+    settings = of(path, columns=places, header=False, delimiter="\t", quote="")
+    assert counts(spark, settings) == {"sale": 1, "missing_item_id": 1}
+    assert [event["user_id"] for event in events(spark, settings)] == ['"u']
+    with pytest.raises(SchemaError, match=r"no column .*'price'.*header=false columns are named by their places, 1 to"):
+        counts(spark, of(path, columns=COLUMNS, header=False, delimiter="\t", quote=""))
+
+
+@pytest.mark.parametrize(
+    ("time_format", "good", "bad"),
+    [
+        ("epoch_s", ["1704103200", "1704103200.0", "1.7041032E9"], ["1704103200000", "now", "17"]),
+        ("epoch_ms", ["1704103200000", "1704103200000.4"], ["1704103200", "1704103200e20"]),
+        ("yyyy-MM-dd'T'HH:mm:ssXXX", ["2024-01-01T11:00:00+01:00"], ["2024-01-01 10:00:00"]),
+    ],
+)
+def test_times_that_need_no_zone(
+    spark: SparkSession, tmp_path: Path, time_format: str, good: list[str], bad: list[str]
+) -> None:
+    lines = [SALE.replace("2024-01-01 10:00:00", time) for time in (*good, *bad)]
+    settings = of(csv(tmp_path / "lines.csv", *lines), time_format=time_format, time_zone="Asia/Tokyo")
+    found = counts(spark, settings)
+    assert found["sale"] == len(good)
+    assert sum(found.get(name, 0) for name in ("early_time", "future_time", "unreadable_time")) == len(bad)
+    assert {event["time"][:19] for event in events(spark, settings)} == {"2024-01-01 10:00:00"}
+
+
+def test_typed_times_without_a_zone_are_of_the_zone_said(spark: SparkSession, tmp_path: Path) -> None:
+    rows = spark.sql(
+        "SELECT 7L order_id, 8L item_id, 9 user_id, timestamp_ntz'2024-01-01 10:00:00' time, 1S quantity, 1.5D price, "
+        "date'2024-01-02' arrival_time"
+    )
+    rows.write.parquet(str(tmp_path / "lines"))
+    settings = of(tmp_path / "lines", format="parquet", time_zone="Asia/Tokyo")
+    (event,) = events(spark, settings)
+    assert (event["order_id"], event["item_id"], event["user_id"]) == ("7", "8", "9")
+    assert (event["time"], event["quantity"], event["price"]) == ("2024-01-01 01:00:00", 1, 1.5)
+    both = of(tmp_path / "lines", format="parquet", columns=COLUMNS | {"arrival_time": "arrival_time"})
+    assert counts(spark, both) == {"sale": 1}
+
+
+def test_a_column_of_two_types_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
+    for folder, price in (("a", "1.5D"), ("b", "'dear'")):
+        spark.sql(f"SELECT 1 order_id, array(1) sizes, {price} price").write.parquet(str(tmp_path / "lines" / folder))
+    with pytest.raises(SchemaError, match=r"column 'price' is DOUBLE and STRING: write all of them"):
+        counts(spark, of(tmp_path / "lines", format="parquet"))
