@@ -25,16 +25,32 @@ from jobs.erasure import erased
 from jobs.erasure.erased import Watch
 from jobs.sessions import SPARK_ERRORS, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
-from jobs.settings_sources import CSV_ONLY, IngestSettings, SourceSettings
+from jobs.settings_sources import CSV_ONLY, EventSource, IngestSettings, SourceSettings
 from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables
+from jobs.yaml_settings import cut
 from spark_udfs import order_lines, typed_texts
 from spark_udfs.occurrences import trimmed
-from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, OPTIONAL, REASONS, REQUIRED, Rules
+from spark_udfs.order_lines import (
+    BY_RULE,
+    DUPLICATE,
+    ERASED,
+    KEPT,
+    KINDS,
+    NAMES,
+    OF_SALES,
+    OPTIONAL,
+    REASONS,
+    REQUIRED,
+    SOLD,
+    Rules,
+)
 from training.errors import DataError, SettingsError, TooManyBadRows
 
 JOB = "ingest"
+UNKNOWN_KIND = "unknown_kind: "  # begins rows of `dispositions` that name a word: they are a part of another row
+MOST_WORDS = 20
 ODD_IDS = "odd_ids"  # rows of `dispositions` that are no disposition: kept rows whose ids may be one in several forms
 CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
 A_TIME = datetime(2001, 11, 23, 16, 5, 9)  # in the afternoon, and no two of its parts are equal
@@ -46,7 +62,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
     Returns:
         `source`, `dispositions` (rows by disposition), `raw_rows`, `odd_ids` (kept rows whose ids may be one in several
-        forms), `up_to_date`, and `versions` of the tables.
+        forms), `unknown_kinds` (rows by the words that are mapped to no kind, the most frequent ones), `up_to_date`,
+        and `versions` of the tables.
 
     Raises:
         SettingsError: `ingest.columns` misses a column, names an unknown one or one twice; a pattern or the encoding is
@@ -84,11 +101,15 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
             f"{odd:,} of the kept rows have ids with invisible characters, blanks or accents in two parts, so that one "
             "id may stand in several forms; ingest.normalise_ids=true makes them one"
         )
+    unknown = {name.removeprefix(UNKNOWN_KIND): held[name] for name in held if name.startswith(UNKNOWN_KIND)}
+    if unknown:
+        warn(f"kinds that are mapped to none of ours: {_listed(unknown)}; map them in ingest.kinds (null: set aside)")
     return {
         "source": source.name,
         "raw_rows": sum(dispositions.values()),
         "dispositions": dispositions,
         "odd_ids": odd,
+        "unknown_kinds": unknown,
         "up_to_date": known,
         "versions": versions,
     }
@@ -110,13 +131,18 @@ def _ingest(
             odd = order_lines.oddities(sorted_out).collect()[0]
         if odd["replaced"] and source.table is None and source.asked.format in ("csv", "json"):
             sources.refuse_undecodable(tables.spark, source)
-        _check(counts, raw_rows, source.name, settings.tables.quarantine_limit)
+        unknown = dict[str, int]()
+        if "unknown_kind" in counts:
+            words = order_lines.unknown_kinds(sorted_out).limit(MOST_WORDS).collect()
+            unknown = {row["kind"] or "(none)": row["rows"] for row in words}
+        _check(counts, raw_rows, source.name, settings.tables.quarantine_limit, unknown)
         aside = order_lines.set_aside(sorted_out)
         if persons is not None:
             clean = order_lines.normalised if rules.normalise_ids else trimmed
             aside = persons.unmentioned(aside, "row", order_lines.of_no_person(rules.columns), clean).distinct()
         aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
-        tallied = counts | ({ODD_IDS: odd["odd_ids"]} if odd["odd_ids"] and not rules.normalise_ids else {})
+        tallied = counts | {f"{UNKNOWN_KIND}{word}": rows for word, rows in unknown.items()}
+        tallied |= {ODD_IDS: odd["odd_ids"]} if odd["odd_ids"] and not rules.normalise_ids else {}
         tally = tables.spark.createDataFrame(
             [(batch, source.name, name, count) for name, count in tallied.items()],
             "batch string, source string, disposition string, rows bigint",
@@ -154,18 +180,12 @@ def _find(settings: Settings, spark: SparkSession) -> Source:
 def _rules(ingest: IngestSettings) -> Rules:
     if ingest.path is None:
         return ORDER_LINES
-    problems = [f"ingest.columns needs '{name}'" for name in REQUIRED if name not in ingest.columns]
-    unknown = sorted(set(ingest.columns) - set(REQUIRED + OPTIONAL))
-    problems += [f"ingest.columns has the unknown name '{name}'" for name in unknown]
-    twice = [column for column, count in Counter(ingest.columns.values()).items() if count > 1]
-    problems += [f"ingest.columns has the file's column '{column}' more than once" for column in twice]
-    if problems:
-        raise SettingsError(
-            f"{'; '.join(problems)}. It maps our names ({', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}) "
-            "to the file's columns, e.g. {order_id: InvoiceNo}"
-        )
+    if problems := _problems("ingest", ingest):
+        raise SettingsError("; ".join(problems))
     return Rules(
         columns=dict(ingest.columns),
+        constants=dict(ingest.constants),
+        kinds=dict(ingest.kinds),
         time_format=ingest.time_format,
         time_zone=ingest.time_zone,
         decimal_comma=ingest.decimal == ",",
@@ -175,6 +195,41 @@ def _rules(ingest: IngestSettings) -> Rules:
         earliest=_earliest(ingest),
         normalise_ids=ingest.normalise_ids,
     )
+
+
+def _problems(place: str, asked: EventSource) -> list[str]:
+    """What is wrong with how a source's columns and kinds are mapped."""
+    columns, constants = asked.columns, asked.constants
+    given, kind = columns.keys() | constants.keys(), constants.get("kind")
+    if "kind" in constants:
+        may_be_sale = kind in SOLD
+    else:
+        may_be_sale = not asked.kinds or not set(SOLD).isdisjoint(asked.kinds.values())
+    missing = [name for name in REQUIRED if columns.get(name, constants.get(name)) is None]
+    missing += [name for name in OF_SALES if may_be_sale and name not in given]
+    unknown, twice = sorted(given - set(NAMES)), sorted(columns.keys() & constants.keys())
+    of_file = [column for column, count in Counter(columns.values()).items() if count > 1]
+    words = Counter(word.strip().lower() for word in asked.kinds)
+    found = [f"{place}.columns needs '{name}'" for name in missing]
+    if may_be_sale and not set(OF_SALES).isdisjoint(missing):
+        found.append(
+            f"events may be sales: where the shop has no such column, say so in {place}.constants, e.g. "
+            f"{{{missing[-1]}: null}}, or name other kinds ({place}.kinds, or {place}.constants={{kind: view}})"
+        )
+    found += [f"{place}.columns or .constants has the unknown name '{name}'" for name in unknown]
+    found += [f"'{name}' is both in {place}.columns and in {place}.constants" for name in twice]
+    found += [f"{place}.columns has the file's column '{column}' more than once" for column in of_file]
+    found += [f"{place}.kinds has the word '{word}' more than once" for word, count in words.items() if count > 1]
+    if asked.kinds and "kind" not in columns:
+        found.append(f"{place}.kinds needs 'kind' in {place}.columns")
+    if "kind" in constants and kind not in KINDS:
+        found.append(f"{place}.constants has the kind '{kind}'; known: {', '.join(KINDS)}")
+    if missing or unknown:
+        found.append(
+            f"our names are {', '.join(REQUIRED)}; of sales: {', '.join(OF_SALES)}; optional: {', '.join(OPTIONAL)}; "
+            f"{place}.columns maps them to the file's columns, e.g. {{order_id: InvoiceNo}}"
+        )
+    return found
 
 
 def _earliest(ingest: IngestSettings) -> datetime:
@@ -228,7 +283,9 @@ def _tried(spark: SparkSession, column: Column, setting: str, value: str) -> Any
         raise SettingsError(f"{setting} is '{value}', which Spark does not take: {reasons[0]}") from error
 
 
-def _check(counts: Mapping[str, int], raw_rows: int, source: str, limit: float) -> None:
+def _check(
+    counts: Mapping[str, int], raw_rows: int, source: str, limit: float, unknown_kinds: Mapping[str, int] | None = None
+) -> None:
     if not raw_rows:
         raise DataError(f"'{source}' holds a header but no rows; name files that hold order lines")
     if sum(counts.values()) != raw_rows:
@@ -239,9 +296,10 @@ def _check(counts: Mapping[str, int], raw_rows: int, source: str, limit: float) 
     bad = {name: count for name, count in counts.items() if name not in KEPT + BY_RULE}
     if sum(bad.values()) > limit * raw_rows:
         listed = ", ".join(f"{name}: {count:,}" for name, count in sorted(bad.items(), key=lambda item: -item[1]))
+        kinds = f". Kinds of ingest.kinds are missing: {_listed(unknown_kinds)}" if unknown_kinds else ""
         raise TooManyBadRows(
             f"{sum(bad.values()):,} of {raw_rows:,} rows of '{source}' are bad, over tables.quarantine_limit "
-            f"{limit:g}: {listed}. Correct the file or ingest.columns, or raise the limit; nothing was written"
+            f"{limit:g}: {listed}{kinds}. Correct the file or ingest.columns, or raise the limit; nothing was written"
         )
 
 
@@ -270,6 +328,8 @@ def _as_json(rules: Rules, ingest: IngestSettings) -> dict[str, Any]:
         "normalise_ids": rules.normalise_ids or None,
         "encoding": ingest.encoding if ingest.encoding != IngestSettings().encoding else None,
         "multiline": ingest.multiline or None,
+        "constants": dict(rules.constants) or None,
+        "kinds": dict(rules.kinds) or None,
         "time_zone": rules.time_zone if rules.time_zone != "UTC" else None,
         "decimal_comma": rules.decimal_comma or None,
         "delimiter": ingest.delimiter if ingest.delimiter != "," else None,
@@ -295,12 +355,17 @@ def _dispositions(held: Mapping[str, int]) -> dict[str, int]:
     return {name: held[name] for name in (*KEPT, DUPLICATE, ERASED, *REASONS) if name in held}
 
 
+def _listed(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"'{cut(word)}' ({count:,})" for word, count in rows.items())
+
+
 def _show(dispositions: Mapping[str, int]) -> None:
     words = {
         "sale": "kept: sales of known customers",
         "sale_without_customer": "kept for item statistics only: sales without a customer",
         "return": "kept as returns: cancelled orders; histories do not change",
-        "view": "kept: views",
+        **{kind: f"kept: events of the kind {kind}" for kind in KINDS if kind not in SOLD},
+        "ignored_kind": f"set aside: {REASONS['ignored_kind']}",
         "duplicate": "set aside: further copies of a row that equals another in every column",
         "erased": "dropped: of persons who were erased; written nowhere",
         "not_a_product": f"set aside: {REASONS['not_a_product']}",

@@ -14,9 +14,12 @@ from jobs.settings_base import Moment, Section
 CSV_ONLY = ("delimiter", "quote", "escape", "header", "decimal", "multiline")
 
 
+Kind = Literal["purchase", "return", "view", "cart", "wish", "click", "impression", "rating"]
+
+
 def _as_text(value: Any) -> Any:
-    """Columns without names have numbers, which YAML reads as such."""
-    return str(value) if type(value) is int else value
+    """A number of YAML as the text that it is in a file, or the place of a column without a name."""
+    return str(value) if type(value) in (int, float) else value
 
 
 def _encoding(name: str) -> str:
@@ -26,7 +29,7 @@ def _encoding(name: str) -> str:
     return name
 
 
-ColumnName = Annotated[str, BeforeValidator(_as_text)]
+Text = Annotated[str, BeforeValidator(_as_text)]
 Encoding = Annotated[str, AfterValidator(_encoding)]
 
 
@@ -48,13 +51,28 @@ class SourceSettings(Section):
         "yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time, or epoch_s, epoch_ms: numbers since 1970"
     )
     time_zone: str = Field("UTC", description="of times that name none, e.g. Europe/Berlin")
-    columns: dict[str, ColumnName] = Field(
+
+
+class EventSource(SourceSettings):
+    """A source of events: of sales, views, ratings and the like."""
+
+    columns: dict[str, Text] = Field(
         default_factory=dict,
-        description="order_id, item_id, user_id, time, quantity, price; optionally name, country, kind, arrival_time",
+        description="the source's columns by our names: item_id, user_id, time; order_id, quantity, price where events "
+        "may be sales; optionally kind, arrival_time, rating, name, category, country",
+    )
+    constants: dict[str, Text | None] = Field(
+        default_factory=dict,
+        description="what all rows have, by our name, e.g. {kind: rating}; null: the shop has none, e.g. {price: null}",
+    )
+    kinds: dict[str, Kind | None] = Field(
+        default_factory=dict,
+        description="our kinds by the source's words, e.g. {add_to_cart: cart, scroll: null}, null: set aside; "
+        "default: the words are ours: purchase, return, view, cart, wish, click, impression, rating",
     )
 
 
-class IngestSettings(SourceSettings):
+class IngestSettings(EventSource):
     """Raw files to events, items and users. `columns` maps our names to the file's."""
 
     earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
@@ -23,44 +23,50 @@ from spark_udfs import texts, typed_texts
 from spark_udfs.erased import Erased
 from spark_udfs.features import utc
 
-REQUIRED = ("order_id", "item_id", "user_id", "time", "quantity", "price")
-OPTIONAL = ("name", "category", "country", "kind", "arrival_time")
+REQUIRED = ("item_id", "user_id", "time")
+OF_SALES = ("order_id", "quantity", "price")  # required where an event may be a purchase or a return
+OPTIONAL = ("name", "category", "country", "kind", "rating", "arrival_time")
+NAMES = (*OF_SALES, *REQUIRED, *OPTIONAL)
+KINDS = ("purchase", "return", "view", "cart", "wish", "click", "impression", "rating")
+SOLD = ("purchase", "return")
+IGNORED = "ignored"  # the kind that stands for a shop's words that are none of ours, on purpose
 
 SALE = "sale"
 SALE_WITHOUT_CUSTOMER = "sale_without_customer"
 RETURN = "return"
-VIEW = "view"
 DUPLICATE = "duplicate"
 ERASED = "erased"  # of a person who was erased: counted, and written nowhere
-KEPT = (SALE, SALE_WITHOUT_CUSTOMER, RETURN, VIEW)
+KEPT = (SALE, SALE_WITHOUT_CUSTOMER, RETURN, *(kind for kind in KINDS if kind not in SOLD))
 # Set aside by rule: nothing is wrong with such a row.
-BY_RULE = (DUPLICATE, ERASED, "not_a_product")
+BY_RULE = (DUPLICATE, ERASED, "not_a_product", "ignored_kind")
 # In the order in which they are tried: a row with two faults is counted under the first.
 REASONS = {
     "malformed_line": "more or fewer fields than the header, or no JSON (quoted line breaks: ingest.multiline=true)",
-    "missing_order_id": "the order id is null or blank",
+    "missing_order_id": "the order id of a sale or a return is null or blank",
     "missing_item_id": "the item id is null or blank",
     "not_a_product": "the item id does not match ingest.item_pattern: postage, fees, vouchers",
-    "unknown_kind": "the kind is none of purchase, return, view",
+    "unknown_kind": "the kind is no word of ingest.kinds, or without these none of " + ", ".join(KINDS),
+    "ignored_kind": "the kind is null in ingest.kinds",
     "missing_time": "the time is null or blank",
     "unreadable_time": "the time does not fit time_format",
     "early_time": "the time lies before ingest.earliest (default: 1970; of epochs, 1990)",
     "future_time": "the time lies after ingest.now (default: the clock)",
     "unreadable_arrival_time": "the arrival time does not fit time_format",
-    "unreadable_quantity": "the quantity is missing or not a whole number",
-    "quantity_not_positive": "zero, or below zero outside a return",
-    "unreadable_price": "the price is missing or not a finite number",
-    "price_not_positive": "the price is zero or below",
+    "unreadable_quantity": "the quantity of a sale or a return is missing or not a whole number",
+    "quantity_not_positive": "a sale's is zero or below, or a return's is zero",
+    "unreadable_price": "the price of a sale or a return is missing or not a finite number",
+    "price_not_positive": "the price of a sale or a return is zero or below",
+    "unreadable_rating": "the rating of a rating is missing or not a finite number",
 }
 EVENT_COLUMNS = (
     "event_id", "order_id", "user_id", "item_id", "kind", "time", "arrival_time", "quantity", "price",
-    "name", "category", "country",
+    "name", "category", "country", "rating",
 )  # fmt: skip
 TIMES = ("time", "arrival_time")
 TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
 IDS = ("order_id", "user_id", "item_id")
-NUMBERS = ("quantity", "price")
-OF_NO_PERSON = ("order_id", "item_id", "kind", *TIMES, "quantity", "price")
+NUMBERS = ("quantity", "price", "rating")
+OF_NO_PERSON = ("order_id", "item_id", "kind", *TIMES, *NUMBERS)
 ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 EARLIEST = datetime(1970, 1, 1)
@@ -74,7 +80,9 @@ class Rules:
     """How to read a shop's order lines.
 
     Attributes:
-        columns: the raw column's name, by ours (REQUIRED, OPTIONAL).
+        columns: the raw column's name, by ours (NAMES).
+        constants: what all rows have, by our name; None: a name on purpose without a column.
+        kinds: ours (KINDS; None: set aside), by the source's word, upper and lower case as one; none: KINDS themselves.
         time_format: Spark's datetime pattern of time and arrival_time, or epoch_s, epoch_ms.
         time_zone: of times that name none.
         decimal_comma: whether numbers have a comma where others have a point.
@@ -86,6 +94,8 @@ class Rules:
     """
 
     columns: Mapping[str, str]
+    constants: Mapping[str, str | None] = field(default_factory=dict)
+    kinds: Mapping[str, str | None] = field(default_factory=dict)
     time_format: str = "yyyy-MM-dd HH:mm:ss"
     time_zone: str = "UTC"
     decimal_comma: bool = False
@@ -106,17 +116,18 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         erased: persons whose rows are ERASED, whatever else is wrong with them; None: nobody.
 
     Returns:
-        EVENT_COLUMNS (null where unreadable), `row` (the raw row as JSON; NOT_KEPT for a malformed line where persons
-        were erased), `copies` (bigint: how often it stood in the input), `disposition` (one of KEPT, ERASED, or a key
-        of REASONS).
+        EVENT_COLUMNS (null where unreadable), `said_kind` (the source's word, in lower case), `row` (the raw row as
+        JSON; NOT_KEPT for a malformed line where persons were erased), `copies` (bigint: how often it stood in the
+        input), `disposition` (one of KEPT, ERASED, or a key of REASONS).
     """
     # By number: a source may call its columns as we call ours, or with dots and backticks.
+    raw, rules = _with_constants(raw, rules)
     place = {name: f"column_{number}" for number, name in enumerate(raw.columns)}
     distinct = raw.toDF(*place.values()).groupBy(*place.values()).agg(F.count(F.lit(1)).alias("copies"))
     row = distinct.select(
         F.to_json(F.struct(*(F.col(held).cast("string").alias(name) for name, held in place.items()))).alias("row"),
         "copies",
-        *(_raw(rules, name, place, distinct).alias(f"raw_{name}") for name in REQUIRED + OPTIONAL),
+        *(_raw(rules, name, place, distinct).alias(f"raw_{name}") for name in NAMES),
         (F.col(place[malformed]).isNotNull() if malformed else F.lit(False)).alias("is_malformed"),
     )
     typed = row.select("*", *_typed(rules, row))
@@ -126,7 +137,7 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         disposition = F.when(F.col("is_erased"), ERASED).otherwise(F.col("disposition"))
         text = F.when(F.col("is_malformed"), NOT_KEPT).otherwise(F.col("row"))
         sorted_out = marked.withColumn("disposition", disposition).withColumn("row", text)
-    return sorted_out.select(*EVENT_COLUMNS, "row", "copies", "disposition")
+    return sorted_out.select(*EVENT_COLUMNS, F.lower("raw_kind").alias("said_kind"), "row", "copies", "disposition")
 
 
 def names_no_zone(raw: DataFrame, rules: Rules) -> bool:
@@ -143,6 +154,12 @@ def of_no_person(columns: Mapping[str, str]) -> frozenset[str]:
         columns: the raw column's name, by ours.
     """
     return frozenset(columns[name] for name in OF_NO_PERSON if name in columns)
+
+
+def unknown_kinds(sorted_out: DataFrame) -> DataFrame:
+    """`kind` (a word of the source that is mapped to none of ours; null for none), `rows`: the most frequent first."""
+    rows = sorted_out.where("disposition = 'unknown_kind'").groupBy(F.col("said_kind").alias("kind"))
+    return rows.agg(F.count(F.lit(1)).alias("rows")).orderBy(F.desc("rows"), "kind")
 
 
 def oddities(sorted_out: DataFrame) -> DataFrame:
@@ -178,19 +195,20 @@ def counts(sorted_out: DataFrame) -> DataFrame:
 
 
 def items(events: DataFrame) -> DataFrame:
-    """items(item_id, name, category, first_sold, last_sold, price): of the items with at least one purchase.
+    """items(item_id, name, category, first_sold, last_sold, price): of the items with an event that is no return.
 
     Name and category are the most frequent ones (of equally frequent ones, the first by alphabet); the price is that of
-    the last purchase.
+    the last purchase with one. Sales are purchases: an item without has no times and no price.
     """
-    bought = events.where("kind = 'purchase'")
-    facts = bought.groupBy("item_id").agg(
-        F.min("time").alias("first_sold"),
-        F.max("time").alias("last_sold"),
-        F.max_by("price", F.struct("time", "event_id")).alias("price"),
+    met, is_sale = events.where("kind != 'return'"), F.col("kind") == "purchase"
+    is_priced = is_sale & F.col("price").isNotNull()
+    facts = met.groupBy("item_id").agg(
+        F.min(F.when(is_sale, F.col("time"))).alias("first_sold"),
+        F.max(F.when(is_sale, F.col("time"))).alias("last_sold"),
+        F.max_by("price", F.when(is_priced, F.struct("time", "event_id"))).alias("price"),
     )
-    named = facts.join(_most_frequent(bought, "item_id", "name"), on="item_id", how="left")
-    named = named.join(_most_frequent(bought, "item_id", "category"), on="item_id", how="left")
+    named = facts.join(_most_frequent(met, "item_id", "name"), on="item_id", how="left")
+    named = named.join(_most_frequent(met, "item_id", "category"), on="item_id", how="left")
     name = F.coalesce("name", "item_id").alias("name")
     return named.select("item_id", name, "category", "first_sold", "last_sold", "price")
 
@@ -208,6 +226,16 @@ def _most_frequent(events: DataFrame, key: str, column: str) -> DataFrame:
     # The most lines, then the first by alphabet: min over (-lines, value).
     best = F.min(F.struct((-F.col("lines")).alias("fewest"), F.col(column))).alias("best")
     return tallied.groupBy(key).agg(best).select(key, F.col(f"best.{column}").alias(column))
+
+
+def _with_constants(raw: DataFrame, rules: Rules) -> tuple[DataFrame, Rules]:
+    """The rows with a column for each constant, which is then a part of them, and rules that name these columns."""
+    columns, taken = dict(rules.columns), {name.lower() for name in raw.columns}
+    for name, value in rules.constants.items():
+        if value is not None:
+            columns[name] = name if name not in taken else f"constant {name}"
+            raw = raw.withColumn(columns[name], F.lit(value))
+    return raw, replace(rules, columns=columns)
 
 
 def _raw(rules: Rules, name: str, place: Mapping[str, str], rows: DataFrame) -> Column:
@@ -248,7 +276,8 @@ def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
     quantity = F.expr("try_cast(raw_quantity AS double)")
     whole = (quantity == F.floor(quantity)) & (F.abs(quantity) < 2**53)
     price = F.expr("try_cast(raw_price AS double)")
-    kind = F.when(is_return, F.lit("return")).otherwise(F.coalesce(F.lower("raw_kind"), F.lit("purchase")))
+    kind = F.when(is_return, F.lit("return")).otherwise(_kind(rules))
+    rating = F.expr("try_cast(raw_rating AS double)")
     signed = F.when(whole, quantity.cast("bigint"))
     return [
         F.substring(F.sha2("row", 256), 1, 32).alias("event_id"),
@@ -259,32 +288,56 @@ def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
         # What is not said to be late is known at once; nothing is known before it happens.
         F.greatest(time, arrival).alias("arrival_time"),
         F.when(kind == "return", F.abs(signed)).otherwise(signed).alias("quantity"),
-        F.when(F.isnan(price) | (F.abs(price) == float("inf")), None).otherwise(price).alias("price"),
+        _finite(price).alias("price"),
+        _finite(rating).alias("rating"),
     ]
+
+
+def _finite(number: Column) -> Column:
+    return F.when(F.isnan(number) | (F.abs(number) == float("inf")), None).otherwise(number)
+
+
+def _kind(rules: Rules) -> Column:
+    """One of KINDS, or IGNORED; null: unknown. Where no words are mapped, an event without a kind is a purchase."""
+    if not rules.kinds:
+        said = F.coalesce(F.lower("raw_kind"), F.lit("purchase"))
+        return F.when(said.isin(*KINDS), said)
+    words: dict[str, list[str]] = {}
+    for word, kind in rules.kinds.items():
+        words.setdefault(kind or IGNORED, []).append(word.strip().lower())
+    return F.coalesce(*(F.when(F.lower("raw_kind").isin(*said), F.lit(kind)) for kind, said in words.items()))
 
 
 def _disposition(rules: Rules) -> Column:
     now = F.lit(utc(rules.now)) if rules.now else F.current_timestamp()
     is_product = F.col("item_id").rlike(rules.item_pattern) if rules.item_pattern else F.lit(True)
+    # What may be a sale: a kind that is unknown is no reason not to look.
+    is_sold = F.coalesce(F.col("kind").isin(*SOLD), F.lit(True))
+
+    def of_sales(name: str) -> Column:
+        return is_sold if name in rules.columns else F.lit(False)
+
     faults = {
         "malformed_line": F.col("is_malformed"),
-        "missing_order_id": F.col("order_id").isNull(),
+        "missing_order_id": of_sales("order_id") & F.col("order_id").isNull(),
         "missing_item_id": F.col("item_id").isNull(),
         "not_a_product": ~is_product,
-        "unknown_kind": ~F.col("kind").isin("purchase", "return", "view"),
+        "unknown_kind": F.col("kind").isNull(),
+        "ignored_kind": F.col("kind") == IGNORED,
         "missing_time": F.col("raw_time").isNull(),
         "unreadable_time": F.col("time").isNull(),
         "early_time": F.col("time") < F.lit(utc(rules.earliest)),
         "future_time": F.col("time") > now,
         "unreadable_arrival_time": F.col("raw_arrival_time").isNotNull() & F.col("said_arrival").isNull(),
-        "unreadable_quantity": F.col("quantity").isNull(),
-        "quantity_not_positive": F.col("quantity") <= 0,
-        "unreadable_price": F.col("price").isNull(),
-        "price_not_positive": F.col("price") <= 0,
+        "unreadable_quantity": of_sales("quantity") & F.col("quantity").isNull(),
+        "quantity_not_positive": of_sales("quantity") & (F.col("quantity") <= 0),
+        "unreadable_price": of_sales("price") & F.col("price").isNull(),
+        "price_not_positive": of_sales("price") & (F.col("price") <= 0),
+        "unreadable_rating": (F.col("kind") == "rating") & F.col("rating").isNull() & F.lit("rating" in rules.columns),
     }
     kept = (
         F.when(F.col("kind") == "return", RETURN)
-        .when(F.col("kind") == "view", VIEW)
+        .when(F.col("kind") != "purchase", F.col("kind"))
         .when(F.col("user_id").isNull(), SALE_WITHOUT_CUSTOMER)
         .otherwise(SALE)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pyspark.sql import SparkSession
@@ -14,12 +14,16 @@ from pyspark.sql import functions as F
 from jobs import ingest, sources
 from jobs.sessions import session_settings
 from jobs.settings import Settings, load_settings
+from jobs.settings_sources import Kind
 from jobs.tables import Tables
 from spark_udfs import order_lines
-from training.errors import DataError, SchemaError, SettingsError
+from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
 COLUMNS = {name: name for name in ("order_id", "item_id", "user_id", "time", "quantity", "price")}
 HEADER = ",".join(COLUMNS)
+CLICKS = {"item_id": "item", "user_id": "visitor", "time": "at", "kind": "event"}
+WORDS = {"view": "view", "AddToCart": "cart", "1": "click", "scroll": None, "transaction": "purchase"}
+NO_SALES = {"order_id": None, "quantity": None, "price": None}
 SALE = "1,i,u,2024-01-01 10:00:00,1,1"
 
 
@@ -173,6 +177,12 @@ def test_times_of_no_shop_are_bad(spark: SparkSession, tmp_path: Path) -> None:
         ({"time_zone": "Mars/Base"}, r"ingest.time_zone is 'Mars/Base', which Spark does not take"),
         ({"encoding": "UTF-16"}, r"encoding 'UTF-16' has line breaks of several bytes"),
         ({"format": "json", "multiline": True}, r"multiline is for ingest.format csv, got json"),
+        ({"columns": CLICKS}, r"needs 'order_id'; .* needs 'price'; events may be sales: .* \{price: null\}, or name"),
+        ({"columns": CLICKS, "constants": NO_SALES | {"kind": "view"}}, r"'kind' is both in ingest.columns and in"),
+        ({"constants": {"kind": "gift"}}, r"constants has the kind 'gift'; known: purchase, return, view"),
+        ({"columns": {"item_id": "i", "time": "t"}, "constants": {"kind": "view"}}, r"ingest.columns needs 'user_id'"),
+        ({"columns": CLICKS, "kinds": {"A": "view", "a": "cart"}}, r"has the word 'a' more than once"),
+        ({"kinds": {"a": "view"}}, r"ingest.kinds needs 'kind' in ingest.columns"),
         ({"columns": COLUMNS | {"price": "quantity"}}, r"has the file's column 'quantity' more than once"),
     ],
 )
@@ -295,3 +305,50 @@ def test_a_column_of_two_types_is_refused_by_name(spark: SparkSession, tmp_path:
         spark.sql(f"SELECT 1 order_id, array(1) sizes, {price} price").write.parquet(str(tmp_path / "lines" / folder))
     with pytest.raises(SchemaError, match=r"column 'price' is DOUBLE and STRING: write all of them"):
         counts(spark, of(tmp_path / "lines", format="parquet"))
+
+
+def test_a_shop_s_own_words_are_kinds_and_only_sales_need_prices(spark: SparkSession, tmp_path: Path) -> None:
+    words = ["view", "addtocart", 1, "scroll", "transaction", "wishlist", "wishlist", None]
+    rows = [{"item": "i", "visitor": "u", "at": 1704103200000 + n, "event": word} for n, word in enumerate(words)]
+    path = json_lines(tmp_path / "clicks.json", rows)
+    section = {"format": "json", "columns": CLICKS, "kinds": WORDS, "time_format": "epoch_ms"}
+    settings = of(path, **section, constants=NO_SALES)
+    expected = {"view": 1, "cart": 1, "click": 1, "ignored_kind": 1, "sale": 1, "unknown_kind": 3}
+    assert counts(spark, settings) == expected
+    assert [(event["kind"], event["price"]) for event in events(spark, settings) if event["kind"] == "cart"] == [
+        ("cart", None)
+    ]
+    unknown = order_lines.unknown_kinds(sort_out(spark, settings)).collect()
+    assert [tuple(row) for row in unknown] == [("wishlist", 2), (None, 1)]
+
+
+def test_a_file_of_one_constant_kind(spark: SparkSession, tmp_path: Path) -> None:
+    """As MovieLens has it: user, item, rating, timestamp, and nothing of sales."""
+    path = csv(tmp_path / "u.data", "196::242::3::881250949", "186::302::x::891717742", header="user::item::stars::at")
+    columns = {"user_id": "user", "item_id": "item", "rating": "stars", "time": "at"}
+    section = {"columns": columns, "delimiter": "::", "time_format": "epoch_s"}
+    settings = of(path, **section, constants={"kind": "rating"})
+    assert counts(spark, settings) == {"rating": 1, "unreadable_rating": 1}
+    (event,) = events(spark, settings)
+    assert (event["user_id"], event["rating"], event["time"]) == ("196", 3.0, "1997-12-04 15:55:49")
+    viewed = of(path, **section, constants={"kind": "view"})
+    ids = [{event["event_id"] for event in events(spark, one)} for one in (settings, viewed)]
+    assert ids[0].isdisjoint(ids[1])  # a constant is a part of the row
+
+
+def test_unknown_words_past_the_limit_are_named(spark: SparkSession, tmp_path: Path) -> None:
+    lines = [f"{n},i,u,2024-01-01 10:00:00,1,1,{word}" for n, word in enumerate(["purchase"] * 3 + ["Gift", "gift"])]
+    columns = COLUMNS | {"kind": "kind"}
+    path = csv(tmp_path / "lines.csv", *lines, header=",".join(columns))
+    values = of(path, columns=columns).model_dump()
+    root = {"root": str(tmp_path / "tables")}
+    with pytest.raises(TooManyBadRows, match=r"unknown_kind: 2\. Kinds of ingest.kinds are missing: 'gift' \(2\)"):
+        ingest.run(Settings(**values | {"tables": root}), spark)
+    settings = Settings(**values | {"tables": root | {"quarantine_limit": 0.5}})
+    first = ingest.run(settings, spark)
+    assert first["unknown_kinds"] == {"gift": 2}
+    assert ingest.run(settings, spark) == first | {"up_to_date": True}
+
+
+def test_the_kinds_of_the_settings_are_ours() -> None:
+    assert get_args(Kind) == order_lines.KINDS
