@@ -142,7 +142,7 @@ def _lines(tables: Tables, task: Task, settings: Settings, read: dict[str, DataF
     for name, columns in task.reads(settings).items():
         table = name.removesuffix("?")
         if table in read:
-            tables.require(read[table], table, columns)
+            tables.require(read[table], table, {name: kind.removesuffix("?") for name, kind in columns.items()})
     first = next(iter(read))
     if read[first].isEmpty():
         raise TableError(f"table '{first}' at {tables.path(first)} is empty; run `millrace ingest` on a file with rows")

@@ -18,7 +18,7 @@ from typing import Any
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import sources
+from jobs import source_tables, sources
 from jobs.command import main_of
 from jobs.console import say, show_table, step, warn
 from jobs.erasure import erased
@@ -29,6 +29,7 @@ from jobs.settings_sources import CSV_ONLY, EventSource, IngestSettings, SourceS
 from jobs.simulate import ORDER_LINES
 from jobs.sources import Source
 from jobs.tables import Tables
+from jobs.tasks import TASKS
 from jobs.yaml_settings import cut
 from spark_udfs import order_lines, typed_texts
 from spark_udfs.occurrences import trimmed
@@ -49,6 +50,7 @@ from spark_udfs.order_lines import (
 from training.errors import DataError, SettingsError, TooManyBadRows
 
 JOB = "ingest"
+EVENTS = "events"
 UNKNOWN_KIND = "unknown_kind: "  # begins rows of `dispositions` that name a word: they are a part of another row
 MOST_WORDS = 20
 ODD_IDS = "odd_ids"  # rows of `dispositions` that are no disposition: kept rows whose ids may be one in several forms
@@ -59,6 +61,8 @@ A_TIME = datetime(2001, 11, 23, 16, 5, 9)  # in the afternoon, and no two of its
 @in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
     """Ingest `settings.ingest.path`, or the simulated shop if it names none.
+
+    For a task that reads other tables than events, ingest those of `settings.sources` (jobs/source_tables.py).
 
     Returns:
         `source`, `dispositions` (rows by disposition), `raw_rows`, `odd_ids` (kept rows whose ids may be one in several
@@ -73,6 +77,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         SchemaError: the source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
     """
+    task = TASKS[settings.task]
+    if EVENTS not in task.tables(settings):
+        spark = open_session(settings, spark)
+        return source_tables.ingest(settings, Tables(spark, settings.tables.root), task)
+    if settings.sources:
+        raise SettingsError(f"sources is for tasks that read tables of their own; '{task.name}' reads {EVENTS}: ingest")
     rules = _rules(settings.ingest)
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)

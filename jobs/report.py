@@ -18,15 +18,20 @@ from jobs.console import say
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.page.frame import Html, facts, join, page, paragraph, tag, tiles
 from jobs.page.results import (
+    curves_section,
+    drawn_section,
     examples_section,
     feedback_section,
+    is_of_lists,
     metrics_section,
+    panels_section,
     popularity_section,
     score_section,
 )
 from jobs.page.runs import stages_section, training_section, tuning_section
 from jobs.page.style import model_name
 from jobs.settings import Settings
+from jobs.tasks import TASKS
 from training.state.json_files import write_text
 from training.watch.record import read_record
 
@@ -47,11 +52,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """
     run_dir = Path(settings.run_dir)
     held = {name: read_json(run_dir, name) for name in (EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING)}
+    evaluation = held[EVALUATION]
+    of_lists = [examples_section(evaluation), popularity_section(evaluation)] if is_of_lists(evaluation) else []
+    of_others = [curves_section(evaluation), panels_section(evaluation), drawn_section(evaluation)]
     sections = [
-        metrics_section(held[EVALUATION]),
-        examples_section(held[EVALUATION]),
-        popularity_section(held[EVALUATION]),
-        feedback_section(held[FEEDBACK]),
+        metrics_section(evaluation),
+        *of_lists,
+        *(section for section in of_others if section is not None),
+        *([feedback_section(held[FEEDBACK])] if TASKS[settings.task].demo.closes_the_loop else []),
         training_section(read_record(run_dir), held[LATEST]),
         tuning_section(held[TUNING]),
         score_section(held[SCORE]),
@@ -69,7 +77,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 
 def _data_name(settings: Settings) -> str:
-    return Path(settings.ingest.path).name if settings.ingest.path else "a simulated shop"
+    places = [settings.ingest.path, *(source.path for source in settings.sources.values())]
+    names = [Path(place).name for place in places if place]
+    return ", ".join(names) or "a simulated shop"
 
 
 def _head(settings: Settings, held: Mapping[str, Any]) -> Html:
@@ -87,7 +97,7 @@ def _head(settings: Settings, held: Mapping[str, Any]) -> Html:
         pairs += [("Trained on", f"{rows:,} examples")] if rows else []
     pairs.append(("Model", settings.model["name"].replace("_", " ")))
     pairs.append(("Ranks", settings.training.ranks))
-    about = paragraph("What was trained, how good it is and what it recommends.")
+    about = paragraph("What was trained, how good it is and what it answers.")
     return join(tag("h1", f"{settings.task.capitalize()}: {_data_name(settings)}"), about, _tiles(held), facts(pairs))
 
 
@@ -110,6 +120,8 @@ def _tiles(held: Mapping[str, Any]) -> Html:
 
 def _headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """By protocol: recall with its interval, and the comparisons in which it and NDCG fare worst."""
+    if not is_of_lists(evaluation):
+        return _plain_headlines(evaluation)
     k = main_k(evaluation["ks"])
     names = {"new": "items new to the customer", "any": "any item"}
     found = []
@@ -120,6 +132,18 @@ def _headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         leads = [lead for metric in JUDGED if (lead := hardest(protocol, f"{metric}_at_{k}"))]
         what = f"recall@{k} [{ours['low']:.3f}, {ours['high']:.3f}], {names.get(key, key)}"
         found.append((f"{ours['value']:.3f}", what, "; ".join(lead.words(model_name) for lead in leads)))
+    return found
+
+
+def _plain_headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """By slice: the first metric with its interval, and the comparison in which it fares worst."""
+    headline, found = evaluation["headline"], []
+    title, metric = next(iter(headline["judged"].items()))
+    for key, protocol in evaluation["protocols"].items():
+        ours = protocol["models"]["millrace"][metric]
+        lead = hardest(protocol, metric, headline["lower"])
+        what = f"{title} [{ours['low']:.3f}, {ours['high']:.3f}], {key}"
+        found.append((f"{ours['value']:.3f}", what, lead.words(model_name) if lead else ""))
     return found
 
 

@@ -30,7 +30,7 @@ from jobs.settings_sections import (
     TrainingSettings,
     TuningSettings,
 )
-from jobs.settings_sources import IngestSettings
+from jobs.settings_sources import IngestSettings, TableSource
 from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError
@@ -48,6 +48,9 @@ class Settings(Section):
     shop: ShopSettings = ShopSettings()
     simulate: SimulateSettings = SimulateSettings()
     ingest: IngestSettings = IngestSettings()
+    sources: dict[str, TableSource] = Field(
+        default_factory=dict, description="where the tables of a task lie that reads others than events"
+    )
     examples: ExampleSettings = ExampleSettings()
     model: dict[str, Any] = Field(
         default_factory=lambda: {"name": DEFAULT_MODEL}, validate_default=True, description="name, and its own settings"

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs.settings import Settings
+from jobs.settings_sources import TableSource, Wide
 from jobs.tasks import TASKS
 from training.configs import CONFIGS
 
@@ -30,6 +31,9 @@ def page() -> str:
     parts = [HEAD, "## The pipeline\n", *_table(lone)]
     for name, field in Settings.model_fields.items():
         section = _section(field)
+        if name == "sources":
+            parts += ["\n## sources.TABLE\n", f"{_first_line(TableSource)}\n", *_table(TableSource.model_fields)]
+            parts += ["\n## sources.TABLE.wide\n", f"{_first_line(Wide)}\n", *_table(Wide.model_fields)]
         if name == "options":
             for task in TASKS.values():
                 if task.options.model_fields:

@@ -72,6 +72,30 @@ class EventSource(SourceSettings):
     )
 
 
+class Wide(Section):
+    """A source with a column for each period: they become rows."""
+
+    prefix: str = Field(min_length=1, description="of the names of such columns, before the period's number")
+    start: Moment = Field(description="when period 0 begins")
+    days: int = Field(1, ge=1, le=36_500, description="of a period")
+    time: str = Field("time", description="our column that has the period's beginning")
+    value: str = Field("quantity", description="our column that has the value")
+
+
+class TableSource(SourceSettings):
+    """Where the rows of one of the task's tables lie."""
+
+    columns: dict[str, Text] = Field(
+        default_factory=dict, description="the source's columns by the task's names; default: the same names"
+    )
+    words: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="numbers for a column's words, e.g. {fraud: {legit: 0, fraud: 1}}"
+    )
+    wide: Wide | None = Field(
+        None, description="columns that are periods, e.g. {prefix: W, start: 2025-01-06, days: 7}"
+    )
+
+
 class IngestSettings(EventSource):
     """Raw files to events, items and users. `columns` maps our names to the file's."""
 

@@ -29,6 +29,7 @@ from training.errors import DataError, SchemaError, TableError
 
 MALFORMED, OTHERS = "_malformed_line", "_other_fields"
 FILE_COLUMNS = ("path", "modificationTime", "length", "content")
+ORDER_LINES_TABLE = "order_lines"
 LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
 # Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
 DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
@@ -92,14 +93,22 @@ def find(place: str, asked: SourceSettings, spark: SparkSession) -> Source:
         raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct it, or {place}.format") from error
 
 
-def simulated(settings: Settings, spark: SparkSession) -> Source:
-    """The simulated shop's lines.
+def simulated(
+    settings: Settings, spark: SparkSession, name: str = ORDER_LINES_TABLE, asked: SourceSettings | None = None
+) -> Source:
+    """A raw table of the simulated shop.
+
+    Args:
+        settings: the pipeline's.
+        spark: the session.
+        name: the table.
+        asked: how its columns are named; default: section `ingest`.
 
     Raises:
-        TableError: there are none.
+        TableError: there is none.
     """
-    tables = raw_tables(settings, spark)
-    return _pinned("ingest", settings.ingest, tables, "order_lines", tables.path("order_lines"))
+    tables, place = raw_tables(settings, spark), "ingest" if asked is None else f"simulated {name}"
+    return _pinned(place, asked or settings.ingest, tables, name, tables.path(name))
 
 
 def read(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:

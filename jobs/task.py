@@ -161,7 +161,8 @@ class Task:
         name: its key in TASKS and in the settings.
         what: one line for people.
         row: what one of its lines is, for messages ("purchase").
-        reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing.
+        reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing, a column
+            whose type does may be null.
         options: the section of the settings that only this task has; `settings.options` is one of these.
         asks: more tables, which scoring alone reads.
         kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
@@ -180,6 +181,7 @@ class Task:
         table: where scoring writes.
         answer: the columns that it writes.
         demo: how it is shown.
+        simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
 
     name: str
@@ -201,6 +203,7 @@ class Task:
     table: str
     answer: Sequence[str]
     demo: Demo
+    simulated: Mapping[str, str] = field(default_factory=dict)
 
     def tables(self, settings: Settings) -> dict[str, bool]:
         """The tables that it reads, and whether each may be missing."""

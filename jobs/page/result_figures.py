@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
-from jobs.page.style import BLUE, INK, SKY, empty_figure, model_colour, model_name
+from jobs.page.style import BLUE, INK, SKY, empty_figure, model_colour, model_colours, model_name
 
 Metric = Mapping[str, float]
+MARKED = 20  # points of a line at most that are marked
 
 
 def bars_with_intervals(models: Mapping[str, Metric]) -> go.Figure:
@@ -27,7 +29,7 @@ def bars_with_intervals(models: Mapping[str, Metric]) -> go.Figure:
         y=[escape(model_name(key)) for key in order],
         x=values,
         orientation="h",
-        marker={"color": [model_colour(key) for key in order]},
+        marker={"color": [model_colours(models)[key] for key in order]},
         error_x={
             "type": "data",
             "symmetric": False,
@@ -145,4 +147,62 @@ def rounds(rates: Mapping[str, Metric]) -> go.Figure:
     )
     figure.update_xaxes(tickformat=".1%", rangemode="tozero", nticks=6)
     figure.update_yaxes(showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def lines(models: Mapping[str, Sequence[Sequence[float]]], x: str, y: str, *, diagonal: bool = False) -> go.Figure:
+    """One line a model through its points.
+
+    Args:
+        models: [x, y] points by model, in the order in which they are joined.
+        x: what goes to the right.
+        y: what goes up.
+        diagonal: whether the line x = y says what is right.
+    """
+    figure = empty_figure(340, x=escape(x), y=escape(y), legend=True)
+    colours = model_colours(models)
+    for key, points in models.items():
+        figure.add_scatter(
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
+            mode="lines+markers" if len(points) <= MARKED else "lines",
+            name=escape(model_name(key)),
+            line={"color": colours[key], "width": 2},
+        )
+    if diagonal:
+        top = max((value for points in models.values() for point in points for value in point), default=1.0)
+        figure.add_scatter(
+            x=[0, top], y=[0, top], mode="lines", name="as it should be", line={"color": INK, "width": 1, "dash": "dot"}
+        )
+    return figure
+
+
+def panel(held: Mapping[str, Any]) -> go.Figure:
+    """A series: history, quantiles by step, and the truth.
+
+    Args:
+        held: `history` [[time, value], ...]; `quantiles`: level -> [[time, value], ...]; `truth` [[time, value], ...].
+    """
+    figure = empty_figure(300, legend=True)
+    levels = sorted(held["quantiles"], key=float)
+    for low, high in zip(levels[: len(levels) // 2], reversed(levels), strict=False):
+        under, over = held["quantiles"][low], held["quantiles"][high]
+        figure.add_scatter(
+            x=[*(point[0] for point in under), *(point[0] for point in reversed(over))],
+            y=[*(point[1] for point in under), *(point[1] for point in reversed(over))],
+            fill="toself",
+            mode="none",
+            fillcolor="rgba(86, 180, 233, 0.25)",
+            name=f"{float(low):.0%} to {float(high):.0%}",
+        )
+    middle = held["quantiles"][levels[len(levels) // 2]]
+    named = (("known", held["history"], INK), ("forecast", middle, BLUE), ("came", held["truth"], SKY))
+    for name, points, colour in named:
+        figure.add_scatter(
+            x=[point[0] for point in points],
+            y=[point[1] for point in points],
+            mode="lines+markers" if name == "came" else "lines",
+            name=name,
+            line={"color": colour, "width": 2},
+        )
     return figure

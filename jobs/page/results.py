@@ -38,6 +38,8 @@ def metrics_section(evaluation: Json | None) -> Section:
     title = "Metrics against baselines"
     if evaluation is None:
         return Section("metrics", title, absent("The bundle has not been evaluated.", "evaluate"))
+    if not is_of_lists(evaluation):
+        return Section("metrics", title, _plain_metrics(evaluation))
     k = main_k(evaluation["ks"])
     intro = paragraph(
         f"Each model ranks the whole catalogue for each customer as of {str(evaluation['test_from'])[:10]}, and is "
@@ -47,6 +49,92 @@ def metrics_section(evaluation: Json | None) -> Section:
     parts = [intro, *(_protocol(key, held, evaluation["ks"], k) for key, held in evaluation["protocols"].items())]
     words = "; ".join(f"{name}: {meaning}" for name, meaning in METRICS.values())
     return Section("metrics", title, join(*parts, paragraph(f"What the columns say. {words}.", "note")))
+
+
+def is_of_lists(evaluation: Json | None) -> bool:
+    """Whether what is said first are metrics of lists, which have a length; so it is where nothing is said."""
+    shown = (evaluation or {}).get("headline", {}).get("judged")
+    return shown is None or all("_at_" in metric for metric in shown.values())
+
+
+def _plain_metrics(evaluation: Json) -> Html:
+    """Each slice: a table of the task's metrics, and bars of those that it is judged by."""
+    headline = evaluation["headline"]
+    lower = set(headline["lower"])
+    intro = paragraph(
+        f"Each contender answers the same {headline['rows']} as of {str(evaluation['test_from'])[:10]} or later, and "
+        "is judged by what then came out; nothing that was known only later was used. Brackets and error bars are 95 % "
+        "intervals over resamples; the marked row is the model of this run, and a star says that it differs from that "
+        "contender beyond chance."
+    )
+    parts = [intro]
+    titles = {**headline["judged"], **headline["beside"]}
+    for key, held in evaluation["protocols"].items():
+        models, differences = held["models"], held["differences"]
+        rows = [
+            [model_name(model), *(_metric(name, models[model], differences.get(model, {})) for name in titles.values())]
+            for model in models
+        ]
+        marked = list(models).index("millrace") if "millrace" in models else None
+        columns = [
+            "model",
+            *(f"{title} (less is better)" if name in lower else title for title, name in titles.items()),
+        ]
+        bars = [
+            plot(
+                figures.bars_with_intervals({model: models[model][name] for model in models}),
+                f"{title}: {'a shorter' if name in lower else 'a longer'} bar is better.",
+                key=f"{key}-{name}",
+                title=title,
+            )
+            for title, name in headline["judged"].items()
+        ]
+        heading = tag("h3", f"{key} ({held['users']:,} {headline['rows']})", "part")
+        parts += [heading, paragraph(held["what"]), table(columns, rows, marked=marked), grid(*bars)]
+    return join(*parts)
+
+
+def drawn_section(evaluation: Json | None) -> Section | None:
+    """A table of some of what was asked, and what was answered; None where lists of customers say it at length."""
+    drawn = (evaluation or {}).get("drawn")
+    if not drawn or (evaluation or {}).get("examples"):
+        return None
+    return Section("drawn", drawn["title"], table(drawn["columns"], drawn["rows"]))
+
+
+def curves_section(evaluation: Json | None) -> Section | None:
+    """What is a curve for each contender; None where there is none."""
+    curves = (evaluation or {}).get("curves")
+    if not curves:
+        return None
+    plots = [
+        plot(
+            figures.lines(curve["lines"], curve["x"], curve["y"], diagonal=curve.get("diagonal", False)),
+            curve["note"],
+            key=f"curve-{number}",
+            title=curve["title"],
+        )
+        for number, curve in enumerate(curves)
+    ]
+    return Section("curves", "Curves", grid(*plots))
+
+
+def panels_section(evaluation: Json | None) -> Section | None:
+    """Series with what was forecast and what came; None where there are none."""
+    panels = (evaluation or {}).get("panels")
+    if not panels:
+        return None
+    plots = [
+        plot(
+            figures.panel(panel),
+            "What was known, the forecast's middle and its bands, and what came: it should lie in the wide band nine "
+            "times in ten at most, and in the middle of it as often above as below.",
+            key=f"panel-{number}",
+            title=str(panel["name"]),
+        )
+        for number, panel in enumerate(panels)
+    ]
+    return Section("panels", "Series", grid(*plots))
 
 
 def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:

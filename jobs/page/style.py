@@ -5,6 +5,9 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8a949e"
@@ -32,6 +35,15 @@ def model_name(key: str) -> str:
 
 def model_colour(key: str) -> str:
     return MODEL_COLOURS.get(key, PINK)
+
+
+def model_colours(models: Iterable[str]) -> dict[str, str]:
+    """A colour for each of some models; those without one of their own take the others in turn."""
+    taken = {MODEL_COLOURS[key] for key in models if key in MODEL_COLOURS}
+    left = itertools.cycle(
+        [colour for colour in (RED, GREEN, ORANGE, PINK, SKY, GREY) if colour not in taken] or [PINK]
+    )
+    return {key: MODEL_COLOURS[key] if key in MODEL_COLOURS else next(left) for key in models}
 
 
 def empty_figure(height: int, *, x: str = "", y: str = "", legend: bool = False) -> go.Figure:

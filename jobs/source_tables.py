@@ -1,0 +1,243 @@
+"""A task's own tables from their sources: columns by name and type, rows that do not fit to quarantine.
+
+`sources.TABLE` in the settings says where a table's rows lie; the task says which columns it reads, and their types. A
+second run on the same files changes nothing; other files make the table anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
+
+from jobs import sources
+from jobs.console import say, show_table, step
+from jobs.sessions import session_settings
+from jobs.settings import Settings
+from jobs.settings_sources import TableSource, Wide
+from jobs.sources import Raw
+from jobs.tables import Tables
+from jobs.task import Task
+from spark_udfs import typed_texts
+from spark_udfs.features import DAY_US
+from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+
+JOB = "ingest"
+CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
+YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
+KEPT = "kept"
+
+
+def ingest(settings: Settings, tables: Tables, task: Task) -> dict[str, Any]:
+    """Bring in every table that the task reads.
+
+    Returns:
+        `tables`: by name its `source`, `rows`, `bad` rows by reason, `version` and `up_to_date`; `up_to_date`: whether
+        all were.
+
+    Raises:
+        SettingsError: a table has no source, or a source no table.
+        DataError: a source is missing, empty or unreadable. SchemaError: it lacks a column.
+        TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
+    """
+    reads = {name.removesuffix("?"): columns for name, columns in task.reads(settings).items()}
+    _refuse_strangers(settings, task, reads)
+    made = {
+        name: _ingest(settings, tables, task, name, columns)
+        for name, columns in reads.items()
+        if not task.tables(settings)[name] or name in settings.sources
+    }
+    rows = [
+        (name, told["source"], told["rows"], sum(told["bad"].values()), "; ".join(told["bad"]))
+        for name, told in made.items()
+    ]
+    show_table("Tables", ("table", "source", "rows", "bad rows", "why"), rows)
+    return {"tables": made, "up_to_date": all(told["up_to_date"] for told in made.values())}
+
+
+def _refuse_strangers(settings: Settings, task: Task, reads: Mapping[str, Mapping[str, str]]) -> None:
+    strangers = sorted(set(settings.sources) - set(reads))
+    problems = [
+        f"sources.{name} is no table of task '{task.name}', which reads {', '.join(reads)}" for name in strangers
+    ]
+    for table, source in settings.sources.items():
+        unknown = sorted(set(source.columns) - set(reads.get(table, source.columns)))
+        problems += [
+            f"sources.{table}.columns has the unknown name '{name}'; task '{task.name}' reads {', '.join(reads[table])}"
+            for name in unknown
+        ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _ingest(settings: Settings, tables: Tables, task: Task, name: str, columns: Mapping[str, str]) -> dict[str, Any]:
+    place, asked = f"sources.{name}", settings.sources.get(name, TableSource())
+    source = _find(settings, tables, task, name, asked)
+    inputs = {
+        "source": source.name,
+        "files": source.state,
+        "settings": asked.model_dump(mode="json", exclude={"path"}),
+        "columns": dict(columns),
+    }
+    if tables.up_to_date(name, JOB, inputs):
+        say(f"{name} is up to date with {source.name}")
+        held = _held(tables, _batch(name, inputs))
+        return _told(source.name, held, tables.version(name), up_to_date=True)
+    with (
+        session_settings(tables.spark, CORRECT_TIMES | sources.DECODING),
+        step(f"reading {source.name}"),
+        sources.readable(source),
+    ):
+        wanted = _wanted(asked, columns)
+        raw = sources.read(tables.spark, source, wanted)
+        rows = _melted(raw, asked.wide, place, wanted) if asked.wide else raw.rows
+        typed = _typed(rows, asked, columns, wanted, raw.malformed).persist()
+        counts = {row["reason"] or KEPT: row["count"] for row in typed.groupBy("reason").count().collect()}
+        _check(counts, source.name, place, settings.tables.quarantine_limit)
+        batch = _batch(name, inputs)
+        aside = typed.where("reason IS NOT NULL").select(
+            F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
+        )
+        tally = tables.spark.createDataFrame(
+            [(batch, source.name, reason, count) for reason, count in counts.items()],
+            "batch string, source string, disposition string, rows bigint",
+        )
+        tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], job=JOB, inputs=inputs)
+        tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
+        kept = typed.where("reason IS NULL").select(*columns)
+        version = tables.write(name, kept, mode="overwrite", job=JOB, inputs=inputs)
+        typed.unpersist()
+    return _told(source.name, counts, version, up_to_date=False)
+
+
+def _find(settings: Settings, tables: Tables, task: Task, name: str, asked: TableSource) -> sources.Source:
+    if asked.path is not None:
+        return sources.find(f"sources.{name}", asked, tables.spark)
+    if name not in task.simulated:
+        raise SettingsError(
+            f"task '{task.name}' reads the table '{name}': name its file or table in sources.{name}.path"
+        )
+    return sources.simulated(settings, tables.spark, task.simulated[name], asked)
+
+
+def _told(source: str, counts: Mapping[str, int], version: int, *, up_to_date: bool) -> dict[str, Any]:
+    bad = {reason: count for reason, count in counts.items() if reason != KEPT}
+    return {
+        "source": source,
+        "rows": counts.get(KEPT, 0),
+        "bad": bad,
+        "version": version,
+        "up_to_date": up_to_date,
+    }
+
+
+def _wanted(asked: TableSource, columns: Mapping[str, str]) -> dict[str, str]:
+    """The source's column of each of ours; where none is named, the one of the same name."""
+    made = set() if asked.wide is None else {asked.wide.time, asked.wide.value}
+    return {name: asked.columns.get(name, name) for name in columns if name not in made}
+
+
+def _melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFrame:
+    """A row for each column that holds one period: its time, and the value.
+
+    Raises:
+        SchemaError: no column is named so.
+    """
+    pattern = re.compile(f"{re.escape(wide.prefix)}([0-9]+)")
+    found = {name: int(match[1]) for name in raw.rows.columns if (match := pattern.fullmatch(name))}
+    if not found:
+        raise SchemaError(
+            f"{place}.wide.prefix is '{wide.prefix}', and no column is named so with a number behind; the source has: "
+            f"{', '.join(raw.rows.columns)}"
+        )
+    first = int((wide.start.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds() * 1_000_000)
+    cells = F.array(
+        *(
+            F.struct(
+                F.timestamp_micros(F.lit(first + number * wide.days * DAY_US)).alias(wide.time),
+                sources.column(name).alias(wide.value),
+            )
+            for name, number in sorted(found.items(), key=lambda item: item[1])
+        )
+    )
+    held = [sources.column(name) for name in raw.rows.columns if name not in found]
+    wanted |= {wide.time: wide.time, wide.value: wide.value}
+    return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(
+        *(F.col(c) for c in _names(raw, found)), "_cell.*"
+    )
+
+
+def _names(raw: Raw, found: Mapping[str, int]) -> list[str]:
+    return [f"`{name.replace('`', '``')}`" for name in raw.rows.columns if name not in found]
+
+
+def _typed(
+    rows: DataFrame, asked: TableSource, columns: Mapping[str, str], wanted: Mapping[str, str], malformed: str | None
+) -> DataFrame:
+    """Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits)."""
+    values, reasons = [], []
+    for name, kind in columns.items():
+        held, wanted_type = sources.column(wanted[name]), kind.removesuffix("?")
+        value = _value(held, wanted_type, rows.schema, wanted[name], asked, asked.words.get(name))
+        values.append(value.alias(name))
+        is_there = held.isNotNull() & (F.trim(held.cast("string")) != "")
+        reasons.append(F.when(is_there & value.isNull(), F.lit(f"{name} is no {wanted_type}")))
+        if not kind.endswith("?"):
+            reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
+    if malformed is not None:
+        reasons.insert(0, F.when(sources.column(malformed).isNotNull(), F.lit("malformed line")))
+    shown = [sources.column(name).cast("string").alias(name) for name in rows.columns]
+    return rows.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
+
+
+def _value(
+    held: Column, kind: str, schema: StructType, name: str, asked: TableSource, words: Mapping[str, float] | None
+) -> Column:
+    text = F.trim(held.cast("string"))
+    if words is not None:
+        pairs = [F.when(text == word, F.lit(float(value))) for word, value in words.items()]
+        return F.coalesce(*pairs, F.lit(None).cast("double")).cast(kind)
+    if kind == "string":
+        return F.when(text != "", text)
+    if kind == "timestamp":
+        held_as = schema[name].dataType
+        if isinstance(held_as, TimestampType):
+            return held
+        if isinstance(held_as, DateType | TimestampNTZType):
+            return typed_texts.in_zone(held.cast("timestamp"), asked.time_zone)
+        return typed_texts.time(text, asked.time_format, asked.time_zone)
+    if kind == "boolean":
+        return F.when(F.lower(text).isin(YES), True).when(F.lower(text).isin(NO), False)
+    number = typed_texts.with_point(text) if asked.decimal == "," else text
+    value = F.expr("NULL") if kind == "void" else number.try_cast(kind)
+    if kind in ("double", "float"):
+        return F.when(~F.isnan(value) & (F.abs(value) != F.lit(float("inf"))), value)
+    return value
+
+
+def _check(counts: Mapping[str, int], source: str, place: str, limit: float) -> None:
+    rows, bad = sum(counts.values()), {reason: count for reason, count in counts.items() if reason != KEPT}
+    if not rows:
+        raise DataError(f"'{source}' holds no rows; name files that hold some in {place}.path")
+    if sum(bad.values()) > limit * rows:
+        listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
+        raise TooManyBadRows(
+            f"{sum(bad.values()):,} of {rows:,} rows of '{source}' are bad, over tables.quarantine_limit {limit:g}: "
+            f"{listed}. Correct the file or {place}, or raise the limit; nothing was written"
+        )
+
+
+def _batch(name: str, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([name, inputs], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _held(tables: Tables, batch: str) -> dict[str, int]:
+    rows = tables.read("dispositions").where(F.col("batch") == batch).select("disposition", "rows").collect()
+    return {row["disposition"]: row["rows"] for row in rows}

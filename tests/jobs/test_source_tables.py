@@ -1,0 +1,123 @@
+"""A task's own tables: typed by name, bad rows set aside and counted, wide files melted, done once."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import source_tables
+from jobs.settings import Settings
+from jobs.tables import Tables
+from jobs.task import Task
+from jobs.tasks import TASKS
+from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+
+CASES = {
+    "case_id": "string", "time": "timestamp", "fraud": "double?", "amount": "double", "old": "boolean?", "n": "bigint?"
+}  # fmt: skip
+FILE = """id,when,label,amount,old,n
+a,1700000000000,legit,1.5,yes,3
+b,1700000001000,fraud,2,,
+c,1700000002000,,3e2,FALSE,-1
+"""
+
+
+def task(**reads: Any) -> Task:
+    return dataclasses.replace(TASKS["recommend"], name="toy", reads=lambda _: reads, simulated={"raw?": "payments"})
+
+
+def settings(folder: Path, limit: float = 0.5, **sources: Any) -> Settings:
+    return Settings.model_validate(
+        {"tables": {"root": str(folder / "tables"), "quarantine_limit": limit}, "sources": sources}
+    )
+
+
+def of_file(path: Path, text: str = FILE, **more: Any) -> dict[str, Any]:
+    path.write_text(text, encoding="utf-8")
+    columns = {"case_id": "id", "time": "when", "fraud": "label"}
+    return {"path": str(path), "columns": columns, "time_format": "epoch_ms", "words": WORDS} | more
+
+
+WORDS = {"fraud": {"legit": 0, "fraud": 1}}
+
+
+def run(spark: SparkSession, asked: Settings, **reads: Any) -> dict[str, Any]:
+    return source_tables.ingest(asked, Tables(spark, asked.tables.root), task(**reads))
+
+
+def test_columns_come_by_name_and_type_and_once(spark: SparkSession, tmp_path: Path) -> None:
+    asked = settings(tmp_path, cases=of_file(tmp_path / "cases.csv"))
+    made = run(spark, asked, cases=CASES)
+    assert made["tables"]["cases"] | {"source": ""} == {
+        "source": "", "rows": 3, "bad": {}, "version": 0, "up_to_date": False
+    }  # fmt: skip
+    rows = [tuple(row) for row in Tables(spark, asked.tables.root).read("cases").orderBy("case_id").collect()]
+    at = [datetime(2023, 11, 14, 22, 13, second) for second in (20, 21, 22)]
+    assert rows == [
+        ("a", at[0], 0.0, 1.5, True, 3),
+        ("b", at[1], 1.0, 2.0, None, None),
+        ("c", at[2], None, 300.0, False, -1),
+    ]
+    again = run(spark, asked, cases=CASES)
+    assert (again["up_to_date"], again["tables"]["cases"]["version"]) == (True, 0)
+
+
+def test_rows_that_do_not_fit_are_counted_and_past_the_limit_refused(spark: SparkSession, tmp_path: Path) -> None:
+    bad = FILE + "d,yesterday,legit,1,yes,1\n,1700000000000,legit,1,yes,1\ne,1700000000000,maybe,1,yes,1\n"
+    bad += "f,1700000000000,legit,NaN,yes,1\ng,1700000000000,legit,1,perhaps,1\nh,1700000000000,legit,1,yes,1.5\n"
+    asked = settings(tmp_path, limit=0.7, cases=of_file(tmp_path / "cases.csv", bad))
+    told = run(spark, asked, cases=CASES)["tables"]["cases"]
+    assert told["rows"] == 3
+    assert told["bad"] == {
+        "time is no timestamp": 1,
+        "case_id is missing": 1,
+        "fraud is no double": 1,
+        "amount is no double": 1,
+        "old is no boolean": 1,
+        "n is no bigint": 1,
+    }
+    aside = Tables(spark, asked.tables.root).read("quarantine").collect()
+    assert len(aside) == 6
+    assert any('"id":"e"' in row["row"] for row in aside)
+    assert run(spark, asked, cases=CASES)["tables"]["cases"]["bad"] == told["bad"]
+    strict = settings(tmp_path / "strict", limit=0.05, cases=of_file(tmp_path / "cases.csv", bad))
+    with pytest.raises(TooManyBadRows, match=r"6 of 9 rows of .* are bad, .*Correct the file or sources\.cases"):
+        run(spark, strict, cases=CASES)
+    assert not Tables(spark, strict.tables.root).exists("cases")
+
+
+def test_a_column_for_each_period_becomes_rows(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("code,W0,W1,MIN\np1,3,0,0\np2,4,5,4\n")
+    wide = {"prefix": "W", "start": "2025-01-06", "days": 7}
+    source = {"path": str(tmp_path / "wide.csv"), "columns": {"series": "code"}, "wide": wide}
+    reads = {"series": "string", "time": "timestamp", "quantity": "double"}
+    asked = settings(tmp_path, sales=source)
+    assert run(spark, asked, sales=reads)["tables"]["sales"]["rows"] == 4
+    rows = Tables(spark, asked.tables.root).read("sales").orderBy("series", "time").collect()
+    first, second = datetime(2025, 1, 6), datetime(2025, 1, 13)
+    assert [tuple(row) for row in rows] == [
+        ("p1", first, 3.0), ("p1", second, 0.0), ("p2", first, 4.0), ("p2", second, 5.0)
+    ]  # fmt: skip
+    other = settings(tmp_path, sales=source | {"wide": wide | {"prefix": "week "}})
+    with pytest.raises(SchemaError, match=r"sources\.sales\.wide\.prefix is 'week ', and no column is named so"):
+        run(spark, other, sales=reads)
+
+
+def test_sources_that_do_not_fit_the_task_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    of_cases = of_file(tmp_path / "cases.csv")
+    with pytest.raises(SettingsError, match=r"sources\.sales is no table of task 'toy', which reads cases"):
+        run(spark, settings(tmp_path, cases=of_cases, sales=of_cases), cases=CASES)
+    with pytest.raises(SettingsError, match=r"sources\.cases\.columns has the unknown name 'cash'; .* reads case_id,"):
+        run(spark, settings(tmp_path, cases=of_cases | {"columns": {"cash": "amount"}}), cases=CASES)
+    with pytest.raises(SettingsError, match=r"reads the table 'cases': name its file or table in sources\.cases\.path"):
+        run(spark, settings(tmp_path), cases=CASES)
+    with pytest.raises(SchemaError, match=r"has no column 'amounts' \(our amount\)"):
+        run(spark, settings(tmp_path, cases=of_cases | {"columns": {"amount": "amounts"}}), cases={"amount": "double"})
+    empty = of_file(tmp_path / "empty.csv", "id,when,label,amount,old,n\n")
+    with pytest.raises(DataError, match=r"holds no rows; name files that hold some in sources\.cases\.path"):
+        run(spark, settings(tmp_path, cases=empty), cases=CASES)
