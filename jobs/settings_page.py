@@ -69,6 +69,8 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be set"
     value = field.get_default(call_default_factory=True)
     if value is None or value in ("", {}, ()):
         return "none"

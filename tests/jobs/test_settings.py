@@ -40,7 +40,7 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
         "'two'",
         "scoring.k",
         "two_towers",
-        "known: two_tower",
+        ", two_tower",
         "flag 'nonsense'",
         "recomend",
     ):
@@ -96,9 +96,9 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("model: {name: [two_tower]}", r"model: name is \['two_tower'\]; known: two_tower"),
-        ("model: {name: {two: tower}}", r"model: name is \{'two': 'tower'\}; known: two_tower"),
-        ("model: {name: two_towers, dimm: 3}", r"model: name is 'two_towers'; known: two_tower"),
+        ("model: {name: [two_tower]}", r"model: name is \['two_tower'\]; known: .*two_tower"),
+        ("model: {name: {two: tower}}", r"model: name is \{'two': 'tower'\}; known: .*two_tower"),
+        ("model: {name: two_towers, dimm: 3}", r"model: name is 'two_towers'; known: .*two_tower"),
         ("model: {dim: 100000000000000000000}", r"model\.dim: .*less than or equal to 65536 \(value 1000"),
         ("model: {dimm: 3}", r"model\.dimm: unknown key \(value 3\); did you mean 'dim'\?"),
         ("tuning: {study: ../x}", r"tuning\.study: must be a name of 1 to 100 letters.* \(value '\.\./x'\)"),
