@@ -25,6 +25,27 @@ class Ragged(NamedTuple):
     offsets: Tensor
 
 
+class Padded(NamedTuple):
+    """Lists cut or filled up to one length.
+
+    Attributes:
+        values: (batch, length); `fill` where there is nothing.
+        there: (batch, length) bool, whether there is something.
+    """
+
+    values: Tensor
+    there: Tensor
+
+
+def padded(lists: Ragged, length: int, fill: float = 0) -> Padded:
+    """Each row's last `length` elements in their order, from the left: of a history that ends with the newest those."""
+    starts = torch.maximum(lists.offsets[:-1], lists.offsets[1:] - length)
+    places = starts[:, None] + torch.arange(length, device=starts.device)
+    there = places < lists.offsets[1:, None]
+    filled = torch.cat([lists.values, lists.values.new_full((1,), fill)])
+    return Padded(filled[torch.where(there, places, len(lists.values))], there)
+
+
 Value = Tensor | Ragged | list[str] | list[bytes]
 Batch = dict[str, Value]
 

@@ -19,12 +19,15 @@ from training.data.plan import Block, IntArray, Mix, Plan, dealt
 from training.data.snapshot import Snapshot
 from training.schema import Column, Schema
 
+_NO_ROWS = np.zeros(0, np.int64)
+
 
 class Decoded:
     """A row group's live rows in the epoch's order, while some shard of this rank still reads them."""
 
-    def __init__(self, held: list[Held]) -> None:
+    def __init__(self, held: list[Held], numbers: IntArray | None = None) -> None:
         self.held = held  # in the order of `Epoch.together`
+        self.numbers = numbers  # of the rows, in the table version; None where nobody asks for them
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Epoch:
     plan: Plan
     number: int
     cache: Cache | None = None
+    numbered: bool = False
     together: list[tuple[Column, ...]] = field(init=False)
     _alive: WeakValueDictionary[int, Decoded] = field(default_factory=WeakValueDictionary)
     _locks: dict[int, threading.Lock] = field(default_factory=dict)
@@ -68,14 +72,15 @@ class Epoch:
         live = int(groups.rows[group]) if whole else self.snapshot.live_rows(group)
         order = self.plan.row_order(self.number, group, live)
         where = self.snapshot.describe(group)
-        return Decoded([hold(columns, arrays, order, where) for columns in self.together])
+        numbers = order + int(groups.rows[:group].sum()) if self.numbered else None
+        return Decoded([hold(columns, arrays, order, where) for columns in self.together], numbers)
 
 
 class Part(NamedTuple):
     """Consecutive rows of a piece that go to one batch.
 
     Attributes:
-        held: the row group's columns.
+        of: the row group.
         start: first of the rows there.
         stop: one past the last.
         shard: the shard that they come from.
@@ -83,7 +88,7 @@ class Part(NamedTuple):
         rows: their row numbers in the shard, where rows of other pieces stand between them, else None.
     """
 
-    held: list[Held]
+    of: Decoded
     start: int
     stop: int
     shard: int
@@ -132,7 +137,7 @@ class Cursor:
             first = piece.start + int(self._used[number])
             self._used[number] += count
             row = block.start + (start if rows is None else int(rows[0]))
-            yield Part(held.held, first, first + count, self.shard, row, None if rows is None else rows + block.start)
+            yield Part(held, first, first + count, self.shard, row, None if rows is None else rows + block.start)
             if self._used[number] == piece.rows:
                 decoded[number] = None  # read to its end: free it before the block ends
 
@@ -158,8 +163,8 @@ class Assembly:
         """The row groups to read, in the order in which `batches` asks for them."""
         return [piece.group for _, block in self._blocks for piece in block.pieces]
 
-    def batches(self, next_group: Callable[[], Decoded]) -> Iterator[Batch]:
-        """Every batch to the end of the epoch.
+    def batches(self, next_group: Callable[[], Decoded]) -> Iterator[tuple[Batch, IntArray]]:
+        """Every batch to the end of the epoch, and its rows' numbers in the table version, where the epoch is numbered.
 
         Args:
             next_group: gives the row groups that `groups` names, one after the other.
@@ -172,18 +177,20 @@ class Assembly:
                 self._cursors[block.shard].add(block, [next_group() for _ in block.pieces])
             yield self._batch(start, stop)
 
-    def _batch(self, start: int, stop: int) -> Batch:
+    def _batch(self, start: int, stop: int) -> tuple[Batch, IntArray]:
         shards, parts = self._epoch.plan.shards, list[Part]()
         for shard, cursor in self._cursors.items():
             parts.extend(cursor.take(dealt(start, shards, shard), dealt(stop, shards, shard)))
         if not parts:
-            return {column.name: empty(column) for column in self._epoch.schema}
+            return {column.name: empty(column) for column in self._epoch.schema}, _NO_ROWS
         arrangement = _arranged(parts, len(self._cursors), shards)
         found: Batch = {}
         for number, columns in enumerate(self._epoch.together):
-            values = join([Cut(part.held[number], part.start, part.stop) for part in parts], arrangement)
+            values = join([Cut(part.of.held[number], part.start, part.stop) for part in parts], arrangement)
             found.update(zip([column.name for column in columns], values, strict=True))
-        return {name: found[name] for name in self._epoch.schema.names}
+        numbers = [part.of.numbers[part.start : part.stop] for part in parts if part.of.numbers is not None]
+        rows = np.concatenate(numbers)[arrangement.order] if numbers else _NO_ROWS
+        return {name: found[name] for name in self._epoch.schema.names}, rows
 
 
 def _arranged(parts: list[Part], own: int, shards: int) -> Arrangement:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from torch import Tensor
@@ -20,8 +21,10 @@ from training.data.memory import reuse_memory
 from training.data.plan import Plan, canonical_shards, steps
 from training.data.reader import Stream
 from training.data.snapshot import Snapshot
+from training.data.transform import Transform, transformed
 from training.errors import CheckpointError, SchemaError, SettingsError, TableError
 from training.schema import Schema
+from training.settings import step_seed
 
 
 @dataclass
@@ -77,6 +80,7 @@ class Loader:
         shuffle_rows: int = 262_144,
         shards: int = 8,
         cache: Cache | None = None,
+        transform: Transform | None = None,
     ) -> None:
         """Check the schema against the table and plan the first epoch.
 
@@ -92,6 +96,7 @@ class Loader:
                 row group, so the memory is at least that of `shards / world_size` row groups a rank.
             shards: canonical shards; rounded up to a multiple of the world size.
             cache: keeps decoded row groups for later epochs; loaders may share one.
+            transform: changes each batch, in `workers` threads of its own (training/data/transform.py).
 
         Raises:
             SchemaError: a column is missing or of the wrong type.
@@ -110,7 +115,7 @@ class Loader:
         reuse_memory()
         self.snapshot, self.schema = snapshot, schema
         self.rank, self.world_size, self.batch_size, self.workers = rank, world_size, batch_size, workers
-        self.cache = cache
+        self.cache, self.transform = cache, transform
         self.stats = LoaderStats()
         self._plan = Plan(snapshot.groups.live, seed, canonical_shards(world_size, shards), shuffle_rows)
         self._own = self._plan
@@ -133,13 +138,24 @@ class Loader:
         Raises:
             SnapshotError: a file is gone or cannot be read.
             SchemaError: a value that the schema forbids.
+            DataError: the transform gave another number of rows.
         """
         if epoch != self._epoch:
             self._epoch, self._position, self._plan = epoch, 0, self._own
         self.close()
-        rows = Epoch(self.snapshot, self.schema, self._plan, epoch, self.cache)
+        change = None
+        if self.transform is not None:
+            seed = step_seed(self._plan.seed, epoch)
+            change = partial(transformed, transform=self.transform, seed=seed, threads=self.workers)
+        rows = Epoch(self.snapshot, self.schema, self._plan, epoch, self.cache, numbered=change is not None)
         stream = self._stream = Stream(
-            rows, self.rank, self.world_size, self.workers, position=self._position, batch_size=self.batch_size
+            rows,
+            self.rank,
+            self.world_size,
+            self.workers,
+            position=self._position,
+            batch_size=self.batch_size,
+            change=change,
         )
         try:
             yield from self._batches(stream)

@@ -13,11 +13,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from training.batch import Batch
 from training.data.assembly import Assembly, Decoded, Epoch
+from training.data.plan import IntArray
 from training.data.pool import ThreadPool, Ventilator, WorkerBase
 
 _BATCHES_AHEAD = 4
@@ -90,16 +92,32 @@ class _Ventilator(Ventilator):  # type: ignore[misc]
         self._left.clear()
 
 
+Change = Callable[[Iterator[tuple[Batch, IntArray]]], Generator[Batch]]
+
+
+def _unchanged(batches: Iterator[tuple[Batch, IntArray]]) -> Generator[Batch]:
+    yield from (batch for batch, _ in batches)
+
+
 class Stream:
     """One epoch from a position: Petastorm's pool, and the thread that turns its results into batches."""
 
     def __init__(
-        self, epoch: Epoch, rank: int, world_size: int, workers: int, *, position: int, batch_size: int
+        self,
+        epoch: Epoch,
+        rank: int,
+        world_size: int,
+        workers: int,
+        *,
+        position: int,
+        batch_size: int,
+        change: Change | None = None,
     ) -> None:
         shards = range(rank, epoch.plan.shards, world_size)
         work = _Work(epoch, threading.Event())
         self._assembly = Assembly(epoch, shards, position, batch_size * world_size)
         self._work, self._stopped = work, work.stopped
+        self._change = change or _unchanged
         self._early: dict[int, _Result] = {}
         self._taken = 0
         self._batches: queue.Queue[Batch | BaseException] = queue.Queue(_BATCHES_AHEAD)
@@ -123,9 +141,10 @@ class Stream:
     def _run(self) -> None:
         try:
             self._pool.start(_Worker, self._work, self._ventilator)
-            for batch in self._assembly.batches(self._next_group):
-                if not self._put(batch):
-                    break
+            with closing(self._change(self._assembly.batches(self._next_group))) as batches:
+                for batch in batches:
+                    if not self._put(batch):
+                        break
         except _ClosedError:
             return  # the trainer closed the loader, so nobody waits for a batch
         except BaseException as error:

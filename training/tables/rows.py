@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from training.hashes import hashed
+
 _PIECE = 2**16  # values drawn at a time: the whole numbers behind them stay in the cache
 _MARKED = 16  # table rows for each row in use, up to which marking them is faster than sorting
 _LOW_HALVES = np.uint64(0x0000FFFF0000FFFF)
@@ -117,12 +119,7 @@ def fill_rows(weight: Tensor, *, std: float, seed: int, name: str, rank: int = 0
 
 def _near_normal(counters: npt.NDArray[np.uint64], start: np.uint64) -> npt.NDArray[np.float32]:
     """float32 of mean 0 and variance 1 from uint64 counters."""
-    bits = counters * np.uint64(0x9E3779B97F4A7C15)
-    bits += start
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits ^= bits >> np.uint64(shift)
-        bits *= np.uint64(factor)
-    bits ^= bits >> np.uint64(31)
+    bits = hashed(counters, start)
     halves = (bits & _LOW_HALVES) + ((bits >> np.uint64(16)) & _LOW_HALVES)
     sums = (halves & np.uint64(0xFFFFFFFF)) + (halves >> np.uint64(32))  # four uniform numbers below 2**16
     spread = math.sqrt(4 * (2**32 - 1) / 12)
