@@ -87,6 +87,54 @@ def test_the_same_content_is_one_bundle(tmp_path: Path) -> None:
     assert _write(tmp_path, tensors=changed).name != first.name
 
 
+def test_attachments_come_back_and_are_part_of_what_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "given"
+    source.write_bytes(b"words")
+    plain, bundle = _write(tmp_path / "b"), _write(tmp_path / "b", attachments={"tokenizer.json": source})
+    assert plain.attachments == ()
+    assert "attachments" not in json.loads((plain.path / "bundle.json").read_text())
+    again = load_bundle(bundle.path)
+    assert again.attachments == ("tokenizer.json",)
+    assert again.attachment("tokenizer.json").read_bytes() == b"words"
+    assert _write(tmp_path / "b", attachments={"tokenizer.json": str(source)}).path == bundle.path
+    source.write_bytes(b"other")
+    assert _write(tmp_path / "b", attachments={"tokenizer.json": source}).name not in (bundle.name, plain.name)
+    with pytest.raises(BundleError, match=r"it has no 'vocabulary', but tokenizer\.json"):
+        again.attachment("vocabulary")
+
+
+def test_a_damaged_attachment_is_named(tmp_path: Path) -> None:
+    (tmp_path / "given").write_bytes(b"words")
+    bundle = _write(tmp_path, attachments={"a.txt": tmp_path / "given"})
+    bundle.attachment("a.txt").write_bytes(b"worse")
+    with pytest.raises(BundleError, match=r"is torn: a\.txt does not have the SHA-256"):
+        load_bundle(bundle.path)
+    bundle.attachment("a.txt").unlink()
+    with pytest.raises(BundleError, match=r"is torn: a\.txt cannot be read"):
+        load_bundle(bundle.path)
+    assert _write(tmp_path, attachments={"a.txt": tmp_path / "given"}).attachment("a.txt").read_bytes() == b"words"
+
+
+@pytest.mark.parametrize("name", ["../weights", "a/b", "", ".hidden", "a\nb"])
+def test_an_attachments_name_is_one_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "given").write_bytes(b"words")
+    with pytest.raises(BundleError, match=r"can be attached under a name of letters.*; got "):
+        _write(tmp_path, attachments={name: tmp_path / "given"})
+    bundle = _write(tmp_path, attachments={"a.txt": tmp_path / "given"})
+    content = json.loads((bundle.path / "bundle.json").read_text())
+    content["attachments"] = {name: content["attachments"]["a.txt"]}
+    del content["checksum"]
+    write_json(bundle.path / "bundle.json", content)
+    with pytest.raises(BundleError, match=r"can lie in a bundle under a name"):
+        load_bundle(bundle.path)
+
+
+def test_an_attachment_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"attachment 'a' must be a file that can be read; '.*none' is not: No such"):
+        _write(tmp_path, attachments={"a": tmp_path / "none"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_are_mapped_not_read(tmp_path: Path) -> None:
     bundle = _write(tmp_path, tensors={"items.weight": torch.zeros(2_000_000, 3)})
     tensor = bundle.tensor("items.weight")

@@ -4,6 +4,7 @@
                                       and no setting at its default that came later (training/identity.py)
         bundle.json                   format, model and config, schema, provenance, settings, metrics, checksums
         weights.safetensors
+        attachments/NAME              files that go with it, where there are any: a tokenizer, thresholds
 
 An old bundle scores with the schema that it carries.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from training.errors import ArtefactError, BundleError, SchemaError, UnreadableE
 from training.models.base import Model
 from training.schema import Schema
 from training.settings import FitSettings
-from training.state.files import Streamed, Written, damage, replace_folder, write_tensors
-from training.state.json_files import CHECKSUM, parse_json, write_json
+from training.state.files import Streamed, Written, damage, replace_folder, sha256, write_tensors
+from training.state.json_files import CHECKSUM, parse_json, sync_to_disk, write_json
 
 FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
-_NAMED = ("model", "config", "schema", "settings", "metrics", "weights")  # what the name is a hash of
-_JSON, _WEIGHTS = "bundle.json", "weights.safetensors"
+_NAMED = ("model", "config", "schema", "settings", "metrics", "weights", "attachments")  # what the name is a hash of
+_JSON, _WEIGHTS, _ATTACHMENTS = "bundle.json", "weights.safetensors", "attachments"
+_ATTACHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a file's name on any disk, and no way out of the folder
 _PARTIAL = ".partial-"  # being written, or replaced
 
 
@@ -51,6 +54,7 @@ class Bundle:
         provenance: table, version, file-list hash and whatever else names where it comes from.
         settings: of the training; one that came later is there where it is not its default.
         metrics: what validation or evaluation measured.
+        attachments: names of the files that go with it.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Bundle:
     provenance: dict[str, Any]
     settings: dict[str, Any]
     metrics: dict[str, Any]
+    attachments: tuple[str, ...] = ()
 
     def tensor_names(self) -> list[str]:
         with safe_open(self.path / _WEIGHTS, framework="pt") as file:
@@ -80,6 +85,19 @@ class Bundle:
         with safe_open(self.path / _WEIGHTS, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
+
+    def attachment(self, name: str) -> Path:
+        """Where a file lies that goes with the bundle; `load_bundle` has checked it.
+
+        Raises:
+            BundleError: the bundle has no attachment of that name.
+        """
+        if name not in self.attachments:
+            raise BundleError(
+                f"bundle '{self.path}' must have the attachment that is asked for; it has no '{name}', but "
+                f"{', '.join(self.attachments) or 'none'}; train it with a version that attaches it"
+            )
+        return self.path / _ATTACHMENTS / name
 
     def model(self) -> Model:
         """The model with its weights memory-mapped, in eval mode, on the CPU.
@@ -123,6 +141,7 @@ def write_bundle(
     provenance: Mapping[str, Any],
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    attachments: Mapping[str, Path | str] | None = None,
 ) -> Bundle:
     """Write a bundle into `directory`. Where it holds one of that name that is whole, that one stays and is returned.
 
@@ -136,6 +155,10 @@ def write_bundle(
         provenance: where it comes from.
         settings: of the training.
         metrics: what was measured.
+        attachments: files to go with it, by the name that they get there; they are copied.
+
+    Raises:
+        BundleError: an attachment's name is none of a file, or it cannot be read.
     """
     root = Path(directory)
     root.mkdir(parents=True, exist_ok=True)
@@ -143,6 +166,7 @@ def write_bundle(
     scratch.mkdir()
     try:
         written = write_tensors(scratch / _WEIGHTS, tensors)
+        attached = _attach(scratch / _ATTACHMENTS, attachments or {})
         content = json.loads(
             json.dumps(
                 {
@@ -155,6 +179,7 @@ def write_bundle(
                     "settings": FitSettings.carried(settings),
                     "metrics": dict(metrics),
                     "weights": asdict(written),
+                    **({"attachments": {name: asdict(one) for name, one in attached.items()}} if attached else {}),
                 }
             )
         )
@@ -168,6 +193,33 @@ def write_bundle(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _open(target)
+
+
+def _attach(folder: Path, files: Mapping[str, Path | str]) -> dict[str, Written]:
+    """Copy files into a folder that is made for them, if there are any."""
+    attached: dict[str, Written] = {}
+    for name, source in sorted(files.items()):
+        _check_name(name, "be attached")
+        folder.mkdir(exist_ok=True)
+        try:
+            shutil.copyfile(source, folder / name)
+        except OSError as error:
+            raise BundleError(
+                f"attachment '{name}' must be a file that can be read; '{source}' is not: {error.strerror or error}; "
+                "name another, or leave it out"
+            ) from error
+        sync_to_disk(folder / name)
+        attached[name] = Written((folder / name).stat().st_size, sha256(folder / name))
+    if attached:
+        sync_to_disk(folder)
+    return attached
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _ATTACHED.fullmatch(name):
+        raise BundleError(
+            f"a file can {what} under a name of letters, digits, '.', '_' and '-' alone; got {name!r}; name it so"
+        )
 
 
 def clear_remnants(directory: Path | str) -> None:
@@ -191,7 +243,7 @@ def provenance_of(path: Path | str) -> dict[str, Any] | None:
 
 
 def load_bundle(path: Path | str) -> Bundle:
-    """Open a bundle; reads its weights once to check them.
+    """Open a bundle; reads its weights and attachments once to check them.
 
     Raises:
         BundleError: the folder is no bundle, is torn, was changed or renamed, or is of another format.
@@ -200,7 +252,10 @@ def load_bundle(path: Path | str) -> Bundle:
     folder = Path(path)
     bundle = _open(folder)
     try:
-        found = damage(folder / _WEIGHTS, _read(folder).weights)
+        content = _read(folder)
+        checked = {_WEIGHTS: content.weights}
+        checked |= {f"{_ATTACHMENTS}/{name}": written for name, written in content.attachments.items()}
+        found = next(filter(None, (damage(folder / name, written) for name, written in checked.items())), None)
     except OSError as error:
         raise _unreadable(folder, error) from error
     if found:
@@ -226,6 +281,7 @@ class _Content:
     settings: dict[str, Any]
     metrics: dict[str, Any]
     weights: Written
+    attachments: dict[str, Written] = field(default_factory=dict)
     checksum: str | None = None
 
 
@@ -250,6 +306,7 @@ def _open(folder: Path) -> Bundle:
         provenance=content.provenance,
         settings=content.settings,
         metrics=content.metrics,
+        attachments=tuple(sorted(content.attachments)),
     )
 
 
@@ -276,6 +333,8 @@ def _read(folder: Path) -> _Content:
         raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
     if content.format == FORMAT and content.checksum is None:
         raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {_JSON}; it has none; copy it again")
+    for attachment in content.attachments:
+        _check_name(attachment, "lie in a bundle")
     if folder.resolve().name != name:
         raise BundleError(
             f"bundle '{folder}' must have the name '{name}', which is a hash of what it holds; it was renamed or "
@@ -294,7 +353,7 @@ def _unreadable(folder: Path, error: OSError) -> UnreadableError:
 
 def _name(content: Mapping[str, Any]) -> str:
     """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
-    named = content if content["format"] == 1 else {key: content[key] for key in _NAMED}
+    named = content if content["format"] == 1 else {key: content[key] for key in _NAMED if key in content}
     return f"{content['model']}-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
