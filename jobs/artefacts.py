@@ -87,11 +87,9 @@ class Evaluation(_Open):
 
 
 class Scored(_Open):
-    """What score wrote."""
+    """What score wrote, with counts of the task's own."""
 
-    users: int
-    rows: int
-    fallback_rows: int
+    table: str
 
 
 class Feedback(_Open):

@@ -34,6 +34,7 @@ MADE_BY = {
     "catalogue": "build_examples",
     "builds": "build_examples",
     "recommendations": "score",
+    "fraud_scores": "score",
     "feedback": "ingest_feedback",
     "erased": "erase",
     "erasure_key": "erase",

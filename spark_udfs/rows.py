@@ -171,24 +171,20 @@ def cells(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> dict[st
     return dict(zip(names, _counted(_wide(answers, truth, names), names), strict=True))
 
 
-def precision_recall(cells: Cells, points: int = 50) -> list[dict[str, float]]:
-    """Points of the curve from the highest scores down, at about equal steps of recall."""
+def precision_recall(cells: Cells, points: int = 50) -> list[list[float]]:
+    """[recall, precision] points of the curve from the highest scores down, at about equal steps of recall."""
     no, yes = cells.rows
     found, looked_at = np.cumsum(yes), np.cumsum(no + yes)
     recall = found / found[-1]
     places = np.unique(np.searchsorted(recall, np.linspace(1 / points, 1, points)).clip(max=len(recall) - 1))
-    return [{"recall": float(recall[at]), "precision": float(found[at] / looked_at[at])} for at in places]
+    return [[float(recall[at]), float(found[at] / looked_at[at])] for at in places]
 
 
-def reliability(cells: Cells) -> list[dict[str, float]]:
-    """By band, the least likely first: rows, the mean of what is predicted, and the actual share."""
+def reliability(cells: Cells) -> list[list[float]]:
+    """[mean of what is predicted, actual share] by band, the least likely first."""
     rows, bands = cells.rows.sum(axis=0), cells.bands
     sums = [np.bincount(bands, part, BANDS) for part in (rows, (cells.rows * cells.p).sum(axis=0), cells.rows[1])]
-    return [
-        {"rows": float(count), "predicted": float(p / count), "actual": float(yes / count)}
-        for count, p, yes in zip(*sums, strict=True)
-        if count
-    ][::-1]
+    return [[float(p / count), float(yes / count)] for count, p, yes in zip(*sums, strict=True) if count][::-1]
 
 
 def _wide(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> DataFrame:

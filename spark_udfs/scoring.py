@@ -1,4 +1,4 @@
-"""Recommendations from a bundle: histories in, the top K items of the whole catalogue out.
+"""Answers from a bundle: histories in, the top K items of the whole catalogue out; or rows in, probabilities out.
 
 The bundle is opened on the executors, once per Python worker; torch is imported there and nowhere else. Its item matrix
 is computed by the first worker of a host and memory-mapped by all (spark_udfs/shared_matrix.py). The bundle's folder
@@ -82,6 +82,38 @@ def recommend(
                 yield from scorer.ranked(ids_of(_named(rows, "user")), to_batch(rows, wanted), seen)
 
     return queries.select(*dict.fromkeys((*columns, "user", "seen"))).mapInArrow(score, RANKED_TYPE)
+
+
+def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
+    """The probability that a bundle's model gives to each row.
+
+    Args:
+        rows: `key` (string) and the inputs of the bundle's schema: its ids and numbers. Ids beyond the bundle's
+            vocabularies count as unknown.
+        bundle_path: a bundle's folder, readable on every executor.
+        key: the column that tells rows apart.
+
+    Returns:
+        `key` and p (double).
+
+    Raises:
+        BundleError: the bundle is torn.
+        SchemaError: `rows` lacks columns of the bundle's schema, or has them of another type.
+    """
+    wanted = [column for column in bundle_schema(bundle_path) if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE)]
+    types = {column.name: _spark_type(column) for column in wanted}
+    require_columns(rows, f"rows for bundle '{Path(bundle_path).name}'", {key: "string"} | types)
+
+    def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
+        one_thread()
+        _, model = _open(bundle_path)
+        for whole in batches:
+            for start in range(0, whole.num_rows, ROWS):
+                part = whole.slice(start, ROWS)
+                p = model.predict(to_batch(part, wanted))["p"].double().numpy()
+                yield pa.record_batch([_named(part, key), pa.array(p)], [key, "p"])
+
+    return rows.select(key, *types).mapInArrow(answer, f"{key} string, p double")
 
 
 class _Scorer:

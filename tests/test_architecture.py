@@ -39,6 +39,7 @@ FRONT_DOORS = {
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report.py", "jobs/page/"),
+    "lightgbm": ("spark_udfs/baselines/trees.py",),
     "mlflow": ("training/watch/observers.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -80,13 +80,14 @@ def test_curves_say_what_the_metrics_do(spark: SparkSession) -> None:
     label, scores = planted(2_000)
     cells = rows.cells(*frames(spark, label, scores), ["true", "coarse"])
     curve = rows.precision_recall(cells["true"])
-    assert [point["recall"] for point in curve] == sorted(point["recall"] for point in curve)
-    assert curve[-1]["recall"] == 1
-    assert label.mean() < curve[-1]["precision"] < curve[0]["precision"]
+    recall, precision = zip(*curve, strict=True)
+    assert list(recall) == sorted(recall)
+    assert recall[-1] == 1
+    assert label.mean() < precision[-1] < precision[0]
     bands = rows.reliability(cells["true"])
-    assert sum(band["rows"] for band in bands) == 2_000
-    assert [band["predicted"] for band in bands] == sorted(band["predicted"] for band in bands)
-    assert max(abs(band["predicted"] - band["actual"]) for band in bands) < 0.1
+    assert len(bands) == rows.BANDS
+    assert [predicted for predicted, _ in bands] == sorted(predicted for predicted, _ in bands)
+    assert max(abs(predicted - actual) for predicted, actual in bands) < 0.1
 
 
 def test_a_model_that_leaves_rows_out_is_refused(spark: SparkSession) -> None:

@@ -1,0 +1,188 @@
+"""Fraud: how likely a registration, a payment or any other case is one, when its label comes later or never.
+
+A case names entities (a network address, a device, an e-mail domain). An example is a case whose label was known before
+the cut, with what was known of its entities at its own moment; a model of rows learns the probability; validation
+measures how well it ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, field_validator
+
+from jobs.settings_base import Section
+from jobs.task import Demo, Headline, Task
+from training.schema import Column, Kind, Schema
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from training.models.base import Model
+    from training.tables.sharded import Tables
+    from training.world import World
+
+COUNTS = ("rows", "rows_1d", "rows_7d", "rows_30d", "labels", "frauds", "days_since", "rate", "unseen")
+METRICS = ("average_precision", "auc")
+SHOWN = ("loss", *METRICS)
+VALIDATION_ROWS = 4096
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
+HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
+OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split")
+
+
+class FraudOptions(Section):
+    """What only fraud has."""
+
+    entities: tuple[Name, ...] = Field(
+        ("ip_address",),
+        min_length=1,
+        max_length=20,
+        description="columns of `cases` that many cases share; the first one is the main one",
+    )
+    numbers: tuple[Name, ...] = Field((), max_length=500, description="columns of `cases` that are numbers")
+    ids: tuple[Name, ...] = Field(
+        (), max_length=100, description="columns of `cases` that the model learns a vector of, such as a country"
+    )
+    has: tuple[Literal["case_id", "arrival_time", "label_time"], ...] = Field(
+        ("case_id",),
+        description="further columns of `cases`; without case_id, what a case holds names it, without arrival_time it "
+        "was there at once",
+    )
+    label_delay_days: float = Field(
+        7, ge=0, le=3_650, description="days until a label is known, where `cases` has no label_time"
+    )
+    prior: float = Field(
+        0.05, gt=0, lt=1, description="the fraud rate of an entity without a known label; counts as one label"
+    )
+    alarm_share: float = Field(0.05, gt=0, lt=1, description="share of cases that can be looked at")
+    tree_rows: int = Field(
+        200_000, ge=100, le=10_000_000, description="examples, drawn by hash, that the boosted trees learn from"
+    )
+
+    @field_validator("entities", "numbers", "ids")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        taken = sorted({*names} & {*OWN})
+        if taken or len({*names}) < len(names):
+            raise ValueError(f"names must differ from each other and from {', '.join(OWN)}")
+        return names
+
+
+def options_of(settings: Settings) -> FraudOptions:
+    """The task's own settings."""
+    assert isinstance(settings.options, FraudOptions)
+    return settings.options
+
+
+def reads(settings: Settings) -> dict[str, dict[str, str]]:
+    """Cases; a label that is null is not known."""
+    options = options_of(settings)
+    cases: dict[str, str] = {name: kind for name, kind in HAS.items() if name in options.has}
+    cases |= {"time": "timestamp", "label": "boolean?"}
+    texts = dict.fromkeys((*options.entities, *options.ids), "string?")
+    return {"cases": cases | texts | dict.fromkeys(options.numbers, "double?")}
+
+
+def kinds(settings: Settings) -> dict[str, str]:
+    """A vocabulary for each column of ids."""
+    return {name: name for name in options_of(settings).ids}
+
+
+def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
+    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
+    options = options_of(settings)
+    return Schema(
+        (
+            *(Column(name, Kind.ID, vocabulary=name, size=sizes[name]) for name in options.ids),
+            *(Column(f"{entity}_{name}", Kind.DENSE) for entity in options.entities for name in COUNTS),
+            *(Column(name, Kind.DENSE, fill=0.0) for name in options.numbers),
+            Column("label", Kind.LABEL),
+            Column("weight", Kind.WEIGHT),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    from jobs.learning import fit_task
+
+    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN)
+
+
+def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
+    from training.models import MODELS
+
+    model_type = MODELS[spec["model"]["name"]]
+    config = {key: value for key, value in spec["model"].items() if key != "name"}
+    return model_type(model_type.Config.parse(config), columns, tables=tables)
+
+
+def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """Average precision and AUC of the cases held out, counted on each rank and added up; None where none is asked."""
+    import torch
+
+    from jobs.learning import place
+    from training.batch import to_device
+    from training.data.loader import Loader
+    from training.data.snapshot import open_snapshot
+    from training.metrics.additive import Binary
+
+    if not spec["validate"]:
+        return None
+    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
+    metric = Binary()
+
+    @torch.no_grad()
+    def validate(model: Any) -> dict[str, float]:
+        device, sums = next(model.parameters()).device, torch.zeros(metric.width, dtype=torch.float64)
+        with Loader(
+            held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=world.rank, world_size=world.size
+        ) as loader:
+            for batch in loader.epoch(0):
+                p, label = model.predict(to_device(batch, device))["p"].cpu(), cast("torch.Tensor", batch["label"])
+                sums += torch.from_numpy(metric.sums(p.numpy(), label.numpy()))
+        found = metric.finish(world.all_reduce_sum(sums, "validation metrics").numpy())
+        return {name: found[name] for name in METRICS}
+
+    return validate
+
+
+def headline(settings: Settings) -> Headline:  # noqa: ARG001
+    """Average precision and AUC, and what an investigator gets."""
+    return Headline(
+        judged={"average precision": "average_precision", "AUC": "auc"},
+        beside={
+            "recall at 1 % false alarms": "recall_at_1_percent_false_alarms",
+            "precision at budget": "precision_at_budget",
+            "log loss": "log_loss",
+            "calibration error": "calibration_error",
+            "predicted / actual": "predicted_to_actual",
+        },
+        rows="cases",
+    )
+
+
+TASK = Task(
+    name="fraud",
+    what="how likely a case is fraud, from what was known of its entities at its moment",
+    row="case",
+    options=FraudOptions,
+    reads=reads,
+    asks=(),
+    kinds=kinds,
+    numbers=kinds,
+    key=("case_id",),
+    spread=1,
+    schema=schema,
+    learn="jobs.tasks.fraud:learn",
+    metrics=METRICS,
+    on_spark="jobs.tasks.fraud_on_spark",
+    headline=headline,
+    answered=("key", "p"),
+    table="fraud_scores",
+    answer=("case_id", "time", "p", "alarm", "reasons"),
+    demo=Demo("fraud_shop", "fraud", "sources.cases.path"),
+    simulated={"cases": "payments"},
+)

@@ -1,0 +1,237 @@
+"""Fraud on Spark: cases to examples with as-of features; probabilities, judged on the labels of later cases; alarms.
+
+A case's features are as of its own moment: earlier cases of the same entities that had arrived, and those of their
+labels that had come by then. So a case after the cut may use labels that came after the cut and before it, as a running
+system would, and a case of the training never uses one that came later than itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs.console import step, warn
+from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.tasks.fraud import COUNTS, options_of
+from spark_udfs import features, rows, windows
+from spark_udfs.baselines import trees
+from spark_udfs.features import DAY_US
+from spark_udfs.scoring import predict
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from spark_udfs.features import Cuts
+
+RATE, NEWNESS, TREES = "past_fraud_rate", "rows_so_far", "lightgbm"
+EXAMPLES = 10
+
+
+def lines(read: Mapping[str, DataFrame]) -> DataFrame:
+    """Cases with an id and a time. One that does not say when it arrived was there at once; cases without ids that are
+    equal in all but their label are one."""
+    cases = read["cases"].where("time IS NOT NULL")
+    if "case_id" not in cases.columns:
+        told = sorted({*cases.columns} - {"label"})
+        cases = cases.groupBy(*told).agg(F.max("label").alias("label"))
+        cases = cases.withColumn("case_id", F.sha2(F.to_json(F.struct(*told)), 256))
+    arrival = F.coalesce("arrival_time", "time") if "arrival_time" in cases.columns else F.col("time")
+    return cases.where("case_id IS NOT NULL").withColumn("arrival_time", arrival)
+
+
+def _cases(ground: Ground) -> DataFrame:
+    """Each case with its features: case_id, time, arrival_time, label (double; null: not known), label_time, weight, an
+    index of each id (0: unknown), COUNTS of each entity, and the numbers."""
+    return ground.keep("cases with features", lambda: _with_features(ground))
+
+
+def _with_features(ground: Ground) -> DataFrame:
+    options, read = options_of(ground.settings), ground.read
+    delayed = F.timestamp_micros(F.unix_micros("time") + round(options.label_delay_days * DAY_US))
+    label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
+    given = read["lines"].select(
+        "case_id", "time", "arrival_time", F.col("label").cast("double").alias("fraud"), label_time.alias("label_time"),
+        *dict.fromkeys((*options.entities, *options.ids)), *options.numbers,
+    )  # fmt: skip
+    found = windows.as_of(given, "case_id", options.entities)
+    for name in options.ids:
+        held = read[f"vocabulary_{name}"].where("id IS NOT NULL")
+        numbered = held.select(F.col("id").alias(name), F.col("index").alias(f"{name}_index"))
+        found = found.join(numbered, on=name, how="left")
+    return found.select(
+        "case_id",
+        "time",
+        "arrival_time",
+        F.col("fraud").cast("float").alias("label"),
+        "label_time",
+        F.lit(1.0).cast("float").alias("weight"),
+        *(F.coalesce(f"{name}_index", F.lit(0)).alias(name) for name in options.ids),
+        *(
+            _feature(entity, name, options.prior).cast("float").alias(f"{entity}_{name}")
+            for entity in options.entities
+            for name in COUNTS
+        ),
+        *(F.col(name).cast("float").alias(name) for name in options.numbers),
+    )
+
+
+def _feature(entity: str, name: str, prior: float) -> Column:
+    if name == "rate":
+        return windows.rate(entity, prior)
+    if name == "unseen":
+        return F.col(f"{entity}_rows") == 0
+    return F.coalesce(f"{entity}_{name}", F.lit(0))
+
+
+def _labelled_before(cut: datetime) -> Column:
+    """Whether a case and its label were known before a cut."""
+    return features.known_before(cut) & F.col("label").isNotNull() & (F.col("label_time") <= F.lit(features.utc(cut)))
+
+
+def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
+    """The cases after each cut, and as examples those whose label was known before one."""
+    cases = _cases(ground)
+    after = F.col("time") >= F.lit(cuts.validation)
+    held_out = [
+        cases.where(after & _labelled_before(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
+        cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
+    ]
+    split = F.when(_labelled_before(cuts.validation), features.TRAIN).otherwise(features.VALIDATION)
+    return {
+        "queries": held_out[0].unionByName(held_out[1]),
+        "examples": cases.where(_labelled_before(cuts.test)).withColumn("split", split),
+    }
+
+
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
+    """The cases after the cut whose label is known by now."""
+    asked = ground.read["queries"].where("split = 'test' AND label IS NOT NULL").drop("split")
+    return {"after": Slice("cases after the cut", asked.withColumnRenamed("case_id", "key"))}
+
+
+def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
+    """The bundle; the main entity's past fraud rate; how new that entity is; boosted trees on the same features."""
+    main = options_of(ground.settings).entities[0]
+    answers: dict[str, Answer] = {
+        OURS: lambda asked, _: predict(asked, str(ground.bundle), key="key"),
+        RATE: lambda asked, _: asked.select("key", F.col(f"{main}_rate").cast("double").alias("p")),
+        NEWNESS: lambda asked, _: asked.select("key", (1 / (1 + F.col(f"{main}_rows"))).cast("double").alias("p")),
+    }
+    if (missing := trees.missing()) is not None:
+        warn(f"evaluate: without {TREES}: {missing}")
+        return answers
+    with step(f"evaluate: fit {TREES}"):
+        answers[TREES] = partial(_by_trees, model=_trees(ground), names=_inputs(ground))
+    return answers
+
+
+def _inputs(ground: Ground) -> list[str]:
+    options = options_of(ground.settings)
+    return [f"{entity}_{name}" for entity in options.entities for name in COUNTS] + list(options.numbers)
+
+
+def _trees(ground: Ground) -> str:
+    """Boosted trees of a hash sample of the examples, which is what comes to the driver."""
+    sample = ground.read["examples"].orderBy(F.xxhash64("case_id")).limit(options_of(ground.settings).tree_rows)
+    return trees.fit(sample, _inputs(ground), "label")
+
+
+def _by_trees(asked: DataFrame, _: str, *, model: str, names: Sequence[str]) -> DataFrame:
+    return trees.predict(asked, model, names, key="key")
+
+
+def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """How well probabilities rank and how true they are."""
+    options, resamples = options_of(ground.settings), ground.settings.evaluation.bootstrap
+    values = rows.judge(answers, asked.select("key", "label"), names, budget=options.alarm_share, resamples=resamples)
+    return {
+        "users": values[OURS].users,
+        "models": {name: values[name].intervals() for name in names},
+        "differences": {name: values[OURS].minus(values[name]) for name in names[1:]},
+    }
+
+
+def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
+    """Curves of precision over recall and of what is predicted against what is; the ten highest answers; who was left
+    out, and why."""
+    asked, answers = held["after"]
+    names = [row[0] for row in answers.select("model").distinct().orderBy("model").collect()]
+    cells = rows.cells(answers, asked.select("key", "label"), names)
+    missing = trees.missing()
+    highest = _highest(ground, asked, answers.where(F.col("model") == OURS))
+    curves = [
+        {
+            "title": "Precision over recall",
+            "x": "share of all frauds that is found",
+            "y": "share of frauds among the cases looked at",
+            "lines": {name: rows.precision_recall(cells[name]) for name in names},
+            "note": "From the cases that come first to all of them; a line above another finds as many with less work.",
+        },
+        {
+            "title": "Predicted and actual",
+            "x": "predicted share of frauds",
+            "y": "actual share",
+            "lines": {name: rows.reliability(cells[name]) for name in names if name != NEWNESS},
+            "diagonal": True,
+            "note": "In tenths of the cases by what was predicted; on the dotted line a probability is what it says.",
+        },
+    ]
+    table = [[case["case_id"], f"{case['p']:.3f}", case["fraud"], "; ".join(case["reasons"])] for case in highest]
+    return {
+        "curves": curves,
+        "drawn": {
+            "title": "Ten cases that come first",
+            "columns": ["case", "p", "fraud", "what was known of it"],
+            "rows": table,
+        },
+        "left_out": {} if missing is None else {TREES: missing},
+    }
+
+
+def _highest(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str, Any]]:
+    """The ten cases that an investigator would look at first, with what was known of them."""
+    held = asked.join(ours.select("key", "p"), on="key", how="inner")
+    found = held.select("key", "p", "label", _reasons(ground).alias("reasons")).orderBy(F.desc("p"), "key")
+    return [
+        {"case_id": row["key"], "p": row["p"], "fraud": "yes" if row["label"] else "no", "reasons": row["reasons"]}
+        for row in found.limit(EXAMPLES).collect()
+    ]
+
+
+def _reasons(ground: Ground) -> Column:
+    """What was known of each entity, in words."""
+    return F.array(*(_known_of(entity) for entity in options_of(ground.settings).entities))
+
+
+def _known_of(entity: str) -> Column:
+    def count(name: str) -> Column:
+        return F.col(f"{entity}_{name}").cast("bigint")
+
+    seen = F.format_string(
+        f"{entity}: %d earlier, %d in 7 days; %d of %d known labels fraud",
+        count("rows"), count("rows_7d"), count("frauds"), count("labels"),
+    )  # fmt: skip
+    return F.when(count("unseen") == 1, f"{entity}: not seen before").otherwise(seen)
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """Every case that was there by the moment and whose label was not: the share that can be looked at has an alarm.
+
+    A case is answered as of its own moment, as the model has learnt it. Of equal answers at the limit all get an alarm.
+    """
+    open_cases = _cases(ground).where(features.known_before(moment) & ~_labelled_before(moment))
+    answered = ground.keep("answers", lambda: predict(open_cases, str(ground.bundle), key="case_id"))
+    share = options_of(ground.settings).alarm_share
+    limit = answered.agg(F.percentile_approx("p", 1 - share, 100_000)).collect()[0][0]
+    named = open_cases.select("case_id", "time", _reasons(ground).alias("reasons"))
+    alarm = F.col("p") >= F.lit(limit).cast("double")
+    return Scored(named.join(answered, on="case_id", how="inner").withColumn("alarm", alarm), _counts)
+
+
+def _counts(written: DataFrame) -> dict[str, int]:
+    made = written.agg(F.count(F.lit(1)).alias("cases"), F.count_if("alarm").alias("alarms"))
+    return dict(made.collect()[0].asDict())

@@ -1,0 +1,191 @@
+"""Fraud on a planted world: some addresses are in wrong hands, and labels come a week late."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import Row, SparkSession
+
+from jobs import build_examples, evaluate, score, train
+from jobs.settings import Settings
+from jobs.table_reads import maker
+from jobs.tables import Tables
+from jobs.task import OURS
+from jobs.tasks import TASKS, fraud_on_spark
+from training.schema import Schema
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=75)
+DELAY = timedelta(days=7)
+CASES = "case_id string, time timestamp, label boolean, address string, domain string, amount double"
+BAD = 6  # of 40 addresses
+
+
+def planted() -> list[tuple[Any, ...]]:
+    """1,200 cases in 120 days; a case of a bad address is fraud in 9 of 10, any other in 1 of 50."""
+    rng, cases = random.Random(2), []
+    for number in range(1_200):
+        address = rng.randrange(40)
+        fraud = rng.random() < (0.9 if address < BAD else 0.02)
+        time = START + timedelta(days=120 * rng.random())
+        label = None if rng.random() < 0.05 else fraud
+        named = None if rng.random() < 0.02 else f"address {address}"
+        amount = None if rng.random() < 0.1 else rng.random() * 100
+        cases.append((f"case {number}", time, label, named, f"domain {number % 3}", amount))
+    return cases
+
+
+def settings_in(folder: Path, **sections: Any) -> Settings:
+    values: dict[str, Any] = {
+        "task": "fraud",
+        "tables": {"root": str(folder / "tables")},
+        "run_dir": str(folder / "run"),
+        "options": {
+            "entities": ["address"],
+            "ids": ["domain"],
+            "numbers": ["amount"],
+            "alarm_share": 0.1,
+            "prior": 0.3,
+        },
+        "examples": {"test_from": CUT, "validation_days": 15, "rows_per_group": 100},
+        "model": {"name": "row_mlp", "hidden": [16]},
+        "training": {"ranks": 1, "epochs": 8, "batch_size": 64, "learning_rate": 0.01},
+        "evaluation": {"bootstrap": 100},
+    }
+    return Settings(**(values | sections))
+
+
+def write(spark: SparkSession, settings: Settings, cases: list[tuple[Any, ...]]) -> Tables:
+    tables = Tables(spark, settings.tables.root)
+    rows = spark.createDataFrame(cases, CASES).repartition(3)
+    tables.write("cases", rows, mode="overwrite", job="ingest", inputs={"cases": len(cases)})
+    return tables
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Settings:
+    settings = settings_in(tmp_path_factory.mktemp("fraud"))
+    write(spark, settings, planted())
+    build_examples.run(settings, spark)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Settings, spark: SparkSession) -> Settings:
+    train.run(settings, spark)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def result(trained: Settings, spark: SparkSession) -> dict[str, Any]:
+    return evaluate.run(trained, spark)
+
+
+def held(settings: Settings, spark: SparkSession, name: str, where: str = "true") -> dict[str, Row]:
+    return {row["case_id"]: row for row in Tables(spark, settings.tables.root).read(name).where(where).collect()}
+
+
+def test_examples_are_the_cases_whose_label_was_known_before_the_cut(settings: Settings, spark: SparkSession) -> None:
+    examples = held(settings, spark, "examples")
+    wanted = {
+        case[0]: "train" if case[1] + DELAY <= VALIDATION else "validation"
+        for case in planted()
+        if case[2] is not None and case[1] + DELAY <= CUT
+    }
+    assert {name: row["split"] for name, row in examples.items()} == wanted
+    schema = TASKS["fraud"].schema({"domain": 4}, settings)
+    assert {*schema.names} <= {*next(iter(examples.values())).asDict()}
+    built = Schema.from_json(build_examples.run(settings, spark)["schema"])
+    assert built.names == schema.names
+    assert built.vocabularies() == {"domain": 4}
+
+
+def test_cases_after_a_cut_are_held_out_whole(settings: Settings, spark: SparkSession) -> None:
+    after = held(settings, spark, "queries", "split = 'test'")
+    assert {*after} == {case[0] for case in planted() if case[1] >= CUT}
+    assert any(row["label"] is None for row in after.values())
+    between = held(settings, spark, "queries", "split = 'validation'")
+    assert {*between} == {case[0] for case in planted() if case[2] is not None and VALIDATION <= case[1] <= CUT - DELAY}
+
+
+def test_what_happens_after_the_cut_changes_no_example(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
+    """Nor does the order of the rows."""
+    other = settings_in(tmp_path)
+    cases = [case if case[1] + DELAY <= CUT else (*case[:2], True, "address 1", *case[4:]) for case in planted()]
+    late = [("late", CUT + timedelta(days=1), True, "address 1", "domain 1", 1.0)]
+    write(spark, other, [*late, *reversed(cases)])
+    build_examples.run(other, spark)
+    names = TASKS["fraud"].schema({"domain": 4}, settings).names[1:]  # ids are numbered anew
+    first, second = (held(place, spark, "examples") for place in (settings, other))
+    assert {key: [row[name] for name in names] for key, row in first.items()} == {
+        key: [row[name] for name in names] for key, row in second.items()
+    }
+
+
+def test_a_model_finds_the_planted_addresses(result: dict[str, Any]) -> None:
+    judged = result["protocols"]["after"]
+    assert judged["users"] == sum(case[1] >= CUT and case[2] is not None for case in planted())
+    assert list(judged["models"])[:3] == [OURS, "past_fraud_rate", "rows_so_far"]
+    ours, newness = (judged["models"][name] for name in (OURS, "rows_so_far"))
+    assert ours["average_precision"]["value"] > 0.7
+    assert ours["auc"]["value"] > 0.85
+    assert judged["differences"]["rows_so_far"]["average_precision"]["low"] > 0
+    assert ours["log_loss"]["value"] < newness["log_loss"]["value"]
+    assert 0.5 < ours["predicted_to_actual"]["value"] < 1.6
+
+
+def test_the_truth_as_an_answer_scores_best(
+    result: dict[str, Any], trained: Settings, spark: SparkSession, tmp_path: Path
+) -> None:
+    tables = Tables(spark, trained.tables.root)
+    asked = tables.read("queries").where("split = 'test' AND label IS NOT NULL").withColumnRenamed("case_id", "key")
+    answers = asked.selectExpr("'millrace' AS model", "key", "CAST(label AS double) AS p")
+    ground = fraud_on_spark.Ground({}, trained, tmp_path)
+    truth = fraud_on_spark.judge(ground, asked, answers, [OURS])["models"][OURS]
+    assert truth["average_precision"]["value"] == pytest.approx(1)
+    assert truth["recall_at_1_percent_false_alarms"]["value"] == pytest.approx(1)
+
+
+def test_curves_and_examples_are_there_to_look_at(result: dict[str, Any]) -> None:
+    models = {*result["protocols"]["after"]["models"]}
+    curve, bands = result["curves"]
+    assert {*curve["lines"]} == models == {*bands["lines"], "rows_so_far"}
+    drawn = result["drawn"]["rows"]
+    assert len(drawn) == 10
+    assert [p for _, p, _, _ in drawn] == sorted((p for _, p, _, _ in drawn), reverse=True)
+    assert "yes" in {fraud for _, _, fraud, _ in drawn}
+    assert all(reasons.startswith("address: ") for _, _, _, reasons in drawn)
+    assert ("lightgbm" in result["left_out"]) != ("lightgbm" in result["protocols"]["after"]["models"])
+
+
+def test_open_cases_are_scored_and_a_second_run_changes_nothing(trained: Settings, spark: SparkSession) -> None:
+    moment = START + timedelta(days=100)
+    asked = settings_in(Path(trained.run_dir).parent, scoring={"moment": moment})
+    summary = score.run(asked, spark)
+    rows = held(asked, spark, "fraud_scores")
+    assert {*rows} == {
+        case[0] for case in planted() if case[1] < moment and (case[2] is None or case[1] + DELAY > moment)
+    }
+    assert all(0 <= row["p"] <= 1 for row in rows.values())
+    alarms = [row["p"] for row in rows.values() if row["alarm"]]
+    assert len(alarms) == summary["alarms"] == pytest.approx(0.1 * len(rows), abs=2)
+    assert min(alarms) >= max(row["p"] for row in rows.values() if not row["alarm"])
+    assert score.run(asked, spark)["up_to_date"]
+    assert maker("fraud_scores") == "score"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"entities": ["label"]}, "names must differ"),
+        ({"entities": []}, "at least 1"),
+        ({"delay": 3}, "delay"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        settings_in(tmp_path, options=options)
