@@ -83,6 +83,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     ground = Ground(read | {"lines": lines} | numbered, settings, Path(settings.run_dir))
     with giving_back(tables.spark, ground.release):
         written = _write(tables, task, ground, cuts, counts, inputs)
+    counts |= ground.counts
     sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
     rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
     counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}

@@ -70,6 +70,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "tables": {name: pin.content for name, pin in pins.items()} | vocabulary,
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"}),
         "max_history": settings.examples.max_history,
+        "max_lines": settings.examples.max_lines,
         "recent_days": settings.examples.recent_days,
         "options": settings.options.model_dump(mode="json"),
         **watch.inputs,

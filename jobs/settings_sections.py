@@ -66,6 +66,9 @@ class ExampleSettings(Section):
     )
     validation_days: int = Field(30, ge=1, le=36_500, description="days before test_from that tuning is judged on")
     max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
+    max_lines: int = Field(
+        20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
+    )
     recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
     rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
     rows_per_group: int = Field(

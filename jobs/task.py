@@ -39,12 +39,14 @@ class Ground:
         settings: the pipeline's.
         folder: a local folder for what is fitted on the way.
         bundle: the folder of the bundle that answers; None while there is none.
+        counts: what the task counts on the way; the build's manifest has it.
     """
 
     read: Mapping[str, DataFrame]
     settings: Settings
     folder: Path
     bundle: Path | None = None
+    counts: dict[str, int] = field(default_factory=dict)
     _kept: dict[str, DataFrame] = field(default_factory=dict)
 
     def keep(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:

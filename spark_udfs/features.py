@@ -82,7 +82,22 @@ def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
     )
 
 
-def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
+def lines_over(lines: DataFrame, cap: int) -> int:
+    """How many lines customers have beyond their newest `cap`, from counts of lines alone: rows stay where they are."""
+    per_user = lines.groupBy("user").count()
+    over = per_user.agg(F.coalesce(F.sum(F.greatest(F.col("count") - cap, F.lit(0))), F.lit(0))).collect()[0][0]
+    return int(over)
+
+
+def _newest(lines: DataFrame, cap: int | None) -> DataFrame:
+    """Each customer's newest `cap` lines. Spark drops the others before it brings a customer's together."""
+    if cap is None:
+        return lines
+    order = Window.partitionBy("user").orderBy(F.desc("time"), F.desc("tie"))
+    return lines.withColumn("_nth", F.row_number().over(order)).where(F.col("_nth") <= cap).drop("_nth")
+
+
+def examples(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = None) -> DataFrame:
     """One row per (user, moment, target item).
 
     Args:
@@ -91,6 +106,7 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
             `validation`.
         max_history: the most recent lines kept. Lines that had not arrived at the moment are left out; they are looked
             for among the last 2 * max_history alone, which keeps the work linear.
+        cap: of a customer's lines known before `cuts.test`, the newest so many; None: no customer has too many.
 
     Returns:
         EXAMPLE_COLUMNS: user; history array<bigint>, oldest first; history_age array<float>, days before the moment;
@@ -104,7 +120,8 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
         (F.col("time") == first).alias("is_new"),
         F.when(known_before(cuts.validation), TRAIN).otherwise(VALIDATION).alias("split"),
     )  # fmt: skip
-    sequences = known.withColumn("line", line).groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
+    held = _newest(known.withColumn("line", line), cap)
+    sequences = held.groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
     baskets = _baskets(sequences, 2 * max_history)
     history = F.slice("known", F.greatest(F.size("known") - max_history, F.lit(0)) + 1, F.lit(max_history))
     histories = baskets.select("user", "moment", "targets", history.alias("history"))
@@ -129,7 +146,13 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int) -> DataFrame:
 
 
 def queries(
-    lines: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, max_history: int, split: str
+    lines: DataFrame,
+    users: DataFrame,
+    cut: datetime,
+    until: datetime | None,
+    max_history: int,
+    split: str,
+    cap: int | None = None,
 ) -> DataFrame:
     """One row per user known before a cut: what they had bought, and what they bought after it.
 
@@ -140,6 +163,7 @@ def queries(
         until: the held-out period ends before it; None: with the last line.
         max_history: the most recent lines kept.
         split: the name of this cut.
+        cap: of a customer's lines before the cut, and of those after it, the newest so many count; None: all.
 
     Returns:
         user, user_id, history, history_age (as in `examples`, moment = cut), seen (array<bigint>, ascending: the items
@@ -149,10 +173,12 @@ def queries(
     past = lines.where(known_before(cut))
     line = F.struct("time", "tie", "item")
     last = F.sort_array(F.collect_list(line))
-    histories = past.groupBy("user").agg(last.alias("lines"), F.sort_array(F.collect_set("item")).alias("seen"))
+    histories = (
+        _newest(past, cap).groupBy("user").agg(last.alias("lines"), F.sort_array(F.collect_set("item")).alias("seen"))
+    )
     after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
     bought = lines.where(after).join(past.select("item").distinct(), on="item", how="left_semi")
-    truths = bought.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+    truths = _newest(bought, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
     start = F.greatest(F.size("lines") - max_history, F.lit(0)) + 1
     cut_short = histories.select("user", "seen", F.slice("lines", start, F.lit(max_history)).alias("lines"))
     ids = users.select(F.col("index").alias("user"), F.col("id").alias("user_id"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pyspark.sql import functions as F
 
-from jobs.console import step
+from jobs.console import step, warn
 from jobs.headlines import main_k
 from jobs.task import OURS, Answer, Ground, Scored, Slice
 from spark_udfs import features, vocabularies
@@ -49,22 +49,35 @@ def _indexed(ground: Ground) -> DataFrame:
     )
 
 
+def _cap(ground: Ground, known: DataFrame, cut: datetime) -> int | None:
+    """How many lines of a customer count, if any has more: one who stands for many, as a guest account or a bot does,
+    would be one array of all their lines."""
+    cap = ground.settings.examples.max_lines
+    over = features.lines_over(known.where(features.known_before(cut)), cap)
+    if not over:
+        return None
+    ground.counts["lines_over_cap"] = over
+    warn(f"{over:,} lines of customers with more than {cap:,} are left out, the oldest ones: examples.max_lines")
+    return cap
+
+
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     """catalogue and queries of both cuts, and the examples."""
     read, asked = ground.read, ground.settings.examples
     known, users, items = _indexed(ground), read["vocabulary_users"], read["vocabulary_items"]
+    cap = _cap(ground, known, cuts.test)
     split = {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
     catalogues = [
         features.catalogue(read["lines"], items, read["items"], cut, asked.recent_days, name)
         for name, (cut, _) in split.items()
     ]
     queries = [
-        features.queries(known, users, cut, until, asked.max_history, name) for name, (cut, until) in split.items()
+        features.queries(known, users, cut, until, asked.max_history, name, cap) for name, (cut, until) in split.items()
     ]
     return {
         "catalogue": catalogues[0].unionByName(catalogues[1]),
         "queries": queries[0].unionByName(queries[1]),
-        "examples": features.examples(known, cuts, asked.max_history),
+        "examples": features.examples(known, cuts, asked.max_history, cap),
     }
 
 
@@ -207,7 +220,8 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
         .unionByName(joined_since.select("index", "id", F.lit(False).alias("in_vocabulary")))
     )
     known = features.indexed(read["lines"], numbered, read["vocabulary_items"])
-    asked = features.queries(known, numbered, moment, None, ground.settings.examples.max_history, "score")
+    cap = _cap(ground, known, moment)
+    asked = features.queries(known, numbered, moment, None, ground.settings.examples.max_history, "score", cap)
     empty_ids, empty_ages = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
         numbered.withColumnRenamed("index", "user")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from spark_udfs import features
 from spark_udfs.features import Cuts
@@ -218,3 +219,34 @@ def test_a_purchase_that_the_events_have_is_counted_once_and_known_when_they_wer
     names = spark.createDataFrame([("i1", "cup")], "item_id string, name string")
     sold = features.catalogue(lines, items, names, day(5), 7, "test").collect()[0]
     assert (sold["count"], sold["user_count"], sold["customers"]) == (4, 3, 2)
+
+
+def test_of_a_customer_with_too_many_lines_the_newest_count(
+    lines: DataFrame, users: DataFrame, items: DataFrame
+) -> None:
+    known = features.indexed(lines, users, items)
+    before = known.where(features.known_before(CUTS.test))
+    counts = {row["user"]: row["count"] for row in before.groupBy("user").count().collect()}
+    cap = sorted(counts.values())[3]
+    assert features.lines_over(before, cap) == sum(max(0, count - cap) for count in counts.values()) > 0
+    assert features.lines_over(before, max(counts.values())) == 0
+
+    def rows(df: DataFrame) -> set[str]:
+        return set(df.select(F.to_json(F.struct("*"))).toPandas().iloc[:, 0])
+
+    whole, capped = (features.examples(known, CUTS, MAX_HISTORY, at).persist() for at in (None, cap))
+    small = [user for user, count in counts.items() if count <= cap]
+    assert rows(capped.where(F.col("user").isin(small))) == rows(whole.where(F.col("user").isin(small)))
+    assert {row["user"]: row["count"] for row in capped.groupBy("user").count().collect()} == {
+        user: min(cap, count) for user, count in counts.items()
+    }
+    # The newest moments are as they were: their histories reach no further back than what is kept.
+    last = whole.groupBy("user").agg(F.max("time").alias("time"))
+    assert rows(capped.join(last, on=["user", "time"])) == rows(whole.join(last, on=["user", "time"]))
+    asked = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test", cap)
+    uncapped = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test")
+    assert rows(asked.select("user", "history")) == rows(uncapped.select("user", "history"))
+    # What happens after the cut changes nothing before it.
+    later = lines.where(F.col("time") < F.lit(CUTS.test))
+    again = features.examples(features.indexed(later, users, items), CUTS, MAX_HISTORY, cap)
+    assert rows(again) == rows(capped)
