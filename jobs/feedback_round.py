@@ -58,9 +58,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         SettingsError: examples.test_from is not set, or the events are not the simulated shop's.
     """
-    if settings.examples.test_from is None or settings.ingest.path is not None:
+    if settings.examples.test_from is None or settings.ingest.events():
         raise SettingsError(
-            f"closing the loop needs a simulated shop and a fixed cut; ingest.path is {settings.ingest.path!r}, "
+            f"closing the loop needs a simulated shop and a fixed cut; ingest names {[*settings.ingest.events()]}, "
             f"examples.test_from {settings.examples.test_from}; use jobs/pipelines/shop.yaml"
         )
     spark = open_session(settings, spark, beside=TO_SCORE)

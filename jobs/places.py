@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 _NAME = re.compile(r"[^\W_][\w .-]{0,99}")
+_TABLE = re.compile(r"(\w[\w-]*|`[^`.]+`)(\.(\w[\w-]*|`[^`.]+`)){0,2}")
 _CATALOGUE = re.compile(r"^\w+(\.\w+){1,2}$")
 
 
@@ -53,6 +54,16 @@ def _root(root: str) -> str:
     return root
 
 
+def _table_name(name: str) -> str:
+    """A catalogue's name of a table."""
+    if not _TABLE.fullmatch(name):
+        raise ValueError(
+            "must be a table's name of up to three parts, e.g. main.shop.events; a part with other characters "
+            "stands in backticks; a folder goes into path"
+        )
+    return name
+
+
 def _name(name: str) -> str:
     """A name that is a part of a folder's name."""
     if name and not _NAME.fullmatch(name):
@@ -66,3 +77,4 @@ def _name(name: str) -> str:
 LocalFolder = Annotated[str, AfterValidator(_local)]
 FolderName = Annotated[str, AfterValidator(_name)]
 TablesRoot = Annotated[str, AfterValidator(_root)]
+TableName = Annotated[str, AfterValidator(_table_name)]

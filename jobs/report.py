@@ -77,9 +77,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 
 def _data_name(settings: Settings) -> str:
-    places = [settings.ingest.path, *(source.path for source in settings.sources.values())]
-    names = [Path(place).name for place in places if place]
-    return ", ".join(names) or "a simulated shop"
+    asked = [*settings.ingest.events().values(), *settings.sources.values()]
+    names = [Path(each.path).name if each.path else each.table for each in asked]
+    return ", ".join(name for name in names if name) or "a simulated shop"
 
 
 def _head(settings: Settings, held: Mapping[str, Any]) -> Html:

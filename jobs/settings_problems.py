@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,7 +37,9 @@ def _explain(item: Any, settings: type[BaseModel], values: Mapping[str, Any]) ->
 def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], values: Mapping[str, Any]) -> str:
     section: Any = settings
     for part in location[:-1]:
-        if part == "model":
+        if isinstance(part, int):  # a section of a list of them
+            section = get_args(section)[0]
+        elif part == "model":
             section = CONFIGS[values["model"]["name"]]
         else:
             section = values["options"] if part == "options" else section.model_fields[part].annotation

@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from jobs.places import TableName
 from jobs.settings_base import Moment, Section
 
 CSV_ONLY = ("delimiter", "quote", "escape", "header", "decimal", "multiline")
@@ -36,8 +37,11 @@ Encoding = Annotated[str, AfterValidator(_encoding)]
 class SourceSettings(Section):
     """Where rows lie and how they are written."""
 
-    path: str | None = Field(None, description="file, folder or glob of the order lines; none: the simulated shop")
-    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what the order lines are written in")
+    path: str | None = Field(None, description="file, folder or glob, or a Delta table's folder")
+    table: TableName | None = Field(
+        None, description="a catalogue's table or view in place of a path, e.g. main.shop.events"
+    )
+    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what lies at the path")
     delimiter: str = Field(",", min_length=1, max_length=10, description="csv: what stands between fields")
     quote: str = Field('"', max_length=1, description="csv: what stands around fields; empty: nothing does")
     escape: str | None = Field(
@@ -51,6 +55,17 @@ class SourceSettings(Section):
         "yyyy-MM-dd HH:mm:ss", description="Spark's pattern of a time, or epoch_s, epoch_ms: numbers since 1970"
     )
     time_zone: str = Field("UTC", description="of times that name none, e.g. Europe/Berlin")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.path is not None and self.table is not None:
+            raise ValueError(f"path '{self.path}' and table '{self.table}' are both set; set one of them")
+        return self
+
+    @property
+    def name(self) -> str | None:
+        """What it reads; None: nothing."""
+        return self.path or self.table
 
 
 class EventSource(SourceSettings):
@@ -97,8 +112,11 @@ class TableSource(SourceSettings):
 
 
 class IngestSettings(EventSource):
-    """Raw files to events, items and users. `columns` maps our names to the file's."""
+    """Raw rows to events, items and users: of one source, set here, or of `sources`; none: the simulated shop."""
 
+    sources: tuple[EventSource, ...] = Field(
+        (), max_length=1_000, description="several sources of events in place of one, each with its own settings"
+    )
     earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")
     normalise_ids: bool = Field(
         False, description="ids without invisible characters and blanks around them, accents composed (Unicode NFC)"
@@ -108,3 +126,27 @@ class IngestSettings(EventSource):
     )
     item_pattern: str | None = Field(None, description="a regular expression; other item ids are charges, not products")
     now: Moment | None = Field(None, description="rows later than this lie in the future; default: the clock")
+
+    @model_validator(mode="after")
+    def _each_named(self) -> Self:
+        if self.sources and self.name is not None:
+            raise ValueError(f"sources are set, and '{self.name}' beside them; name it in one of the sources")
+        for place, asked in self.all_sources().items():
+            if asked.name is None:
+                raise ValueError(f"{place.removeprefix('ingest.')} must have a path or a table")
+        return self
+
+    def events(self) -> dict[str, EventSource]:
+        """The sources of events by their place in the settings; none: the simulated shop."""
+        if self.sources:
+            return {f"ingest.sources[{number}]": asked for number, asked in enumerate(self.sources)}
+        return {"ingest": self} if self.name is not None else {}
+
+    def all_sources(self) -> dict[str, SourceSettings]:
+        """All sources by their place in the settings."""
+        return dict(self.events())
+
+    @property
+    def user_columns(self) -> set[str]:
+        """Names of columns that hold user ids, ours and the sources'."""
+        return {"user_id", *(asked.columns.get("user_id", "user_id") for asked in self.events().values())}

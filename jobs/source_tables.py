@@ -35,8 +35,10 @@ YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 KEPT = "kept"
 
 
-def ingest(settings: Settings, tables: Tables, task: Task) -> dict[str, Any]:
-    """Bring in every table that the task reads.
+def ingest(
+    settings: Settings, tables: Tables, task: Task, frames: Mapping[str, DataFrame] | None = None
+) -> dict[str, Any]:
+    """Bring in every table that the task reads; of `frames`, rows by name, those that `sources.TABLE.table` names.
 
     Returns:
         `tables`: by name its `source`, `rows`, `bad` rows by reason, `version` and `up_to_date`; `up_to_date`: whether
@@ -50,7 +52,7 @@ def ingest(settings: Settings, tables: Tables, task: Task) -> dict[str, Any]:
     reads = {name.removesuffix("?"): columns for name, columns in task.reads(settings).items()}
     _refuse_strangers(settings, task, reads)
     made = {
-        name: _ingest(settings, tables, task, name, columns)
+        name: _ingest(settings, tables, task, name, columns, frames or {})
         for name, columns in reads.items()
         if not task.tables(settings)[name] or name in settings.sources
     }
@@ -77,13 +79,20 @@ def _refuse_strangers(settings: Settings, task: Task, reads: Mapping[str, Mappin
         raise SettingsError("; ".join(problems))
 
 
-def _ingest(settings: Settings, tables: Tables, task: Task, name: str, columns: Mapping[str, str]) -> dict[str, Any]:
+def _ingest(
+    settings: Settings,
+    tables: Tables,
+    task: Task,
+    name: str,
+    columns: Mapping[str, str],
+    frames: Mapping[str, DataFrame],
+) -> dict[str, Any]:
     place, asked = f"sources.{name}", settings.sources.get(name, TableSource())
-    source = _find(settings, tables, task, name, asked)
+    source = _find(settings, tables, task, name, asked, frames)
     inputs = {
         "source": source.name,
         "files": source.state,
-        "settings": asked.model_dump(mode="json", exclude={"path"}),
+        "settings": asked.model_dump(mode="json", exclude={"path", "table"}),
         "columns": dict(columns),
     }
     if tables.up_to_date(name, JOB, inputs):
@@ -117,12 +126,14 @@ def _ingest(settings: Settings, tables: Tables, task: Task, name: str, columns: 
     return _told(source.name, counts, version, up_to_date=False)
 
 
-def _find(settings: Settings, tables: Tables, task: Task, name: str, asked: TableSource) -> sources.Source:
-    if asked.path is not None:
-        return sources.find(f"sources.{name}", asked, tables.spark)
+def _find(
+    settings: Settings, tables: Tables, task: Task, name: str, asked: TableSource, frames: Mapping[str, DataFrame]
+) -> sources.Source:
+    if asked.name is not None:
+        return sources.find(f"sources.{name}", asked, tables.spark, frames)
     if name not in task.simulated:
         raise SettingsError(
-            f"task '{task.name}' reads the table '{name}': name its file or table in sources.{name}.path"
+            f"task '{task.name}' reads the table '{name}': name its file or table in sources.{name}.path or .table"
         )
     return sources.simulated(settings, tables.spark, task.simulated[name], asked)
 

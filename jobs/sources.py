@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StringType, StructField, StructType, TimestampNTZType, TimestampType
 
+from jobs import catalogue_tables
+from jobs.catalogue_tables import Named
 from jobs.sessions import SPARK_ERRORS
 from jobs.settings import Settings
 from jobs.settings_sources import SourceSettings
@@ -28,11 +30,13 @@ from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError
 
 MALFORMED, OTHERS = "_malformed_line", "_other_fields"
+UNKNOWN_SIZE = 1 << 50  # bytes, for as many tasks as the session is set up for
 FILE_COLUMNS = ("path", "modificationTime", "length", "content")
 ORDER_LINES_TABLE = "order_lines"
 LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
 # Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
 DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
+_GONE = re.compile(r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND")
 TIMES = (TimestampType, TimestampNTZType, DateType)
 
 
@@ -49,7 +53,8 @@ class Source:
         options: of Spark's reader, so that it reads what was listed.
         partitions: columns that are folders, such as country=UK.
         version: the Delta version to read; housekeeping may have made it since rows changed.
-        table: that version; None: files.
+        table: that version, or rows without versions; None: files.
+        rows: how many there were when it was found; None: not counted.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Source:
     partitions: tuple[str, ...] = ()
     version: int | None = None
     table: DataFrame | None = None
+    rows: int | None = None
 
 
 class Raw(NamedTuple):
@@ -70,17 +76,24 @@ class Raw(NamedTuple):
     malformed: str | None
 
 
-def find(place: str, asked: SourceSettings, spark: SparkSession) -> Source:
-    """List a source, once; no file is opened.
+def find(
+    place: str, asked: SourceSettings, spark: SparkSession, frames: Mapping[str, DataFrame] | None = None
+) -> Source:
+    """List a source, once; no file is opened. What has no versions is read for its contents' sum.
 
     Args:
         place: of the settings that name it, e.g. "ingest".
-        asked: these settings; they name a path.
+        asked: these settings; they name a path or a table.
         spark: the session.
+        frames: rows by name, in place of the catalogue's tables of these names.
 
     Raises:
         DataError: there is no such file, folder or table, it is empty, or a file's name cannot be read.
     """
+    if asked.table is not None:
+        frame = (frames or {}).get(asked.table)
+        named = catalogue_tables.find(spark, asked.table, place) if frame is None else Named(frame, None, None)
+        return _by_name(place, asked, asked.table, named)
     assert asked.path is not None
     if asked.format != "delta":
         return _files(place, asked, asked.path, spark)
@@ -147,7 +160,7 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw
 
 
 @contextmanager
-def readable(source: Source) -> Iterator[None]:
+def readable(*sources: Source) -> Iterator[None]:
     """Turn Spark's refusals into ours: a damaged file is one thing, a wrong setting another.
 
     Raises:
@@ -157,12 +170,14 @@ def readable(source: Source) -> Iterator[None]:
     try:
         yield
     except AnalysisException as error:
+        source = _meant(sources, str(error))
         raise DataError(
             f"'{source.name}' cannot be read: {_first_line(error)}. "
             f"Check {source.place}.format and {source.place}.columns"
         ) from error
     except SPARK_ERRORS as error:
         text = str(error)
+        source = _meant(sources, text)
         if "CSV header does not conform" in text:
             lines = [line.strip() for line in text.splitlines()]
             told = [next((line for line in lines if line.startswith(part)), "") for part in ("Expected:", "CSV file:")]
@@ -175,12 +190,22 @@ def readable(source: Source) -> Iterator[None]:
                 f"'{source.name}' has files in which {_merged(text)}: write all of them with the same types, or ingest "
                 "them one by one"
             ) from error
+        if _GONE.search(text):
+            raise DataError(
+                f"files of '{source.name}' went away while they were read: somebody writes it anew. Run ingest again "
+                "once that has ended; nothing was written"
+            ) from error
         if "FAILED_READ_FILE" not in text and "java.io." not in text:
             raise
         raise DataError(
             f"'{source.name}' cannot be read: {_cause(text)}. Check that it is whole (gzip -t) and that "
             f"{source.place}.format is right"
         ) from error
+
+
+def _meant(sources: Sequence[Source], text: str) -> Source:
+    """The source that Spark's words are of: the one whose name they have."""
+    return next((source for source in sources if source.name in text), sources[0])
 
 
 def refuse_undecodable(spark: SparkSession, source: Source) -> None:
@@ -212,6 +237,26 @@ def _pinned(place: str, asked: SourceSettings, tables: Tables, name: str, path: 
     pin = tables.pin(name)
     table = tables.read(name, pin.version)
     return Source(path, place, asked, [pin.content], tables.size(name), {}, version=pin.version, table=table)
+
+
+def _by_name(place: str, asked: SourceSettings, name: str, named: Named) -> Source:
+    if named.pin is not None:
+        pin, size = named.pin, named.size or 0
+        return Source(name, place, asked, [pin.content], size, {}, version=pin.version, table=named.rows)
+    texts = [_text(each).cast("string").alias(f"c{number}") for number, each in enumerate(named.rows.schema.fields)]
+    try:
+        rows, total = _sum_of(named.rows.select(*texts))
+    except SPARK_ERRORS as error:
+        raise catalogue_tables.refusal(error, name, place) or error from error
+    columns = named.rows.columns
+    return Source(name, place, asked, [columns, rows, total], UNKNOWN_SIZE, {}, table=named.rows, rows=rows)
+
+
+def _sum_of(texts: DataFrame) -> tuple[int, str]:
+    """How many rows, and a sum that changes with any of them, whatever their order."""
+    digest = F.xxhash64(F.to_json(F.struct(*texts.columns))).cast("decimal(20,0)")
+    found = texts.select(F.count(F.lit(1)).alias("rows"), F.sum(digest).cast("string").alias("sum")).collect()[0]
+    return int(found["rows"]), str(found["sum"])
 
 
 def _files(place: str, asked: SourceSettings, path: str, spark: SparkSession) -> Source:

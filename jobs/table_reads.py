@@ -96,11 +96,7 @@ class TableReads:
         Raises:
             TableError: there is no such table.
         """
-        history = self.history(name)
-        newest = last = next(history)
-        while last.is_housekeeping and (earlier := next(history, None)):
-            last = earlier
-        return Pin(newest.version, last.version)
+        return pin_of(self.history(name))
 
     def size(self, name: str) -> int:
         """Bytes of the table's newest version.
@@ -214,6 +210,14 @@ class TableReads:
     def _last_change(self, name: str) -> Commit | None:
         """The last commit that changed rows; None if there is no table, or no such commit in its log any more."""
         return next((commit for commit in self._since_last_change(name) if not commit.is_housekeeping), None)
+
+
+def pin_of(history: Iterator[Commit]) -> Pin:
+    """What a table's commits, newest first, say of it; there is one at least."""
+    newest = last = next(history)
+    while last.is_housekeeping and (earlier := next(history, None)):
+        last = earlier
+    return Pin(newest.version, last.version)
 
 
 def maker(name: str) -> str:

@@ -10,12 +10,13 @@ have no columns to compare: each of them counts as one.
 
 from __future__ import annotations
 
+import functools
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, TimestampType
 
@@ -106,7 +107,9 @@ class Rules:
     normalise_ids: bool = False
 
 
-def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased: Erased | None = None) -> DataFrame:
+def sort_out(
+    raw: DataFrame, rules: Rules, malformed: str | None = None, erased: Erased | None = None, *, source: str = ""
+) -> DataFrame:
     """Type every distinct raw row and give it its one disposition.
 
     Args:
@@ -114,11 +117,12 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         rules: how to read them.
         malformed: the column that holds a malformed line's text; null in all other rows.
         erased: persons whose rows are ERASED, whatever else is wrong with them; None: nobody.
+        source: the name of where they lie.
 
     Returns:
         EVENT_COLUMNS (null where unreadable), `said_kind` (the source's word, in lower case), `row` (the raw row as
         JSON; NOT_KEPT for a malformed line where persons were erased), `copies` (bigint: how often it stood in the
-        input), `disposition` (one of KEPT, ERASED, or a key of REASONS).
+        input), `disposition` (one of KEPT, ERASED, or a key of REASONS), `source`.
     """
     # By number: a source may call its columns as we call ours, or with dots and backticks.
     raw, rules = _with_constants(raw, rules)
@@ -137,7 +141,21 @@ def sort_out(raw: DataFrame, rules: Rules, malformed: str | None = None, erased:
         disposition = F.when(F.col("is_erased"), ERASED).otherwise(F.col("disposition"))
         text = F.when(F.col("is_malformed"), NOT_KEPT).otherwise(F.col("row"))
         sorted_out = marked.withColumn("disposition", disposition).withColumn("row", text)
-    return sorted_out.select(*EVENT_COLUMNS, F.lower("raw_kind").alias("said_kind"), "row", "copies", "disposition")
+    return sorted_out.select(
+        *EVENT_COLUMNS, F.lower("raw_kind").alias("said_kind"), "row", "copies", "disposition",
+        F.lit(source).alias("source"),
+    )  # fmt: skip
+
+
+def together(parts: Sequence[DataFrame]) -> DataFrame:
+    """The rows of several sources, sorted out: one that an earlier source has too is a duplicate."""
+    if len(parts) == 1:
+        return parts[0]
+    numbered = (part.withColumn("part", F.lit(number)) for number, part in enumerate(parts))
+    rows = functools.reduce(DataFrame.unionByName, numbered)
+    is_first = F.col("part") == F.min("part").over(Window.partitionBy("event_id"))
+    is_again = ~is_first & (F.col("disposition") != "malformed_line")
+    return rows.withColumn("disposition", F.when(is_again, DUPLICATE).otherwise(F.col("disposition"))).drop("part")
 
 
 def names_no_zone(raw: DataFrame, rules: Rules) -> bool:
@@ -177,21 +195,20 @@ def events(sorted_out: DataFrame) -> DataFrame:
 
 
 def set_aside(sorted_out: DataFrame) -> DataFrame:
-    """The rows that were not kept, but for those of erased persons: `reason` and `row` (JSON)."""
-    rows = sorted_out.where(~F.col("disposition").isin(*KEPT, ERASED))
-    return rows.select(F.col("disposition").alias("reason"), "row")
+    """The rows that were not kept, but for those of erased persons: `reason`, `row` (JSON), `source`."""
+    rows = sorted_out.where(~F.col("disposition").isin(*KEPT, ERASED, DUPLICATE))
+    return rows.select(F.col("disposition").alias("reason"), "row", "source")
 
 
 def counts(sorted_out: DataFrame) -> DataFrame:
-    """`disposition`, `rows` (bigint): they add up to the number of raw rows; further copies count as duplicates."""
+    """`disposition`, `rows` (bigint), `source`: they add up to the raw rows; further copies count as duplicates."""
     is_malformed = F.col("disposition") == "malformed_line"
-    first = sorted_out.groupBy("disposition").agg(
-        F.sum(F.when(is_malformed, F.col("copies")).otherwise(1)).alias("rows")
-    )
-    further = sorted_out.where(~is_malformed).agg(
-        F.lit(DUPLICATE).alias("disposition"), F.sum(F.col("copies") - 1).alias("rows")
-    )
-    return first.unionByName(further).where("rows > 0")
+    rows = F.when(is_malformed, F.col("copies")).otherwise(1)
+    first = sorted_out.select("disposition", rows.alias("rows"), "source")
+    further = sorted_out.where(~is_malformed & (F.col("copies") > 1))
+    further = further.select(F.lit(DUPLICATE).alias("disposition"), (F.col("copies") - 1).alias("rows"), "source")
+    tallied = first.unionByName(further).groupBy("source", "disposition").agg(F.sum("rows").alias("rows"))
+    return tallied.select("disposition", "rows", "source")
 
 
 def items(events: DataFrame) -> DataFrame:

@@ -47,12 +47,16 @@ WORKING_SHARE = 1.5  # gradients and copies, over weights and optimizer state
 
 
 def data_source(settings: Settings) -> list[Finding]:
-    path = settings.ingest.path
-    if path is None:
+    """Whether there is something at each path that ingest is to read; a catalogue's names are asked by ingest."""
+    asked = settings.ingest.all_sources() | {f"sources.{name}": each for name, each in settings.sources.items()}
+    if not asked:
         return [Finding("ok", "data", "ingest.path is not set: the simulated shop")]
-    if "://" in path or glob.glob(path):  # noqa: PTH207  the setting is a glob of any root
-        return [Finding("ok", "data", path)]
-    return [Finding("fail", "data", f"ingest.path '{path}' matches no file", "correct ingest.path, or unset it")]
+    missing = [
+        Finding("fail", "data", f"{place}.path '{each.path}' matches no file", f"correct {place}.path, or unset it")
+        for place, each in asked.items()
+        if each.path and "://" not in each.path and not glob.glob(each.path)  # noqa: PTH207  a glob of any root
+    ]
+    return missing or [Finding("ok", "data", ", ".join(str(each.name) for each in asked.values()))]
 
 
 def tables(settings: Settings, spark: SparkSession) -> list[Finding]:

@@ -46,7 +46,7 @@ def checked(ids: Iterable[str], settings: Settings) -> list[str]:
     wanted = sorted({clean(user_id.rstrip("\r")) for user_id in ids} - {""})
     if not wanted:
         raise DataError("ids must hold at least one user id; got 0; nothing was erased")
-    header = {"user_id", settings.ingest.columns.get("user_id", "user_id")}.intersection(wanted)
+    header = settings.ingest.user_columns.intersection(wanted)
     if header:
         raise DataError(
             f"ids must be user ids alone; '{header.pop()}' is the name of their column: take the header out of the "

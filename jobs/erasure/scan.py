@@ -48,11 +48,13 @@ class Scan:
 
     def __init__(self, settings: Settings, tables: Tables, ids: Iterable[str]) -> None:
         clean = normalised if settings.ingest.normalise_ids else trimmed
-        self.finder = Finder(ids, {"user_id", settings.ingest.columns.get("user_id", "user_id")}, clean)
-        self._aside = of_no_person(settings.ingest.columns or ORDER_LINES.columns)
+        self.finder = Finder(ids, settings.ingest.user_columns, clean)
+        columns = (asked.columns for asked in settings.ingest.events().values())
+        of_nobody = [of_no_person(held) for held in columns] or [of_no_person(ORDER_LINES.columns)]
+        self._aside = frozenset.intersection(*of_nobody)
         self._tables, raw = tables, raw_tables(settings, tables.spark)
-        self._source = _plain(settings.ingest.path or "")
-        self._raw = raw if settings.ingest.path is None and raw.exists(RAW) else None
+        self._sources = [_plain(asked.path) for asked in settings.ingest.all_sources().values() if asked.path]
+        self._raw = raw if not settings.ingest.events() and raw.exists(RAW) else None
         held = [tables] if self._raw is None else [tables, self._raw]
         self._roots = {erasure_files.qualified(tables.spark, place.root): place for place in held}
 
@@ -121,8 +123,8 @@ class Scan:
 
     def _is_source(self, path: str) -> bool:
         """Whether a file is of the shop's own source (`ingest.path`), where that lies below the tables' root."""
-        is_below = self._source.startswith(f"{_plain(self._tables.root)}/")
-        return is_below and f"{_plain(path)}/".startswith(f"{self._source}/")
+        below = [source for source in self._sources if source.startswith(f"{_plain(self._tables.root)}/")]
+        return any(f"{_plain(path)}/".startswith(f"{source}/") for source in below)
 
     def still_needed(self, files: dict[str, int]) -> dict[str, int]:
         """Those of the files that the tables as they are now consist of."""

@@ -11,7 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest, sources
+from jobs import ingest, ingest_rules, sources
+from jobs.ingest_rules import rules_of
 from jobs.sessions import session_settings
 from jobs.settings import Settings, load_settings
 from jobs.settings_sources import Kind
@@ -47,7 +48,7 @@ def json_lines(path: Path, rows: Iterable[dict[str, Any] | str]) -> Path:
 
 
 def sort_out(spark: SparkSession, settings: Settings) -> Any:
-    source, rules = find(settings, spark), ingest._rules(settings.ingest)
+    source, rules = find(settings, spark), rules_of("ingest", settings.ingest, settings.ingest)
     with sources.readable(source):
         raw = sources.read(spark, source, rules.columns)
         return order_lines.sort_out(raw.rows, rules, raw.malformed)
@@ -195,7 +196,7 @@ def test_wrong_settings_are_named_before_a_file_is_read(
 
 @pytest.mark.parametrize("pattern", ["dd/MM/yy", "M/d/yyyy hh:mm a", "yyyy-MM-dd'T'HH:mm:ss[.SSS]XXX", "yyyyMMdd"])
 def test_right_patterns_pass(spark: SparkSession, pattern: str) -> None:
-    ingest._try_out(spark, "ingest", of("x", time_format=pattern).ingest)
+    ingest_rules.try_out(spark, "ingest", of("x", time_format=pattern).ingest)
 
 
 def test_an_empty_prefix_is_refused() -> None:
@@ -342,7 +343,7 @@ def test_unknown_words_past_the_limit_are_named(spark: SparkSession, tmp_path: P
     path = csv(tmp_path / "lines.csv", *lines, header=",".join(columns))
     values = of(path, columns=columns).model_dump()
     root = {"root": str(tmp_path / "tables")}
-    with pytest.raises(TooManyBadRows, match=r"unknown_kind: 2\. Kinds of ingest.kinds are missing: 'gift' \(2\)"):
+    with pytest.raises(TooManyBadRows, match=r"unknown_kind: 2\. Kinds are mapped to none of ours: 'gift' \(2\)"):
         ingest.run(Settings(**values | {"tables": root}), spark)
     settings = Settings(**values | {"tables": root | {"quarantine_limit": 0.5}})
     first = ingest.run(settings, spark)
