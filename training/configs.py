@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from training.errors import SettingsError
 from training.identity import identity_of, without_later
@@ -143,7 +144,43 @@ class RowMlpConfig(ModelConfig):
     start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
 
 
-CONFIGS: dict[str, type[ModelConfig]] = {"two_tower": TwoTowerConfig, "row_mlp": RowMlpConfig}
+class QuantileMlpConfig(ModelConfig):
+    """Hyper-parameters of the model of quantiles, training/models/quantile_mlp.py."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset({"dim", "hidden", "dropout", "levels", "head", "scale", "unit"})
+
+    dim: int = Field(8, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(4, 8, 16, 32))
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (64, 64), max_length=16, description="widths of the hidden layers; none: a linear model"
+    )
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="of the hidden layers' components", json_schema_extra=search(0.0, 0.5)
+    )
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        min_length=1,
+        max_length=99,
+        description="of the quantiles, ascending",
+    )
+    head: Literal["quantile", "negative_binomial"] = Field(
+        "quantile", description="quantiles as they are, or those of a distribution of counts"
+    )
+    scale: str = Field("scale", description="column, where the schema has it, that the label is in units of; above 0")
+    unit: float = Field(1.0, gt=0, le=1e12, description="what the label is in units of where there is no such column")
+
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if any(high <= low for low, high in pairwise(levels)):
+            raise ValueError("levels must ascend, e.g. [0.1, 0.5, 0.9]")
+        return levels
+
+
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "two_tower": TwoTowerConfig,
+    "row_mlp": RowMlpConfig,
+    "quantile_mlp": QuantileMlpConfig,
+}
 
 
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:

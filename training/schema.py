@@ -28,8 +28,8 @@ class Kind(enum.StrEnum):
     DENSE = "dense"  # float32: a scalar, a fixed list (`length`) or a ragged list
     TEXT = "text"  # string
     IMAGE = "image"  # binary
-    LABEL = "label"  # float32; NaN and null are refused
-    WEIGHT = "weight"  # float32, finite and >= 0
+    LABEL = "label"  # float32, a scalar or a fixed list (`length`), as the steps of a panel; NaN and null are refused
+    WEIGHT = "weight"  # float32, finite and >= 0: of a row, or a fixed list (`length`), of each of its steps
     TIME = "time"  # int64 microseconds since 1970-01-01 UTC
 
 
@@ -42,7 +42,7 @@ class Column:
         kind: what it means.
         vocabulary: for ids: the vocabulary's name; columns that name the same one share an embedding table.
         size: for ids: number of indices, the unknown index 0 included; values must lie in [0, size).
-        length: for dense: the length of a fixed list; None is a scalar.
+        length: for dense, label and weight: the length of a fixed list; None is a scalar.
         ragged: for dense: a list of any length.
         fill: the value that replaces null in scalars and in lists' elements; None refuses null.
     """

@@ -138,10 +138,10 @@ def test_its_tables_learn_by_their_own_optimizer() -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ([Column("amount", Kind.DENSE)], r"needs one label, .* has the labels \[\]"),
+        ([Column("amount", Kind.DENSE)], r"needs one label; .* has the labels \[\]"),
         ([Column("a", Kind.LABEL), Column("b", Kind.LABEL), Column("c", Kind.DENSE)], r"labels \['a', 'b'\]"),
         ([Column("a", Kind.LABEL), Column("c", Kind.DENSE, ragged=True)], r"any length \['c'\]"),
-        ([Column("a", Kind.LABEL)], "needs one label, and ids, numbers"),
+        ([Column("a", Kind.LABEL)], "needs ids, numbers or fixed lists"),
     ],
 )
 def test_a_schema_that_is_not_one_of_rows_is_refused(columns: list[Column], words: str) -> None:

@@ -1,0 +1,143 @@
+"""What models of rows and panels take in: ids by embeddings, lists of ids by their mean, numbers standardised.
+
+Numbers pass through sign(x) log(1 + |x|), as counts and amounts have long tails, and are standardised by what the
+training has seen so far, which is the same on all ranks whenever it is judged or kept (training/step/buffers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from training.batch import Batch, Ragged
+from training.errors import SchemaError
+from training.schema import Column, Kind, Schema
+
+Table = Callable[..., nn.Module]
+
+
+class Inputs(nn.Module):
+    """A batch's columns of kind ID, IDS and DENSE (a number, or a fixed list) as one vector a row.
+
+    Args:
+        schema: of the batches.
+        table: makes an embedding table, one a vocabulary.
+        dim: embedding width.
+
+    Attributes:
+        width: of the vectors.
+
+    Raises:
+        SchemaError: a list of numbers of any length, or nothing to learn from.
+    """
+
+    def __init__(self, schema: Schema, table: Table, dim: int) -> None:
+        super().__init__()
+        self._ids = [column for kind in (Kind.ID, Kind.IDS) for column in schema if column.kind is kind]
+        self._numbers = [column for column in schema if column.kind is Kind.DENSE]
+        ragged = [column.name for column in self._numbers if column.ragged]
+        if ragged or not (self._ids or self._numbers):
+            raise SchemaError(
+                "a model of rows needs ids, numbers or fixed lists of numbers; the schema has the lists of any length "
+                f"{ragged}; take another model, or other columns"
+            )
+        self.tables = nn.ModuleDict(
+            {name: table(name, size, dim, std=0.01) for name, size in _vocabularies(self._ids).items()}
+        )
+        numbers = sum(column.length or 1 for column in self._numbers)
+        self.standard = nn.BatchNorm1d(numbers, affine=False, momentum=0.02) if numbers else None
+        self.width = dim * len(self._ids) + numbers
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(batch, width)"""
+        parts = [self._pooled(column, batch[column.name]) for column in self._ids]
+        if self.standard is not None:
+            numbers = torch.cat([matrix(batch[column.name]) for column in self._numbers], dim=1)
+            parts.append(self.standard(torch.sign(numbers) * torch.log1p(numbers.abs())))
+        return torch.cat(parts, dim=1)
+
+    def _pooled(self, column: Column, value: object) -> Tensor:
+        """(batch, dim): the embedding of an id, or the mean of a list's."""
+        table = self.tables[str(column.vocabulary)]
+        if not isinstance(value, Ragged):
+            return cast("Tensor", table(cast("Tensor", value)))
+        rows = value.offsets.numel() - 1
+        lengths = value.offsets.diff()
+        row = torch.repeat_interleave(torch.arange(rows, device=lengths.device), lengths)
+        vectors = table(value.values)
+        summed = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+        return summed.index_add(0, row, vectors) / lengths.clamp(min=1).unsqueeze(1)
+
+
+class WideAndDeep(nn.Module):
+    """A linear map and a network beside it, added up: the first learns what a rule would say from the first steps on.
+
+    Args:
+        width: of the input.
+        hidden: widths of the network's layers.
+        dropout: of their components.
+        start: (outputs,) what both together give before training.
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], dropout: float, start: Sequence[float]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = width
+        for after in hidden:
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+            before = after
+        last = nn.Linear(before, len(start))
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor(start))
+        self.deep = nn.Sequential(*layers, last)
+        self.linear = nn.Linear(width, len(start), bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(batch, outputs); what is dropped is drawn from the generator, and nothing is without one."""
+        hidden = rows
+        for layer in self.deep:
+            hidden = _dropped(hidden, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(hidden)
+        return hidden + cast("Tensor", self.linear(rows))
+
+
+def only_label(schema: Schema, model: str) -> Column:
+    """The schema's one label.
+
+    Raises:
+        SchemaError: it has none, or several.
+    """
+    labels = [column for column in schema if column.kind is Kind.LABEL]
+    if len(labels) != 1:
+        raise SchemaError(
+            f"{model} needs one label; the schema has the labels {[label.name for label in labels]}; take another "
+            "model, or other columns"
+        )
+    return labels[0]
+
+
+def only_weight(schema: Schema) -> Column | None:
+    """The schema's weight, if it has one."""
+    return next((column for column in schema if column.kind is Kind.WEIGHT), None)
+
+
+def matrix(values: object) -> Tensor:
+    """(batch, length): a number is a list of one."""
+    held = cast("Tensor", values)
+    return held.unsqueeze(1) if held.dim() == 1 else held
+
+
+def _vocabularies(columns: Sequence[Column]) -> dict[str, int]:
+    return {str(column.vocabulary): column.size or 1 for column in columns}
+
+
+def _dropped(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout with draws of the step's own; none where nothing is learnt."""
+    if generator is None or not share:
+        return values
+    kept = torch.rand(values.shape, generator=generator, device=values.device) >= share
+    return values * kept / (1 - share)
