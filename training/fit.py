@@ -23,6 +23,7 @@ from training.checks import check_epochs, check_settings, check_skipped
 from training.data.memory import reuse_memory
 from training.preemption import Notice, leave
 from training.settings import FitSettings, step_seed
+from training.state.bundle import Bundle
 from training.state.checkpoint import Checkpoints
 from training.state.lock import only_writer
 from training.state.progress import Meter
@@ -87,6 +88,7 @@ def fit(
     validate: Callable[[Any], Mapping[str, float]] | None = None,
     report: Callable[[Event], None] | None = None,
     identity: Mapping[str, Any] | None = None,
+    start_from: Bundle | None = None,
 ) -> FitResult:
     """Train `model` in place; with `validate` it ends with the weights of the best epoch, else with the last.
 
@@ -101,6 +103,8 @@ def fit(
         validate: called on every rank after each epoch, in eval mode without gradients; rank 0's metrics count.
         report: gets events, on rank 0 alone; raising `Pruned` there stops the training on all ranks.
         identity: JSON dict of what else must be equal for a checkpoint to fit: model config, schema, snapshot.
+        start_from: a bundle whose weights are the initial ones (training/state/warm_start.py); readable on every rank.
+            A checkpoint fits only with the bundle that its training started from.
 
     Raises:
         Pruned: `report` raised it.
@@ -109,6 +113,7 @@ def fit(
         SettingsError: the settings do not go together with the model, or with no validation.
         PreemptedError: a rank got SIGTERM; the step was ended, and its checkpoint is on the disk.
         TrainingError: too many steps were not finite, or a rank was lost.
+        BundleError: the bundle to start from does not fit the model.
     """
     check_settings(settings, model, has_validation=validate is not None)
     reuse_memory()
@@ -122,11 +127,12 @@ def fit(
             stack.enter_context(only_writer(folder, telling.warn))
         if checkpoint_dir is not None:
             made_for = {"settings": settings.identity(), **(identity or {})}
+            made_for |= {"start_from": start_from.name} if start_from else {}
             saver = Checkpoints(
                 checkpoint_dir, identity=made_for, keep=settings.keep_checkpoints, say=telling.warn, world=world
             )
             stack.enter_context(saver)  # a training that is cut short leaves no thread that writes on
-        return _fit(model, loader, settings, world, folder, saver, validate, telling, notice)
+        return _fit(model, loader, settings, world, folder, saver, validate, telling, notice, start_from)
 
 
 def _fit(
@@ -139,13 +145,14 @@ def _fit(
     validate: Callable[[Any], Mapping[str, float]] | None,
     telling: Telling,
     notice: Notice,
+    start_from: Bundle | None,
 ) -> FitResult:
     """The loop itself; on rank 0 the checkpoint folder is locked."""
     # --- The same start on every rank
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = build_optimizers(model, settings)
     synchroniser, buffers = Synchroniser(model, world, settings.compression), Buffers(model, world)
-    progress = resume(model, optimizers, saver, world)
+    progress = resume(model, optimizers, saver, world, start_from)
     resumed_at = progress.step
     check_epochs(progress, settings, saver)
     synchroniser.load(progress.exchange)
@@ -159,7 +166,8 @@ def _fit(
     best_weights: dict[str, Tensor] = {}
     due = _Due(settings.checkpoint_every_s if folder else None)  # rank 0's clock counts
     verb: Kind = "resume" if progress.step else "start"
-    telling(verb, progress, f"{verb} at step {progress.step} of {steps_in_all}, {world.size} ranks")
+    begun = f", from bundle {start_from.name}" if start_from and not progress.step else ""
+    telling(verb, progress, f"{verb} at step {progress.step} of {steps_in_all}, {world.size} ranks{begun}")
     compute = Compute(model, settings, world, say=lambda text: telling("warning", progress, text))
     feed = Feed(loader, compute.device)
 

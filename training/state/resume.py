@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import CheckpointError
+from training.state.bundle import Bundle
 from training.state.checkpoint import Checkpoints, State
 from training.state.progress import Progress
 from training.state.search import Found
 from training.state.shards import ShardReader
+from training.state.warm_start import warm_start
 from training.step.optimizers import Optimizers
 from training.step.sync import Synchroniser
 from training.tables.sharded import sharded_tables
@@ -49,10 +51,17 @@ def _parameter(name: str) -> str:
     return parts[1] if parts[0] == "model" else parts[2]
 
 
-def resume(model: nn.Module, optimizers: Optimizers, saver: Checkpoints | None, world: World) -> Progress:
-    """Put rank 0's weights, or its newest checkpoint's, on every rank; returns where the training stands."""
+def resume(
+    model: nn.Module, optimizers: Optimizers, saver: Checkpoints | None, world: World, start_from: Bundle | None = None
+) -> Progress:
+    """Put rank 0's weights, or its newest checkpoint's, on every rank; returns where the training stands.
+
+    Without a checkpoint the bundle's weights come first, if there is one.
+    """
     found = saver.load_latest() if saver else None
     if found is None:
+        if start_from is not None:
+            world.on_each("reading the bundle to start from", partial(warm_start, model, start_from))
         _share_weights(model, world)
         return Progress()
     shared: dict[str, Tensor] = {}

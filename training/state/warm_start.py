@@ -1,0 +1,69 @@
+"""A training that begins with a bundle's weights instead of drawn ones, also where vocabularies have grown since."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from training.errors import BundleError
+from training.schema import Schema
+from training.state.bundle import Bundle
+from training.tables.sharded import ShardedEmbedding, sharded_tables
+
+
+@torch.no_grad()
+def warm_start(model: nn.Module, bundle: Bundle) -> None:
+    """Give a model the parameters of a bundle, and the running statistics of its BatchNorm layers.
+
+    Vocabularies are append-only: a table with more rows than the bundle's gets those, and its further rows keep their
+    initial values. All other buffers stay as the model was made with them, for they are of its own catalogue. Each rank
+    reads the rows that it holds.
+
+    Raises:
+        BundleError: the bundle lacks a parameter, or has it of another shape, or a vocabulary has shrunk. Then nothing
+            is changed.
+    """
+    _check_vocabularies(getattr(model, "schema", None), bundle)
+    held = {name: bundle.tensor(name) for name in bundle.tensor_names()}
+    tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    sharded = sharded_tables(model)
+    wanted = {**dict(model.named_parameters()), **_statistics(model)}
+    for name, tensor in wanted.items():
+        shape = [sharded[name].num_embeddings, sharded[name].embedding_dim] if name in sharded else list(tensor.shape)
+        _check(name, shape, held.get(name), bundle, may_grow=name in tables or name in sharded)
+    for name, tensor in wanted.items():
+        found = _own_rows(held[name], sharded[name]) if name in sharded else held[name]
+        (tensor[: len(found)] if tensor.dim() else tensor).copy_(found)
+
+
+def _own_rows(whole: Tensor, table: ShardedEmbedding) -> Tensor:
+    return whole[table.world.rank :: table.world.size]
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    buffers = dict(model.named_buffers())
+    return {name: buffers[name] for name in buffers if name.rpartition(".")[0] in layers}
+
+
+def _check(name: str, shape: list[int], found: Tensor | None, bundle: Bundle, *, may_grow: bool) -> None:
+    there = None if found is None else list(found.shape)
+    if there == shape or (may_grow and there and there[1:] == shape[1:] and there[0] <= shape[0]):
+        return
+    raise BundleError(
+        "a bundle to start from must hold the model's weights, with tables that have grown at most; "
+        f"'{name}' is {shape} here and {there or 'not there'} in '{bundle.path}'; start from a bundle of this model "
+        "and of its widths, or from none"
+    )
+
+
+def _check_vocabularies(schema: Schema | None, bundle: Bundle) -> None:
+    mine = {} if schema is None else schema.vocabularies()
+    for name, size in bundle.schema.vocabularies().items():
+        if mine.get(name, size) < size:
+            raise BundleError(
+                f"vocabulary '{name}' must have grown at most since the bundle to start from; it has {mine[name]} "
+                f"indices here and {size} in '{bundle.path}'; build the examples with the vocabulary that the bundle "
+                "was trained with, or start from none"
+            )
