@@ -1,0 +1,45 @@
+"""A customer with a million lines beside others with twenty: seconds over those without, the cap at 20,000 lines.
+
+python benchmarks/examples_skew.py [LINES_OF_ONE USERS ROUNDS]
+"""
+
+from __future__ import annotations
+
+from _examples import CUTS, lines, session
+from _loader import arguments, in_turn, report
+
+from jobs.settings_sections import ExampleSettings
+from spark_udfs import features
+
+GOAL, EACH = 1.5, 20
+
+
+def main() -> None:
+    of_one, users, rounds = arguments(1_000_000, 50_000, 3)
+    spark = session("bench-skew")
+    asked = ExampleSettings()
+    held = {"even": lines(spark, users, EACH).persist(), "skewed": lines(spark, users, EACH, of_one).persist()}
+    over: dict[str, int] = {}
+
+    def build(name: str) -> int:
+        """As the job does: count what is over the cap, and cap if something is."""
+        before = held[name].where(features.known_before(CUTS.test))
+        over[name] = features.lines_over(before, asked.max_lines)
+        cap = asked.max_lines if over[name] else None
+        rows = features.examples(held[name], CUTS, asked.max_history, cap)
+        rows.write.format("noop").mode("overwrite").save()
+        return 0
+
+    for name, df in held.items():
+        df.count()
+        build(name)
+    assert over["even"] == 0 < over["skewed"], over
+    seconds = in_turn({name: (lambda name=name: build(name)) for name in held}, rounds)
+    detail = {name: round(value, 2) for name, value in seconds.items()}
+    detail |= {"lines": users * EACH, "of_one": of_one, "over_the_cap": over["skewed"]}
+    spark.stop()
+    report("examples_skew", seconds["skewed"] / seconds["even"], GOAL, "x seconds without (at most)", detail)
+
+
+if __name__ == "__main__":
+    main()
