@@ -90,6 +90,25 @@ def test_each_row_once_with_equal_steps_in_the_same_order(
     assert found == in_order(alone)
 
 
+def test_a_window_is_bounded_by_bytes_alike_on_all_ranks(snapshot: Snapshot) -> None:
+    def window(schema: Schema = SCHEMA, **settings: Any) -> int:
+        with Loader(snapshot, schema, batch_size=8, seed=7, **settings) as loader:
+            return int(loader.state_dict()["shuffle_rows"])
+
+    assert window(ID, shuffle_rows=500, shuffle_mb=0.0008) == 100  # 8 bytes an id
+    assert window(ID, shuffle_rows=50, shuffle_mb=0.0008) == 50
+    assert window(ID, shuffle_mb=1e-9) == 1
+    pair = Schema((SCHEMA["id"], SCHEMA["pair"]))
+    assert window(pair, shuffle_mb=0.0016) == 100
+    a_list = Schema((SCHEMA["history"],))
+    assert window(a_list, shuffle_mb=0.002) == pytest.approx(2000 / (8 + 8 * 1.5), rel=0.05)
+    assert {window(rank=rank, world_size=3, shuffle_mb=0.01) for rank in range(3)} == {window(shuffle_mb=0.01)}
+    ranks, _ = ranks_epoch(snapshot, SCHEMA, world_size=2, shuffle_mb=0.01)
+    assert sorted(in_order(ranks)) == [expected(i) for i in range(ROWS)]
+    with pytest.raises(SettingsError, match=r"shuffle_mb must be above 0; got 0; None leaves it to shuffle_rows"):
+        window(shuffle_mb=0)
+
+
 def test_ranks_without_rows_get_empty_batches(snapshot: Snapshot) -> None:
     ranks, _ = ranks_epoch(snapshot, SCHEMA, world_size=8, global_batch=1000, shards=8)
     assert [len(steps[1]) for steps in ranks] == [1, 1, 1, 0, 0, 0, 0, 0]

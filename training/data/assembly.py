@@ -76,6 +76,22 @@ class Epoch:
         return Decoded([hold(columns, arrays, order, where) for columns in self.together], numbers)
 
 
+def bytes_per_row(snapshot: Snapshot, schema: Schema, cache: Cache | None = None) -> float:
+    """Bytes that a row takes while it waits in a window: the mean over the first, the middle and the last row group.
+
+    The same on every rank, which reads them all.
+
+    Raises:
+        SnapshotError: a file is gone or cannot be read.
+        SchemaError: one of them holds a value that the schema forbids.
+    """
+    groups = np.flatnonzero(snapshot.groups.live)
+    epoch = Epoch(snapshot, schema, Plan(snapshot.groups.live, 0, 1, 1), 0, cache)
+    chosen = [int(groups[place]) for place in sorted({0, len(groups) // 2, len(groups) - 1})]
+    held = sum(one.nbytes for group in chosen for one in epoch.decoded(group).held)
+    return held / int(snapshot.groups.live[chosen].sum())
+
+
 class Part(NamedTuple):
     """Consecutive rows of a piece that go to one batch.
 

@@ -43,6 +43,10 @@ class Fixed:
 
     values: Array
 
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -56,6 +60,10 @@ class Lists:
         """Row i is values[offsets[i]:offsets[i + 1]]; the values are not copied."""
         buffers = [None, pa.py_buffer(offsets * values.itemsize), pa.py_buffer(values)]
         return cls(pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers), values.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.rows.nbytes)
 
     @property
     def offsets(self) -> IntArray:
@@ -84,6 +92,10 @@ class Objects:
     """Strings or bytes, as an Arrow array."""
 
     values: pa.Array
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
 
 
 Held = Fixed | Lists | Objects

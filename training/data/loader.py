@@ -14,7 +14,7 @@ from types import TracebackType
 from torch import Tensor
 
 from training.batch import Batch, Ragged, Value, batch_size
-from training.data.assembly import Epoch
+from training.data.assembly import Epoch, bytes_per_row
 from training.data.cache import Cache
 from training.data.columns import check_type
 from training.data.memory import reuse_memory
@@ -78,6 +78,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 2,
         shuffle_rows: int = 262_144,
+        shuffle_mb: float | None = None,
         shards: int = 8,
         cache: Cache | None = None,
         transform: Transform | None = None,
@@ -94,6 +95,8 @@ class Loader:
             workers: threads that read and decode.
             shuffle_rows: rows, over all ranks, that are mixed with each other at a time. Each shard mixes at least one
                 row group, so the memory is at least that of `shards / world_size` row groups a rank.
+            shuffle_mb: what these rows may take at most, MB (10**6 bytes) over all ranks, as three row groups of the
+                table tell it; None: what they take.
             shards: canonical shards; rounded up to a multiple of the world size.
             cache: keeps decoded row groups for later epochs; loaders may share one.
             transform: changes each batch, in `workers` threads of its own (training/data/transform.py).
@@ -112,6 +115,10 @@ class Loader:
                 f"version {snapshot.version} of table '{snapshot.uri}' has no rows to train on. "
                 "Build it first, or widen the partitions that are read"
             )
+        if shuffle_mb is not None:
+            if not shuffle_mb > 0:
+                raise SettingsError(f"shuffle_mb must be above 0; got {shuffle_mb}; None leaves it to shuffle_rows")
+            shuffle_rows = max(1, min(shuffle_rows, int(1e6 * shuffle_mb / bytes_per_row(snapshot, schema, cache))))
         reuse_memory()
         self.snapshot, self.schema = snapshot, schema
         self.rank, self.world_size, self.batch_size, self.workers = rank, world_size, batch_size, workers
