@@ -35,6 +35,7 @@ MADE_BY = {
     "builds": "build_examples",
     "recommendations": "score",
     "fraud_scores": "score",
+    "forecasts": "score",
     "feedback": "ingest_feedback",
     "erased": "erase",
     "erasure_key": "erase",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.top_k import Floats, Ints, Lists, Mask
@@ -34,6 +36,12 @@ def float_lists(column: pa.Array) -> tuple[Floats, Ints]:
     """A list column of floats as values and offsets; a null list is empty, a null element is NaN."""
     values, offsets = _flat(column)
     return values.cast(pa.float32()).to_numpy(zero_copy_only=False), offsets
+
+
+def fixed_lists(rows: npt.NDArray[Any]) -> pa.Array:
+    """A matrix as a column of lists of float32, one a row."""
+    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(np.asarray(rows, np.float32).ravel()))
 
 
 def ids_of(column: pa.Array, name: str = "user") -> Ints:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from spark_udfs.arrow import ids_of
+from spark_udfs.arrow import fixed_lists, ids_of
 from spark_udfs.features import DAY_US, TRAIN, VALIDATION, Cuts, utc
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 EXACT = "decimal(38,6)"  # sums of doubles depend on their order
-STATISTICS = 7
 ROWS_PER_BATCH = 1 << 14
 _ROW = (
     "series bigint, origin bigint, lags array<float>, statistics array<float>, calendar array<float>, scale float, "
@@ -220,7 +219,7 @@ def asked(sums: DataFrame, form: Form, origin: int, until: int) -> DataFrame:
             past, lag = dense[: at[0]], form.of.naive
             error = float(np.abs(past[lag:] - past[:-lag]).mean()) if len(past) > lag else 0.0
             rows = _rows(series, first, dense, at, target, known, form)
-            more = {"history": _lists(past[None, -kept:]), "naive_error": pa.array([error], pa.float32())}
+            more = {"history": fixed_lists(past[None, -kept:]), "naive_error": pa.array([error], pa.float32())}
             yield _batch(rows | more)
 
     made = sums.mapInArrow(spread, f"{_ROW}, {_HISTORY}")
@@ -264,12 +263,12 @@ def _rows(
     return {
         "series": pa.array(np.full(len(at), series, np.int64)),
         "origin": pa.array(at + first),
-        "lags": _lists(np.sqrt(newest / scale[:, None])),
-        "statistics": _lists(statistics),
-        "calendar": _lists(calendar(at + first, form)),
+        "lags": fixed_lists(np.sqrt(newest / scale[:, None])),
+        "statistics": fixed_lists(statistics),
+        "calendar": fixed_lists(calendar(at + first, form)),
         "scale": pa.array(scale.astype(np.float32)),
-        "target": _lists(target),
-        "known": _lists(known),
+        "target": fixed_lists(target),
+        "known": fixed_lists(known),
     }
 
 
@@ -288,11 +287,6 @@ def calendar(origin: Ints, form: Form) -> Doubles:
     if form.of.weekdays:
         parts.append(np.eye(7)[(days.astype(np.int64) + 3) % 7])
     return np.concatenate(parts, axis=1)
-
-
-def _lists(values: Doubles) -> pa.Array:
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.float32).ravel()))
 
 
 def _batch(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:

@@ -1,4 +1,4 @@
-"""Answers from a bundle: histories in, the top K items of the whole catalogue out; or rows in, probabilities out.
+"""Answers from a bundle: histories in, the top K items of the whole catalogue out; or rows in, predictions out.
 
 The bundle is opened on the executors, once per Python worker; torch is imported there and nowhere else. Its item matrix
 is computed by the first worker of a host and memory-mapped by all (spark_udfs/shared_matrix.py). The bundle's folder
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
+from spark_udfs.arrow import RANKED_TYPE, fixed_lists, float_lists, ids_of, lists, ranked
 from spark_udfs.lists import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
 from spark_udfs.packed import pack
 from spark_udfs.shared_matrix import digest_of, shared_matrix
@@ -85,16 +85,22 @@ def recommend(
 
 
 def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
-    """The probability that a bundle's model gives to each row.
+    """`key` and p (double): the probability that a bundle's model gives to each row; see `predicted`."""
+    return predicted(rows, bundle_path, key=key, names=["p"]).selectExpr(key, "CAST(p[0] AS double) AS p")
+
+
+def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[str]) -> DataFrame:
+    """What a bundle's model predicts of each row.
 
     Args:
-        rows: `key` (string) and the inputs of the bundle's schema: its ids and numbers. Ids beyond the bundle's
-            vocabularies count as unknown.
+        rows: `key` (string or bigint) and the inputs of the bundle's schema: its ids and numbers. Ids beyond the
+            bundle's vocabularies count as unknown.
         bundle_path: a bundle's folder, readable on every executor.
-        key: the column that tells rows apart.
+        key: the column that tells rows apart; it may be an input too.
+        names: of the answers of the model's `predict`.
 
     Returns:
-        `key` and p (double).
+        `key` and each answer (array<float>), a row's numbers one after the other; null where the model has none such.
 
     Raises:
         BundleError: the bundle is torn.
@@ -102,7 +108,8 @@ def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
     """
     wanted = [column for column in bundle_schema(bundle_path) if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE)]
     types = {column.name: _spark_type(column) for column in wanted}
-    require_columns(rows, f"rows for bundle '{Path(bundle_path).name}'", {key: "string"} | types)
+    require_columns(rows, f"rows for bundle '{Path(bundle_path).name}'", types)
+    given = rows.select(*dict.fromkeys((key, *types)))
 
     def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
@@ -110,10 +117,18 @@ def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 part = whole.slice(start, ROWS)
-                p = model.predict(to_batch(part, wanted))["p"].double().numpy()
-                yield pa.record_batch([_named(part, key), pa.array(p)], [key, "p"])
+                found = model.predict(to_batch(part, wanted))
+                lists_of = [_rows_of(found.get(name), part.num_rows) for name in names]
+                yield pa.record_batch([_named(part, key), *lists_of], [key, *names])
 
-    return rows.select(key, *types).mapInArrow(answer, f"{key} string, p double")
+    held = given.schema[key].dataType.simpleString()
+    return given.mapInArrow(answer, ", ".join([f"{key} {held}", *(f"{name} array<float>" for name in names)]))
+
+
+def _rows_of(answer: Any, rows: int) -> pa.Array:
+    if answer is None:
+        return pa.nulls(rows, pa.list_(pa.float32()))
+    return fixed_lists(answer.float().numpy().reshape(rows, -1))
 
 
 class _Scorer:
@@ -214,6 +229,9 @@ def _value(array: pa.Array, column: Column) -> Value:
     if column.is_ragged:
         floats, offsets = float_lists(array)
         return Ragged(torch.from_numpy(_finite(floats, column)), torch.from_numpy(offsets))
+    if column.length is not None:
+        floats, _ = float_lists(array)
+        return torch.from_numpy(_finite(floats, column).reshape(len(array), -1))
     return torch.from_numpy(_finite(array.cast(pa.float32()).to_numpy(zero_copy_only=False), column))
 
 
@@ -235,7 +253,7 @@ def _finite(values: Floats, column: Column) -> Floats:
 def _spark_type(column: Column) -> str:
     if column.kind in (Kind.ID, Kind.IDS):
         return "array<bigint>" if column.is_ragged else "bigint"
-    return "array<float>" if column.is_ragged else "float"
+    return "array<float>" if column.is_ragged or column.length is not None else "float"
 
 
 def _named(rows: pa.RecordBatch, name: str) -> pa.Array:

@@ -39,6 +39,7 @@ FRONT_DOORS = {
     "faiss": ("spark_udfs/top_k.py",),
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report.py", "jobs/page/"),
+    "statsforecast": ("spark_udfs/baselines/exponential_smoothing.py",),
     "lightgbm": ("spark_udfs/baselines/trees.py",),
     "mlflow": ("training/watch/observers.py",),
 }

@@ -1,0 +1,174 @@
+"""Demand: how much of each series (a product, or a product in a branch) is sold in each of the next periods.
+
+An example is a series at an origin: what was sold in the periods before it, and what in the next ones. A model learns
+quantiles of each step, so that an order can weigh what is too few against what is too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from jobs.settings_base import Section
+from jobs.task import Demo, Headline, Task
+from training.schema import Column, Kind, Schema
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from training.models.base import Model
+    from training.tables.sharded import Tables
+    from training.world import World
+
+STATISTICS, YEAR, WEEKDAYS = 7, 2, 7  # numbers of a row's columns: spark_udfs/panel.py
+METRICS = ("skill",)
+SHOWN = ("loss", *METRICS)
+VALIDATION_ROWS = 4096
+
+
+class DemandOptions(Section):
+    """What only demand has."""
+
+    period: Literal["day", "week"] = Field("week", description="what sales are added up by; a week begins on Monday")
+    horizon: int = Field(8, ge=1, le=1_000, description="periods that are forecast")
+    lags: int = Field(26, ge=1, le=10_000, description="periods before the origin that a row carries")
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        min_length=1,
+        max_length=99,
+        description="levels that are forecast, ascending, .5 among them",
+    )
+    origins: int = Field(104, ge=1, le=100_000, description="newest origins of a series that are learned from")
+    yearly: bool = Field(False, description="the place in the year as input; wants two years of sales or more")
+
+    @field_validator("quantiles")
+    @classmethod
+    def _levels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if 0.5 not in levels or any(high <= low for low, high in pairwise(levels)):
+            raise ValueError("quantiles must ascend, with 0.5 among them, e.g. [0.1, 0.5, 0.9]")
+        return levels
+
+
+def options_of(settings: Settings) -> DemandOptions:
+    """The task's own settings."""
+    assert isinstance(settings.options, DemandOptions)
+    return settings.options
+
+
+def reads(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
+    """Sales: how much of a series was sold at a time. A line of 0 says that it was on sale; less than 0 came back."""
+    return {"sales": {"series_id": "string", "time": "timestamp", "quantity": "double"}}
+
+
+def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
+    """The examples' columns. `sizes` counts the series' indices, the unknown 0 included."""
+    options = options_of(settings)
+    return Schema(
+        (
+            Column("series", Kind.ID, vocabulary="series", size=sizes["series"]),
+            Column("lags", Kind.DENSE, length=options.lags),
+            Column("statistics", Kind.DENSE, length=STATISTICS),
+            Column("calendar", Kind.DENSE, length=YEAR + WEEKDAYS * (options.period == "day")),
+            Column("scale", Kind.DENSE),
+            Column("target", Kind.LABEL, length=options.horizon),
+            Column("known", Kind.WEIGHT, length=options.horizon),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a model of quantiles on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    from jobs.learning import fit_task
+
+    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN)
+
+
+def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
+    from training.errors import SettingsError
+    from training.models import MODELS
+
+    model_type, levels = MODELS[spec["model"]["name"]], spec["build"]["inputs"]["options"]["quantiles"]
+    if list(spec["model"].get("levels", ())) != list(levels):
+        raise SettingsError(
+            f"model.levels must be options.quantiles, {list(levels)}, of a model of quantiles; got "
+            f"{spec['model'].get('levels')} of {spec['model']['name']}; set model.name=quantile_mlp and both the same"
+        )
+    config = {key: value for key, value in spec["model"].items() if key != "name"}
+    return model_type(model_type.Config.parse(config), columns, tables=tables)
+
+
+def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """`skill`, 1 - WQL: of the quantiles of what followed the validation cut, 0 where nothing at all is forecast; None
+    where none is asked."""
+    import numpy as np
+    import torch
+
+    from jobs.learning import place
+    from training.batch import to_device
+    from training.data.loader import Loader
+    from training.data.snapshot import open_snapshot
+    from training.metrics.additive import Quantiles
+
+    if not spec["validate"]:
+        return None
+    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
+    metric = Quantiles(spec["build"]["inputs"]["options"]["quantiles"])
+
+    @torch.no_grad()
+    def validate(model: Any) -> dict[str, float]:
+        device, sums = next(model.parameters()).device, torch.zeros(metric.width, dtype=torch.float64)
+        with Loader(
+            held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=world.rank, world_size=world.size
+        ) as loader:
+            for batch in loader.epoch(0):
+                found = model.predict(to_device(batch, device))["quantiles"].cpu()
+                target, known = (np.asarray(batch[name]) for name in ("target", "known"))
+                sums += torch.from_numpy(metric.sums(found.numpy(), target, known))
+        return {"skill": 1 - metric.finish(world.all_reduce_sum(sums, "validation metrics").numpy())["wql"]}
+
+    return validate
+
+
+def headline(settings: Settings) -> Headline:
+    """The weighted quantile loss and the error, and whether the forecast leans."""
+    levels = options_of(settings).quantiles
+    width = round(100 * (levels[-1] - levels[0]))
+    return Headline(
+        judged={"WQL": "wql", "MAE": "mae"},
+        beside={
+            "MAE of mean": "mae_of_mean",
+            "MASE": "mase",
+            "WAPE": "wape",
+            "bias": "bias",
+            f"in {width} % interval": f"coverage_{width}",
+        },
+        rows="series",
+        lower=("wql", "mae"),
+    )
+
+
+TASK = Task(
+    name="demand",
+    what="how much of each series is sold in each of the next periods, as quantiles",
+    row="sale",
+    options=DemandOptions,
+    reads=reads,
+    asks=(),
+    kinds=lambda _: {"series": "series_id"},
+    numbers=lambda _: ("series",),
+    key=("series", "time", "split"),
+    spread=2,
+    schema=schema,
+    learn="jobs.tasks.demand:learn",
+    metrics=METRICS,
+    on_spark="jobs.tasks.demand_on_spark",
+    headline=headline,
+    answered=("series", "quantiles", "mean"),
+    table="forecasts",
+    answer=("series_id", "series", "step", "period", "quantiles", "mean"),
+    demo=Demo("demand_shop", "demand", "sources.sales.path"),
+    simulated={"sales": "product_days"},
+)
