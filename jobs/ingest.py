@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest_rules, source_tables, sources
+from jobs import attributes, ingest_rules, source_tables, sources
+from jobs.attributes import AttributeReading
 from jobs.command import main_of
 from jobs.console import say, show_table, step, warn
 from jobs.erasure import erased
@@ -39,7 +40,6 @@ EVENTS = "events"
 UNKNOWN_KIND = "unknown_kind: "  # begins rows of `dispositions` that name a word: they are a part of another row
 MOST_WORDS = 20
 ODD_IDS = "odd_ids"  # rows of `dispositions` that are no disposition: kept rows whose ids may be one in several forms
-CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
 
 
 class Reading(NamedTuple):
@@ -63,7 +63,8 @@ def run(
         frames: rows by name, in place of the catalogue's tables of these names (`ingest.table`).
 
     Returns:
-        `source` (the names), `dispositions` (rows by disposition), `sources` (the same for each), `raw_rows`, `odd_ids`
+        `source` (the names), `dispositions` (rows by disposition), `sources` (the same for each), `attributes` (the
+        same for the sources of each table), `raw_rows`, `odd_ids`
         (kept rows whose ids may be one in several forms), `unknown_kinds` (rows by the words that are mapped to no
         kind, the most frequent ones), `up_to_date`, and `versions` of the tables.
 
@@ -82,17 +83,24 @@ def run(
         return source_tables.ingest(settings, Tables(spark, settings.tables.root), task, frames)
     if settings.sources:
         raise SettingsError(f"sources is for tasks that read tables of their own; '{task.name}' reads {EVENTS}: ingest")
-    asked = settings.ingest.events()
+    asked, of_attributes = settings.ingest.events(), attributes.rules_of(settings.ingest)
     rules = {place: ingest_rules.rules_of(place, settings.ingest, source) for place, source in asked.items()}
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    with session_settings(spark, CORRECT_TIMES | sources.DECODING):
-        for place, source in asked.items():
+    with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
+        for place, source in settings.ingest.all_sources().items():
             ingest_rules.try_out(spark, place, source)
         if asked and settings.ingest.item_pattern is not None:
             of_text = F.lit("x").rlike(settings.ingest.item_pattern)
             ingest_rules.tried(spark, of_text, "ingest.item_pattern", settings.ingest.item_pattern)
     found = [Reading(sources.find(place, each, spark, frames), rules[place]) for place, each in asked.items()]
+    described = {
+        table: [
+            AttributeReading(sources.find(place, each, spark, frames), of_attributes[place])
+            for place, each in listed.items()
+        ]
+        for table, listed in settings.ingest.attributes().items()
+    }
     readings = found or [Reading(sources.simulated(settings, spark), ORDER_LINES)]
     name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
     watch = Watch(tables, JOB, "events")
@@ -104,7 +112,7 @@ def run(
         else:
             _refuse_other_rules(tables, inputs)
             _ingest(settings, tables, readings, inputs, watch)
-        versions = _describe(tables)
+        versions, of_tables = _describe(settings, tables, described, watch)
         watch.after_writing(["events", "users"], _batch(inputs))
     held = _held(tables, _batch(inputs))
     by_source = {source: _dispositions(rows) for source, rows in held.items()}
@@ -124,6 +132,7 @@ def run(
         "raw_rows": sum(dispositions.values()),
         "dispositions": dispositions,
         "sources": by_source,
+        "attributes": of_tables,
         "odd_ids": odd,
         "unknown_kinds": unknown,
         "up_to_date": known,
@@ -156,7 +165,7 @@ def _ingest(
 ) -> None:
     """Read, sort out, check, then write quarantine, dispositions and events, in this order: events are the proof."""
     batch, persons = _batch(inputs), erased.known(tables)
-    with session_settings(tables.spark, CORRECT_TIMES | sources.DECODING):
+    with session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
         parts, raw_rows = list[DataFrame](), Counter[str]()
         for source, rules in readings:
             with sources.readable(source):
@@ -203,18 +212,28 @@ def _ingest(
         sorted_out.unpersist()
 
 
-def _describe(tables: Tables) -> dict[str, int]:
-    """Items and users are functions of the events: made anew when these changed."""
+def _describe(
+    settings: Settings, tables: Tables, described: Mapping[str, Sequence[AttributeReading]], watch: Watch
+) -> tuple[dict[str, int], dict[str, dict[str, dict[str, int]]]]:
+    """Items and users are functions of the events and of their attributes: made anew when these changed."""
     pin = tables.pin("events")
-    versions, made_from = {"events": pin.version}, {"events": pin.content}
+    versions, counted = {"events": pin.version}, dict[str, dict[str, dict[str, int]]]()
     events = tables.read("events", pin.version)
     for name, made in (("items", order_lines.items(events)), ("users", order_lines.users(events))):
+        made_from = {"events": pin.content} | attributes.made_from(described[name])
+        if described[name]:
+            made_from |= watch.inputs
         if tables.up_to_date(name, JOB, made_from):
             versions[name] = tables.version(name)
-            continue
-        with step(f"writing {name}"):
-            versions[name] = tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
-    return versions
+        else:
+            if described[name]:
+                limit, persons = settings.tables.quarantine_limit, erased.known(tables)
+                made = attributes.add(tables, name, made, described[name], made_from, limit=limit, persons=persons)
+            with step(f"writing {name}"):
+                versions[name] = tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
+        if described[name]:
+            counted[name] = attributes.counts_of(tables, made_from)
+    return versions, counted
 
 
 def _check(

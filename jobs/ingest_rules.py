@@ -18,6 +18,7 @@ from spark_udfs import order_lines, typed_texts
 from spark_udfs.order_lines import KINDS, NAMES, OF_SALES, OPTIONAL, REQUIRED, SOLD, Rules
 from training.errors import SettingsError
 
+CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
 A_TIME = datetime(2001, 11, 23, 16, 5, 9)  # in the afternoon, and no two of its parts are equal
 
 

@@ -40,10 +40,28 @@ def page() -> str:
                     parts += [f"\n## options, where the task is {task.name}\n", *_table(task.options.model_fields)]
         elif section is not None:
             parts += [f"\n## {name}\n", f"{_first_line(section)}\n", *_table(section.model_fields)]
+            parts += _listed(name, section)
         if name == "model":
             for model, config in CONFIGS.items():
                 parts += [f"\n## model, where its name is {model}\n", *_table(config.model_fields)]
     return "\n".join(parts) + "\n"
+
+
+def _listed(name: str, section: type[BaseModel]) -> Iterator[str]:
+    """What the sections of a list have beside or other than the section that holds the list."""
+    above = {other: field.description for other, field in section.model_fields.items()}
+    places: dict[type[BaseModel], list[str]] = {}
+    for inner, field in section.model_fields.items():
+        for kind in get_args(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                places.setdefault(kind, []).append(f"{name}.{inner}")
+    for kind, listed in places.items():
+        own = {other: held for other, held in kind.model_fields.items() if held.description != above.get(other)}
+        if own:
+            others = ", ".join(f"`{other}`" for other in kind.model_fields if other not in own)
+            yield f"\n### each of {' and of '.join(listed)}\n"
+            yield f"{_first_line(kind)} It has {others} as above, and:\n"
+            yield from _table(own)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

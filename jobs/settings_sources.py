@@ -15,6 +15,7 @@ from jobs.settings_base import Moment, Section
 CSV_ONLY = ("delimiter", "quote", "escape", "header", "decimal", "multiline")
 
 
+AttributeType = Literal["text", "number", "whole", "flag", "time", "texts", "numbers", "wholes"]
 Kind = Literal["purchase", "return", "view", "cart", "wish", "click", "impression", "rating"]
 
 
@@ -111,12 +112,29 @@ class TableSource(SourceSettings):
     )
 
 
+class AttributeSource(SourceSettings):
+    """A source of attributes of items or users."""
+
+    columns: dict[str, Text] = Field(
+        default_factory=dict,
+        description="the source's columns by our names: item_id or user_id; time, if the newest row of an id counts; "
+        "any others are attributes, e.g. {item_id: sku, brand: brand, tags: labels}",
+    )
+    types: dict[str, AttributeType] = Field(
+        default_factory=dict,
+        description="of attributes that are texts: text, number, whole, flag, time, texts, numbers, wholes; lists "
+        "are JSON or have bars between; default: text",
+    )
+
+
 class IngestSettings(EventSource):
     """Raw rows to events, items and users: of one source, set here, or of `sources`; none: the simulated shop."""
 
     sources: tuple[EventSource, ...] = Field(
         (), max_length=1_000, description="several sources of events in place of one, each with its own settings"
     )
+    items: tuple[AttributeSource, ...] = Field((), max_length=1_000, description="sources of attributes of items")
+    users: tuple[AttributeSource, ...] = Field((), max_length=1_000, description="sources of attributes of users")
     earliest: Moment = Field(datetime(1970, 1, 1), description="earlier rows are bad: no shop's time")
     normalise_ids: bool = Field(
         False, description="ids without invisible characters and blanks around them, accents composed (Unicode NFC)"
@@ -144,9 +162,19 @@ class IngestSettings(EventSource):
 
     def all_sources(self) -> dict[str, SourceSettings]:
         """All sources by their place in the settings."""
-        return dict(self.events())
+        attributes = self.attributes()
+        return {**self.events(), **attributes["items"], **attributes["users"]}
+
+    def attributes(self) -> dict[str, dict[str, AttributeSource]]:
+        """The sources of attributes by their place in the settings, by table."""
+        listed = {"items": self.items, "users": self.users}
+        return {
+            table: {f"ingest.{table}[{number}]": asked for number, asked in enumerate(held)}
+            for table, held in listed.items()
+        }
 
     @property
     def user_columns(self) -> set[str]:
         """Names of columns that hold user ids, ours and the sources'."""
-        return {"user_id", *(asked.columns.get("user_id", "user_id") for asked in self.events().values())}
+        columns = [asked.columns for asked in self.events().values()] + [asked.columns for asked in self.users]
+        return {"user_id", *(held.get("user_id", "user_id") for held in columns)}

@@ -124,13 +124,14 @@ def simulated(
     return _pinned(place, asked or settings.ingest, tables, name, tables.path(name))
 
 
-def read(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
+def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typed: bool = False) -> Raw:
     """Read what was listed.
 
     Args:
         spark: the session.
         source: what `find` gave.
         columns: the source's names, by ours.
+        typed: whether all columns keep their types, not times alone.
 
     Raises:
         SchemaError: a column is missing, or the header has one twice.
@@ -155,6 +156,8 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw
         elif asked.format == "csv" and not asked.header:
             remedy += f": with {place}.header=false columns are named by their places, 1 to {len(names)}"
         raise SchemaError(f"'{source.name}' has no column {', '.join(missing)}; it has: {', '.join(names)}. {remedy}")
+    if typed:
+        return raw
     texts = [_text(field) for field in raw.rows.schema.fields]
     return Raw(raw.rows.select(*texts), raw.malformed)
 

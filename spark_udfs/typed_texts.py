@@ -10,7 +10,7 @@ from pyspark.sql.types import DateType, TimestampNTZType
 
 MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # what one of such a number is, since 1970
 ZONELESS = (DateType, TimestampNTZType)
-_NUMBER = r"^\s*[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*$"
+NUMBER = r"^\s*[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*$"
 _YEAR_9999 = 253_402_300_800_000_000  # in microseconds: Spark's last time ends before
 _COMMA_NUMBER = r"^\s*([+-]?)(\d{1,3}(?:[.' \u00a0\u202f]\d{3})+|\d+)(?:,(\d+))?\s*$"
 _ZONE_LETTERS = re.compile("[VzOXxZ]")
@@ -27,7 +27,7 @@ def time(text: Column, time_format: str, time_zone: str) -> Column:
     if time_format not in MICROSECONDS:
         read = F.try_to_timestamp(text, F.lit(time_format))
         return read if names_zone(time_format) else in_zone(read, time_zone)
-    number = F.when(text.rlike(_NUMBER), text).cast("double") * MICROSECONDS[time_format]
+    number = F.when(text.rlike(NUMBER), text).cast("double") * MICROSECONDS[time_format]
     return F.timestamp_micros(F.when(F.abs(number) < _YEAR_9999, F.round(number)).cast("bigint"))
 
 

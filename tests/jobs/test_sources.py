@@ -56,14 +56,14 @@ def sort_out(spark: SparkSession, settings: Settings) -> Any:
 
 def counts(spark: SparkSession, settings: Settings) -> dict[str, int]:
     with (
-        session_settings(spark, ingest.CORRECT_TIMES | sources.DECODING),
+        session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING),
         sources.readable(find(settings, spark)),
     ):
         return {row[0]: row[1] for row in order_lines.counts(sort_out(spark, settings)).collect()}
 
 
 def events(spark: SparkSession, settings: Settings) -> list[dict[str, Any]]:
-    with session_settings(spark, ingest.CORRECT_TIMES | sources.DECODING):
+    with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
         rows = order_lines.events(sort_out(spark, settings)).withColumn("time", F.col("time").cast("string"))
         return [row.asDict() for row in rows.orderBy("order_id").collect()]
 

@@ -1,0 +1,206 @@
+"""Attributes of items and users, from tables of their own, into the tables `items` and `users`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs import sources
+from jobs.console import say, show_table, step
+from jobs.ingest_rules import CORRECT_TIMES
+from jobs.sessions import session_settings
+from jobs.sources import Source
+from spark_udfs import attributes, typed_texts
+from spark_udfs.attributes import GOOD, REASONS, TIME, TYPES, AttributeRules
+from spark_udfs.order_lines import REPLACED
+from training.errors import SchemaError, SettingsError, TooManyBadRows
+
+if TYPE_CHECKING:
+    from jobs.settings_sources import IngestSettings
+    from jobs.tables import Tables
+    from spark_udfs.erased import Erased
+
+JOB = "ingest"
+IDS = {"items": "item_id", "users": "user_id"}
+FACTS = {
+    "items": ("item_id", "first_sold", "last_sold", "price"),
+    "users": ("user_id", "first_seen", "last_seen"),
+}
+TEXTS = {"items": ("name", "category"), "users": ("country",)}  # of events; an attribute of the name goes over them
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class AttributeReading(NamedTuple):
+    """A source of attributes and how to read it."""
+
+    source: Source
+    rules: AttributeRules
+
+
+def rules_of(ingest: IngestSettings) -> dict[str, AttributeRules]:
+    """How to read each source of attributes, by its place in the settings.
+
+    Raises:
+        SettingsError: an id is not mapped, or an attribute's name cannot be; all of them are told.
+    """
+    problems, rules = list[str](), dict[str, AttributeRules]()
+    for table, listed in ingest.attributes().items():
+        places: dict[str, str] = {}
+        for place, asked in listed.items():
+            each = AttributeRules(
+                id=IDS[table],
+                columns=dict(asked.columns),
+                types=dict(asked.types),
+                time_format=asked.time_format,
+                time_zone=asked.time_zone,
+                decimal_comma=asked.decimal == ",",
+                normalise_ids=ingest.normalise_ids,
+            )
+            problems += _problems(place, table, each)
+            problems += [
+                f"{place}.columns has the attribute '{name}', and so has {places[name]}; name one of them otherwise"
+                for name in each.attributes
+                if name in places
+            ]
+            places |= dict.fromkeys(each.attributes, place)
+            rules[place] = each
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return rules
+
+
+def made_from(readings: Sequence[AttributeReading]) -> dict[str, Any]:
+    """What attributes add to a table's inputs; nothing without any."""
+    listed = [
+        {"source": source.name, "files": source.state, "rules": vars(rules), "encoding": source.asked.encoding}
+        for source, rules in readings
+    ]
+    return {"attributes": listed} if listed else {}
+
+
+def add(
+    tables: Tables,
+    name: str,
+    facts: DataFrame,
+    readings: Sequence[AttributeReading],
+    inputs: Mapping[str, Any],
+    *,
+    limit: float,
+    persons: Erased | None,
+) -> DataFrame:
+    """Facts of events with the attributes of all sources; counts and bad rows are written.
+
+    Args:
+        tables: where these go.
+        name: items or users.
+        facts: a row an id.
+        readings: the sources.
+        inputs: what the table is made from.
+        limit: the share of bad rows of a source past which nothing is written.
+        persons: who was erased: they get no row.
+
+    Raises:
+        SchemaError: an attribute has another type than in the table that is there, or no type that a table takes.
+        TooManyBadRows: a source passed the limit.
+    """
+    spark, batch, parts = tables.spark, _batch(inputs), list[DataFrame]()
+    with session_settings(spark, CORRECT_TIMES | sources.DECODING):
+        for source, rules in readings:
+            with step(f"reading {source.name}"), sources.readable(source):
+                raw = sources.read(spark, source, rules.columns, typed=True)
+                _refuse_maps(source, raw.rows, rules)
+                if TIME in rules.columns and typed_texts.zoneless(raw.rows, rules.columns[TIME], rules.time_format):
+                    say(f"times of {source.name} name no zone: taken as {rules.time_zone} ({source.place}.time_zone)")
+                sorted_out = attributes.sort_out(raw.rows, rules, raw.malformed).persist()
+                counts = {row["disposition"]: row["rows"] for row in attributes.counts(sorted_out).collect()}
+                is_replaced = not sorted_out.where(F.contains("row", F.lit(REPLACED))).isEmpty()
+            if is_replaced and source.table is None and source.asked.format in ("csv", "json"):
+                sources.refuse_undecodable(spark, source)
+            _check(source, counts, limit)
+            aside = attributes.set_aside(sorted_out)
+            if persons is not None:
+                aside = persons.unmentioned(aside, "row", frozenset(), str.strip).distinct()
+            aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
+            tally = spark.createDataFrame(
+                [(batch, source.name, what, count) for what, count in counts.items()],
+                "batch string, source string, disposition string, rows bigint",
+            )
+            tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
+            tables.merge_new("dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs)
+            part = attributes.kept(sorted_out, rules)
+            if persons is not None and rules.id == "user_id":
+                part = persons.without(part, F.col("user_id"))
+            parts.append(part)
+            show_table(f"Rows of {source.name}", ("disposition", "rows"), sorted(counts.items()))
+    made = attributes.joined(facts, IDS[name], parts, TEXTS[name])
+    _refuse_other_types(tables, name, made, [each for _, rules in readings for each in rules.attributes])
+    return made
+
+
+def counts_of(tables: Tables, inputs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Rows by disposition of each source, as they were counted."""
+    held: dict[str, dict[str, int]] = {}
+    for row in tables.read("dispositions").where(F.col("batch") == _batch(inputs)).orderBy("source").collect():
+        held.setdefault(row["source"], {})[row["disposition"]] = row["rows"]
+    return held
+
+
+def _problems(place: str, table: str, rules: AttributeRules) -> list[str]:
+    found = [f"{place}.columns needs '{rules.id}'"] if rules.id not in rules.columns else []
+    if not rules.attributes:
+        found.append(f"{place}.columns names no attribute, e.g. {{{rules.id}: id, brand: brand}}")
+    taken = [name for name in rules.attributes if name in FACTS[table]]
+    found += [f"{place}.columns has '{name}', which {table} have of the events; name it otherwise" for name in taken]
+    odd = [name for name in rules.attributes if not _NAME.fullmatch(name)]
+    found += [f"{place}.columns has '{name}': an attribute's name has letters, digits and _ alone" for name in odd]
+    of_file = [column for column, count in Counter(rules.columns.values()).items() if count > 1]
+    found += [f"{place}.columns has the file's column '{column}' more than once" for column in of_file]
+    strange = sorted(rules.types.keys() - {*rules.attributes})
+    return found + [f"{place}.types has '{name}', which is no attribute" for name in strange]
+
+
+def _refuse_maps(source: Source, rows: DataFrame, rules: AttributeRules) -> None:
+    for name in rules.attributes:
+        kind = rows.schema[rules.columns[name]].dataType.simpleString()
+        if "map<" in kind or "variant" in kind:
+            raise SchemaError(
+                f"attribute '{name}' of '{source.name}' is {kind}; attributes are of {', '.join(TYPES.values())} and "
+                "the like: take its parts out as columns first, or leave it out"
+            )
+
+
+def _check(source: Source, counts: Mapping[str, int], limit: float) -> None:
+    bad = {what: count for what, count in counts.items() if what not in GOOD}
+    if sum(bad.values()) > limit * sum(counts.values()):
+        listed = ", ".join(f"{what}: {count:,} ({REASONS[what]})" for what, count in sorted(bad.items()))
+        raise TooManyBadRows(
+            f"{sum(bad.values()):,} of {sum(counts.values()):,} rows of '{source.name}' are bad, over "
+            f"tables.quarantine_limit {limit:g}: {listed}. Correct the file, or {source.place}.columns and .types, or "
+            "raise the limit"
+        )
+
+
+def _refuse_other_types(tables: Tables, name: str, made: DataFrame, names: Sequence[str]) -> None:
+    """What reads an attribute relies on its type."""
+    if not tables.exists(name):
+        return
+    held = {field.name: field.dataType.simpleString() for field in tables.read(name).schema.fields}
+    new = {field.name: field.dataType.simpleString() for field in made.schema.fields}
+    other = [each for each in names if held.get(each, new[each]) != new[each]]
+    changed = [f"'{each}' is {new[each]} and was {held[each]}" for each in other]
+    if changed:
+        raise SchemaError(
+            f"attributes of table '{name}' at {tables.path(name)} change their type: {'; '.join(changed)}. Say the "
+            f"type in types (of ingest.{name}), name the attribute otherwise, or remove the table"
+        )
+
+
+def _batch(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:12]

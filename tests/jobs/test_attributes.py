@@ -1,0 +1,152 @@
+"""Attributes of items and users from tables of their own: typed, the newest of each, joined to what events say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs import ingest
+from jobs.attributes import rules_of
+from jobs.erasure import erased
+from jobs.settings import Settings
+from jobs.settings_sources import AttributeType, IngestSettings
+from jobs.tables import Tables
+from spark_udfs import attributes
+from spark_udfs.attributes import TYPES, AttributeRules
+from training.errors import SchemaError, SettingsError, TooManyBadRows
+
+DAY_MS = 86_400_000
+BEGIN_MS = 1_704_103_200_000
+CLICKS = {
+    "format": "json",
+    "columns": {"item_id": "sku", "user_id": "visitor", "time": "ts", "kind": "event"},
+    "kinds": {"pv": "view", "addToCart": "cart"},
+    "time_format": "epoch_ms",
+}
+PRODUCTS = {
+    "table": "products",
+    "columns": {"item_id": "sku", "time": "at", "name": "title", "brand": "brand", "sizes": "sizes", "weight": "kg"},
+}
+VISITORS = {
+    "delimiter": ";",
+    "decimal": ",",
+    "columns": {"user_id": "id", "tags": "tags", "score": "score", "member": "member", "since": "since"},
+    "types": {"tags": "texts", "score": "number", "member": "flag", "since": "time"},
+    "time_format": "dd.MM.yyyy",
+}
+
+
+def products(spark: SparkSession, weight: str = "1.5D") -> DataFrame:
+    return spark.sql(
+        f"SELECT * FROM VALUES ('s1', date'2024-01-01', 'old', 'A', array(1, 2), {weight}), "
+        f"('s1', date'2024-03-01', 'Lamp', 'B', array(3), {weight}), ('s1', date'2024-02-01', 'x', 'C', null, null), "
+        f"('never sold', date'2024-01-01', null, 'A', array(), {weight}), "
+        "(null, date'2024-01-01', 'y', 'D', null, null) "
+        "AS t(sku, at, title, brand, sizes, kg)"
+    )
+
+
+def shop(folder: Path, *lines: str, limit: float = 0.3) -> Settings:
+    """A click stream in JSON lines without prices, with attributes in two other tables."""
+    rows = [
+        {"sku": f"s{n % 3}", "visitor": f"v{n % 2}", "ts": BEGIN_MS + n * DAY_MS, "event": ("pv", "addToCart")[n % 2]}
+        for n in range(6)
+    ]
+    (folder / "clicks.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "\n".join(["id;tags;score;member;since", *lines, ""])
+    (folder / "visitors.csv").write_text(text, encoding="utf-8")
+    section: dict[str, Any] = {
+        **CLICKS,
+        "path": f"{folder}/clicks.json",
+        "items": [PRODUCTS],
+        "users": [{**VISITORS, "path": f"{folder}/visitors.csv"}],
+    }
+    root = {"root": str(folder / "tables"), "quarantine_limit": limit}
+    return Settings.model_validate({"tables": root, "ingest": section})
+
+
+def test_a_click_stream_with_attributes_in_two_other_tables(spark: SparkSession, tmp_path: Path) -> None:
+    lines = ("v0;a|b;1.000,5;yes;01.02.2024", 'v1;["c|d"];;0;', "v9;;2;true;01.01.2020", "v8;;two;;")
+    settings, tables = shop(tmp_path, *lines), Tables(spark, str(tmp_path / "tables"))
+    first = ingest.run(settings, spark, frames={"products": products(spark)})
+    assert first["dispositions"] == {"view": 3, "cart": 3}
+    expected = {"attributes": 2, "older_attributes": 2, "missing_id": 1}
+    assert first["attributes"]["items"] == {"products": expected}
+    assert [*first["attributes"]["users"].values()] == [{"attributes": 3, "unreadable_attribute": 1}]
+    items = tables.require(tables.read("items"), "items", {"item_id": "string", "name": "string", "brand": "string",
+                           "sizes": "array<int>", "weight": "double"})  # fmt: skip
+    assert sorted(tuple(row) for row in items.where("item_id != 's0'").collect()) == [
+        ("never sold", None, "A", [], 1.5),
+        ("s1", "Lamp", "B", [3], 1.5),
+        ("s2", "s2", None, None, None),
+    ]
+    users = {row["user_id"]: row for row in tables.read("users").collect()}
+    assert set(users) == {"v0", "v1", "v9"}
+    assert (users["v0"]["tags"], users["v0"]["score"], users["v0"]["member"]) == (["a", "b"], 1000.5, True)
+    assert (users["v1"]["tags"], users["v1"]["score"], users["v1"]["member"]) == (["c|d"], None, False)
+    assert users["v9"]["first_seen"] is None
+    reasons = {(row["reason"], "two" in row["row"]) for row in tables.read("quarantine").collect()}
+    assert reasons == {("missing_id", False), ("unreadable_attribute", True)}
+    again = ingest.run(settings, spark, frames={"products": products(spark).repartition(2)})
+    assert again == first | {"up_to_date": True}
+    with pytest.raises(SchemaError, match=r"'weight' is string and was double\. Say the type in types"):
+        ingest.run(settings, spark, frames={"products": products(spark, "'1.5'")})
+    erased.remember(tables, ["v9"])
+    ingest.run(settings, spark, frames={"products": products(spark)})
+    assert {row["user_id"] for row in tables.read("users").collect()} == {"v0", "v1"}
+
+
+def sort_out(spark: SparkSession, rows: list[tuple[Any, ...]], columns: str, **rules: Any) -> dict[str, int]:
+    held = spark.createDataFrame(rows, columns)
+    of = AttributeRules("item_id", {name: name for name in held.columns}, {}, "epoch_s", **rules)
+    return {row["disposition"]: row["rows"] for row in attributes.counts(attributes.sort_out(held, of)).collect()}
+
+
+def test_rows_of_one_id_without_a_time_are_bad_but_for_one(spark: SparkSession) -> None:
+    rows = [("a", "x"), ("a", "y"), ("a", "y"), ("b", "x"), (" ", "z")]
+    expected = {"attributes": 2, "several_rows": 1, "duplicate": 1, "missing_id": 1}
+    assert sort_out(spark, rows, "item_id string, brand string") == expected
+    timed = [("a", "1704103200", "x"), ("a", "1704103201", "y"), ("a", "soon", "y")]
+    expected = {"attributes": 1, "older_attributes": 1, "unreadable_time": 1}
+    assert sort_out(spark, timed, "item_id string, time string, brand string") == expected
+
+
+def test_bad_rows_past_the_limit_stop_and_name_the_settings(spark: SparkSession, tmp_path: Path) -> None:
+    settings = shop(tmp_path, "v0;;two;;", "v1;;;;", limit=0.2)
+    with pytest.raises(TooManyBadRows, match=r"1 of 2 rows of '.*visitors.csv' .* ingest.users\[0\]\.columns and"):
+        ingest.run(settings, spark, frames={"products": products(spark).where("sku IS NOT NULL")})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"columns": {"brand": "b"}}, r"ingest.items\[0\].columns needs 'item_id'"),
+        ({"columns": {"item_id": "i"}}, r"names no attribute"),
+        ({"columns": {"item_id": "i", "price": "p"}}, r"has 'price', which items have of the events"),
+        ({"columns": {"item_id": "i", "unit price": "p"}}, r"'unit price': an attribute's name has letters"),
+        ({"columns": {"item_id": "i", "brand": "i"}}, r"the file's column 'i' more than once"),
+        ({"columns": {"item_id": "i", "brand": "b"}, "types": {"b": "text"}}, r"types has 'b', which is no attribute"),
+    ],
+)
+def test_attributes_that_cannot_be(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        rules_of(IngestSettings(items=({"path": "x", **section},)))  # type: ignore[arg-type]
+
+
+def test_an_attribute_of_two_sources_and_a_map_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    both = {"path": "x", "columns": {"item_id": "i", "brand": "b"}}
+    with pytest.raises(SettingsError, match=r"items\[1\].columns has the attribute 'brand', and so has ingest.items"):
+        rules_of(IngestSettings.model_validate({"items": [both, both]}))
+    frame = spark.sql("SELECT 's1' sku, date'2024-01-01' at, 'n' title, map('a', 1) brand, array(1) sizes, 1.5D kg")
+    with pytest.raises(SchemaError, match=r"attribute 'brand' of 'products' is map<string,int>"):
+        ingest.run(shop(tmp_path, "v0;;;;"), spark, frames={"products": frame})
+
+
+def test_the_types_of_the_settings_are_ours() -> None:
+    from typing import get_args
+
+    assert get_args(AttributeType) == tuple(TYPES)
