@@ -129,11 +129,15 @@ def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> build
 
 
 def _inputs(task: Task, pins: dict[str, Pin], settings: Settings) -> dict[str, Any]:
-    """What decides the rows: the tables read, by the last change of their rows, and the settings."""
+    """What decides the rows: the tables read, by the last change of their rows, and the settings.
+
+    What came later is named only where it is used, so that what was built before stays.
+    """
+    unused = {"weights"} if settings.examples.weights == features.PURCHASES else set()
     return {
         "task": task.name,
         **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
-        "settings": settings.examples.model_dump(mode="json"),
+        "settings": settings.examples.model_dump(mode="json", exclude=unused),
         **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
     }
 
@@ -147,7 +151,7 @@ def _lines(tables: Tables, task: Task, settings: Settings, read: dict[str, DataF
     first = next(iter(read))
     if read[first].isEmpty():
         raise TableError(f"table '{first}' at {tables.path(first)} is empty; run `millrace ingest` on a file with rows")
-    return task.spark().lines(read)
+    return task.lines(read, settings)
 
 
 def _known(kinds: Mapping[str, str]) -> Column:

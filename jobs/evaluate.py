@@ -65,7 +65,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
         return dict(before) | {"up_to_date": True}
     read = {name: tables.read(name, at) for name, at in (versions | builds.versions_read(tables, build)).items()}
-    ground = Ground(read | {"lines": task.spark().lines(read)}, settings, Path(settings.run_dir), bundle)
+    ground = Ground(read | {"lines": task.lines(read, settings)}, settings, Path(settings.run_dir), bundle)
     with giving_back(spark, ground.release):
         result = _evaluated(task, ground, cut)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result

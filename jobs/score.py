@@ -62,7 +62,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
     read = {name: tables.read(name, version) for name, version in vocabulary.items()}
     read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    lines = task.spark().lines(read)
+    lines = task.lines(read, settings)
     moment = _moment(settings, task, lines, tables)
     inputs = {
         "bundle": bundle.name,

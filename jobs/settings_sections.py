@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from jobs.places import FolderName, LocalFolder, TablesRoot
 from jobs.settings_base import Moment, Section
+from jobs.settings_sources import Kind
 from training.settings import DeviceChoice, FitSettings
 
 
@@ -58,6 +59,10 @@ class SimulateSettings(Section):
     ] = Field((), max_length=100, description="scenes whose raw tables are made too")
 
 
+def _purchases() -> dict[Kind, float]:
+    return {"purchase": 1.0}
+
+
 class ExampleSettings(Section):
     """Events to examples: what is held out, and how much history an example carries."""
 
@@ -65,6 +70,12 @@ class ExampleSettings(Section):
         None, description="events from here on are held out; default: the last tenth of the time"
     )
     validation_days: int = Field(30, ge=1, le=36_500, description="days before test_from that tuning is judged on")
+    weights: dict[Kind, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
+        default_factory=_purchases,
+        min_length=1,
+        description="what an event is worth by its kind, in histories and targets alike, e.g. {purchase: 1, cart: 0.3, "
+        "view: 0.1}; kinds without a weight are in neither, and lists are judged by the kind that weighs most",
+    )
     max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
     max_lines: int = Field(
         20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"

@@ -211,6 +211,15 @@ class Task:
         """The tables that it reads, and whether each may be missing."""
         return {name.removesuffix("?"): name.endswith("?") for name in self.reads(settings)}
 
+    def lines(self, read: Mapping[str, DataFrame], settings: Settings) -> DataFrame:
+        """The rows that time is split by (`OnSpark.lines`), of events that are worth what `examples.weights` say."""
+        from spark_udfs.features import weighed
+
+        events, weights = read.get("events"), {str(kind): worth for kind, worth in settings.examples.weights.items()}
+        if events is None or "kind" not in events.columns:
+            return self.spark().lines(read)
+        return self.spark().lines({**read, "events": weighed(events, weights)})
+
     def spark(self) -> OnSpark:
         """What it does with DataFrames."""
         return cast("OnSpark", importlib.import_module(self.on_spark))

@@ -11,12 +11,14 @@ history before it. Work grows with the number of lines: each user's sorted lines
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+PURCHASES: Mapping[str, float] = {"purchase": 1.0}
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DAY_US = 86_400_000_000
 SALES = ("count", "user_count", "recent_count", "customers", "recent_customers")
@@ -36,15 +38,25 @@ def utc(time: datetime) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
-    """Purchase lines of events and feedback: user_id (null: no customer), item_id, time, arrival_time, weight.
+def weighed(events: DataFrame, weights: Mapping[str, float] = PURCHASES) -> DataFrame:
+    """Events of the kinds that have a weight, with `weight` and `is_goal`: whether their kind weighs most."""
+    of_kind = F.coalesce(*(F.when(F.col("kind") == kind, F.lit(float(weight))) for kind, weight in weights.items()))
+    lines = events.where(F.col("kind").isin(*weights)).withColumn("weight", of_kind)
+    return lines.withColumn("is_goal", F.col("weight") == max(weights.values()))
 
-    Returns and views are no lines. What feedback says was purchased is a line, with its `weight` if the table has one.
+
+def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame:
+    """Lines of events and feedback: user_id (null: no customer), item_id, time, arrival_time, weight, is_goal.
+
+    A line is an event with a weight: a purchase alone, unless the events are `weighed` otherwise. Goals are what lists
+    are judged by, and what they need not show again.
+
+    What feedback says was purchased is a line, with its `weight` if the table has one.
     Where the events have that purchase (one of the same user, item and time), it is theirs: counted once, known when
     they were, with the higher weight. Of other feedback, a purchase is known when it happened.
     """
-    columns = ("user_id", "item_id", "time", "arrival_time", "weight")
-    lines = events.where("kind = 'purchase'").withColumn("weight", F.lit(1.0)).select(*columns)
+    columns = ("user_id", "item_id", "time", "arrival_time", "weight", "is_goal")
+    lines = (events if "is_goal" in events.columns else weighed(events)).select(*columns)
     if feedback is None:
         return lines
     weight = F.col("weight").cast("double") if "weight" in feedback.columns else F.lit(1.0)
@@ -57,7 +69,7 @@ def purchases(events: DataFrame, feedback: DataFrame | None = None) -> DataFrame
     )
     weighted = lines.join(bought, on=same, how="left").withColumn("weight", F.greatest("weight", "of_feedback"))
     elsewhere = bought.join(lines, on=same, how="left_anti").select(
-        *same, F.col("time").alias("arrival_time"), F.col("of_feedback").alias("weight")
+        *same, F.col("time").alias("arrival_time"), F.col("of_feedback").alias("weight"), F.lit(True).alias("is_goal")
     )
     return weighted.select(*columns).unionByName(elsewhere)
 
@@ -68,7 +80,7 @@ def known_before(cut: datetime) -> Column:
 
 
 def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
-    """Lines whose user and item have an index: user, item (bigint), time, arrival_time, tie, weight.
+    """Lines whose user and item have an index: user, item (bigint), time, arrival_time, tie, weight, is_goal.
 
     A user's lines of one item at one time are one line. `tie` orders lines of one time: a hash, the same in every run.
     """
@@ -79,6 +91,7 @@ def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
         F.min("arrival_time").alias("arrival_time"),
         F.min(F.xxhash64("user_id", "item_id", "time")).alias("tie"),
         F.max("weight").alias("weight"),
+        F.max("is_goal").alias("is_goal"),
     )
 
 
@@ -167,17 +180,17 @@ def queries(
 
     Returns:
         user, user_id, history, history_age (as in `examples`, moment = cut), seen (array<bigint>, ascending: the items
-        bought before), truth (array<bigint>, ascending: items bought in the held-out period that some known customer
-        had bought before the cut; may be empty), split.
+        of goals before), truth (array<bigint>, ascending: items of goals in the held-out period that some known
+        customer had a line of before the cut; may be empty), split. Purchases are goals, see `purchases`.
     """
     past = lines.where(known_before(cut))
     line = F.struct("time", "tie", "item")
-    last = F.sort_array(F.collect_list(line))
+    last, goal = F.sort_array(F.collect_list(line)), F.when(F.col("is_goal"), F.col("item"))
     histories = (
-        _newest(past, cap).groupBy("user").agg(last.alias("lines"), F.sort_array(F.collect_set("item")).alias("seen"))
+        _newest(past, cap).groupBy("user").agg(last.alias("lines"), F.sort_array(F.collect_set(goal)).alias("seen"))
     )
     after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
-    bought = lines.where(after).join(past.select("item").distinct(), on="item", how="left_semi")
+    bought = lines.where(after & F.col("is_goal")).join(past.select("item").distinct(), on="item", how="left_semi")
     truths = _newest(bought, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
     start = F.greatest(F.size("lines") - max_history, F.lit(0)) + 1
     cut_short = histories.select("user", "seen", F.slice("lines", start, F.lit(max_history)).alias("lines"))

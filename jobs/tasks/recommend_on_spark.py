@@ -38,7 +38,7 @@ EXAMPLES = 10
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
-    """Purchases, those that feedback brought too."""
+    """Events of the kinds that have a weight, purchases alone unless the settings say otherwise; feedback's too."""
     return features.purchases(read["events"], read.get("feedback"))
 
 

@@ -48,7 +48,7 @@ def raw() -> list[tuple[str | None, str, datetime, datetime, float]]:
 
 @pytest.fixture(scope="module")
 def lines(spark: SparkSession, raw: list[Any]) -> DataFrame:
-    return spark.createDataFrame(raw, LINES)
+    return spark.createDataFrame(raw, LINES).withColumn("is_goal", F.lit(True))
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +250,31 @@ def test_of_a_customer_with_too_many_lines_the_newest_count(
     later = lines.where(F.col("time") < F.lit(CUTS.test))
     again = features.examples(features.indexed(later, users, items), CUTS, MAX_HISTORY, cap)
     assert rows(again) == rows(capped)
+
+
+def test_kinds_are_worth_their_weights_and_lists_are_judged_by_the_heaviest(spark: SparkSession) -> None:
+    rows = [
+        ("u1", "i1", "view", day(1)),
+        ("u1", "i1", "purchase", day(2)),
+        ("u1", "i2", "view", day(3)),
+        ("u1", "i3", "cart", day(4)),
+        ("u1", "i2", "view", day(31)),
+        ("u1", "i3", "purchase", day(32)),
+    ]
+    events = spark.createDataFrame(
+        [(*row, row[3]) for row in rows],
+        "user_id string, item_id string, kind string, time timestamp, arrival_time timestamp",
+    )
+    lines = features.purchases(features.weighed(events, {"purchase": 1.0, "view": 0.25}))
+    assert sorted((days_of(row), row["weight"], row["is_goal"]) for row in lines.collect()) == [
+        (1.0, 0.25, False), (2.0, 1.0, True), (3.0, 0.25, False), (31.0, 0.25, False), (32.0, 1.0, True),
+    ]  # fmt: skip
+    users = spark.createDataFrame([(1, "u1")], "index bigint, id string")
+    items = spark.createDataFrame([(n, f"i{n}") for n in (1, 2, 3)], "index bigint, id string")
+    known = features.indexed(lines, users, items)
+    (asked,) = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test").collect()
+    assert (asked["history"], asked["seen"], asked["truth"]) == ([1, 1, 2], [1], [])  # nobody had met i3 before
+    examples = features.examples(known, CUTS, MAX_HISTORY).collect()
+    assert [(row["target"], row["history"], row["weight"]) for row in sorted(examples, key=days_of)] == [
+        (1, [], 0.25), (1, [1], 1.0), (2, [1, 1], 0.25),
+    ]  # fmt: skip
