@@ -251,7 +251,7 @@ def _by_name(place: str, asked: SourceSettings, name: str, named: Named) -> Sour
         rows, total = _sum_of(named.rows.select(*texts))
     except SPARK_ERRORS as error:
         raise catalogue_tables.refusal(error, name, place) or error from error
-    columns = named.rows.columns
+    columns = [list(column) for column in named.rows.dtypes]
     return Source(name, place, asked, [columns, rows, total], UNKNOWN_SIZE, {}, table=named.rows, rows=rows)
 
 
