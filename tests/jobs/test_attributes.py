@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import ingest
-from jobs.attributes import rules_of
+from jobs import attributes as attributes_job
+from jobs import ingest, sources
+from jobs.attributes import AttributeReading, _refuse_other_types, rules_of
 from jobs.erasure import erased
 from jobs.settings import Settings
-from jobs.settings_sources import AttributeType, IngestSettings
+from jobs.settings_sources import AttributeSource, AttributeType, IngestSettings
 from jobs.tables import Tables
 from spark_udfs import attributes
 from spark_udfs.attributes import TYPES, AttributeRules
@@ -93,11 +94,27 @@ def test_a_click_stream_with_attributes_in_two_other_tables(spark: SparkSession,
     assert reasons == {("missing_id", False), ("unreadable_attribute", True)}
     again = ingest.run(settings, spark, frames={"products": products(spark).repartition(2)})
     assert again == first | {"up_to_date": True}
+
+
+def test_an_attribute_of_another_type_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    tables.write("items", spark.sql("SELECT 'a' item_id, 1.5D weight"), mode="overwrite", job="ingest", inputs={})
+    same, other = spark.sql("SELECT 'a' item_id, 2D weight"), spark.sql("SELECT 'a' item_id, '1.5' weight")
+    _refuse_other_types(tables, "items", same, ["weight"])
     with pytest.raises(SchemaError, match=r"'weight' is string and was double\. Say the type in types"):
-        ingest.run(settings, spark, frames={"products": products(spark, "'1.5'")})
+        _refuse_other_types(tables, "items", other, ["weight"])
+
+
+def test_persons_who_were_erased_get_no_row(spark: SparkSession, tmp_path: Path) -> None:
+    rows = spark.createDataFrame([("v1", "a"), (" v9 ", "b"), (None, "of v9")], "user_id string, segment string")
+    asked = AttributeSource(table="users", columns={"user_id": "user_id", "segment": "segment"})
+    rules = rules_of(IngestSettings(users=(asked,)))["ingest.users[0]"]
+    reading = AttributeReading(sources.find("ingest.users[0]", asked, spark, {"users": rows}), rules)
+    tables = Tables(spark, str(tmp_path))
     erased.remember(tables, ["v9"])
-    ingest.run(settings, spark, frames={"products": products(spark)})
-    assert {row["user_id"] for row in tables.read("users").collect()} == {"v0", "v1"}
+    facts, persons = spark.createDataFrame([], "user_id string, country string"), erased.known(tables)
+    made = attributes_job.add(tables, "users", facts, [reading], {"n": 1}, limit=0.5, persons=persons)
+    assert [(row["user_id"], row["segment"]) for row in made.collect()] == [("v1", "a")]
 
 
 def sort_out(spark: SparkSession, rows: list[tuple[Any, ...]], columns: str, **rules: Any) -> dict[str, int]:
