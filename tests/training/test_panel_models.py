@@ -12,11 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cluster.launch import launch
+from tests.training import row_ranks
 from training.batch import Batch
 from training.errors import SchemaError, SettingsError
 from training.fit import FitSettings, fit
 from training.metrics.additive import Quantiles
 from training.models import MODELS
+from training.models.inputs import MOMENTUM, Standard
 from training.models.quantile_mlp import QuantileMlp, count_quantiles
 from training.schema import Column, Kind, Schema
 from training.state.bundle import load_bundle, write_bundle
@@ -107,6 +110,29 @@ def test_planted_quantiles_are_found(trained: QuantileMlp) -> None:
     last = answers(trained, panel(5))["quantiles"][:, 2, 1] / answers(trained, panel(5))["quantiles"][:, 0, 1]
     fourth = panel(5)["series"] % 4 == 0  # type: ignore[operator]
     assert float(last[fourth].mean()) > 2.3 > 1.4 > float(last[~fourth].mean())
+
+
+def test_the_number_of_ranks_changes_nothing() -> None:
+    """Numbers are standardised by all ranks' rows; with whole and with sharded tables, at a tail of one row too."""
+    spec = {"epochs": 3, "learning_rate": 0.01}
+    alone, many = row_ranks.train(spec, World()), launch("tests.training.row_ranks:train", spec, ranks=2, timeout_s=100)
+    for name in ("whole", "sharded"):
+        assert many[name]["losses"] == pytest.approx(alone["whole"]["losses"], rel=1e-4)
+        assert many[name]["statistics"] == pytest.approx(alone["whole"]["statistics"], rel=1e-5)
+    assert alone["whole"]["losses"][-1] < 0.95 * alone["whole"]["losses"][0]
+
+
+def test_numbers_are_standardised_as_batch_norm_does() -> None:
+    ours, theirs = Standard(3, World()), nn.BatchNorm1d(3, affine=False, momentum=MOMENTUM)
+    for step in range(3):
+        values = 5 + 2 * torch.randn(50, 3, generator=torch.Generator().manual_seed(step))
+        torch.testing.assert_close(ours(values), theirs(values))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    one = torch.tensor([[4.0, 5, 6]])
+    before = ours.running_mean.clone()
+    torch.testing.assert_close(ours(one), theirs.eval()(one))
+    torch.testing.assert_close(ours.eval()(one), theirs(one))
+    assert torch.equal(ours.running_mean, before)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -1,12 +1,12 @@
 """What models of rows and panels take in: ids by embeddings, lists of ids by their mean, numbers standardised.
 
-Numbers pass through sign(x) log(1 + |x|), as counts and amounts have long tails, and are standardised by what the
-training has seen so far, which is the same on all ranks whenever it is judged or kept (training/step/buffers.py).
+Numbers pass through sign(x) log(1 + |x|), as counts and amounts have long tails, and are standardised: while training
+by the rows of all ranks' batches together, so that the number of ranks changes nothing, else by what was seen then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.schema import Column, Kind, Schema
+from training.tables.sharded import Tables
+from training.world import World
 
-Table = Callable[..., nn.Module]
+MOMENTUM = 0.02  # share of a step's batches in the running statistics
+LEAST_VARIANCE = 1e-5
 
 
 class Inputs(nn.Module):
@@ -24,7 +27,7 @@ class Inputs(nn.Module):
 
     Args:
         schema: of the batches.
-        table: makes an embedding table, one a vocabulary.
+        table: makes the embedding tables, one a vocabulary.
         dim: embedding width.
 
     Attributes:
@@ -34,7 +37,7 @@ class Inputs(nn.Module):
         SchemaError: a list of numbers of any length, or nothing to learn from.
     """
 
-    def __init__(self, schema: Schema, table: Table, dim: int) -> None:
+    def __init__(self, schema: Schema, table: Tables, dim: int) -> None:
         super().__init__()
         self._ids = [column for kind in (Kind.ID, Kind.IDS) for column in schema if column.kind is kind]
         self._numbers = [column for column in schema if column.kind is Kind.DENSE]
@@ -48,7 +51,7 @@ class Inputs(nn.Module):
             {name: table(name, size, dim, std=0.01) for name, size in _vocabularies(self._ids).items()}
         )
         numbers = sum(column.length or 1 for column in self._numbers)
-        self.standard = nn.BatchNorm1d(numbers, affine=False, momentum=0.02) if numbers else None
+        self.standard = Standard(numbers, table.world) if numbers else None
         self.width = dim * len(self._ids) + numbers
 
     def forward(self, batch: Batch) -> Tensor:
@@ -70,6 +73,49 @@ class Inputs(nn.Module):
         vectors = table(value.values)
         summed = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
         return summed.index_add(0, row, vectors) / lengths.clamp(min=1).unsqueeze(1)
+
+
+class Standard(nn.Module):
+    """Numbers less their mean, over their standard deviation, as BatchNorm does it, of all ranks' rows together.
+
+    While training a call is a collective: every rank makes it, with no rows too. Less than two rows in all have no
+    variance, and go by the running statistics.
+
+    Args:
+        width: numbers of a row.
+        world: the ranks.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(batch, width)"""
+        mean, variance = self._seen(values) if self.training else (self.running_mean, self.running_var)
+        return (values - mean) * torch.rsqrt(variance + LEAST_VARIANCE)
+
+    @torch.no_grad()
+    def _seen(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the ranks' batches; they go into the running statistics."""
+        exact, rows = values.double(), len(values)
+        sums = torch.stack([exact.sum(0), exact.square().sum(0)])
+        if self._world.size > 1:
+            counted = torch.cat([sums.flatten().cpu(), torch.tensor([float(rows)], dtype=torch.float64)])
+            counted = self._world.all_reduce_sum(counted, "statistics of inputs")
+            rows, sums = int(counted[-1]), counted[:-1].reshape(sums.shape).to(values.device)
+        if rows < 2:
+            return self.running_mean, self.running_var
+        mean = sums[0] / rows
+        variance = (sums[1] / rows - mean.square()).clamp(min=0)
+        self.running_mean.lerp_(mean.float(), MOMENTUM)
+        self.running_var.lerp_((variance * rows / (rows - 1)).float(), MOMENTUM)
+        return mean.float(), variance.float()
 
 
 class WideAndDeep(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.errors import BundleError
+from training.models.inputs import Standard
 from training.schema import Schema
 from training.state.bundle import Bundle
 from training.tables.sharded import ShardedEmbedding, sharded_tables
@@ -14,7 +15,7 @@ from training.tables.sharded import ShardedEmbedding, sharded_tables
 
 @torch.no_grad()
 def warm_start(model: nn.Module, bundle: Bundle) -> None:
-    """Give a model the parameters of a bundle, and the running statistics of its BatchNorm layers.
+    """Give a model the parameters of a bundle, and the running statistics of its layers.
 
     Vocabularies are append-only: a table with more rows than the bundle's gets those, and its further rows keep their
     initial values. All other buffers stay as the model was made with them, for they are of its own catalogue. Each rank
@@ -42,7 +43,7 @@ def _own_rows(whole: Tensor, table: ShardedEmbedding) -> Tensor:
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
-    layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    layers = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm | Standard)]
     buffers = dict(model.named_buffers())
     return {name: buffers[name] for name in buffers if name.rpartition(".")[0] in layers}
 

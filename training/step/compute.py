@@ -71,7 +71,7 @@ class Compute:
         if settings.compile:
             names = getattr(model, "COMPILED", ("loss",))
             self._compiled = {name: torch.compile(getattr(model, name), dynamic=True) for name in names}
-        self._untried = settings.compile
+        self._untried = bool(self._compiled)
         self.parts: dict[str, list[float]] = {}
         self._names: list[str] = []
 
