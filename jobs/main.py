@@ -80,6 +80,20 @@ def _tasks() -> None:
     show_table("", ("task", "answers", "reads", "writes"), rows)
 
 
+def _init(
+    task: Annotated[str, typer.Argument(help="what is learned: see `millrace tasks`")],
+    data: Annotated[str, typer.Option(help="one of the files that hold the rows: csv, JSON lines or Parquet")],
+) -> None:
+    """A commented settings file for data of your own, after a look at its columns; to the standard output."""
+
+    def call() -> None:
+        from jobs import init
+
+        sys.stdout.write(init.text(task, data))
+
+    guarded(call)
+
+
 def build_app() -> typer.Typer:
     """One command a job, in the order in which they are run."""
     app = typer.Typer(no_args_is_help=True, help=escape(__doc__ or ""), **PLAIN)
@@ -89,6 +103,7 @@ def build_app() -> typer.Typer:
     app.command("erase")(erase)
     app.command("settings")(_settings)
     app.command("tasks")(_tasks)
+    app.command("init")(_init)
     return app
 
 

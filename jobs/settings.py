@@ -35,7 +35,7 @@ from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError
 
-DEFAULT_MODEL, DEFAULT_TASK = "two_tower", "recommend"
+DEFAULT_TASK = "recommend"
 
 
 class Settings(Section):
@@ -53,7 +53,7 @@ class Settings(Section):
     )
     examples: ExampleSettings = ExampleSettings()
     model: dict[str, Any] = Field(
-        default_factory=lambda: {"name": DEFAULT_MODEL}, validate_default=True, description="name, and its own settings"
+        default_factory=dict, validate_default=True, description="name, and its own settings; default: the task's"
     )
     options: SerializeAsAny[Section] = Field(
         default_factory=dict, validate_default=True, description="what only this task has"
@@ -76,8 +76,8 @@ class Settings(Section):
 
     @field_validator("model")
     @classmethod
-    def _model(cls, model: dict[str, Any]) -> dict[str, Any]:
-        name = model.get("name", DEFAULT_MODEL)
+    def _model(cls, model: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        name = model.get("name", _default_model(info.data.get("task")))
         if not isinstance(name, str) or name not in CONFIGS:
             raise ValueError(f"name is {shown(name)}; known: {', '.join(sorted(CONFIGS))}")
         config = {key: value for key, value in model.items() if key != "name"}
@@ -121,7 +121,7 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
         settings = Settings.model_validate(values)
     except ValidationError as error:
         given = values.get("model")
-        model = {"name": DEFAULT_MODEL} | (given if isinstance(given, dict) else {})
+        model = {"name": _default_model(values.get("task", DEFAULT_TASK))} | (given if isinstance(given, dict) else {})
         found += problems(error, Settings, values | {"model": model, "options": _options_of(values)})
     if found:
         where = f" in {path}" if path is not None else ""
@@ -129,6 +129,13 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
             f"{len(found)} problem(s) with the settings{where}:\n" + "\n".join(f"  - {line}" for line in found)
         )
     return settings
+
+
+def _default_model(task: Any) -> str:
+    """The model that a task takes; of one that is wrong itself, the first task's."""
+    from jobs.tasks import TASKS
+
+    return TASKS[task if isinstance(task, str) and task in TASKS else DEFAULT_TASK].model
 
 
 def _options_of(values: dict[str, Any]) -> type[Section]:

@@ -194,9 +194,14 @@ def _typed(
 ) -> DataFrame:
     """Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits)."""
     values, reasons = [], []
+    texts = {name: F.trim(sources.column(wanted[name]).cast("string")) for name in columns}
+    with_texts = rows.select(
+        *(sources.column(name) for name in rows.columns),
+        *(_number_text(text, asked).alias(_place_of(name)) for name, text in texts.items()),
+    )
     for name, kind in columns.items():
         held, wanted_type = sources.column(wanted[name]), kind.removesuffix("?")
-        value = _value(held, wanted_type, rows.schema, wanted[name], asked, asked.words.get(name))
+        value = _value(held, wanted_type, rows.schema, name, wanted[name], asked)
         values.append(value.alias(name))
         is_there = held.isNotNull() & (F.trim(held.cast("string")) != "")
         reasons.append(F.when(is_there & value.isNull(), F.lit(f"{name} is no {wanted_type}")))
@@ -205,13 +210,20 @@ def _typed(
     if malformed is not None:
         reasons.insert(0, F.when(sources.column(malformed).isNotNull(), F.lit("malformed line")))
     shown = [sources.column(name).cast("string").alias(name) for name in rows.columns]
-    return rows.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
+    return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
 
 
-def _value(
-    held: Column, kind: str, schema: StructType, name: str, asked: TableSource, words: Mapping[str, float] | None
-) -> Column:
-    text = F.trim(held.cast("string"))
+def _place_of(name: str) -> str:
+    return f"_text of {name}"
+
+
+def _number_text(text: Column, asked: TableSource) -> Column:
+    return typed_texts.with_point(text) if asked.decimal == "," else text
+
+
+def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, asked: TableSource) -> Column:
+    """A value of a kind, null where it is none; `_text of OURS` has the text of a number."""
+    text, words = F.trim(held.cast("string")), asked.words.get(ours)
     if words is not None:
         pairs = [F.when(text == word, F.lit(float(value))) for word, value in words.items()]
         return F.coalesce(*pairs, F.lit(None).cast("double")).cast(kind)
@@ -226,8 +238,7 @@ def _value(
         return typed_texts.time(text, asked.time_format, asked.time_zone)
     if kind == "boolean":
         return F.when(F.lower(text).isin(YES), True).when(F.lower(text).isin(NO), False)
-    number = typed_texts.with_point(text) if asked.decimal == "," else text
-    value = F.expr("NULL") if kind == "void" else number.try_cast(kind)
+    value = F.expr(f"try_cast(`{_place_of(ours)}` AS {kind})")
     if kind in ("double", "float"):
         return F.when(~F.isnan(value) & (F.abs(value) != F.lit(float("inf"))), value)
     return value

@@ -174,6 +174,7 @@ class Task:
         key: columns of the examples that tell rows apart; rows with the same first `spread` of them lie side by side.
         spread: see `key`.
         schema: (size of each vocabulary, the unknown 0 included; settings) -> the examples' columns.
+        model: the one that it takes where the settings name none.
         learn: "module:function", called on every rank with a JSON spec and its world; a name, so that importing a task
             loads no torch.
         metrics: names of what its validation gives; of each, higher is better. A study may choose by any of them.
@@ -197,6 +198,7 @@ class Task:
     key: Sequence[str]
     spread: int
     schema: Callable[[Mapping[str, int], Settings], Schema]
+    model: str
     learn: str
     metrics: tuple[str, ...]
     on_spark: str

@@ -162,6 +162,7 @@ TASK = Task(
     key=("series", "time", "split"),
     spread=2,
     schema=schema,
+    model="quantile_mlp",
     learn="jobs.tasks.demand:learn",
     metrics=METRICS,
     on_spark="jobs.tasks.demand_on_spark",

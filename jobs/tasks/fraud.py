@@ -50,7 +50,7 @@ class FraudOptions(Section):
         "was there at once",
     )
     label_delay_days: float = Field(
-        7, ge=0, le=3_650, description="days until a label is known; with label_time: at the latest"
+        7, ge=0, le=3_650, description="days until a label is known, where `cases` has no label_time"
     )
     prior: float = Field(
         0.05, gt=0, lt=1, description="the fraud rate of an entity without a known label; counts as one label"
@@ -176,6 +176,7 @@ TASK = Task(
     key=("case_id",),
     spread=1,
     schema=schema,
+    model="row_mlp",
     learn="jobs.tasks.fraud:learn",
     metrics=METRICS,
     on_spark="jobs.tasks.fraud_on_spark",

@@ -51,7 +51,7 @@ def _cases(ground: Ground) -> DataFrame:
 
 def _with_features(ground: Ground) -> DataFrame:
     options, read = options_of(ground.settings), ground.read
-    delayed = _delayed(ground)
+    delayed = F.timestamp_micros(F.unix_micros("time") + round(options.label_delay_days * DAY_US))
     label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
     given = read["lines"].select(
         "case_id", "time", "arrival_time", F.col("label").cast("double").alias("fraud"), label_time.alias("label_time"),
@@ -92,32 +92,18 @@ def _labelled_before(cut: datetime) -> Column:
     return features.known_before(cut) & F.col("label").isNotNull() & (F.col("label_time") <= F.lit(features.utc(cut)))
 
 
-def _delayed(ground: Ground) -> Column:
-    """When any label of a case is known."""
-    delay_us = round(options_of(ground.settings).label_delay_days * DAY_US)
-    return F.timestamp_micros(F.unix_micros("time") + delay_us)
-
-
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
-    """The cases after each cut, and as examples those old enough before one that their label was known whatever it is.
-
-    A fraud is often reported soon, and that there was none shows only when no report can come any more: of young cases
-    with a label most are frauds, which says nothing about young cases.
-    """
+    """The cases after each cut, and as examples those whose label was known before one."""
     cases = _cases(ground)
-
-    def taught(cut: datetime) -> Column:
-        return _labelled_before(cut) & (_delayed(ground) <= F.lit(cut))
-
     after = F.col("time") >= F.lit(cuts.validation)
     held_out = [
-        cases.where(after & taught(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
+        cases.where(after & _labelled_before(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
         cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
-    split = F.when(taught(cuts.validation), features.TRAIN).otherwise(features.VALIDATION)
+    split = F.when(_labelled_before(cuts.validation), features.TRAIN).otherwise(features.VALIDATION)
     return {
         "queries": held_out[0].unionByName(held_out[1]),
-        "examples": cases.where(taught(cuts.test)).withColumn("split", split),
+        "examples": cases.where(_labelled_before(cuts.test)).withColumn("split", split),
     }
 
 

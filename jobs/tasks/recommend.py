@@ -142,6 +142,7 @@ TASK = Task(
     key=("user", "time", "target"),
     spread=2,
     schema=schema,
+    model="two_tower",
     learn="jobs.tasks.recommend:learn",
     metrics=METRICS,
     on_spark="jobs.tasks.recommend_on_spark",

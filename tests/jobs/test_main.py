@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,13 @@ def test_any_other_error_keeps_its_traceback() -> None:
 def test_every_job_has_a_module_with_run() -> None:
     for name in JOBS:
         source = (ROOT / "jobs" / f"{name.replace('-', '_')}.py").read_text()
-        assert "\ndef run(settings: Settings, spark: SparkSession | None = None" in source, name
+        assert re.search(r"\ndef run\(\s*settings: Settings, spark: SparkSession \| None = None", source), name
         assert '\nif __name__ == "__main__":' in source, name
 
 
 def test_every_job_is_a_command() -> None:
     names = {command.name for command in build_app().registered_commands}
-    assert names == {"demo", "erase", "settings", "tasks", *JOBS}
+    assert names == {"demo", "erase", "init", "settings", "tasks", *JOBS}
 
 
 def test_a_wrong_flag_ends_with_code_2() -> None:

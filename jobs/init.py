@@ -1,0 +1,203 @@
+"""Init: a commented settings file for a user's own data, after a look at its columns. Needs no Spark.
+
+millrace init fraud --data registrations.csv.gz > fraud.yaml
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobs.settings import Settings
+from jobs.task import Task
+from jobs.tasks import TASKS
+from jobs.yaml_settings import cut
+from training.errors import DataError, SettingsError
+
+ROWS = 20  # of a file, that are looked at
+# What shops call our columns; letters and digits alone.
+CALLED = {
+    "user_id": ("user", "customer", "customerid", "visitor", "visitorid", "client", "clientid", "member", "account"),
+    "item_id": ("item", "product", "productid", "sku", "stockcode", "article", "articleid", "movieid", "asin"),
+    "time": ("timestamp", "date", "datetime", "invoicedate", "eventtime", "eventtimestamp", "createdat", "at", "when"),
+    "order_id": ("order", "invoice", "invoiceno", "basket", "transaction", "transactionid", "sessionid"),
+    "quantity": ("qty", "amount", "units", "sold", "count"),
+    "price": ("unitprice", "priceeach"),
+    "kind": ("event", "eventtype", "action", "type"),
+    "name": ("description", "title", "productname"),
+    "label": ("fraud", "isfraud", "eventlabel", "target", "class"),
+    "case_id": ("id", "eventid", "transactionid", "registrationid"),
+    "series_id": ("series", "productcode", "product", "sku", "item", "store"),
+}
+PATTERNS = {
+    r"\d{13}": "epoch_ms",
+    r"\d{10}": "epoch_s",
+    r"\d{4}-\d\d-\d\d": "yyyy-MM-dd",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d": "yyyy-MM-dd HH:mm",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "yyyy-MM-dd HH:mm:ss",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d": "yyyy-MM-dd'T'HH:mm:ss",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)": "yyyy-MM-dd'T'HH:mm:ssXXX",
+    r"\d\d\.\d\d\.\d{4}": "dd.MM.yyyy",
+    r"\d\d\.\d\d\.\d{4} \d\d:\d\d": "dd.MM.yyyy HH:mm",
+}
+EVENTS = {"item_id": True, "user_id": True, "time": True, "order_id": False, "quantity": False, "price": False}
+EVENTS |= {"kind": False, "name": False}
+
+
+class Look(NamedTuple):
+    """What a file shows: how it is written, its columns, and some of their values."""
+
+    format: str
+    delimiter: str
+    columns: dict[str, list[str]]
+
+
+def text(task: str, data: str) -> str:
+    """The settings file's text.
+
+    Args:
+        task: a key of TASKS.
+        data: a file of this machine: csv (also gzipped), JSON lines or Parquet.
+
+    Raises:
+        SettingsError: there is no such task.
+        DataError: there is no such file, or it has no columns.
+    """
+    if task not in TASKS:
+        raise SettingsError(f"the task must be one of {', '.join(sorted(TASKS))}; got '{cut(task)}'")
+    path = Path(data)
+    if not path.is_file():
+        raise DataError(f"'{data}' is no file of this machine; name one of the files that hold the rows")
+    look = _look(path)
+    if not look.columns:
+        raise DataError(f"'{data}' has no columns; name a file with a header and rows")
+    lines = [
+        f"# Settings for the task '{task}': {TASKS[task].what}.",
+        "# Go through the marks ??? first; then: millrace doctor --settings FILE, millrace ingest --settings FILE",
+        f"# The file's columns: {', '.join(look.columns)}",
+        f"task: {task}",
+        f"run_dir: out/{task}/run         # checkpoints, bundle, report",
+        f"tables: {{root: out/{task}/tables}}",
+    ]
+    return "\n".join([*lines, *_source(TASKS[task], data, look), *_options(TASKS[task]), *_rest(TASKS[task])]) + "\n"
+
+
+def _source(task: Task, data: str, look: Look) -> Iterator[str]:
+    reads = task.reads(Settings(task=task.name))
+    table = next(iter(reads))
+    if table == "events":
+        yield "ingest:"
+        yield from _place("  ", data, look, EVENTS)
+        yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
+        return
+    yield "sources:"
+    yield f"  {table}:"
+    yield from _place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()})
+    yield "    # words: {label: {legit: 0, fraud: 1}}   # numbers for words"
+
+
+def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> Iterator[str]:
+    """Where the rows lie, how they are written, and which columns are ours."""
+    yield f"{indent}path: {json.dumps(data)}"
+    yield f"{indent}format: {look.format}"
+    if look.format == "csv" and look.delimiter != ",":
+        yield f"{indent}delimiter: {json.dumps(look.delimiter)}"
+    taken: set[str] = set()
+    yield f"{indent}columns:"
+    for name, needed in wanted.items():
+        found = _match(name, [column for column in look.columns if column not in taken])
+        taken |= {found} if found else set()
+        if found:
+            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {', '.join(look.columns[found][:3])}"
+        elif needed:
+            yield f"{indent}  {name}: ???"
+        else:
+            yield f"{indent}  # {name}: ???"
+    times = next((look.columns[name] for name in taken if name == _match("time", list(look.columns))), [])
+    pattern = _pattern(times)
+    yield f"{indent}time_format: {json.dumps(pattern or '???')}"
+    if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
+        yield f"{indent}time_zone: UTC   # of times that name none"
+
+
+def _options(task: Task) -> Iterator[str]:
+    """The task's own settings with their defaults and what they mean, commented out."""
+    if not task.options.model_fields:
+        return
+    yield "options:"
+    for name, field in task.options.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = list(default) if isinstance(default, tuple) else default
+        yield f"  {name}: {json.dumps(shown)}   # {field.description}"
+
+
+def _rest(task: Task) -> Iterator[str]:
+    yield "examples:"
+    yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
+    yield "  validation_days: 30"
+    yield f"model: {{name: {task.model}}}"
+    yield "training: {ranks: 2, epochs: 8}"
+    yield "tuning: {trials: 0}         # an Optuna study of so many trials before the training"
+    yield "# all settings: millrace settings"
+
+
+def _match(name: str, columns: Sequence[str]) -> str | None:
+    """The column that is most likely ours: of the same name, of one that shops use for it, or nearly so."""
+    plain = {re.sub("[^a-z0-9]", "", column.lower()): column for column in columns}
+    names = [re.sub("[^a-z0-9]", "", name), *CALLED.get(name, ())]
+    exact = next((plain[called] for called in names if called in plain), None)
+    close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
+    return exact or (plain[close[0]] if close else None)
+
+
+def _pattern(values: Sequence[str]) -> str | None:
+    """Spark's pattern of these times, if they have one that is common."""
+    return next(
+        (named for regex, named in PATTERNS.items() if values and all(re.fullmatch(regex, value) for value in values)),
+        None,
+    )
+
+
+def _look(path: Path) -> Look:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = next(pq.ParquetFile(path).iter_batches(ROWS), None)
+        held = {} if rows is None else rows.to_pydict()
+        return Look("parquet", ",", {name: [str(value) for value in values] for name, values in held.items()})
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+            lines = list(itertools.islice(file, ROWS + 1))
+    except (OSError, EOFError) as error:
+        raise DataError(f"'{path}' cannot be read: {error}") from error
+    if lines and lines[0].lstrip().startswith("{"):
+        return Look("json", ",", _json_columns(lines))
+    try:
+        delimiter = csv.Sniffer().sniff("".join(lines), ",;\t|").delimiter
+    except csv.Error:
+        delimiter = ","
+    rows_of_text = list(csv.reader(lines, delimiter=delimiter))
+    header = rows_of_text[0] if rows_of_text else []
+    return Look(
+        "csv", delimiter, {name: [row[n] for row in rows_of_text[1:] if n < len(row)] for n, name in enumerate(header)}
+    )
+
+
+def _json_columns(lines: Sequence[str]) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = {}
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            columns.setdefault(name, []).append(str(value))
+    return columns

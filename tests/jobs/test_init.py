@@ -1,0 +1,77 @@
+"""`millrace init`: a file's columns matched to a task's, in settings that load once the marks are gone."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import init
+from jobs.settings import Settings, load_settings
+from jobs.tasks import TASKS
+from training.errors import DataError, SettingsError
+
+
+def settings_of(task: str, data: Path, **marks: str) -> Settings:
+    """The settings that `init` writes, with each mark replaced by what a person would write."""
+    text = init.text(task, str(data))
+    for name, value in marks.items():
+        text = re.sub(rf"^( *){name}: \?\?\?$", rf"\1{name}: {value}", text, flags=re.MULTILINE)
+    path = data.parent / f"{task}.yaml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+def test_a_shops_lines_are_matched(tmp_path: Path) -> None:
+    data = tmp_path / "lines.csv.gz"
+    header = "InvoiceNo;StockCode;Description;Quantity;InvoiceDate;UnitPrice;CustomerID\n"
+    with gzip.open(data, "wt") as file:
+        file.write(header + "1;a;mug;2;24.12.2024 10:30;2,5;c1\n" * 3)
+    asked = settings_of("recommend", data).ingest
+    assert (asked.delimiter, asked.time_format) == (";", "dd.MM.yyyy HH:mm")
+    assert asked.columns == {
+        "item_id": "StockCode", "user_id": "CustomerID", "time": "InvoiceDate", "order_id": "InvoiceNo",
+        "quantity": "Quantity", "price": "UnitPrice", "name": "Description",
+    }  # fmt: skip
+
+
+def test_a_stream_of_clicks_is_matched(tmp_path: Path) -> None:
+    data = tmp_path / "clicks.json"
+    data.write_text('{"visitor": "v", "sku": "s", "timestamp": 1700000000000, "event": "view"}\nno json\n')
+    asked = settings_of("recommend", data).ingest
+    assert (asked.format, asked.time_format) == ("json", "epoch_ms")
+    assert asked.columns == {"item_id": "sku", "user_id": "visitor", "time": "timestamp", "kind": "event"}
+
+
+def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
+    data = tmp_path / "cases.parquet"
+    pq.write_table(pa.table({"stamp": ["2025-01-01T10:00:00Z"], "isFraud": [1], "zz": ["x"]}), data)
+    text = init.text("fraud", str(data))
+    assert 'label: "isFraud"' in text
+    assert "case_id: ???" in text
+    asked = settings_of("fraud", data, case_id="zz", time="stamp", time_format='"yyyy"')
+    assert asked.model["name"] == "row_mlp"
+    assert asked.sources["cases"].columns["case_id"] == "zz"
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_task_can_be_begun(task: str, tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("a,b\n1,2\n")
+    assert f"task: {task}" in init.text(task, str(tmp_path / "some.csv"))
+
+
+def test_no_such_task_or_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"the task must be one of .*recommend.*; got 'bake'"):
+        init.text("bake", "x.csv")
+    with pytest.raises(DataError, match=r"nowhere\.csv' is no file of this machine"):
+        init.text("fraud", str(tmp_path / "nowhere.csv"))
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match="has no columns"):
+        init.text("fraud", str(tmp_path / "empty.csv"))
+    (tmp_path / "torn.csv.gz").write_bytes(b"\x1f\x8b no gzip")
+    with pytest.raises(DataError, match="cannot be read"):
+        init.text("fraud", str(tmp_path / "torn.csv.gz"))

@@ -1,0 +1,199 @@
+"""What every task keeps, each on a small planted world: what comes after the cut changes nothing before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.settings import Settings, load_settings
+from jobs.task import Ground
+from jobs.tasks import TASKS
+from spark_udfs import features, vocabularies
+from spark_udfs.features import Cuts
+from tests.jobs import small_shop, test_demand, test_fraud
+from training.errors import SettingsError
+from training.schema import Kind
+
+SPARK_TYPES = {
+    Kind.ID: {"bigint"},
+    Kind.IDS: {"array<bigint>"},
+    Kind.DENSE: {"float", "double", "array<float>", "array<double>"},
+    Kind.LABEL: {"float", "double", "boolean", "array<float>", "array<double>"},
+    Kind.WEIGHT: {"float", "double", "array<float>", "array<double>"},
+    Kind.TIME: {"timestamp"},
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A planted world.
+
+    Attributes:
+        settings: folder -> the pipeline's.
+        tables: name -> (rows, schema).
+        later: rows that are not known at the cut: of a later time, or of before and not there yet; by table.
+    """
+
+    settings: Callable[[Path], Settings]
+    tables: dict[str, tuple[list[tuple[Any, ...]], str]]
+    later: dict[str, list[tuple[Any, ...]]]
+
+
+def shop() -> World:
+    """A customer's later purchases, one of before that arrives late, and one of an item that nobody had bought."""
+    rows = small_shop._events()
+    items = sorted({(row[3], row[9]) for row in rows})
+    cut = small_shop.TEST_FROM
+    at = [(cut + timedelta(days=1),) * 2, (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later{n}", f"o{n}", f"user {n}", item, "purchase", time, arrival, 1, 2.5, "a name")
+        for n in range(5)
+        for time, arrival in at
+        for item in ("item 1", "never seen")
+    ]
+    return World(
+        lambda folder: small_shop._settings(folder),
+        {"events": (rows, small_shop.EVENTS), "items": (items, "item_id string, name string")},
+        {"events": later},
+    )
+
+
+def cases() -> World:
+    """Cases after the cut of addresses that were there before; and labels that nobody knows at the cut."""
+    later = [
+        (f"later {n}", test_fraud.CUT + timedelta(days=n), n % 2 == 0, f"address {n}", "domain 0", 5.0)
+        for n in range(10)
+    ]
+    late = test_fraud.CUT - timedelta(days=1)
+    later += [(f"late {n}", late, n % 2 == 0, f"address {n}", "domain 1", 7.0) for n in range(10)]
+    return World(test_fraud.settings_in, {"cases": (test_fraud.planted(), test_fraud.CASES)}, {"cases": later})
+
+
+def sales() -> World:
+    """More of each series, and a series that nobody knew."""
+    weeks = [test_demand.week(test_demand.CUT + n) for n in range(6)]
+    later = [(series, week, 99.0) for series in ("P0", "P1", "new") for week in weeks]
+    schema = "series_id string, time timestamp, quantity double"
+    return World(test_demand.settings_of, {"sales": (test_demand.planted(), schema)}, {"sales": later})
+
+
+WORLDS: dict[str, Callable[[], World]] = {"recommend": shop, "fraud": cases, "demand": sales}
+
+
+def test_every_task_has_a_world() -> None:
+    assert set(WORLDS) == set(TASKS)
+
+
+@pytest.fixture(scope="module", params=sorted(WORLDS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@cache
+def world_of(name: str) -> World:
+    return WORLDS[name]()
+
+
+def cuts_of(settings: Settings) -> Cuts:
+    test = settings.examples.test_from
+    assert test is not None
+    cut = features.utc(test)
+    return Cuts(validation=cut - timedelta(days=settings.examples.validation_days), test=cut)
+
+
+def examples(spark: SparkSession, name: str, folder: Path, *, later: bool, partitions: int) -> DataFrame:
+    """The task's examples as `build_examples` has them made, of the world with or without what comes later."""
+    world, task = world_of(name), TASKS[name]
+    settings = world.settings(folder)
+    read = {
+        table: spark.createDataFrame(rows + (world.later.get(table, []) if later else []), schema).repartition(
+            partitions
+        )
+        for table, (rows, schema) in world.tables.items()
+    }
+    lines = task.spark().lines(read)
+    cuts, held = cuts_of(settings), spark.createDataFrame([], vocabularies.SCHEMA)
+    known = lines.where(features.known_before(cuts.test))
+    for kind, column in task.kinds(settings).items():
+        ids = known.where(F.col(column).isNotNull()).select(F.col(column).alias("id"))
+        read[f"vocabulary_{kind}"] = vocabularies.new_entries(ids, held)
+    ground = Ground(read | {"lines": lines}, settings, folder)
+    made = task.spark().examples(ground, cuts)["examples"]
+    rows = spark.createDataFrame(made.toPandas(), made.schema)
+    ground.release()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tasks")
+
+
+@pytest.fixture(scope="module")
+def plain(spark: SparkSession, name: str, folder: Path) -> DataFrame:
+    return examples(spark, name, folder, later=False, partitions=1)
+
+
+def texts(rows: DataFrame) -> list[str]:
+    return sorted(row[0] for row in rows.select(F.to_json(F.struct(*sorted(rows.columns)))).collect())
+
+
+def test_what_comes_after_the_cut_changes_no_example(
+    spark: SparkSession, name: str, folder: Path, plain: DataFrame
+) -> None:
+    """And where rows lie changes none either."""
+    changed = examples(spark, name, folder, later=True, partitions=5)
+    assert texts(changed) == texts(plain)
+    assert len(texts(plain)) > 100
+
+
+def test_columns_are_the_schemas_and_rows_are_told_apart(name: str, folder: Path, plain: DataFrame) -> None:
+    task = TASKS[name]
+    settings = world_of(name).settings(folder)
+    schema = task.schema(dict.fromkeys(task.kinds(settings), 1_000), settings)
+    types = {field.name: field.dataType.simpleString() for field in plain.schema.fields}
+    wrong = {
+        column.name: types.get(column.name)
+        for column in schema
+        if types.get(column.name) not in SPARK_TYPES[column.kind]
+    }
+    assert not wrong
+    assert types["split"] == "string"
+    assert plain.select(*task.key).distinct().count() == plain.count()
+    assert 0 < task.spread <= len(task.key)
+    assert {row["split"] for row in plain.select("split").distinct().collect()} == {"train", "validation"}
+
+
+def test_splits_are_by_time(name: str, folder: Path, plain: DataFrame) -> None:
+    cuts = cuts_of(world_of(name).settings(folder))
+    last = plain.groupBy("split").agg(F.unix_micros(F.max("time")).alias("last")).collect()
+    ends = {row["split"]: datetime.fromtimestamp(row["last"] / 1e6, tz=UTC) for row in last}
+    assert ends["train"] < cuts.validation
+    assert ends["validation"] < cuts.test
+
+
+def test_an_option_of_another_task_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"options\.no_such_option: unknown key"):
+        load_settings(None, [f"task={name}", "options.no_such_option=3"])
+
+
+def test_its_files_and_metrics_are_there(name: str, folder: Path) -> None:
+    task, settings = TASKS[name], world_of(name).settings(folder)
+    pipelines = Path(__file__).resolve().parents[2] / "jobs" / "pipelines"
+    assert {task.demo.pipeline, task.demo.pipeline_of_file} <= {path.stem for path in pipelines.glob("*.yaml")}
+    headline = task.headline(settings)
+    assert headline.judged
+    assert set(headline.lower) <= {*headline.judged.values(), *headline.beside.values()}
+    for file in (task.demo.pipeline, task.demo.pipeline_of_file):
+        assert load_settings(pipelines / f"{file}.yaml").task == name
+    module = task.spark()
+    wanted = ("lines", "examples", "slices", "contenders", "judge", "looks", "score")
+    assert all(callable(getattr(module, function)) for function in wanted)
