@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pyspark import SparkContext
 
@@ -46,15 +46,25 @@ def _jvm() -> Any:
 
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
-    """Let what starts inside inherit a file as its stderr: the JVM's chatter would bury a job's own lines."""
-    kept = os.dup(2)
-    with log.open("x") as target:
-        os.dup2(target.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    """Let what starts inside inherit a file as its stderr: the JVM's chatter would bury a job's own lines.
+
+    What this process itself writes to `sys.stderr` meanwhile goes where it went before.
+    """
+    with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as kept:
+        with log.open("x") as target:
+            os.dup2(target.fileno(), 2)
+        try:
+            with redirect_stderr(kept) if _is_stderr(sys.stderr) else nullcontext():
+                yield
+        finally:
+            os.dup2(kept.fileno(), 2)
+
+
+def _is_stderr(stream: TextIO) -> bool:
+    """Whether a stream ends in this process's descriptor 2: a notebook's and a test's do not."""
+    with suppress(OSError, ValueError, AttributeError):
+        return stream.fileno() == 2
+    return False
 
 
 def _watch(pid: int, folder: Path) -> None:

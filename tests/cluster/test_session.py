@@ -58,6 +58,23 @@ def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
     _wait_until(lambda: not list(temporary.glob("millrace-jvm-*")), 5.0)
 
 
+def test_who_waits_for_the_jvm_is_still_told(tmp_path: Path) -> None:
+    """What a child says goes to the file, what this process says where it went before."""
+    code = """
+import subprocess, sys
+from pathlib import Path
+from cluster.jvm import _stderr_to
+with _stderr_to(Path(sys.argv[1])):
+    subprocess.run("echo chatter >&2", shell=True, check=True)
+    print("30 s so far", file=sys.stderr)
+print("started", file=sys.stderr)
+"""
+    log = tmp_path / "stderr.log"
+    done = subprocess.run([sys.executable, "-c", code, str(log)], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["30 s so far", "started"]
+    assert log.read_text() == "chatter\n"
+
+
 @pytest.fixture
 def unchecked(spark: SparkSession) -> Iterator[SparkSession]:
     """The session as a stranger to us, with its own Python put back at the end."""
