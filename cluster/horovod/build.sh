@@ -19,6 +19,10 @@ version="0.28.1"
 cache="${MILLRACE_CACHE:-$HOME/.cache/millrace}/horovod"
 say() { echo "horovod: $*"; }
 die() { say "$*" >&2; exit 1; }
+# pip ends with an error of its own where it is interrupted; bash runs this before it looks at that.
+interrupted() { say "interrupted; nothing was installed. The same command begins the build again" >&2; exit "$1"; }
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
 
 compiler="${CXX:-g++}"
 command -v "$compiler" >/dev/null || die "no C++ compiler named '$compiler'. Install one: apt-get install -y g++ make"

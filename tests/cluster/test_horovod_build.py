@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tomllib
 from pathlib import Path
@@ -18,6 +19,7 @@ case "$*" in
     -c*) mkdir -p "$PLACE/site" && echo "$PLACE/site" ;;
     *"pip wheel"*)
         echo built >>"$PLACE/builds"
+        [ -z "$SIGNAL" ] || { kill -"$SIGNAL" $PPID; echo "ERROR: Operation cancelled by user" >&2; exit 1; }
         [ -z "$BROKEN" ] || { echo "error: You need C++23 to compile PyTorch"; yes setup.py | head -99; exit 1; } >&2
         while [ "$1" != --wheel-dir ]; do shift; done
         mkdir -p "$2" && touch "$2/horovod-0.28.1-cp313-cp313-linux_x86_64.whl" ;;
@@ -29,14 +31,21 @@ esac
 FACTS = "cpython-313 2.15.0 13.2 1"
 
 
+def _heeding() -> None:
+    """A shell heeds no signal that it was started to ignore, as in the background of another."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def build(place: Path, facts: str = FACTS, **variables: str) -> subprocess.CompletedProcess[str]:
     python = place / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    own = {"PLACE": str(place), "FACTS": facts, "BROKEN": "", "MILLRACE_CACHE": str(place / "cache")}
+    own = {"PLACE": str(place), "FACTS": facts, "BROKEN": "", "SIGNAL": "", "MILLRACE_CACHE": str(place / "cache")}
     script = str(ROOT / "cluster" / "horovod" / "build.sh")
     done = os.environ | own | variables
-    return subprocess.run([script, str(python)], capture_output=True, text=True, check=False, env=done)
+    return subprocess.run(
+        [script, str(python)], capture_output=True, text=True, check=False, env=done, preexec_fn=_heeding
+    )
 
 
 def builds(place: Path) -> int:
@@ -65,11 +74,25 @@ def test_another_python_or_torch_is_another_wheel(tmp_path: Path, facts: str) ->
 def test_a_python_is_found_on_the_search_path(tmp_path: Path) -> None:
     build(tmp_path)
     (tmp_path / "python").rename(tmp_path / "python3.77")
-    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PLACE": str(tmp_path), "FACTS": FACTS, "BROKEN": ""}
+    own = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PLACE": str(tmp_path),
+        "FACTS": FACTS,
+        "BROKEN": "",
+        "SIGNAL": "",
+    }
     own |= {"MILLRACE_CACHE": str(tmp_path / "cache")}
     script = str(ROOT / "cluster" / "horovod" / "build.sh")
     done = subprocess.run([script, "python3.77"], capture_output=True, text=True, check=False, env=os.environ | own)
     assert "a wheel for these inputs is in the cache" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143)])
+def test_an_interrupted_build_blames_nothing(tmp_path: Path, name: str, code: int) -> None:
+    stopped = build(tmp_path, SIGNAL=name)
+    assert stopped.returncode == code
+    assert stopped.stderr == "horovod: interrupted; nothing was installed. The same command begins the build again\n"
+    assert [path.suffix for path in (tmp_path / "cache" / "horovod").iterdir()] == [".log"]
 
 
 def test_a_torch_that_breaks_the_build_is_told_which_works(tmp_path: Path) -> None:
