@@ -32,6 +32,7 @@ from jobs.page.runs import stages_section, training_section, tuning_section
 from jobs.page.style import model_name
 from jobs.settings import Settings
 from jobs.tasks import TASKS
+from training.errors import ArtefactError
 from training.state.json_files import write_text
 from training.watch.record import read_record
 
@@ -48,10 +49,16 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         path, and sections: the names of those that had something to show.
 
     Raises:
-        ArtefactError: a file of the run folder is damaged.
+        ArtefactError: a file of the run folder is damaged, or it holds none of a run's.
     """
     run_dir = Path(settings.run_dir)
+    record = read_record(run_dir)
     held = {name: read_json(run_dir, name) for name in (EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING)}
+    if not record and not any(held.values()):
+        raise ArtefactError(
+            f"there is nothing to report in run_dir '{run_dir}': it holds no {', '.join(held)}; name the folder of a "
+            "run, or run a job first"
+        )
     evaluation = held[EVALUATION]
     of_lists = [examples_section(evaluation), popularity_section(evaluation)] if is_of_lists(evaluation) else []
     of_others = [curves_section(evaluation), panels_section(evaluation), drawn_section(evaluation)]
@@ -60,7 +67,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         *of_lists,
         *(section for section in of_others if section is not None),
         *([feedback_section(held[FEEDBACK])] if TASKS[settings.task].demo.closes_the_loop else []),
-        training_section(read_record(run_dir), held[LATEST]),
+        training_section(record, held[LATEST]),
         tuning_section(held[TUNING]),
         score_section(held[SCORE]),
         stages_section(held[STAGES]),
@@ -69,7 +76,6 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     foot = "Made by millrace report from the JSON files beside it; the page needs neither a server nor a network."
     text = page(title, _head(settings, held), sections, foot)
     path = run_dir / REPORT
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     say(f"report: {path} ({len(text) / 1e6:.1f} MB; open it in a browser)")
     shown = [section.key for section in sections if 'class="absent"' not in section.body.text[:20]]

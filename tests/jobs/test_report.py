@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import report
-from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, TUNING, write_json
+from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, STAGES, TUNING, write_json
 from jobs.page.frame import html, table
 from jobs.page.results import feedback_section
 from jobs.settings import Settings
@@ -115,14 +115,23 @@ def test_a_nasty_parameter_name_stays_text_in_a_figure(tmp_path: Path) -> None:
     assert "<img" not in without_plotly(made(tmp_path)[0])
 
 
-def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
-    text, summary = made(tmp_path / "new")
-    assert summary["sections"] == []
+def test_a_folder_of_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        with pytest.raises(
+            ArtefactError, match=rf"nothing to report in run_dir '.*{name}': .* name the folder of a run"
+        ):
+            made(tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_run_that_has_just_begun_says_what_is_missing(tmp_path: Path) -> None:
+    write_json(tmp_path, STAGES, [{"stage": "ingest", "seconds": 1.0}])
+    text, summary = made(tmp_path)
+    assert summary["sections"] == ["stages"]
     page = without_plotly(text)
     for job in ("evaluate", "train", "tune", "score", "ingest-feedback"):
         assert f"<code>millrace {job}</code>" in page
-    assert "No stage was timed" in page
-    assert "No stage was timed" in page
 
 
 def test_the_training_shows_from_its_summary_where_there_is_no_record(tmp_path: Path) -> None:
