@@ -19,7 +19,7 @@ from jobs.console import say, warn
 from spark_udfs.vocabularies import digest
 from training.data.delta_log import has_files
 from training.data.snapshot import open_snapshot, read_table
-from training.errors import BundleError, MillraceError, SnapshotError, TableError
+from training.errors import BundleError, MillraceError, NoTableError, SnapshotError, TableError
 from training.state.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def published(tables: Tables) -> Manifest:
     """The build in force.
 
     Raises:
-        TableError: no build was published here.
+        NoTableError: no build was published here.
     """
     manifest = newest(tables).manifest
     if manifest is None:
-        raise TableError(_none(tables.path(TABLE)))
+        raise NoTableError(_none(tables.path(TABLE)))
     return manifest
 
 
@@ -68,13 +68,15 @@ def published_at(root: str) -> Manifest:
     """The build in force below a tables' root, read without a JVM.
 
     Raises:
-        TableError: no build was published there, or it cannot be reached.
+        NoTableError: no build was published there; TableError: it cannot be reached.
     """
     place = f"{root.rstrip('/')}/{TABLE}"
     try:
         rows = read_table(open_snapshot(place), [COLUMN])[COLUMN].to_pylist()
+    except NoTableError as error:
+        raise NoTableError(_none(place)) from error
     except MillraceError as error:
-        raise TableError(f"{_none(place)} ({error})") from error
+        raise TableError(f"the build in force cannot be read: {error}") from error
     return _manifest(rows, place)
 
 
@@ -249,10 +251,7 @@ def _manifest(rows: list[Any], place: str) -> Manifest:
 
 
 def _none(place: str) -> str:
-    return (
-        f"no build is published at {place}; run `millrace build-examples` (a build that an earlier version of Millrace "
-        "made, or that did not end, is made anew)"
-    )
+    return f"no build is published at {place}; run `millrace build-examples`"
 
 
 def _damaged(place: str) -> str:

@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from jobs.console import CONSOLE
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
-from training.errors import MillraceError
+from training.errors import MillraceError, NoTableError
 
 Run = Callable[[Settings], dict[str, Any]]
 
@@ -68,9 +68,18 @@ def run_alone(command: Callable[..., None]) -> None:
 
 
 def run_job(name: str, run: Run, settings: str | None, flags: list[str] | None) -> dict[str, Any]:
-    """Run a job with its time kept beside what it makes."""
+    """Run a job with its time kept beside what it makes.
+
+    Raises:
+        NoTableError: a table is missing; where no settings were named, that is said too.
+    """
     read = load_settings(settings, flags)
-    return timed(read.run_dir, name, lambda: run(read))
+    try:
+        return timed(read.run_dir, name, lambda: run(read))
+    except NoTableError as error:
+        if settings is not None or "root" in read.tables.model_fields_set:
+            raise
+        raise NoTableError(f"{error}, or name your settings with --settings (none are named)") from error
 
 
 def erase(

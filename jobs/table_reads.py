@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from jobs import commits, delta_sql
 from jobs.commits import Commit
 from spark_udfs.column_types import type_problems
-from training.errors import SchemaError, TableError
+from training.errors import NoTableError, SchemaError, TableError
 
 MADE_BY = {
     "order_lines": "simulate",
@@ -193,7 +193,7 @@ class TableReads:
         except AnalysisException as error:
             if self.exists(name):
                 raise
-            raise TableError(
+            raise NoTableError(
                 f"table '{name}' does not exist at {self.path(name)}; run `millrace {maker(name)}` first, "
                 "or set tables.root to where it lies"
             ) from error

@@ -57,7 +57,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         there.
 
     Raises:
-        TableError: no build is published; SnapshotError: a version that it names is gone.
+        NoTableError: no build is published; SnapshotError: a version that it names is gone.
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
         SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
@@ -69,6 +69,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     _refuse_to_choose_on_the_test(settings)
     refuse_password(settings.training.mlflow_uri)
     timeline = _timeline(settings)
+    _learn_spec(settings)  # what cannot begin leaves no folder and no lock behind
     with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder"):
         return _train(settings, tuned, timeline, spark)
 
@@ -78,7 +79,7 @@ def _train(
 ) -> dict[str, Any]:
     """The training itself; no other one is under way in this run folder."""
     run_dir = Path(settings.run_dir)
-    spec = learn_spec(settings, splits=("train", "validation"), validate=False)
+    spec = _learn_spec(settings)
     identity = spec_identity(spec)
     done = _finished(run_dir, identity, spec)
     if done is not None:
@@ -121,9 +122,7 @@ def _timeline(settings: Settings) -> Path | None:
             "training.timeline shows what ranks exchange, so it needs training.ranks=2 or more; got 1; "
             "set training.timeline=false"
         )
-    path = Path(settings.run_dir).absolute() / "timeline.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return Path(settings.run_dir).absolute() / "timeline.json"
 
 
 def observation(settings: Settings, identity: str) -> dict[str, Any]:
@@ -137,6 +136,11 @@ def observation(settings: Settings, identity: str) -> dict[str, Any]:
     }
 
 
+def _learn_spec(settings: Settings) -> dict[str, Any]:
+    """What the ranks of a training are told: all examples before the test cut."""
+    return learn_spec(settings, splits=("train", "validation"), validate=False)
+
+
 def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -> dict[str, Any]:
     """What the ranks are told (JSON): pinned tables, schema, model, training. Nothing in it depends on the machine.
 
@@ -146,7 +150,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         validate: whether to rank the held-out queries after each epoch.
 
     Raises:
-        TableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks.
+        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks.
     """
     settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)

@@ -3,6 +3,7 @@
     MillraceError
     |-- SettingsError        a setting is unknown, of the wrong type or out of range
     |-- TableError           a Delta table is missing, empty, or not at the version asked for
+    |   |-- NoTableError     there is no such table at all
     |   |-- SchemaError      columns are missing, of the wrong type, or hold what the schema forbids
     |   `-- SnapshotError    a pinned version cannot be read: a file is gone, corrupt, or of an unknown feature
     |-- DataError            rows break a rule that the job cannot count and set aside
@@ -44,6 +45,10 @@ class SettingsError(MillraceError):
 
 class TableError(MillraceError):
     """A Delta table is missing, empty, or not at the version asked for."""
+
+
+class NoTableError(TableError):
+    """There is no such table: nothing was written there yet, or it lies elsewhere."""
 
 
 class SchemaError(TableError):

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.command import EXIT_REFUSED, guarded
+from jobs.command import EXIT_REFUSED, guarded, run_job
 from jobs.main import JOBS, build_app
-from training.errors import TableError
+from jobs.settings import Settings
+from training.errors import NoTableError, TableError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +54,22 @@ def test_every_job_has_a_module_with_run() -> None:
 def test_every_job_is_a_command() -> None:
     names = {command.name for command in build_app().registered_commands}
     assert names == {"demo", "erase", "init", "settings", "tasks", *JOBS}
+
+
+def test_who_named_no_settings_is_told_so(tmp_path: Path) -> None:
+    def refused(settings: str | None, flags: list[str]) -> str:
+        def run(read: Settings) -> dict[str, Any]:
+            raise NoTableError(f"nothing at {read.tables.root}")
+
+        with pytest.raises(NoTableError) as error:
+            run_job("train", run, settings, flags)
+        return str(error.value)
+
+    (tmp_path / "shop.yaml").write_text("tables: {root: elsewhere}")
+    asked = "nothing at out/tables, or name your settings with --settings (none are named, so these are the defaults)"
+    assert refused(None, []) == asked
+    assert refused(str(tmp_path / "shop.yaml"), []) == "nothing at elsewhere"
+    assert refused(None, ["tables.root=mine"]) == "nothing at mine"
 
 
 def test_a_wrong_flag_ends_with_code_2() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -305,9 +306,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_loss(spark: SparkSession, t
 
 
 def test_examples_that_no_build_published_are_refused(tmp_path: Path) -> None:
-    settings = Settings(**{"tables": {"root": str(tmp_path / "tables")}, "run_dir": str(tmp_path / "run")})
-    with pytest.raises(TableError, match=r"no build is published at .*tables/builds; run `millrace build-examples`"):
-        train.run(settings)
+    (tmp_path / "tables" / "builds" / "_delta_log").mkdir(parents=True)
+    for root in ("tables", "nowhere"):
+        settings = Settings(**{"tables": {"root": str(tmp_path / root)}, "run_dir": str(tmp_path / "run")})
+        with pytest.raises(TableError, match=rf"no build is published at .*{root}/builds; run `.*`$") as refused:
+            train.run(settings)
+        assert not re.search("kernel|Os|Write it first", str(refused.value))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_epoch_is_not_chosen_on_the_test_queries(tmp_path: Path) -> None:

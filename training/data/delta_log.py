@@ -24,7 +24,7 @@ from deltalake.fs import DeltaStorageHandler
 
 from training.data.log_vectors import Vector, find_vectors
 from training.data.storage import LOCAL, from_store, reason, split_root
-from training.errors import SnapshotError, TableError
+from training.errors import NoTableError, SnapshotError, TableError
 
 # Reader features that Millrace honours, or that leave data files as they are.
 READER_FEATURES = frozenset(
@@ -102,7 +102,7 @@ def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | 
     """Open a table's log at a version; None is the newest.
 
     Raises:
-        TableError: there is no Delta table, or its folder or object store cannot be reached.
+        NoTableError: there is no Delta table; TableError: its folder or object store cannot be reached.
         SnapshotError: the version is not there, or the table uses a reader feature that Millrace does not know.
     """
     uri = _plain(uri)
@@ -129,7 +129,7 @@ def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) 
     together, so of very many a thousand or two are looked for, spread evenly.
 
     Raises:
-        TableError: there is no Delta table, or its folder or object store cannot be reached.
+        NoTableError: there is no Delta table; TableError: its folder or object store cannot be reached.
         SnapshotError: the version is not in the log, or the table uses a reader feature that Millrace does not know.
     """
     log = open_log(uri, version, options)
@@ -209,9 +209,7 @@ def _open_table(uri: str, version: int | None, options: Mapping[str, str]) -> De
         with _plainly_named(uri) as place:
             return DeltaTable(place, version=version, storage_options={**_OPENING, **options})
     except TableNotFoundError as error:
-        raise TableError(
-            f"there is no Delta table at '{uri}' ({reason(error)}). Write it first, or correct the path"
-        ) from error
+        raise NoTableError(f"there is no Delta table at '{uri}'; write it first, or correct the path") from error
     except DeltaError as error:
         wanted = "the newest version" if version is None else f"version {version}"
         raise SnapshotError(

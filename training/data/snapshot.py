@@ -104,7 +104,7 @@ def open_snapshot(
         world: the ranks that all open this version: each then reads its share of the footers, and tells the others.
 
     Raises:
-        TableError: there is no Delta table, or its folder or object store cannot be reached.
+        NoTableError: there is no Delta table; TableError: its folder or object store cannot be reached.
         SchemaError: a named column, or partition column, does not exist.
         SnapshotError: the version is not there, a file of it is gone or not what the log says, or the table uses a
             reader feature that Millrace does not know.
