@@ -31,8 +31,9 @@ from jobs.tables import Tables
 from jobs.tasks import TASKS
 from jobs.yaml_settings import cut
 from spark_udfs import order_lines
+from spark_udfs.event_names import KINDS, SOLD
 from spark_udfs.occurrences import trimmed
-from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, KINDS, REASONS, SOLD, Rules
+from spark_udfs.order_lines import BY_RULE, DUPLICATE, ERASED, KEPT, REASONS, Rules
 from training.errors import DataError, SettingsError, TooManyBadRows
 
 JOB = "ingest"

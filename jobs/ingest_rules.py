@@ -5,7 +5,6 @@ Patterns, zones and encodings are Spark's and Java's, so it is Spark that tries 
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +12,10 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.sessions import SPARK_ERRORS
+from jobs.settings_mapping import mapping_problems
 from jobs.settings_sources import CSV_ONLY, EventSource, IngestSettings, SourceSettings
 from spark_udfs import order_lines, typed_texts
-from spark_udfs.order_lines import KINDS, NAMES, OF_SALES, OPTIONAL, REQUIRED, SOLD, Rules
+from spark_udfs.order_lines import Rules
 from training.errors import SettingsError
 
 CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
@@ -33,7 +33,7 @@ def rules_of(place: str, ingest: IngestSettings, asked: EventSource) -> Rules:
     Raises:
         SettingsError: a name that is needed is not mapped, one is unknown or mapped twice.
     """
-    if problems := _problems(place, asked):
+    if problems := mapping_problems(place, asked):
         raise SettingsError("; ".join(problems))
     return Rules(
         columns=dict(asked.columns),
@@ -119,41 +119,6 @@ def as_json(rules: Rules, asked: SourceSettings) -> dict[str, Any]:
     first = {name: value for name, value in vars(rules).items() if name not in later}
     first |= {"columns": dict(rules.columns), "now": str(rules.now) if rules.now else None}
     return first | {name: value for name, value in later.items() if value is not None}
-
-
-def _problems(place: str, asked: EventSource) -> list[str]:
-    """What is wrong with how a source's columns and kinds are mapped."""
-    columns, constants = asked.columns, asked.constants
-    given, kind = columns.keys() | constants.keys(), constants.get("kind")
-    if "kind" in constants:
-        may_be_sale = kind in SOLD
-    else:
-        may_be_sale = not asked.kinds or not set(SOLD).isdisjoint(asked.kinds.values())
-    missing = [name for name in REQUIRED if columns.get(name, constants.get(name)) is None]
-    missing += [name for name in OF_SALES if may_be_sale and name not in given]
-    unknown, twice = sorted(given - set(NAMES)), sorted(columns.keys() & constants.keys())
-    of_file = [column for column, count in Counter(columns.values()).items() if count > 1]
-    words = Counter(word.strip().lower() for word in asked.kinds)
-    found = [f"{place}.columns needs '{name}'" for name in missing]
-    if may_be_sale and not set(OF_SALES).isdisjoint(missing):
-        found.append(
-            f"events may be sales: where the shop has no such column, say so in {place}.constants, e.g. "
-            f"{{{missing[-1]}: null}}, or name other kinds ({place}.kinds, or {place}.constants={{kind: view}})"
-        )
-    found += [f"{place}.columns or .constants has the unknown name '{name}'" for name in unknown]
-    found += [f"'{name}' is both in {place}.columns and in {place}.constants" for name in twice]
-    found += [f"{place}.columns has the file's column '{column}' more than once" for column in of_file]
-    found += [f"{place}.kinds has the word '{word}' more than once" for word, count in words.items() if count > 1]
-    if asked.kinds and "kind" not in columns:
-        found.append(f"{place}.kinds needs 'kind' in {place}.columns")
-    if "kind" in constants and kind not in KINDS:
-        found.append(f"{place}.constants has the kind '{kind}'; known: {', '.join(KINDS)}")
-    if missing or unknown:
-        found.append(
-            f"our names are {', '.join(REQUIRED)}; of sales: {', '.join(OF_SALES)}; optional: {', '.join(OPTIONAL)}; "
-            f"{place}.columns maps them to the file's columns, e.g. {{order_id: InvoiceNo}}"
-        )
-    return found
 
 
 def _earliest(ingest: IngestSettings, asked: EventSource) -> datetime:

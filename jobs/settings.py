@@ -16,6 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, fie
 
 from jobs.places import LocalFolder
 from jobs.settings_base import Section
+from jobs.settings_mapping import unmapped
 from jobs.settings_problems import LONGEST, problems
 from jobs.settings_sections import (
     ErasureSettings,
@@ -36,6 +37,7 @@ from training.configs import CONFIGS
 from training.errors import SettingsError
 
 DEFAULT_TASK = "recommend"
+EVENTS = "events"
 
 
 class Settings(Section):
@@ -123,6 +125,8 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
         given = values.get("model")
         model = {"name": _default_model(values.get("task", DEFAULT_TASK))} | (given if isinstance(given, dict) else {})
         found += problems(error, Settings, values | {"model": model, "options": _options_of(values)})
+    if _reads_events(values):
+        found += unmapped(values.get("ingest"))
     if found:
         where = f" in {path}" if path is not None else ""
         raise SettingsError(
@@ -136,6 +140,14 @@ def _default_model(task: Any) -> str:
     from jobs.tasks import TASKS
 
     return TASKS[task if isinstance(task, str) and task in TASKS else DEFAULT_TASK].model
+
+
+def _reads_events(values: dict[str, Any]) -> bool:
+    """Whether the task reads what `ingest` makes; another leaves that section alone."""
+    from jobs.tasks import TASKS
+
+    task = values.get("task", DEFAULT_TASK)
+    return isinstance(task, str) and task in TASKS and EVENTS in TASKS[task].tables(Settings(task=task))
 
 
 def _options_of(values: dict[str, Any]) -> type[Section]:

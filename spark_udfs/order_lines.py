@@ -22,14 +22,9 @@ from pyspark.sql.types import StringType, TimestampType
 
 from spark_udfs import texts, typed_texts
 from spark_udfs.erased import Erased
+from spark_udfs.event_names import KINDS, NAMES, SOLD
 from spark_udfs.features import utc
 
-REQUIRED = ("item_id", "user_id", "time")
-OF_SALES = ("order_id", "quantity", "price")  # required where an event may be a purchase or a return
-OPTIONAL = ("name", "category", "country", "kind", "rating", "arrival_time")
-NAMES = (*OF_SALES, *REQUIRED, *OPTIONAL)
-KINDS = ("purchase", "return", "view", "cart", "wish", "click", "impression", "rating")
-SOLD = ("purchase", "return")
 IGNORED = "ignored"  # the kind that stands for a shop's words that are none of ours, on purpose
 
 SALE = "sale"

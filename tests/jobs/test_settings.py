@@ -47,6 +47,19 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
         assert part in message, f"{part!r} is missing in:\n{message}"
 
 
+def test_columns_are_checked_with_all_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text("ingest: {path: a.csv, headers: true, columns: {item_id: Item, colour: C}}\nscoring: {k: 0}\n")
+    with pytest.raises(SettingsError) as raised:
+        load_settings(file)
+    for part in ("ingest.headers: unknown key", "scoring.k", "ingest.columns needs 'time'", "unknown name 'colour'"):
+        assert part in str(raised.value)
+    views = "{path: a, columns: {item_id: I, user_id: U, time: T}, constants: {kind: view}}"
+    with pytest.raises(SettingsError, match=r"settings:\n  - ingest.sources\[1\].columns needs 'item_id'"):
+        load_settings(None, [f"ingest.sources=[{views}, {{path: b}}]"])
+    load_settings(None, ["task=fraud", "ingest.path=left-alone.csv"])
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [("- a\n- b\n", "holds a list"), ("a: [1\n", "is not YAML"), ("{}", None), ("", None)],

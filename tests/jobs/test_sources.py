@@ -18,6 +18,7 @@ from jobs.settings import Settings, load_settings
 from jobs.settings_sources import Kind
 from jobs.tables import Tables
 from spark_udfs import order_lines
+from spark_udfs.event_names import KINDS
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
 COLUMNS = {name: name for name in ("order_id", "item_id", "user_id", "time", "quantity", "price")}
@@ -352,4 +353,4 @@ def test_unknown_words_past_the_limit_are_named(spark: SparkSession, tmp_path: P
 
 
 def test_the_kinds_of_the_settings_are_ours() -> None:
-    assert get_args(Kind) == order_lines.KINDS
+    assert get_args(Kind) == KINDS
