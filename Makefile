@@ -38,6 +38,7 @@ OUT    ?= out
 install:
 	@flock -n Makefile true || echo "another installation is running here; waiting for its end"
 	@flock Makefile $(MAKE) -s $(READY)
+	$(if $(filter install,$(MAKECMDGOALS)),@echo "installed. To run: . $(BIN)/activate and then millrace; or $(BIN)/millrace")
 
 # An environment whose Python has gone, as with an upgrade of the system's, is not ready, whatever its mark says.
 ifneq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),runs)

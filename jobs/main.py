@@ -94,9 +94,26 @@ def _init(
     guarded(call)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from jobs.versions import line
+
+        sys.stdout.write(f"{line()}\n")
+        raise typer.Exit
+
+
+def _of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="the versions, and leave")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def build_app() -> typer.Typer:
     """One command a job, in the order in which they are run."""
-    app = typer.Typer(no_args_is_help=True, help=escape(__doc__ or ""), **PLAIN)
+    app = typer.Typer(no_args_is_help=True, **PLAIN)
+    app.callback(help=escape(__doc__ or ""))(_of_all)
     app.command("demo")(_demo)
     for name, help_text in JOBS.items():
         app.command(name)(_command(name, help_text))

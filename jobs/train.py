@@ -13,7 +13,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.tasks import TASKS
 from jobs.tuned import with_best
+from jobs.versions import installed
 from training.configs import model_identity
 from training.data.delta_log import open_log
 from training.errors import BundleError, SettingsError, UnreadableError
@@ -251,15 +251,8 @@ def provenance(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
         "build": spec["build"],
         "settings": settings.model_dump(mode="json", exclude=places),
         "identity": spec_identity(spec),
-        "versions": {name: _version(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},
+        "versions": {name: installed(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed as a package"
 
 
 def latest_bundle(run_dir: str) -> Path:

@@ -34,6 +34,7 @@ rmdir "$SAID/busy"
 """
 DISK = "#!/bin/sh\necho 'Filesystem MB Used Available\ndisk 99999 0 99999'\n"  # the disk of the tests may be fuller
 STEPS = ("-m venv", "cluster/lines/torn_packages.py", "-m ensurepip", "-m pip install", "cluster/horovod/check.py")
+NEXT = "installed. To run: . .venv/bin/activate and then millrace; or .venv/bin/millrace\n"
 OF_MAKE = ("GPU", "PYTHON", "LINE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # of the `make test` that runs these tests
 
 
@@ -102,7 +103,8 @@ def test_it_installs_once_in_a_folder_with_spaces(checkout: Checkout) -> None:
     packages, ours = checkout.lines("uv")
     assert packages.startswith("pip install --quiet --compile-bytecode -r .venv/requirements.lock into ")
     assert ours == f"pip install --quiet --no-deps -e . into {checkout.folder}/.venv"
-    assert checkout.install() == (0, "")
+    assert said.endswith(NEXT)
+    assert checkout.install() == (0, NEXT)
     assert checkout.steps() == []
 
 

@@ -66,10 +66,19 @@ def test_who_named_no_settings_is_told_so(tmp_path: Path) -> None:
         return str(error.value)
 
     (tmp_path / "shop.yaml").write_text("tables: {root: elsewhere}")
-    asked = "nothing at out/tables, or name your settings with --settings (none are named, so these are the defaults)"
-    assert refused(None, []) == asked
+    assert refused(None, []) == "nothing at out/tables, or name your settings with --settings (none are named)"
     assert refused(str(tmp_path / "shop.yaml"), []) == "nothing at elsewhere"
     assert refused(None, ["tables.root=mine"]) == "nothing at mine"
+
+
+def test_the_version_names_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_app()(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"millrace \S.* \(pyspark \d\S+, delta-spark \d\S+, torch \d\S+\)\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        build_app()(["--help"])
+    assert "section.key=value" in capsys.readouterr().out
 
 
 def test_a_wrong_flag_ends_with_code_2() -> None:
