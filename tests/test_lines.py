@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 PYTHONS = {line: versions.split() for line, versions in re.findall(r"^PYTHONS-(\w+) *:= (.*)$", MAKEFILE, re.MULTILINE)}
+DOCS = (ROOT / "docs" / "cluster.md").read_text()
 CHECK = ROOT / "cluster" / "check_machine.sh"
 
 
@@ -146,3 +148,14 @@ def test_a_line_that_is_not_there_is_refused() -> None:
     )
     assert said.returncode != 0
     assert "LINE=oldest is none of newest current legacy" in said.stderr
+
+
+@pytest.mark.parametrize("line", PYTHONS)
+def test_the_connect_servers_artefact_is_that_of_the_line(line: str) -> None:
+    """Spark 3.5 is built for Scala 2.12; Deltas for Spark 4.1 and later name Spark's line."""
+    held = locked(line, PYTHONS[line][0])
+    spark, delta = held["pyspark"], held["delta-spark"]
+    of_spark = f"{spark.rpartition('.')[0]}_" if Version(spark) >= Version("4.1") else ""
+    artefact = f"io.delta:delta-spark_{of_spark}{'2.12' if spark < '4' else '2.13'}:{delta}"
+    (row,) = re.findall(rf"^\| `{line}` \| Spark (\S+), .* \| `(.*?)`", DOCS, re.MULTILINE)
+    assert (row[0], row[1].partition(",")[0]) == (spark, artefact)
