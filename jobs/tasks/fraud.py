@@ -161,6 +161,7 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
             "predicted / actual": "predicted_to_actual",
         },
         rows="cases",
+        lower=("log_loss", "calibration_error"),
     )
 
 
