@@ -44,6 +44,16 @@ def _jvm() -> Any:
     return getattr(SparkContext._gateway, "proc", None)
 
 
+def has_ended() -> bool:
+    """Whether the JVM that this process started is gone, or goes within seconds."""
+    jvm = _jvm()
+    if jvm is None:
+        return False
+    with suppress(subprocess.TimeoutExpired):
+        jvm.wait(timeout=5)
+    return jvm.poll() is not None
+
+
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
     """Let what starts inside inherit a file as its stderr: the JVM's chatter would bury a job's own lines.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +30,17 @@ OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
 
+def _not_py4js(record: logging.LogRecord) -> bool:
+    """Whether a record of the root logger is not py4j's: it logs, with tracebacks, what it raises as well."""
+    return "py4j" not in Path(record.pathname).parts
+
+
 def guarded(call: Callable[[], object]) -> None:
     """Run a command; an error that we raised on purpose is one message and exit code 2, anything else a traceback.
 
     So is what a disk refuses: it is full, or a file or folder may not be written.
     """
+    logging.getLogger().addFilter(_not_py4js)
     try:
         call()
     except (MillraceError, ClusterError) as error:

@@ -127,3 +127,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Entry point of the console script `millrace`."""
     build_app()()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator
 
+from training.masking import SECRET
+
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
+_PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/+[^/@\s]*:[^/@\s]*@")
 _NAME = re.compile(r"[^\W_][\w .-]{0,99}")
 _TABLE = re.compile(r"(\w[\w-]*|`[^`.]+`)(\.(\w[\w-]*|`[^`.]+`)){0,2}")
 _CATALOGUE = re.compile(r"^\w+(\.\w+){1,2}$")
@@ -32,8 +36,20 @@ def _refuse_unprintable(path: str) -> None:
         raise ValueError("must be a name that can be printed; it holds a line break, a null or half a character")
 
 
+def without_password(place: str) -> str:
+    """A place that may stand in files that people pass on, in errors and in bundles."""
+    query = place.partition("?")[2] if _SCHEME.match(place) else ""
+    if _PASSWORD.match(place) or any(SECRET.search(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
+        raise ValueError(
+            "must hold no password, key or token, which would be shown and kept; give it to the store's own "
+            "configuration (spark.hadoop.fs.*, AWS_ACCESS_KEY_ID and the like)"
+        )
+    return place
+
+
 def _root(root: str) -> str:
     """A folder, or a folder in an object store."""
+    without_password(root)
     if not root.strip():
         raise ValueError("must name a folder or an object store's URL")
     _refuse_unprintable(root)
@@ -77,4 +93,5 @@ def _name(name: str) -> str:
 LocalFolder = Annotated[str, AfterValidator(_local)]
 FolderName = Annotated[str, AfterValidator(_name)]
 TablesRoot = Annotated[str, AfterValidator(_root)]
+SourcePath = Annotated[str, AfterValidator(without_password)]
 TableName = Annotated[str, AfterValidator(_table_name)]

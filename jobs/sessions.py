@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem, spark_reason
+from cluster.jvm import has_ended
 from cluster.session import build_session, check_workers, without_retries
 from jobs.console import step
 
@@ -31,10 +32,11 @@ _COUNTING = threading.Lock()
 _tasks_of: WeakKeyDictionary[SparkSession, int] = WeakKeyDictionary()  # of Spark Connect
 # What Spark raises: of the JVM's own errors some come as py4j's, where there is one (Spark Connect's client has none).
 SPARK_ERRORS: tuple[type[Exception], ...] = (PySparkException,)
+GONE: tuple[type[Exception], ...] = (ConnectionError,)  # what a JVM raises that has ended
 with suppress(ImportError):
-    from py4j.protocol import Py4JJavaError
+    from py4j.protocol import Py4JError, Py4JJavaError
 
-    SPARK_ERRORS = (PySparkException, Py4JJavaError)
+    SPARK_ERRORS, GONE = (PySparkException, Py4JJavaError), (ConnectionError, Py4JError)
 
 # gRPC's and Spark Connect's words for a server that is gone, and for one that knows the session no more.
 _LOST = re.compile(r"StatusCode\.UNAVAILABLE|INVALID_HANDLE\.SESSION_|\bNO_ACTIVE_SESSION\b")
@@ -50,7 +52,7 @@ def in_utc(job: Callable[P, R]) -> Callable[P, R]:
     itself is in UTC anyway.
 
     Raises:
-        EnvironmentProblem: the session's Spark Connect server went away meanwhile, or ended the session.
+        EnvironmentProblem: the session's JVM or Spark Connect server went away meanwhile, or ended the session.
     """
 
     parameters = inspect.signature(job)
@@ -58,16 +60,23 @@ def in_utc(job: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(job)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         spark = parameters.bind(*args, **kwargs).arguments.get("spark") or SparkSession.getActiveSession()
-        with _naming_a_lost_server(), nullcontext() if spark is None else _utc(spark):
+        with _naming_what_went_away(), nullcontext() if spark is None else _utc(spark):
             return job(*args, **kwargs)
 
     return run
 
 
 @contextmanager
-def _naming_a_lost_server() -> Iterator[None]:
+def _naming_what_went_away() -> Iterator[None]:
     try:
         yield
+    except GONE as error:
+        if is_remote() or not has_ended():
+            raise
+        raise EnvironmentProblem(
+            "Spark's JVM has ended while the job ran: it was killed, or ran out of memory (spark.driver_memory). Run "
+            "the same command again: what was written stays, and nothing is written twice"
+        ) from error
     except SPARK_ERRORS as error:
         if not (is_remote() and _LOST.search(str(error))):
             raise
@@ -86,7 +95,7 @@ def giving_back(spark: SparkSession, give_back: Callable[[], object]) -> Iterato
     try:
         yield
     except BaseException:
-        with suppress(*SPARK_ERRORS), without_retries(spark):
+        with suppress(*SPARK_ERRORS, *GONE), without_retries(spark):
             give_back()
         raise
     give_back()

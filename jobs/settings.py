@@ -38,6 +38,7 @@ from training.errors import SettingsError
 
 DEFAULT_TASK = "recommend"
 EVENTS = "events"
+YAML_MARKS = tuple("\"'[{&*!|>")  # that begin what is no plain text
 
 
 class Settings(Section):
@@ -184,7 +185,9 @@ def _lay_over(values: dict[str, Any], flag: str) -> str | None:
     if len(key) > LONGEST:
         return f"flag '{cut(flag)}': no setting has a name of {len(key):,} characters"
     try:
-        value = read_yaml(text, f"flag '{cut(flag)}'")
+        # A flag has no comment: what follows a # is a part of it.
+        is_plain = " #" in text and text.lstrip()[:1] not in YAML_MARKS
+        value = text if is_plain else read_yaml(text, f"flag '{cut(flag)}'")
     except SettingsError as error:
         return f"{error}; a text is quoted: {key}='\"...\"'"
     *sections, last = key.split(".")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from jobs.yaml_settings import cut, shown
 from training.configs import CONFIGS
+from training.masking import masked
 
+# Keys whose values are not repeated; "user" and "key" alone are names of ours.
+_HIDDEN = re.compile("pass|pwd|secret|token|credential|auth|api.?key|access.?key|private", re.IGNORECASE)
 LONGEST = 300  # characters of one reason
 
 
@@ -28,10 +32,29 @@ def problems(error: ValidationError, settings: type[BaseModel], values: Mapping[
 def _explain(item: Any, settings: type[BaseModel], values: Mapping[str, Any]) -> str:
     place = cut(".".join(str(part) for part in item["loc"])) or "settings"
     if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key (value {shown(item['input'])}); {_did_you_mean(item['loc'], settings, values)}"
+        return f"{place}: unknown key (value {_value(item)}); {_did_you_mean(item['loc'], settings, values)}"
     reason = cut(item["msg"].removeprefix("Value error, "), LONGEST)
     whole = isinstance(item["input"], Mapping | BaseModel)  # a section: the reason names what is wrong in it
-    return f"{place}: {reason}" if whole else f"{place}: {reason} (value {shown(item['input'])})"
+    return f"{place}: {reason}" if whole else f"{place}: {reason} (value {_value(item)})"
+
+
+def _value(item: Any) -> str:
+    """The value as a person wrote it, but for what may be a password."""
+    value, names = item["input"], [str(part) for part in item["loc"]]
+    if any(_HIDDEN.search(name) for name in [*names[-1:], *_names_in(value)]):
+        return "not shown"
+    return masked(shown(value))
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """The keys of a value and of those in it."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name)
+            yield from _names_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names_in(inner)
 
 
 def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from jobs.places import TableName
+from jobs.places import SourcePath, TableName
 from jobs.settings_base import Moment, Section
 
 CSV_ONLY = ("delimiter", "quote", "escape", "header", "decimal", "multiline")
@@ -38,7 +38,7 @@ Encoding = Annotated[str, AfterValidator(_encoding)]
 class SourceSettings(Section):
     """Where rows lie and how they are written."""
 
-    path: str | None = Field(None, description="file, folder or glob, or a Delta table's folder")
+    path: SourcePath | None = Field(None, description="file, folder or glob, or a Delta table's folder")
     table: TableName | None = Field(
         None, description="a catalogue's table or view in place of a path, e.g. main.shop.events"
     )

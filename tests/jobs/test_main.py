@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -87,3 +88,21 @@ def test_a_wrong_flag_ends_with_code_2() -> None:
     assert done.returncode == EXIT_REFUSED
     assert "did you mean 'epochs'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_py4j_logs_beside_raising_it_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    def call() -> None:
+        for path in ("/site-packages/py4j/java_gateway.py", "/elsewhere/ours.py"):
+            record = logging.LogRecord("root", logging.ERROR, path, 1, f"told by {path}", (), None)
+            logging.getLogger().handle(record)
+
+    guarded(call)
+    assert caplog.messages == ["told by /elsewhere/ours.py"]
+
+
+def test_the_module_is_the_command_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.main", "train", "training.epochs=0"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == EXIT_REFUSED
+    assert b"training.epochs" in done.stderr

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
 
 from cluster.errors import EnvironmentProblem
@@ -61,4 +62,24 @@ def test_a_server_that_went_away_is_named(monkeypatch: pytest.MonkeyPatch, serve
     assert why in str(caught.value)
     monkeypatch.setattr("jobs.sessions.is_remote", lambda: False)
     with pytest.raises(PySparkException):
+        job()
+
+
+def test_a_jvm_that_has_ended_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.sessions.SparkSession.getActiveSession", lambda: None)
+
+    def gone() -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    @in_utc
+    def job(spark: Any = None) -> None:
+        session: Any = Server()
+        with giving_back(session, gone), giving_back(session, gone):
+            raise Py4JNetworkError("Answer from Java side is empty")
+
+    monkeypatch.setattr("jobs.sessions.has_ended", lambda: True)
+    with pytest.raises(EnvironmentProblem, match="JVM has ended while the job ran: it was killed, or ran"):
+        job()
+    monkeypatch.setattr("jobs.sessions.has_ended", lambda: False)
+    with pytest.raises(Py4JNetworkError):
         job()

@@ -217,3 +217,28 @@ def test_a_place_where_it_cannot_lie_is_refused(tmp_path: Path, flag: str, what:
                                   "abfss://box@account.dfs.core.windows.net/shop", "file:///tmp/tables"])  # fmt: skip
 def test_a_place_where_tables_may_lie(root: str) -> None:
     assert load_settings(None, [f"tables.root={root}"]).tables.root == root
+
+
+def test_a_flag_has_no_comment(tmp_path: Path) -> None:
+    settings = load_settings(
+        None, [f"run_dir={tmp_path}/hash #1/run", "examples.max_history=3", "evaluation.ks=[5] # k"]
+    )
+    assert settings.run_dir == f"{tmp_path}/hash #1/run"
+    assert settings.evaluation.ks == (5,)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "tables.root=s3a://AKIA:HIDDEN@bucket/tables",
+        "tables.root=https://host/x?sig=HIDDEN",
+        "ingest.path=s3a://AKIA:HIDDEN@bucket/lines.csv",
+        "tuning.password=HIDDEN",
+        "spark={conf: {spark.ssl.keyPassword: HIDDEN}}",
+    ],
+)
+def test_a_password_is_refused_and_not_repeated(flag: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, [flag])
+    assert "HIDDEN" not in str(caught.value)
+    assert load_settings(None, ["tables.root=abfss://container@account.dfs.core.windows.net/shop"]).tables.root
