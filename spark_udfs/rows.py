@@ -223,7 +223,7 @@ def _counted(wide: DataFrame, names: Sequence[str]) -> list[Cells]:
 def _levels(wide: DataFrame, names: Sequence[str]) -> list[list[float]]:
     """By model, scores that a falling share of its rows reaches; exact up to 100,000 rows."""
     levels = F.array(*(F.lit(float(1 - share)) for share in np.geomspace(1e-7, 1, CELLS - 1)))
-    scores = [F.get("scores", F.lit(place)) for place in range(len(names))]
+    scores = [F.col("scores")[place] for place in range(len(names))]
     missing = (F.count_if(score.isNull() | F.isnan(score)) for score in scores)
     found = wide.agg(*missing, *(F.percentile_approx(score, levels, F.lit(100_000)) for score in scores)).collect()[0]
     for name, left_out in zip(names, found, strict=False):
