@@ -41,6 +41,7 @@ class DemandOptions(Section):
         description="levels that are forecast, ascending, .5 among them",
     )
     origins: int = Field(104, ge=1, le=100_000, description="newest origins of a series that are learned from")
+    ids: bool = Field(False, description="a vector of each series as input; with few periods it learns them by heart")
     yearly: bool = Field(False, description="the place in the year as input; wants two years of sales or more")
 
     @field_validator("quantiles")
@@ -67,7 +68,7 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
     options = options_of(settings)
     return Schema(
         (
-            Column("series", Kind.ID, vocabulary="series", size=sizes["series"]),
+            *([Column("series", Kind.ID, vocabulary="series", size=sizes["series"])] if options.ids else []),
             Column("lags", Kind.DENSE, length=options.lags),
             Column("statistics", Kind.DENSE, length=STATISTICS),
             Column("calendar", Kind.DENSE, length=YEAR + WEEKDAYS * (options.period == "day")),
@@ -158,7 +159,7 @@ TASK = Task(
     reads=reads,
     asks=(),
     kinds=lambda _: {"series": "series_id"},
-    numbers=lambda _: ("series",),
+    numbers=lambda settings: ("series",) if options_of(settings).ids else (),
     key=("series", "time", "split"),
     spread=2,
     schema=schema,

@@ -173,17 +173,22 @@ def score(ground: Ground, moment: datetime) -> Scored:
     origin = max(form.number(moment), panel.whole_before(past, form))
     held = read["vocabulary_series"]
     came_since = vocabularies.new_entries(past.select(F.col("series_id").alias("id")), held)
-    numbered = held.where("id IS NOT NULL").select("index", "id").unionByName(came_since.select("index", "id"))
+    schema = bundle_schema(str(ground.bundle))
+    known = F.col("index") < (schema["series"].size or 0) if "series" in schema else F.lit(True)
+    numbered = (
+        held.where("id IS NOT NULL")
+        .select("index", "id", known.alias("known"))
+        .unionByName(came_since.select("index", "id", F.lit(False).alias("known")))
+    )
     asked = ground.keep("asked", lambda: panel.asked(panel.quantities(past, numbered, form), form, origin, origin))
     count = len(options_of(ground.settings).quantiles)
     steps = _forecast(ground, asked).select(
         "series", "quantiles", "mean", F.explode(F.sequence(F.lit(1), F.lit(form.horizon))).alias("step")
     )
-    ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"))
-    size = bundle_schema(str(ground.bundle))["series"].size or 0
+    ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"), "known")
     rows = steps.join(ids, on="series", how="inner").select(
         "series_id",
-        F.when(F.col("series") < size, F.col("series")).otherwise(F.lit(0)).cast("bigint").alias("series"),
+        F.when(F.col("known"), F.col("series")).otherwise(F.lit(0)).cast("bigint").alias("series"),
         "step",
         form.start(F.lit(origin) + F.col("step") - 1).alias("period"),
         F.slice("quantiles", (F.col("step") - 1) * count + 1, F.lit(count)).alias("quantiles"),
@@ -193,7 +198,7 @@ def score(ground: Ground, moment: datetime) -> Scored:
 
 
 def _counts(written: DataFrame) -> dict[str, int]:
-    """series, unknown_series (the bundle has nothing of their own), rows."""
+    """series, unknown_series (they came after the vocabulary, or the bundle has no vector of theirs), rows."""
     first = F.col("step") == 1
     made = written.agg(
         F.count_if(first).alias("series"),

@@ -50,7 +50,7 @@ def settings_of(folder: Path, **sections: Any) -> Settings:
         "task": "demand",
         "tables": {"root": str(folder / "tables")},
         "run_dir": str(folder / "run"),
-        "options": {"horizon": HORIZON, "lags": 26, "quantiles": LEVELS},
+        "options": {"ids": True, "horizon": HORIZON, "lags": 26, "quantiles": LEVELS},
         "examples": {"test_from": week(CUT), "validation_days": 7 * HORIZON, "rows_per_group": 200},
         "model": {
             "name": "quantile_mlp",
