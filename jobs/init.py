@@ -19,6 +19,7 @@ from jobs.settings import Settings
 from jobs.task import Task
 from jobs.tasks import TASKS
 from jobs.yaml_settings import cut
+from spark_udfs.event_names import OF_SALES
 from training.errors import DataError, SettingsError
 
 ROWS = 20  # of a file, that are looked at
@@ -94,7 +95,10 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     table = next(iter(reads))
     if table == "events":
         yield "ingest:"
-        yield from _place("  ", data, look, EVENTS)
+        told = list(_place("  ", data, look, EVENTS))
+        yield from told
+        if absent := [f"{name}: null" for name in OF_SALES if f"    # {name}: ???" in told]:
+            yield f"  constants: {{{', '.join(absent)}}}   # null: the shop has none; or map the column above"
         yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
         return
     yield "sources:"

@@ -45,6 +45,7 @@ def test_a_stream_of_clicks_is_matched(tmp_path: Path) -> None:
     asked = settings_of("recommend", data).ingest
     assert (asked.format, asked.time_format) == ("json", "epoch_ms")
     assert asked.columns == {"item_id": "sku", "user_id": "visitor", "time": "timestamp", "kind": "event"}
+    assert asked.constants == {"order_id": None, "quantity": None, "price": None}
 
 
 def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
