@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from spark_udfs.arrow import ids_of, lists
+from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.top_k import Ints, Lists
 
 if TYPE_CHECKING:
@@ -230,11 +231,10 @@ def popularity_deciles(items: DataFrame, catalogue: DataFrame) -> dict[str, list
     Returns:
         By source: ten counts of rows.
     """
-    place = F.row_number().over(Window.orderBy(F.desc("count"), "item")) - 1
-    tenth = F.floor(place * 10 / F.count(F.lit(1)).over(Window.partitionBy()))
-    tenths = catalogue.select("item", tenth.cast("int").alias("tenth"))
-    rows = items.join(F.broadcast(tenths), on="item", how="inner").groupBy("source", "tenth").count().collect()
+    order = popularity_order(catalogue, "count")
+    tenths = pd.DataFrame({"item": order, "tenth": np.arange(len(order)) * 10 // max(len(order), 1)})
+    rows = items.groupBy("source", "item").count().toPandas()  # a source has as many as the catalogue at most
     counts: dict[str, list[int]] = {}
-    for row in rows:
-        counts.setdefault(row["source"], [0] * 10)[row["tenth"]] = row["count"]
+    for source, tenth, count in rows.merge(tenths, on="item")[["source", "tenth", "count"]].itertuples(index=False):
+        counts.setdefault(source, [0] * 10)[tenth] += int(count)
     return counts

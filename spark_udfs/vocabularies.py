@@ -13,6 +13,11 @@ from pyspark.sql import functions as F
 SCHEMA = "index bigint, id string"
 # New ids are numbered bucket by bucket, so that no task ever sorts them all.
 BUCKETS = 1_024
+# One row with an array of a size a bucket, to a row a bucket with the ids of those before it.
+_OFFSETS = (
+    "inline(transform(sizes, (at, place) -> struct(at.bucket AS bucket, "
+    "aggregate(slice(sizes, 1, place), 0L, (sum, each) -> sum + each.ids) AS offset)))"
+)
 
 
 def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
@@ -31,9 +36,8 @@ def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
     new = ids.where("id IS NOT NULL").select("id").distinct().join(held.select("id"), on="id", how="left_anti")
     hashed = new.withColumn("hash", F.xxhash64("id"))
     bucketed = hashed.withColumn("bucket", F.pmod("hash", F.lit(BUCKETS)))
-    before = Window.orderBy("bucket").rowsBetween(Window.unboundedPreceding, -1)
     sizes = bucketed.groupBy("bucket").agg(F.count(F.lit(1)).alias("ids"))
-    offsets = sizes.select("bucket", F.coalesce(F.sum("ids").over(before), F.lit(0)).alias("offset"))
+    offsets = sizes.agg(F.sort_array(F.collect_list(F.struct("bucket", "ids"))).alias("sizes")).selectExpr(_OFFSETS)
     highest = held.agg(F.coalesce(F.max("index"), F.lit(0)).alias("highest"))
     within = F.row_number().over(Window.partitionBy("bucket").orderBy("hash", "id"))
     numbered = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
