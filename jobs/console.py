@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,7 @@ from training.repeating import repeating
 PIPED_WIDTH = 120  # columns where there is no terminal to ask: logs and notebooks
 BEAT_S = 30.0  # a step that runs longer than this says so in a log, again and again
 
+_SPINNER = threading.Lock()
 CONSOLE = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
 
 
@@ -33,10 +35,18 @@ def warn(message: str) -> None:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Show for how long it has run: on a terminal beside a spinner, elsewhere a line now and then; then its time."""
+    """Show for how long it has run: on a terminal beside a spinner, elsewhere a line now and then; then its time.
+
+    A terminal has one spinner: a step within another one is told by lines there too.
+    """
     started = time.perf_counter()
-    with _spinner(title) if CONSOLE.is_terminal else _heartbeat(title, started):
-        yield
+    spins = CONSOLE.is_terminal and _SPINNER.acquire(blocking=False)
+    try:
+        with _spinner(title) if spins else _heartbeat(title, started):
+            yield
+    finally:
+        if spins:
+            _SPINNER.release()
     CONSOLE.print(f"  {escape(title)} [dim]{time.perf_counter() - started:.1f} s[/dim]")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from unittest.mock import MagicMock
 
 import pytest
 from rich.console import Console
@@ -45,3 +46,15 @@ def test_a_terminal_has_a_spinner_with_the_time(monkeypatch: pytest.MonkeyPatch)
     with console.step("counting [all]"):
         time.sleep(0.2)
     assert "counting [all] ... 0:00:00" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+
+
+def test_a_step_within_a_step_has_no_second_spinner(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(console, "CONSOLE", Console(file=text, width=80, force_terminal=True))
+    monkeypatch.setattr(console, "_spinner", spun := MagicMock(side_effect=console._spinner))
+    for _ in range(2):
+        with console.step("outer"), console.step("inner"):
+            pass
+    assert [call.args for call in spun.call_args_list] == [("outer",), ("outer",)]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    assert len(re.findall(r"(?:inner|outer) \d+\.\d s", plain)) == 4
