@@ -51,7 +51,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    with session_settings(spark, partitions_for(spark, _size(settings, tables))):
+    with step("build examples: opening the tables"):
+        dealt = partitions_for(spark, _size(settings, tables))
+    with session_settings(spark, dealt):
         return _build(settings, tables)
 
 
@@ -62,45 +64,49 @@ def _size(settings: Settings, tables: Tables) -> int:
 
 def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     task = TASKS[settings.task]
-    before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
-    pins = pinned(tables, task, settings)
-    inputs = _inputs(task, pins, settings)
-    if before.manifest is not None and before.manifest["inputs"] == inputs:
-        held = builds.readable(tables, before.manifest)
+    with step("build examples: comparing with the build in force"):
+        before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
+        pins = pinned(tables, task, settings)
+        inputs = _inputs(task, pins, settings)
+        same = before.manifest is not None and before.manifest["inputs"] == inputs
+        held = builds.readable(tables, before.manifest) if same and before.manifest is not None else None
+    if same:
         if held is not None:
             return _held(tables, before, held)
         say("examples are built again: versions that the build in force names have lost files, and rows have changed")
-    read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    lines = _lines(tables, task, settings, read)
-    cuts = _cuts(lines, task, settings, tables)
     kinds = task.kinds(settings)
-    counts = _count(lines, kinds, cuts)
+    with step("build examples: counting up to the cuts"):
+        read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
+        lines = _lines(tables, task, settings, read)
+        cuts = _cuts(lines, task, settings, tables)
+        counts = _count(lines, kinds, cuts)
     with step("appending to the vocabularies"):
         vocabulary = {kind: _vocabulary(tables, kinds, kind, lines, cuts, inputs) for kind in kinds}
-    numbered = {
-        f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
-    }
+        numbered = {
+            f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
+        }
     ground = Ground(read | {"lines": lines} | numbered, settings, Path(settings.run_dir))
     with giving_back(tables.spark, ground.release):
         written = _write(tables, task, ground, cuts, counts, inputs)
-    counts |= ground.counts
-    sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
-    rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
-    counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
-    manifest = {
-        "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
-        "read": {name: pin.version for name, pin in pins.items()},
-        "inputs": inputs,
-        "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
-        "counts": counts,
-        "schema": task.schema(sizes, settings).to_json(),
-        "numbers": {
-            kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
-            for kind in task.numbers(settings)
-        },
-    }
-    watch.before_publishing()
-    builds.publish(tables, manifest, job=JOB, since=before.version)
+    with step("build examples: counting and publishing"):
+        counts |= ground.counts
+        sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
+        rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
+        counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
+        manifest = {
+            "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
+            "read": {name: pin.version for name, pin in pins.items()},
+            "inputs": inputs,
+            "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
+            "counts": counts,
+            "schema": task.schema(sizes, settings).to_json(),
+            "numbers": {
+                kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
+                for kind in task.numbers(settings)
+            },
+        }
+        watch.before_publishing()
+        builds.publish(tables, manifest, job=JOB, since=before.version)
     show_counts(f"Examples of {cuts.test:%Y-%m-%d}", counts)
     return manifest | {"up_to_date": False}
 
@@ -226,7 +232,9 @@ def _write(
 ) -> dict[str, int]:
     """Write what the task makes, each table in a commit; returns their versions."""
     examples, versions = ground.settings.examples, {}
-    for name, made in task.spark().examples(ground, cuts).items():
+    with step("build examples: planning its tables"):
+        planned = task.spark().examples(ground, cuts)
+    for name, made in planned.items():
         rows, properties = made, {"compression": "zstd"}
         if name == "examples":
             rows, properties = _laid_out(made, task, counts["training_lines"], examples), _file_layout(examples)

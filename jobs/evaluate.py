@@ -51,11 +51,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
-    build = builds.published(tables)
-    cut = datetime.fromisoformat(build["cuts"]["test"])
-    _refuse_a_bundle_that_knows_the_answers(bundle, cut)
-    versions = build["versions"]
-    builds.refuse_other_numbers(tables, versions, bundle)
+    with step("evaluate: opening the tables"):
+        build = builds.published(tables)
+        cut = datetime.fromisoformat(build["cuts"]["test"])
+        _refuse_a_bundle_that_knows_the_answers(bundle, cut)
+        versions = build["versions"]
+        builds.refuse_other_numbers(tables, versions, bundle)
     same = versions | {name: build["inputs"][name] for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json")
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
@@ -64,8 +65,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if before is not None and before.get("inputs") == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
         return dict(before) | {"up_to_date": True}
-    read = {name: tables.read(name, at) for name, at in (versions | builds.versions_read(tables, build)).items()}
-    ground = Ground(read | {"lines": task.lines(read, settings)}, settings, Path(settings.run_dir), bundle)
+    with step("evaluate: pinning what it reads"):
+        read = {name: tables.read(name, at) for name, at in (versions | builds.versions_read(tables, build)).items()}
+        lines = task.lines(read, settings)
+    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle)
     with giving_back(spark, ground.release):
         result = _evaluated(task, ground, cut)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result
@@ -91,7 +94,9 @@ def _evaluated(task: Task, ground: Ground, cut: datetime) -> dict[str, Any]:
     protocols, held, contenders = {}, {}, None
     for name, asked in task.spark().slices(ground, cut).items():
         rows = ground.keep(f"asked {name}", partial(_given, asked.rows))
-        if rows.isEmpty():
+        with step(f"evaluate: looking for what is asked in {name}"):
+            nothing = rows.isEmpty()
+        if nothing:
             raise TableError(
                 f"table 'examples' at {ground.settings.tables.root} leaves nothing to judge after the cut "
                 f"({cut.isoformat()}): {asked.what}; set examples.test_from to an earlier moment and run "

@@ -88,34 +88,40 @@ def run(
     rules = {place: ingest_rules.rules_of(place, settings.ingest, source) for place, source in asked.items()}
     spark = open_session(settings, spark)
     tables = Tables(spark, settings.tables.root)
-    with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
+    decoding = ingest_rules.CORRECT_TIMES | sources.DECODING
+    with step("ingest: trying the rules on a row"), session_settings(spark, decoding):
         for place, source in settings.ingest.all_sources().items():
             ingest_rules.try_out(spark, place, source)
         if asked and settings.ingest.item_pattern is not None:
             of_text = F.lit("x").rlike(settings.ingest.item_pattern)
             ingest_rules.tried(spark, of_text, "ingest.item_pattern", settings.ingest.item_pattern)
-    found = [Reading(sources.find(place, each, spark, frames), rules[place]) for place, each in asked.items()]
-    described = {
-        table: [
-            AttributeReading(sources.find(place, each, spark, frames), of_attributes[place])
-            for place, each in listed.items()
-        ]
-        for table, listed in settings.ingest.attributes().items()
-    }
-    readings = found or [Reading(sources.simulated(settings, spark), ORDER_LINES)]
-    name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
-    watch = Watch(tables, JOB, "events")
-    inputs = _inputs(readings) | watch.inputs  # rows that were kept before may be dropped now
-    with session_settings(spark, partitions_for(spark, sum(source.size for source, _ in readings))):
-        known = tables.up_to_date("events", JOB, inputs)
+    with step("ingest: looking at the sources and the tables"):
+        found = [Reading(sources.find(place, each, spark, frames), rules[place]) for place, each in asked.items()]
+        described = {
+            table: [
+                AttributeReading(sources.find(place, each, spark, frames), of_attributes[place])
+                for place, each in listed.items()
+            ]
+            for table, listed in settings.ingest.attributes().items()
+        }
+        readings = found or [Reading(sources.simulated(settings, spark), ORDER_LINES)]
+        name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
+        watch = Watch(tables, JOB, "events")
+        inputs = _inputs(readings) | watch.inputs  # rows that were kept before may be dropped now
+        dealt = partitions_for(spark, sum(source.size for source, _ in readings))
+    with session_settings(spark, dealt):
+        with step("ingest: comparing the events with the sources"):
+            known = tables.up_to_date("events", JOB, inputs)
+            if not known:
+                _refuse_other_rules(tables, inputs)
         if known:
             say(f"events are up to date with {name}")
         else:
-            _refuse_other_rules(tables, inputs)
             _ingest(settings, tables, readings, inputs, watch)
         versions, of_tables = _describe(settings, tables, described, watch)
-        watch.after_writing(["events", "users"], _batch(inputs))
-    held = _held(tables, _batch(inputs))
+        with step("ingest: reading the dispositions"):
+            watch.after_writing(["events", "users"], _batch(inputs))
+            held = _held(tables, _batch(inputs))
     by_source = {source: _dispositions(rows) for source, rows in held.items()}
     all_rows = sum((Counter(rows) for rows in held.values()), Counter[str]())
     dispositions, odd = _dispositions(all_rows), all_rows[ODD_IDS]
@@ -165,13 +171,17 @@ def _ingest(
     settings: Settings, tables: Tables, readings: Sequence[Reading], inputs: dict[str, Any], watch: Watch
 ) -> None:
     """Read, sort out, check, then write quarantine, dispositions and events, in this order: events are the proof."""
-    batch, persons = _batch(inputs), erased.known(tables)
+    batch = _batch(inputs)
+    with step("looking for who was erased"):
+        persons = erased.known(tables)
     with session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
         parts, raw_rows = list[DataFrame](), Counter[str]()
         for source, rules in readings:
-            with sources.readable(source):
-                raw = sources.read(tables.spark, source, rules.columns)
-            if order_lines.names_no_zone(raw.rows, rules):
+            with step(f"looking into {source.name}"):
+                with sources.readable(source):
+                    raw = sources.read(tables.spark, source, rules.columns)
+                names_no_zone = order_lines.names_no_zone(raw.rows, rules)
+            if names_no_zone:
                 say(f"times of {source.name} name no zone: taken as {rules.time_zone} ({source.place}.time_zone)")
             parts.append(order_lines.sort_out(raw.rows, rules, raw.malformed, persons, source=source.name))
             with step(f"reading {source.name}"), sources.readable(source):
@@ -181,16 +191,18 @@ def _ingest(
             rows = order_lines.counts(sorted_out).collect()
             odd = order_lines.oddities(sorted_out).collect()[0]
         counts = {name: {row["disposition"]: row["rows"] for row in rows if row["source"] == name} for name in raw_rows}
-        for source, _ in readings:
-            if odd["replaced"] and source.table is None and source.asked.format in ("csv", "json"):
-                sources.refuse_undecodable(tables.spark, source)
-        for name, of_source in counts.items():
-            unknown = dict[str, int]()
-            if "unknown_kind" in of_source:
-                words = order_lines.unknown_kinds(sorted_out.where(F.col("source") == name)).limit(MOST_WORDS).collect()
-                unknown = {row["kind"] or "(none)": row["rows"] for row in words}
-            _check(of_source, raw_rows[name], name, settings.tables.quarantine_limit, unknown)
-            of_source |= {f"{UNKNOWN_KIND}{word}": count for word, count in unknown.items()}
+        with step("checking the counts"):
+            for source, _ in readings:
+                if odd["replaced"] and source.table is None and source.asked.format in ("csv", "json"):
+                    sources.refuse_undecodable(tables.spark, source)
+            for name, of_source in counts.items():
+                unknown = dict[str, int]()
+                if "unknown_kind" in of_source:
+                    of_kind = order_lines.unknown_kinds(sorted_out.where(F.col("source") == name))
+                    words = of_kind.limit(MOST_WORDS).collect()
+                    unknown = {row["kind"] or "(none)": row["rows"] for row in words}
+                _check(of_source, raw_rows[name], name, settings.tables.quarantine_limit, unknown)
+                of_source |= {f"{UNKNOWN_KIND}{word}": count for word, count in unknown.items()}
         if odd["odd_ids"] and not settings.ingest.normalise_ids:
             counts[readings[0].source.name][ODD_IDS] = odd["odd_ids"]
         aside = order_lines.set_aside(sorted_out)
@@ -203,8 +215,8 @@ def _ingest(
             [(batch, name, what, count) for name, held in counts.items() for what, count in held.items()],
             "batch string, source string, disposition string, rows bigint",
         )
-        watch.before_writing()
         with step("writing events"):
+            watch.before_writing()
             tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
             tables.merge_new("dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs)
             tables.merge_new("events", order_lines.events(sorted_out), ["event_id"], job=JOB, inputs=inputs)
@@ -217,21 +229,23 @@ def _describe(
     settings: Settings, tables: Tables, described: Mapping[str, Sequence[AttributeReading]], watch: Watch
 ) -> tuple[dict[str, int], dict[str, dict[str, dict[str, int]]]]:
     """Items and users are functions of the events and of their attributes: made anew when these changed."""
-    pin = tables.pin("events")
+    with step("ingest: opening the events"):
+        pin = tables.pin("events")
+        events = tables.read("events", pin.version)
     versions, counted = {"events": pin.version}, dict[str, dict[str, dict[str, int]]]()
-    events = tables.read("events", pin.version)
     for name, made in (("items", order_lines.items(events)), ("users", order_lines.users(events))):
         made_from = {"events": pin.content} | attributes.made_from(described[name])
         if described[name]:
             made_from |= watch.inputs
-        if tables.up_to_date(name, JOB, made_from):
-            versions[name] = tables.version(name)
-        else:
+        with step(f"ingest: comparing {name} with the events"):
+            held = tables.version(name) if tables.up_to_date(name, JOB, made_from) else None
+        if held is None:
             if described[name]:
                 limit, persons = settings.tables.quarantine_limit, erased.known(tables)
                 made = attributes.add(tables, name, made, described[name], made_from, limit=limit, persons=persons)
             with step(f"writing {name}"):
-                versions[name] = tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
+                held = tables.write(name, made, mode="overwrite", job=JOB, inputs=made_from)
+        versions[name] = held
         if described[name]:
             counted[name] = attributes.counts_of(tables, made_from)
     return versions, counted

@@ -55,15 +55,18 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
-    watch = Watch(tables, JOB, task.table)
-    pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
-    built = builds.published(tables)["versions"]
-    builds.refuse_other_numbers(tables, built, bundle)
-    vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
-    read = {name: tables.read(name, version) for name, version in vocabulary.items()}
-    read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    lines = task.lines(read, settings)
-    moment = _moment(settings, task, lines, tables)
+    with step("score: opening the tables"):
+        watch = Watch(tables, JOB, task.table)
+        pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
+        built = builds.published(tables)["versions"]
+        vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
+        read = {name: tables.read(name, version) for name, version in vocabulary.items()}
+        read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
+        lines = task.lines(read, settings)
+    with step("score: comparing the vocabularies with the bundle's"):
+        builds.refuse_other_numbers(tables, built, bundle)
+    with step("score: looking for the first and the last moment"):
+        moment = _moment(settings, task, lines, tables)
     inputs = {
         "bundle": bundle.name,
         "moment": moment.isoformat(),
@@ -76,7 +79,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         **watch.inputs,
     }
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
-    if before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, JOB, inputs):
+    with step("score: comparing with what is there"):
+        held = before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, JOB, inputs)
+    if before is not None and held:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         return before | {"up_to_date": True}
     ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle)

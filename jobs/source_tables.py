@@ -88,14 +88,16 @@ def _ingest(
     frames: Mapping[str, DataFrame],
 ) -> dict[str, Any]:
     place, asked = f"sources.{name}", settings.sources.get(name, TableSource())
-    source = _find(settings, tables, task, name, asked, frames)
-    inputs = {
-        "source": source.name,
-        "files": source.state,
-        "settings": asked.model_dump(mode="json", exclude={"path", "table"}),
-        "columns": dict(columns),
-    }
-    if tables.up_to_date(name, JOB, inputs):
+    with step(f"looking for the rows of {name}"):
+        source = _find(settings, tables, task, name, asked, frames)
+        inputs = {
+            "source": source.name,
+            "files": source.state,
+            "settings": asked.model_dump(mode="json", exclude={"path", "table"}),
+            "columns": dict(columns),
+        }
+        known = tables.up_to_date(name, JOB, inputs)
+    if known:
         say(f"{name} is up to date with {source.name}")
         held = _held(tables, _batch(name, inputs))
         return _told(source.name, held, tables.version(name), up_to_date=True)

@@ -20,6 +20,8 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
 from spark_udfs.features import SALES
+from tests.jobs.silences import silences
+from tests.jobs.small_shop import small_shop
 from training.data.snapshot import open_snapshot
 from training.errors import DataError, SchemaError, TableError
 from training.schema import Schema
@@ -129,6 +131,13 @@ def test_a_second_run_changes_nothing(spark: SparkSession, settings: Settings, b
     versions = {name: tables.version(name) for name in names}
     assert build_examples.run(settings, spark) == built | {"up_to_date": True}
     assert versions == {name: tables.version(name) for name in names}
+
+
+def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_shop(spark, tmp_path, examples={"validation_days": 9})
+    found = silences(spark, monkeypatch)
+    assert not build_examples.run(settings, spark)["up_to_date"]
+    assert found == []
 
 
 def test_indices_stay_when_ids_are_added(

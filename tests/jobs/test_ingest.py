@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.order_lines import KEPT, NOT_KEPT
 from tests.conftest import COMPILED
+from tests.jobs.silences import silences
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
 HEADER = "Order,Item,Name,Count,When,Price,Customer,Land"
@@ -174,6 +175,13 @@ def test_charges_and_duplicates_are_not_bad(spark: SparkSession, tmp_path: Path)
     ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 11, "here", limit=0.0)
     with pytest.raises(DataError, match="must add up to its 12 rows, they add up to 11"):
         ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 12, "here", limit=0.0)
+
+
+def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", *CLEAN, *DIRTY.values()))
+    found = silences(spark, monkeypatch)
+    ingest.run(settings, spark)
+    assert found == []
 
 
 def test_missing_and_empty_files(spark: SparkSession, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from jobs.tables import Tables
 from jobs.task import Ground
 from jobs.tasks import recommend_on_spark
 from spark_udfs import features
+from tests.jobs.silences import silences
 from tests.jobs.small_shop import ITEMS, LOOKER, NEW_ITEM, NEWCOMER, USERS, small_shop
 from training.errors import BundleError, TableError
 
@@ -69,6 +70,14 @@ def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: 
     assert again.pop("up_to_date")
     assert {name: summary[name] for name in again} == again
     assert Tables(spark, settings.tables.root).version("recommendations") == summary["version"]
+
+
+def test_it_reads_nothing_in_silence(
+    summary: dict, settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = silences(spark, monkeypatch)
+    assert score.run(settings, spark)["up_to_date"]
+    assert found == []
 
 
 def test_another_moment_adds_rows_and_looks_no_further(summary: dict, settings: Settings, spark: SparkSession) -> None:
