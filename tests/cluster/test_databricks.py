@@ -60,7 +60,8 @@ def test_each_task_reads_the_settings_and_the_raw_files(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text("training: {ranks: 2, epochs: 3}")
+    columns = {name: name for name in ("order_id", "item_id", "user_id", "time", "quantity", "price")}
+    file.write_text(f"training: {{ranks: 2, epochs: 3}}\ningest: {{columns: {json.dumps(columns)}}}\n")
     known = variables() | {"settings": str(file)}
     got: list[Settings] = []
 

@@ -26,6 +26,7 @@ from training.errors import TableError
 from training.world import World
 
 HEALTHY = Settings()
+COLUMNS = "ingest.columns={order_id: a, item_id: b, user_id: c, time: d, quantity: e, price: f}"
 ROOT = Path(doctor.__file__).parents[1]
 EXAMPLE = (
     "user bigint, history array<bigint>, history_age array<float>, target bigint, new float, age float, weight float"
@@ -72,7 +73,7 @@ def test_a_healthy_machine_passes(shop: Settings, spark: SparkSession, monkeypat
 
 
 def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkSession) -> None:
-    sick = settings(tmp_path, "ingest.path=/nowhere/lines.csv", "training.ranks=1")
+    sick = settings(tmp_path, "ingest.path=/nowhere/lines.csv", COLUMNS, "training.ranks=1")
     with pytest.raises(
         EnvironmentProblem, match=r"1 thing\(s\) would fail:\n  - data: .*'/nowhere/lines\.csv' matches no"
     ):
@@ -234,8 +235,8 @@ def test_a_run_folder_that_cannot_be_written(
 
 def test_a_glob_and_a_url_are_data(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x")
-    assert only(doctor_checks.data_source(settings(tmp_path, f"ingest.path={tmp_path}/*.csv"))).level == "ok"
-    assert only(doctor_checks.data_source(settings(tmp_path, "ingest.path=s3://bucket/a.csv"))).level == "ok"
+    assert only(doctor_checks.data_source(settings(tmp_path, f"ingest.path={tmp_path}/*.csv", COLUMNS))).level == "ok"
+    assert only(doctor_checks.data_source(settings(tmp_path, "ingest.path=s3://bucket/a.csv", COLUMNS))).level == "ok"
 
 
 @pytest.mark.parametrize(
