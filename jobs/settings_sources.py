@@ -176,5 +176,6 @@ class IngestSettings(EventSource):
     @property
     def user_columns(self) -> set[str]:
         """Names of columns that hold user ids, ours and the sources'."""
-        columns = [asked.columns for asked in self.events().values()] + [asked.columns for asked in self.users]
+        columns = [self.columns, *(asked.columns for asked in self.events().values())]
+        columns += [asked.columns for asked in self.users]
         return {"user_id", *(held.get("user_id", "user_id") for held in columns)}
