@@ -240,11 +240,13 @@ def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Pa
 
 
 def _manifest(rows: list[Any], place: str) -> Manifest:
+    if len(rows) != 1:
+        raise TableError(f"{_damaged(place)}: it has {len(rows)} rows")
     try:
-        manifest: Manifest = json.loads(*rows)
+        manifest: Manifest = json.loads(rows[0])
         missing = [name for name in FIELDS if name not in manifest]
     except (TypeError, ValueError) as error:
-        raise TableError(f"{_damaged(place)}: {len(rows)} rows, {error}") from error
+        raise TableError(f"{_damaged(place)}: {error}") from error
     if missing:
         raise TableError(f"{_damaged(place)}: it lacks {', '.join(missing)}")
     return manifest
