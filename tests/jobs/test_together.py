@@ -68,6 +68,7 @@ def test_two_trainings(tmp_path: Path) -> None:
 
 def test_a_training_under_way_refuses_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    write_tables(tmp_path / "tables")
     settings = load_settings(None, [f"run_dir={tmp_path}", f"tables.root={tmp_path}/tables"])
     with (
         lock.only_writer(tmp_path, print, name=train.LOCK),
