@@ -125,7 +125,7 @@ def test_tables_are_what_they_are_elsewhere(begun: dict[str, dict[str, Any]]) ->
     assert (found["ids"], found["removed"], found["up_to_date"]) == ([0, 1], 1, [False, False, True, True])
     assert found["size"] > 0
     missing, unseen, gone = found["refused"]
-    assert missing.startswith("TableError: table 't' does not exist at ")
+    assert missing.startswith("NoTableError: table 't' does not exist at ")
     assert "was changed by another writer while `j` wrote to it" in unseen
     assert "has no version 7 any more (newest: 2)" in gone
 
