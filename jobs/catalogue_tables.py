@@ -63,12 +63,12 @@ def refusal(error: Exception, name: str, place: str) -> DataError | None:
     reason = next((line for line in text.splitlines() if line.strip()), "")[:300]
     if _FORBIDDEN.search(text):
         return DataError(
-            f"{place}.table '{name}' may not be read by this session: {reason}. Have SELECT granted on it (and USE on "
-            "its catalogue and schema), or name another table"
+            f"{place}.table '{name}' may not be read by this Spark user: {reason}. Have SELECT granted on it (and USE "
+            "on its catalogue and schema), or name another table"
         )
     if _MISSING.search(text):
         return DataError(
-            f"{place}.table '{name}' is in no catalogue of this session: {reason}. Write it as catalogue.schema.table, "
+            f"{place}.table '{name}' is in no catalogue of this Spark: {reason}. Write it as catalogue.schema.table, "
             f"or name the table's folder in {place}.path with {place}.format=delta"
         )
     return None

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from training.schema import Schema
 
+VALIDATION_ROWS = 4096
+
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
+    from training.batch import Batch
     from training.data.snapshot import Snapshot
     from training.fit import FitResult, FitSettings
     from training.models.base import Model
@@ -50,6 +55,57 @@ def fit_task(
         summary = _fit(spec, world, make_model, make_validation, _both(_reporter(spec, shown), observers))
         observers.tags |= {name: summary[name] for name in ("bundle", "bundle_path") if name in summary}
     return summary
+
+
+def model_of_rows(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
+    """The model that the spec names, which needs nothing but its config and the schema."""
+    from training.models import MODELS
+
+    model_type = MODELS[spec["model"]["name"]]
+    config = {key: value for key, value in spec["model"].items() if key != "name"}
+    return model_type(model_type.Config.parse(config), columns, tables=tables)
+
+
+def validation_of_rows(
+    spec: Mapping[str, Any],
+    columns: Schema,
+    world: World,
+    *,
+    width: int,
+    sums: Callable[[Mapping[str, Tensor], Batch], npt.NDArray[np.float64]],
+    finish: Callable[[npt.NDArray[np.float64]], dict[str, float]],
+) -> Validate | None:
+    """Judge a model by what it predicts of the side table `queries`, each rank its share; None where none is asked.
+
+    Args:
+        spec: from `jobs.train.learn_spec`.
+        columns: of the queries.
+        world: the ranks.
+        width: of the sums.
+        sums: (what the model predicts of a batch, on the CPU; the batch) -> sums that add up over batches and ranks.
+        finish: all sums -> metrics.
+    """
+    import torch
+
+    from training.batch import to_device
+    from training.data.loader import Loader
+    from training.data.snapshot import open_snapshot
+
+    if not spec["validate"]:
+        return None
+    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
+
+    @torch.no_grad()
+    def validate(model: Any) -> dict[str, float]:
+        device, total = next(model.parameters()).device, torch.zeros(width, dtype=torch.float64)
+        rank, size = world.rank, world.size
+        with Loader(held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=rank, world_size=size) as loader:
+            for batch in loader.epoch(0):
+                found = {name: value.cpu() for name, value in model.predict(to_device(batch, device)).items()}
+                total += torch.from_numpy(sums(found, batch))
+        return finish(world.all_reduce_sum(total, "validation metrics").numpy())
+
+    return validate
 
 
 def _fit(

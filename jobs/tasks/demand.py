@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 STATISTICS, YEAR, WEEKDAYS = 7, 2, 7  # numbers of a row's columns: spark_udfs/panel.py
 METRICS = ("skill",)
 SHOWN = ("loss", *METRICS)
-VALIDATION_ROWS = 4096
 
 
 class DemandOptions(Section):
@@ -84,53 +83,41 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a model of quantiles on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
     from jobs.learning import fit_task
 
-    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN)
+    return fit_task(spec, world, make_model=_model, make_validation=validation, shown=SHOWN)
 
 
 def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
+    from jobs.learning import model_of_rows
     from training.errors import SettingsError
-    from training.models import MODELS
 
-    model_type, levels = MODELS[spec["model"]["name"]], spec["build"]["inputs"]["options"]["quantiles"]
+    levels = spec["build"]["inputs"]["options"]["quantiles"]
     if list(spec["model"].get("levels", ())) != list(levels):
         raise SettingsError(
             f"model.levels must be options.quantiles, {list(levels)}, of a model of quantiles; got "
             f"{spec['model'].get('levels')} of {spec['model']['name']}; set model.name=quantile_mlp and both the same"
         )
-    config = {key: value for key, value in spec["model"].items() if key != "name"}
-    return model_type(model_type.Config.parse(config), columns, tables=tables)
+    return model_of_rows(spec, columns, tables)
 
 
-def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """`skill`, 1 - WQL: of the quantiles of what followed the validation cut, 0 where nothing at all is forecast; None
     where none is asked."""
     import numpy as np
-    import torch
 
-    from jobs.learning import place
-    from training.batch import to_device
-    from training.data.loader import Loader
-    from training.data.snapshot import open_snapshot
+    from jobs.learning import validation_of_rows
     from training.metrics.additive import Quantiles
 
-    if not spec["validate"]:
-        return None
-    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
     metric = Quantiles(spec["build"]["inputs"]["options"]["quantiles"])
-
-    @torch.no_grad()
-    def validate(model: Any) -> dict[str, float]:
-        device, sums = next(model.parameters()).device, torch.zeros(metric.width, dtype=torch.float64)
-        with Loader(
-            held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=world.rank, world_size=world.size
-        ) as loader:
-            for batch in loader.epoch(0):
-                found = model.predict(to_device(batch, device))["quantiles"].cpu()
-                target, known = (np.asarray(batch[name]) for name in ("target", "known"))
-                sums += torch.from_numpy(metric.sums(found.numpy(), target, known))
-        return {"skill": 1 - metric.finish(world.all_reduce_sum(sums, "validation metrics").numpy())["wql"]}
-
-    return validate
+    return validation_of_rows(
+        spec,
+        columns,
+        world,
+        width=metric.width,
+        sums=lambda found, batch: metric.sums(
+            found["quantiles"].numpy(), *(np.asarray(batch[name]) for name in ("target", "known"))
+        ),
+        finish=lambda sums: {"skill": 1 - metric.finish(sums)["wql"]},
+    )
 
 
 def headline(settings: Settings) -> Headline:

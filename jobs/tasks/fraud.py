@@ -17,15 +17,14 @@ from jobs.task import Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
+    import torch
+
     from jobs.settings import Settings
-    from training.models.base import Model
-    from training.tables.sharded import Tables
     from training.world import World
 
 COUNTS = ("rows", "rows_1d", "rows_7d", "rows_30d", "labels", "frauds", "days_since", "rate", "unseen")
 METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
-VALIDATION_ROWS = 4096
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
 HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
 OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split")
@@ -106,47 +105,25 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
-    from jobs.learning import fit_task
+    from jobs.learning import fit_task, model_of_rows
 
-    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN)
-
-
-def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
-    from training.models import MODELS
-
-    model_type = MODELS[spec["model"]["name"]]
-    config = {key: value for key, value in spec["model"].items() if key != "name"}
-    return model_type(model_type.Config.parse(config), columns, tables=tables)
+    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
 
 
-def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Average precision and AUC of the cases held out, counted on each rank and added up; None where none is asked."""
-    import torch
-
-    from jobs.learning import place
-    from training.batch import to_device
-    from training.data.loader import Loader
-    from training.data.snapshot import open_snapshot
+    from jobs.learning import validation_of_rows
     from training.metrics.additive import Binary
 
-    if not spec["validate"]:
-        return None
-    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
     metric = Binary()
-
-    @torch.no_grad()
-    def validate(model: Any) -> dict[str, float]:
-        device, sums = next(model.parameters()).device, torch.zeros(metric.width, dtype=torch.float64)
-        with Loader(
-            held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=world.rank, world_size=world.size
-        ) as loader:
-            for batch in loader.epoch(0):
-                p, label = model.predict(to_device(batch, device))["p"].cpu(), cast("torch.Tensor", batch["label"])
-                sums += torch.from_numpy(metric.sums(p.numpy(), label.numpy()))
-        found = metric.finish(world.all_reduce_sum(sums, "validation metrics").numpy())
-        return {name: found[name] for name in METRICS}
-
-    return validate
+    return validation_of_rows(
+        spec,
+        columns,
+        world,
+        width=metric.width,
+        sums=lambda found, batch: metric.sums(found["p"].numpy(), cast("torch.Tensor", batch["label"]).numpy()),
+        finish=lambda sums: {name: value for name, value in metric.finish(sums).items() if name in METRICS},
+    )
 
 
 def headline(settings: Settings) -> Headline:  # noqa: ARG001

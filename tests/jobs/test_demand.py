@@ -180,7 +180,7 @@ def test_wrong_options_are_refused(flag: str, message: str) -> None:
 
 def test_validation_gives_0_to_nothing_forecast_and_1_to_the_truth(settings: Settings) -> None:
     spec = train.learn_spec(settings, splits=("train",), validate=True)
-    validate = demand._validation(spec, Schema.from_json(spec["schema"]), World())
+    validate = demand.validation(spec, Schema.from_json(spec["schema"]), World())
     assert validate is not None
     assert validate(Says(0.0))["skill"] == pytest.approx(0)
     assert validate(Says(1.0))["skill"] == pytest.approx(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pyspark.sql import Row, SparkSession
 
 from jobs import build_examples, evaluate, score, train
@@ -15,8 +16,10 @@ from jobs.settings import Settings
 from jobs.table_reads import maker
 from jobs.tables import Tables
 from jobs.task import OURS
-from jobs.tasks import TASKS, fraud_on_spark
+from jobs.tasks import TASKS, fraud, fraud_on_spark
+from training.batch import Batch
 from training.schema import Schema
+from training.world import World
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=75)
@@ -189,3 +192,28 @@ def test_open_cases_are_scored_and_a_second_run_changes_nothing(trained: Setting
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         settings_in(tmp_path, options=options)
+
+
+def test_validation_counts_what_a_model_ranks_right(settings: Settings) -> None:
+    """On one rank: of the cases held out at the validation cut, by a model that knows which addresses are bad."""
+    spec = train.learn_spec(settings, splits=("train",), validate=True)
+    columns = Schema.from_json(spec["schema"])
+
+    class Knowing(torch.nn.Linear):
+        right = True
+
+        def predict(self, batch: Batch) -> dict[str, torch.Tensor]:
+            rate = batch["address_rate"]
+            assert isinstance(rate, torch.Tensor)
+            return {"p": rate if self.right else 1 - rate}
+
+    validate, model = fraud.validation(spec, columns, World()), Knowing(1, 1)
+    assert validate is not None
+    found = validate(model)
+    model.right = False
+    wrong = validate(model)
+    assert set(found) == set(TASKS["fraud"].metrics)
+    assert found["auc"] > 0.85
+    assert found["auc"] + wrong["auc"] == pytest.approx(1, abs=0.02)
+    assert found["average_precision"] > 2 * wrong["average_precision"]
+    assert fraud.validation(spec | {"validate": False}, columns, World()) is None

@@ -69,13 +69,13 @@ def test_a_view_is_read_as_it_is_and_compared_by_its_rows(spark: SparkSession, s
 
 
 def test_tables_that_are_not_there_or_may_not_be_read(spark: SparkSession) -> None:
-    with pytest.raises(DataError, match=r"ingest.table 'a_shop.nope' is in no catalogue of this session: .*NOT_FOUND"):
+    with pytest.raises(DataError, match=r"ingest.table 'a_shop.nope' is in no catalogue of this Spark: .*NOT_FOUND"):
         find(spark, "a_shop.nope")
     with pytest.raises(DataError, match=r"'nowhere.a_shop.nope' is in no catalogue"):
         find(spark, "nowhere.a_shop.nope")
     denied = Exception("[INSUFFICIENT_PERMISSIONS] Insufficient privileges: User does not have SELECT on Table 't'.")
     said = catalogue_tables.refusal(denied, "main.shop.t", "ingest.sources[1]")
-    assert "ingest.sources[1].table 'main.shop.t' may not be read by this session: [INSUFF" in str(said)
+    assert "ingest.sources[1].table 'main.shop.t' may not be read by this Spark user: [INSUFF" in str(said)
     assert catalogue_tables.refusal(Exception("[DIVIDE_BY_ZERO]"), "t", "ingest") is None
 
 
