@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import attributes, ingest_rules, source_tables, sources
+from jobs import attributes, ingest_rules, source_tables, sources, time_ranges
 from jobs.attributes import AttributeReading
 from jobs.command import main_of
 from jobs.console import say, show_table, step, warn
@@ -40,6 +41,7 @@ JOB = "ingest"
 EVENTS = "events"
 UNKNOWN_KIND = "unknown_kind: "  # begins rows of `dispositions` that name a word: they are a part of another row
 MOST_WORDS = 20
+ROWS_PER_FILE = 250_000  # of `events`: each file is a range of time
 ODD_IDS = "odd_ids"  # rows of `dispositions` that are no disposition: kept rows whose ids may be one in several forms
 
 
@@ -217,9 +219,17 @@ def _ingest(
         )
         with step("writing events"):
             watch.before_writing()
-            tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
-            tables.merge_new("dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs)
-            tables.merge_new("events", order_lines.events(sorted_out), ["event_id"], job=JOB, inputs=inputs)
+            kept, of_batch = order_lines.events(sorted_out), f"held.batch = '{batch}'"
+            tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs, where=of_batch)
+            tables.merge_new(
+                "dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs, where=of_batch
+            )
+            # An id is of the whole row, so that events of one id have one time.
+            days = (row["day"] for row in order_lines.days(kept).collect()) if _times_agree(tables, inputs) else ()
+            files = math.ceil(sum(sum(held.values()) for held in counts.values()) / ROWS_PER_FILE)
+            of_days = time_ranges.within(days)
+            new: dict[str, Any] = {"order_by": "time", "files": files, "where": of_days}
+            tables.append_new("events", kept, "event_id", **new, job=JOB, inputs=inputs)
             if not tables.up_to_date("events", JOB, inputs):  # it had them all: no commit says so yet
                 tables.note_nothing_new("events", JOB, inputs)
         sorted_out.unpersist()
@@ -305,6 +315,20 @@ def _by_source(inputs: Mapping[str, Any]) -> list[tuple[str | None, Mapping[str,
     """The rules of each source, with its name; None: of any, for an erasure keeps the rules alone."""
     rules = inputs.get("rules", {})
     return [(name, held) for name, held in rules["sources"]] if "sources" in rules else [(inputs.get("source"), rules)]
+
+
+def _times_agree(tables: Tables, inputs: Mapping[str, Any]) -> bool:
+    """Whether equal rows have equal times, whichever of the sources they lie in, now and before."""
+    before = tables.made_from("events")
+    if before is None or "rules" not in before:
+        return False
+    rules = [held for _, held in [*_by_source(before), *_by_source(inputs)]]
+    return len({json.dumps(_reads_time(held), sort_keys=True) for held in rules}) == 1
+
+
+def _reads_time(rules: Mapping[str, Any]) -> list[Any]:
+    places = [rules.get(name, {}).get("time") for name in ("columns", "constants")]
+    return [*places, rules.get("time_format"), rules.get("time_zone")]
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -56,7 +56,8 @@ class Tables(TableReads):
             partition_by: columns that become folders.
             properties: options of Delta's writer; those named delta.* become the table's properties when it is made;
                 those named parquet.* hold for this write's Parquet files.
-            since: the version that the rows take account of (-1: no table); default: the newest at this call.
+            since: the version that the rows take account of (-1: no table); default: of an overwrite the newest at this
+                call, of rows that are added none.
 
         Returns:
             The version that this write made, or the one that had the rows already.
@@ -68,22 +69,23 @@ class Tables(TableReads):
         if where is not None:
             self._make(name, df, partition_by, given)
             given["replaceWhere"] = where
+        # Who replaces a whole table, or adds to it, on top of one version shares a transaction: the second is left out.
+        whole, once = mode == "overwrite" and where is None, mode == "append" and since is None
+        is_shared = whole or (mode == "append" and not once)
+        transaction = f"millrace/{job}/{name}" + ("" if is_shared else f"/{_digest(inputs)}")
         if since is None:
-            since = self._newest(name) if mode == "overwrite" else -1  # what is added takes account of nothing
-        # Whoever replaces a whole table on top of the same version shares a transaction: the second one is left out.
-        whole = mode == "overwrite" and where is None
-        transaction = f"millrace/{job}/{name}" + ("" if whole else f"/{_digest(inputs)}")
+            since = -1 if once else self._newest(name)
         file_options = {key: given.pop(key) for key in list(given) if key.startswith("parquet.")}
         metadata = commits.metadata(job, inputs)
         writer = df.write.format("delta").mode(mode).options(**given).option("userMetadata", metadata.text)
-        writer = writer.option("txnAppId", transaction).option("txnVersion", 0 if mode == "append" else since + 1)
+        writer = writer.option("txnAppId", transaction).option("txnVersion", since + 1)
         if whole:
             writer = writer.option("overwriteSchema", "true")
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
-        return self._version_of(name, metadata, by_inputs=mode == "append")
+        return self._version_of(name, metadata, by_inputs=once)
 
     def merge_new(
         self,
@@ -93,6 +95,7 @@ class Tables(TableReads):
         *,
         job: str,
         inputs: Mapping[str, Any],
+        where: str | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> int:
         """Insert the rows whose keys the table does not hold; rows that it holds stay as they are.
@@ -103,6 +106,8 @@ class Tables(TableReads):
             keys: columns that tell rows apart.
             job: the job that writes.
             inputs: what determines the rows.
+            where: a condition of Spark's SQL that every row of the table meets which may have one of the keys: files
+                whose statistics rule it out are not read.
             properties: the table's properties, for its making.
 
         Returns:
@@ -113,9 +118,12 @@ class Tables(TableReads):
         """
         self._make(name, df, (), properties or {})
         version = self.version(name)
-        if df.join(self.read(name, version).select(*keys), on=list(keys), how="left_anti").isEmpty():
+        held = self.read(name, version).alias("held")
+        if df.join(
+            (held if where is None else held.where(where)).select(*keys), on=list(keys), how="left_anti"
+        ).isEmpty():
             return version
-        same = " AND ".join(f"held.`{key}` = new.`{key}`" for key in keys)
+        same = " AND ".join([f"held.`{key}` = new.`{key}`" for key in keys] + ([] if where is None else [f"({where})"]))
         metadata = commits.metadata(job, inputs)
         with (
             self._one_writer(name, job),
@@ -123,6 +131,51 @@ class Tables(TableReads):
         ):
             delta_sql.merge(self.spark, self.path(name), df, same, "WHEN NOT MATCHED THEN INSERT *")
         return self._version_of(name, metadata)
+
+    def append_new(
+        self,
+        name: str,
+        df: DataFrame,
+        key: str,
+        *,
+        order_by: str,
+        files: int,
+        job: str,
+        inputs: Mapping[str, Any],
+        where: str | None = None,
+    ) -> int:
+        """Add the rows whose key the table does not hold, in files that are ranges of a column; no old file changes.
+
+        Args:
+            name: the table; made if it does not exist.
+            df: rows with unique, non-null keys.
+            key: the column that tells rows apart.
+            order_by: the column whose ranges are files, so that their statistics tell them apart.
+            files: how many of them.
+            job: the job that writes.
+            inputs: what determines the rows.
+            where: as in `merge_new`.
+
+        Returns:
+            The table's version; unchanged if there was nothing to add.
+
+        Raises:
+            TableError: another writer changed the table meanwhile; nothing was written.
+        """
+        self._make(name, df, (), {})
+        version = self.version(name)
+        held = self.read(name, version)
+        same = (held if where is None else held.where(where)).select(key)
+        # A table from before there was a column goes on without it.
+        new = df if same.isEmpty() else df.join(same, on=key, how="left_anti").persist()
+        try:
+            if new.isEmpty():
+                return version
+            ranges = new.select(*held.columns).repartitionByRange(files, order_by).sortWithinPartitions(order_by)
+            return self.write(name, ranges, mode="append", job=job, inputs=inputs, since=version)
+        finally:
+            if new is not df:
+                new.unpersist()
 
     def remove(self, name: str, values: DataFrame, *, job: str, inputs: Mapping[str, Any]) -> int:
         """Remove the rows that have one of the values.

@@ -189,6 +189,11 @@ def events(sorted_out: DataFrame) -> DataFrame:
     return sorted_out.where(F.col("disposition").isin(*KEPT)).select(*EVENT_COLUMNS)
 
 
+def days(events: DataFrame) -> DataFrame:
+    """`day`: the days on which there are events, each once."""
+    return events.select(F.to_date("time").alias("day")).distinct()
+
+
 def set_aside(sorted_out: DataFrame) -> DataFrame:
     """The rows that were not kept, but for those of erased persons: `reason`, `row` (JSON), `source`."""
     rows = sorted_out.where(~F.col("disposition").isin(*KEPT, ERASED, DUPLICATE))
