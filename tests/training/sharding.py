@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from training.state.export import export
 from training.state.files import Written, damage, write_tensors
 from training.step.sync import Synchroniser, global_norm
 from training.tables.rows import fill_rows
-from training.tables.sharded import ShardedEmbedding, Tables, sharded_tables
+from training.tables.sharded import ShardedEmbedding, Tables, look_up, sharded_tables
 from training.world import World
 
 ROWS, DIMENSION = 53, 6  # a prime: no number of ranks divides it
@@ -33,9 +34,28 @@ class Model(TinyModel):
         self.items = tables("items", ITEMS, 8, std=1.0)
 
 
+class ThreeTables(Model):
+    """A dense table beside sparse ones of two widths, all of them asked at once."""
+
+    def __init__(self, tables: Tables, users: int = USERS) -> None:
+        super().__init__(tables, users)
+        self.days = tables("days", 7, 8, std=1.0, dense=True)
+        self.biases = tables("biases", ITEMS, 3, std=1.0)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        users, items, labels, weights = (batch[name] for name in ("user", "item", "label", "weight"))
+        assert isinstance(users, Tensor)
+        assert isinstance(items, Tensor)
+        asked = (self.users, users), (self.items, items), (self.days, users % 7), (self.biases, items)
+        user, item, day, bias, before = look_up(*asked, (self.items, (items - 1).clamp(min=0)))
+        scores = (torch.tanh(self.layer(user + day)) * (item + before)).sum(1) + bias.sum(1)
+        return (weights * (scores - labels).square()).sum(), weights.sum()  # type: ignore[operator,union-attr]
+
+
 def checks(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """All checks of one world size in one launch."""
     lookups(world)
+    together(world)
     compared = [
         gradients(world, compression, idle)
         for compression in ("none", "fp16", "bf16")
@@ -74,6 +94,44 @@ def lookups(world: World) -> None:
         assert torch.equal(found, whole(ids))
     pieces = torch.cat(list(sharded.pieces()))
     assert pieces.numel() == 0 if world.rank else torch.equal(pieces, whole.weight)
+
+
+class _Counted(World):
+    """A world that writes down the names of the exchanges that it starts."""
+
+    def __init__(self, world: World) -> None:
+        self.rank, self.size, self._world, self.names = world.rank, world.size, world, list[str]()
+
+    def all_to_all_start(self, tensor: Tensor, splits: Tensor, name: str) -> Callable[[], tuple[Tensor, Tensor]]:
+        self.names.append(name)
+        return self._world.all_to_all_start(tensor, splits, name)
+
+
+def together(world: World) -> None:
+    """Rows and gradients of tables of several widths, one of them asked twice, one whole: as table by table."""
+    counted = _Counted(world)
+    generator = torch.Generator().manual_seed(world.rank)
+    made: list[list[nn.Module]] = []
+    for tables in (Tables(counted, 0.0), Tables(world, 0.0)):
+        three = [tables(f"table {width}", ROWS, width, std=0.5) for width in (1, 4, 6)]
+        made.append([*three, tables("whole", ROWS, 2, std=0.5, dense=True)])
+    order = (2, 0, 3, 1, 2)
+    for shape in ((9,), (3, 2), (0,), (5 * world.rank,)):
+        ids = [torch.randint(ROWS, shape, generator=generator) for _ in order]
+        found = look_up(*((made[0][number], own) for number, own in zip(order, ids, strict=True)))  # type: ignore[arg-type]
+        one_by_one = [made[1][number](own) for number, own in zip(order, ids, strict=True)]
+        for own, expected in zip(found, one_by_one, strict=True):
+            assert torch.equal(own, expected)
+        for vectors in (found, one_by_one):
+            sum((own * own).sum() for own in vectors).backward()  # type: ignore[union-attr]
+    assert counted.names == ["table 6, table 1, table 4 ids", "table 6, table 1, table 4 rows"] * 4
+    counted.names.clear()
+    for tables in made:
+        Synchroniser(nn.ModuleList(tables), world).synchronise(1.0, 2.0)
+    assert counted.names == [f"table 1, table 4, table 6 gradient {what}" for what in ("rows", "values")]
+    for mine, expected in zip(*made, strict=True):
+        assert mine.weight.grad is not None
+        torch.testing.assert_close(mine.weight.grad.to_dense(), expected.weight.grad.to_dense())
 
 
 def _ids(rank: int, lookup: int) -> Tensor:
@@ -137,7 +195,8 @@ def poisoned(world: World) -> None:
 def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit the model; its loss, what it warned of, and all its tensors, whole, as lists."""
     settings = FitSettings(**spec["settings"])
-    model = Model(Tables(world, settings.shard_tables_above_mb, settings.seed), spec.get("users", USERS))
+    kind = ThreeTables if spec.get("three") else Model
+    model = kind(Tables(world, settings.shard_tables_above_mb, settings.seed), spec.get("users", USERS))
     data = rows(124)  # six steps of 24 an epoch; in the last, ranks have nothing
     loader = TinyLoader(data, settings.rows_per_batch(world.size), world)
     events: list[Event] = []

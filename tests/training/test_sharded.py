@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.errors import LaunchError
 from cluster.launch import launch
@@ -23,6 +23,7 @@ from training.state import shards as shard_files
 from training.state.checkpoint import Checkpoints, State
 from training.state.frozen_rows import FrozenRows
 from training.state.progress import Progress
+from training.step.optimizers import sparse_parameters
 from training.tables.rows import overlaps, rows_held
 from training.tables.sharded import ShardedEmbedding, Tables
 from training.world import World
@@ -68,6 +69,8 @@ def seen(folder: Path) -> dict[int, dict[str, Any]]:
     results = {}
     for ranks in (2, 3, 1):
         specs = {name: _spec(VARIANTS[name]) for name in RUN_ON[ranks]}
+        specs["three tables"] = {**_spec({"weight_decay": 0.5}), "three": True}
+        specs["three whole tables"] = {"settings": {**COMMON, "weight_decay": 0.5}, "three": True}
         specs["begun"] = _spec(FIRST, folder / f"from-{ranks}")
         before = {3: 2, 1: 3}.get(ranks)
         if before:
@@ -98,6 +101,28 @@ def test_training_equals_that_of_whole_tables(name: str, seen: dict[int, dict[st
     expected = _plain(VARIANTS[name])
     for ranks in (ranks for ranks, names in RUN_ON.items() if name in names):
         _assert_same(seen[ranks][name], expected, 2e-2 if name == "bf16" and ranks > 1 else 1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("tables", ["three tables", "three whole tables"])
+def test_dense_tables_and_lookups_of_many_at_once_change_no_number(
+    ranks: int, tables: str, seen: dict[int, dict[str, Any]]
+) -> None:
+    expected = sharding.train({"settings": {**COMMON, "weight_decay": 0.5}, "three": True}, World())
+    _assert_same(seen[ranks][tables], expected)
+
+
+def test_a_dense_table_learns_as_a_layer_does() -> None:
+    model = sharding.ThreeTables(Tables(World(), 0.0))
+    assert isinstance(model.days, nn.Embedding)
+    assert not any(model.days.weight is weight for weight in sparse_parameters(model))
+    spec = {"settings": {**COMMON, "learning_rate": 0.1, "embedding_learning_rate": 1e-9}, "three": True}
+    plain, decayed = (
+        torch.tensor(sharding.train({**spec, "settings": {**spec["settings"], **changes}}, World())["tensors"][name])
+        for changes in ({}, {"weight_decay": 0.9})
+        for name in ["days.weight"]
+    )
+    assert float(decayed.norm()) < 0.8 * float(plain.norm())
 
 
 def test_clipping_and_the_optimizer_make_a_difference() -> None:

@@ -25,7 +25,8 @@ class Model(nn.Module, ABC):
 
     Embedding tables come from `table(name, rows, dimension, std=...)`, whole or sharded as the training wants it. A
     lookup in a sharded table is a collective: `loss` and `queries` make the same lookups in the same order whatever the
-    batch holds, nothing included, and read no table's `weight` directly.
+    batch holds, nothing included, and read no table's `weight` directly. `training.tables.sharded.look_up` asks several
+    tables in one exchange.
 
     Attributes:
         COMPILED: the methods that `training.compile` hands to torch.compile. Worth naming are those that only compute:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.schema import Column, Kind, Schema
-from training.tables.sharded import Tables
+from training.tables.sharded import Table, Tables, look_up
 from training.world import World
 
 MOMENTUM = 0.02  # share of a step's batches in the running statistics
@@ -56,23 +56,15 @@ class Inputs(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, width)"""
-        parts = [self._pooled(column, batch[column.name]) for column in self._ids]
+        ids = [cast("Tensor | Ragged", batch[column.name]) for column in self._ids]
+        tables = [cast("Table", self.tables[str(column.vocabulary)]) for column in self._ids]
+        flat = [own.values if isinstance(own, Ragged) else own for own in ids]
+        rows = look_up(*zip(tables, flat, strict=True))
+        parts = [_pooled(own, vectors) for own, vectors in zip(ids, rows, strict=True)]
         if self.standard is not None:
             numbers = torch.cat([matrix(batch[column.name]) for column in self._numbers], dim=1)
             parts.append(self.standard(torch.sign(numbers) * torch.log1p(numbers.abs())))
         return torch.cat(parts, dim=1)
-
-    def _pooled(self, column: Column, value: object) -> Tensor:
-        """(batch, dim): the embedding of an id, or the mean of a list's."""
-        table = self.tables[str(column.vocabulary)]
-        if not isinstance(value, Ragged):
-            return cast("Tensor", table(cast("Tensor", value)))
-        rows = value.offsets.numel() - 1
-        lengths = value.offsets.diff()
-        row = torch.repeat_interleave(torch.arange(rows, device=lengths.device), lengths)
-        vectors = table(value.values)
-        summed = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-        return summed.index_add(0, row, vectors) / lengths.clamp(min=1).unsqueeze(1)
 
 
 class Standard(nn.Module):
@@ -179,6 +171,17 @@ def matrix(values: object) -> Tensor:
 
 def _vocabularies(columns: Sequence[Column]) -> dict[str, int]:
     return {str(column.vocabulary): column.size or 1 for column in columns}
+
+
+def _pooled(ids: Tensor | Ragged, vectors: Tensor) -> Tensor:
+    """(batch, dim): the embedding of an id, or the mean of a list's."""
+    if not isinstance(ids, Ragged):
+        return vectors
+    rows = ids.offsets.numel() - 1
+    lengths = ids.offsets.diff()
+    row = torch.repeat_interleave(torch.arange(rows, device=lengths.device), lengths)
+    summed = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    return summed.index_add(0, row, vectors) / lengths.clamp(min=1).unsqueeze(1)
 
 
 def _dropped(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

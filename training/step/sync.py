@@ -5,7 +5,7 @@ before, and with them a small header: each rank's loss and weight, and for each 
 and how many rows. From the header every rank knows the same: what the step's totals are, and whether a gradient could
 not go the way it was sent, which is then made up for. A rank with an empty batch sends nothing and hangs nobody. The
 first step of all has its header first. The gradients of sharded tables' rows go to the ranks that hold them, in two
-more collectives a table.
+more collectives for all tables.
 """
 
 from __future__ import annotations
