@@ -248,6 +248,47 @@ def test_search_space_holds_ranges_or_choices(name: str) -> None:
         assert all(isinstance(CONTRACT[name].Config.parse({field: value}), ModelConfig) for value in values)
 
 
+WEIGHED = Schema((*SCHEMA, Column("history_weight", Kind.DENSE, ragged=True)))
+
+
+def weighed(batch: Batch, weights: list[float]) -> Batch:
+    history = batch["history"]
+    assert isinstance(history, Ragged)
+    return batch | {"history_weight": Ragged(torch.tensor(weights), history.offsets)}
+
+
+@pytest.fixture
+def by_weight(trained: tuple[RetrievalModel, list[float]], name: str) -> RetrievalModel:
+    """The trained model with a column of weights beside the history."""
+    model = CONTRACT[name](trained[0].config, WEIGHED)
+    model.load_state_dict(trained[0].state_dict())
+    return model.eval()
+
+
+def test_an_item_of_the_history_counts_so_often_as_its_weight_says(
+    trained: tuple[RetrievalModel, list[float]], by_weight: RetrievalModel
+) -> None:
+    """Also in the loss, the gradient of which goes by the weights too."""
+    once = make_batch([5, 6, 7], [[1, 2], [3, 4], []], [9, 9, 9])
+    often = make_batch([5, 6, 7], [[1, 2, 2, 2], [4], []], [9, 9, 9])
+    alike = weighed(once, [1.0, 3.0, 0.0, 1.0])
+    torch.testing.assert_close(by_weight.queries(alike), trained[0].queries(often))
+    assert not torch.allclose(by_weight.queries(alike), trained[0].queries(once), atol=1e-3)
+    losses = [
+        model.loss(batch, torch.Generator().manual_seed(1))
+        for model, batch in ((by_weight, alike), (trained[0], often))
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_weights_of_one_are_none(trained: tuple[RetrievalModel, list[float]], by_weight: RetrievalModel) -> None:
+    batch = taste_batch(8)
+    history = batch["history"]
+    assert isinstance(history, Ragged)
+    ones = weighed(batch, [1.0] * len(history.values))
+    assert torch.equal(by_weight.queries(ones), trained[0].queries(batch))
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [

@@ -3,12 +3,15 @@
     query = normalise(user + W [decayed mean of the history's items, log of its length])
     score = query . normalise(item) / temperature + bias(item, age)
 
+Where the schema has `history_weight`, an item of the history counts so often as its weight says, in the mean and in the
+length: what a view is worth beside a purchase.
+
 Embeddings on the sphere with a temperature need no weight decay, which a sparse table cannot have cheaply. The bias is
 a linear function of the item's log counts plus a learned residual, and for each of `drift_days` a further one that
 fades with the row's age as exp(-age / days): rows of long ago are explained by what sold then, and a query as of now
 (age 0) gets what sells now ("example age" of Covington et al. 2016). All of it is one inner product.
 
-Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim, K number of drifts.
+Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim, K number of biases.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from training.configs import ModelConfig, TwoTowerConfig
 from training.models.base import RetrievalModel
 from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.schema import Schema
-from training.tables.sharded import Tables
+from training.tables.sharded import Tables, look_up
 
 UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
 MATRIX_PIECE = 65_536  # items whose rows are read at a time
@@ -36,6 +39,7 @@ class TwoTower(RetrievalModel):
     """The retrieval model of the `recommend` task.
 
     Reads the columns user, history, history_age, target, new, age and weight of a batch; a query needs the first three.
+    One more, history_weight, finite and at least 0, is read and needed where the schema has it.
     Item features: `user_count` and `recent_count`, purchases before the training cut, in all and of late.
     """
 
@@ -63,6 +67,7 @@ class TwoTower(RetrievalModel):
         self.users = self.table("users", users, dim, padding_idx=0)
         self.items = self.table("items", items, dim, std=dim**-0.5)
         self.biases = self.table("biases", items, self.biases_each)
+        self.has_weights = "history_weight" in schema
         self.mix = nn.Linear(dim + 1, dim)
         self.feature_weights = nn.Linear(len(self.FEATURES), 1, bias=False)
         self.log_history_days = nn.Parameter(torch.tensor(self.config.history_days).log())
@@ -76,15 +81,18 @@ class TwoTower(RetrievalModel):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Sampled softmax of each row's target, weighted by the row's weight, its age and whether it is a repeat."""
         target = cast(Tensor, batch["target"])
-        history, days = self._history(batch, generator)
+        history, days, worth = self._history(batch, generator)
         candidates = draw_candidates(target, self.target_shares, self.config.negatives, generator)
         ids = torch.cat([candidates.items, target, history.values])
         distinct, where = torch.unique(ids, return_inverse=True)
         where_C, where_B, where_history = where.split([len(candidates.items), len(target), len(history.values)])
-        directions_UD = F.normalize(self.items(distinct), dim=1)
-        taste_BD = self._taste(batch, directions_UD, Ragged(where_history, history.offsets), days, generator)
+        users_BD, rows_UD, biases_UK = look_up(
+            (self.users, cast(Tensor, batch["user"])), (self.items, distinct), (self.biases, distinct)
+        )
+        directions_UD = F.normalize(rows_UD, dim=1)
+        taste_BD = self._taste(users_BD, directions_UD, Ragged(where_history, history.offsets), days, worth, generator)
         query_BD = self._query(taste_BD, cast(Tensor, batch["age"]))
-        items_UD = self._items(distinct, directions_UD)
+        items_UD = self._items(distinct, directions_UD, biases_UK)
         target_BD = items_UD[where_B]
         weight = self._row_weights(batch)
         loss = sampled_softmax(
@@ -100,36 +108,48 @@ class TwoTower(RetrievalModel):
         return loss, weight.sum()
 
     def queries(self, batch: Batch) -> Tensor:
-        history, days = self._history(batch, None)
+        history, days, worth = self._history(batch, None)
         distinct, where = torch.unique(history.values, return_inverse=True)
-        directions_UD = F.normalize(self.items(distinct), dim=1)
-        taste_BD = self._taste(batch, directions_UD, Ragged(where, history.offsets), days, None)
+        users_BD, rows_UD = look_up((self.users, cast(Tensor, batch["user"])), (self.items, distinct))
+        taste_BD = self._taste(users_BD, F.normalize(rows_UD, dim=1), Ragged(where, history.offsets), days, worth, None)
         return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
 
     def item_matrix(self) -> Tensor:
         every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
-        pieces = [self._items(ids, F.normalize(self.items(ids), dim=1)) for ids in torch.split(every, MATRIX_PIECE)]
+        pieces = []
+        for ids in torch.split(every, MATRIX_PIECE):
+            rows_UD, biases_UK = look_up((self.items, ids), (self.biases, ids))
+            pieces.append(self._items(ids, F.normalize(rows_UD, dim=1), biases_UK))
         matrix = torch.cat(pieces)
         unknown = torch.zeros_like(matrix[:1])
         unknown[0, self.config.dim] = UNKNOWN_BIAS
         return torch.cat([unknown, matrix[1:]])
 
-    def _history(self, batch: Batch, generator: torch.Generator | None) -> tuple[Ragged, Tensor]:
-        """The known items of the history, thinned out while training, and their ages in days."""
+    def _history(self, batch: Batch, generator: torch.Generator | None) -> tuple[Ragged, Tensor, Tensor]:
+        """The known items of the history, thinned out while training, their ages in days, and what they are worth."""
         history, ages = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"])
         kept = history.values > 0
         if self.training and self.config.history_dropout > 0:
             kept = kept & (_draw(kept.shape, generator, kept.device) >= self.config.history_dropout)
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])[history.offsets]
-        return Ragged(history.values[kept], offsets), ages.values[kept]
+        days = ages.values[kept]
+        worth = cast(Ragged, batch["history_weight"]).values[kept] if self.has_weights else torch.ones_like(days)
+        return Ragged(history.values[kept], offsets), days, worth
 
     def _taste(
-        self, batch: Batch, directions_UD: Tensor, history: Ragged, days: Tensor, generator: torch.Generator | None
+        self,
+        users_BD: Tensor,
+        directions_UD: Tensor,
+        history: Ragged,
+        days: Tensor,
+        worth: Tensor,
+        generator: torch.Generator | None,
     ) -> Tensor:
-        """(B, D), on the sphere. `history` holds rows of `directions_UD`, `days` their ages."""
-        decay = torch.exp(-days / self.log_history_days.exp())
-        lengths = history.offsets[1:] - history.offsets[:-1]
-        total = decay.new_zeros(len(lengths)).index_add(0, torch.repeat_interleave(lengths), decay)
+        """(B, D), on the sphere. `history` holds rows of `directions_UD`, `days` their ages, `worth` their weights."""
+        decay = worth * torch.exp(-days / self.log_history_days.exp())
+        row = torch.repeat_interleave(history.offsets[1:] - history.offsets[:-1])
+        total = decay.new_zeros(len(users_BD)).index_add(0, row, decay)
+        length = worth.new_zeros(len(users_BD)).index_add(0, row, worth)
         pooled_BD = F.embedding_bag(
             history.values,
             directions_UD,
@@ -138,24 +158,22 @@ class TwoTower(RetrievalModel):
             per_sample_weights=decay,
             include_last_offset=True,
         )
-        pooled_BD = torch.cat(
-            [pooled_BD / (total + PRIOR_WEIGHT)[:, None], 0.2 * torch.log1p(lengths.float())[:, None]], 1
-        )
+        pooled_BD = torch.cat([pooled_BD / (total + PRIOR_WEIGHT)[:, None], 0.2 * torch.log1p(length)[:, None]], 1)
         if self.training and self.config.dropout > 0:
             kept = _draw(pooled_BD.shape, generator, pooled_BD.device) >= self.config.dropout
             pooled_BD = pooled_BD * kept / (1 - self.config.dropout)
-        return F.normalize(self.mix(pooled_BD) + self.users(cast(Tensor, batch["user"])), dim=1)
+        return F.normalize(self.mix(pooled_BD) + users_BD, dim=1)
 
     def _query(self, taste_BD: Tensor, age: Tensor) -> Tensor:
-        """(B, D + 1 + K): the taste, a one for the bias, and what is left of each drift at this age in days."""
+        """(B, D + K): the taste, a one for the bias, and what is left of each drift at this age in days."""
         return torch.cat([taste_BD, torch.ones_like(age)[:, None], torch.exp(-age[:, None] / self.drift_days)], dim=1)
 
-    def _items(self, ids: Tensor, directions_UD: Tensor) -> Tensor:
-        """(U, D + 1 + K): directions over the temperature, the bias, the drifting biases."""
+    def _items(self, ids: Tensor, directions_UD: Tensor, biases_UK: Tensor) -> Tensor:
+        """(U, D + K): directions over the temperature, the bias, the drifting biases."""
         features = torch.log1p(self.item_features[ids])
         with torch.autocast(features.device.type, enabled=False):  # as scoring adds it: it is the items' popularity
             prior = F.pad(self.feature_weights(features), (0, self.biases_each - 1))
-        return torch.cat([directions_UD / self.config.temperature, self.biases(ids) + prior], dim=1)
+        return torch.cat([directions_UD / self.config.temperature, biases_UK + prior], dim=1)
 
     def _row_weights(self, batch: Batch) -> Tensor:
         """(B,): a row whose target is unknown weighs nothing."""
