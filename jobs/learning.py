@@ -193,7 +193,7 @@ def _write(
     state: Mapping[str, Tensor | Streamed],
 ) -> dict[str, str]:
     """Write the bundle, on rank 0; returns its name and place."""
-    from training.state.bundle import write_bundle
+    from training.state.publish import write_bundle
 
     bundle = write_bundle(
         spec["bundle_dir"],

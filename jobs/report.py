@@ -17,15 +17,14 @@ from jobs.command import main_of
 from jobs.console import say
 from jobs.headlines import JUDGED, hardest, main_k
 from jobs.page.frame import Html, facts, join, page, paragraph, tag, tiles
+from jobs.page.lists import examples_section, popularity_section
 from jobs.page.results import (
     curves_section,
     drawn_section,
-    examples_section,
     feedback_section,
     is_of_lists,
     metrics_section,
     panels_section,
-    popularity_section,
     score_section,
 )
 from jobs.page.runs import stages_section, training_section, tuning_section

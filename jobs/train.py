@@ -31,8 +31,9 @@ from training.data.delta_log import open_log
 from training.errors import BundleError, SettingsError, UnreadableError
 from training.schema import Schema
 from training.settings import FitSettings
-from training.state.bundle import clear_remnants, load_bundle, provenance_of
+from training.state.bundle import load_bundle, provenance_of
 from training.state.lock import only_writer
+from training.state.publish import clear_remnants
 from training.watch.observers import refuse_password
 from training.watch.record import RECORD
 

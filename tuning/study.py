@@ -26,19 +26,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from training.errors import TuningError
 from training.masking import masked
 from tuning.objective import PRUNED_AFTER, Channel, Pruning, trial_id_of
-from tuning.ownership import STALE_S, Watch, claimed, take_over
+from tuning.ownership import STALE_S, Watch, claimed
 from tuning.space import Space
 from tuning.storage import answering, open_storage
+from tuning.turns import FINISHED, one_is_left, put_off
 
 FINGERPRINT = "fingerprint"
 RANGE = "range of "  # in front of a parameter's name, in a fingerprint
 ERROR, IS_START, SECONDS = "error", "is_start", "seconds"
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RANDOM_TRIALS = 5  # before TPE models the results: a trial is a training, so it starts sooner than Optuna's ten
 GIVE_UP_AFTER = 3  # failures at a study's start before it stops: the cause lies with the set-up, not the parameters
 ERROR_CHARACTERS = 4_000
-LOOK_AGAIN_S = 5.0
-PUT_OFF_AT_MOST = 60  # times STALE_S; a trial's folder that another process holds for longer is a person's to look at
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def _run_all(
 ) -> None:
     watch = Watch()
     failed = 0
-    while _one_is_left(study, storage, plan, watch, say):
+    while one_is_left(study, storage, plan.trials, watch, say):
         end = _run_one(study, storage, plan, watch, run_trial, say)
         if end is None:
             continue
@@ -219,28 +217,13 @@ def _run_one(
             if is_ours():
                 raise
     if held and is_ours():  # by now it has no heartbeat
-        _put_off(plan, watch, storage.get_trial(trial_id), error, say)
+        put_off(plan.name, watch, storage.get_trial(trial_id), error, say)
         return None
     say(
         f"study '{plan.name}': trial {trial.number} was taken over by another driver, which saw no sign of this one "
         f"for {STALE_S:.0f} s; what came of it here is left out{'' if error is None else f' ({error})'}"
     )
     return None
-
-
-def _put_off(plan: StudyPlan, watch: Watch, trial: FrozenTrial, why: str | None, say: Callable[[str], None]) -> None:
-    """Leave a trial to be taken over later: the ranks of a driver that was cut off or stopped may still train it.
-
-    Raises:
-        TuningError: it was put off too often.
-    """
-    if watch.put_off(trial) >= PUT_OFF_AT_MOST:
-        raise TuningError(
-            f"study '{plan.name}': trial {trial.number} must have its folder to itself, and another process held it "
-            f"all {PUT_OFF_AT_MOST} times that it was to start here: {why}; end that process and run this again; the "
-            "trial goes on"
-        )
-    say(f"study '{plan.name}': trial {trial.number} is put off for {STALE_S:.0f} s: {why}")
 
 
 def _tell(study: optuna.Study, trial: Trial, left: FrozenTrial, plan: StudyPlan, error: str | None) -> TrialEnd:
@@ -265,39 +248,6 @@ def _tell(study: optuna.Study, trial: Trial, left: FrozenTrial, plan: StudyPlan,
 def epoch_values(trial: FrozenTrial) -> list[float]:
     """The metric after each epoch, in order."""
     return [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-
-
-def _taken(study: optuna.Study) -> int:
-    """Trials that have ended or are under way with another driver."""
-    return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
-
-
-def _one_is_left(
-    study: optuna.Study, storage: BaseStorage, plan: StudyPlan, watch: Watch, say: Callable[[str], None]
-) -> bool:
-    """Whether there is a trial for this driver to run; waits where only time tells if another's driver is dead."""
-    waits = False
-    while True:
-        _put_back_dead(study, storage, watch)
-        if _taken(study) < plan.trials:
-            return True
-        silent = watch.undecided(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        if not silent:
-            return False
-        if not waits:
-            numbers = ", ".join(str(trial.number) for trial in silent)
-            say(f"study '{plan.name}': waiting up to {STALE_S:.0f} s for a sign of the driver of trial {numbers}")
-        waits = True
-        time.sleep(LOOK_AGAIN_S)
-
-
-def _put_back_dead(study: optuna.Study, storage: BaseStorage, watch: Watch) -> None:
-    """Queue the trials whose driver is gone, under their own numbers and with what they have reported."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial_id = trial_id_of(storage, study.study_name, trial.number)
-        now = storage.get_trial(trial_id)  # while those before it were looked at, another driver may have run it again
-        if now.state == TrialState.RUNNING and watch.is_dead(now):
-            take_over(storage, trial_id)
 
 
 def _sampler(study: optuna.Study, trial: Trial, plan: StudyPlan) -> BaseSampler:

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.headlines import main_k
 from jobs.page import run_figures as figures
 from jobs.page.frame import Html, Section, absent, grid, html, join, paragraph, plot, table
-from jobs.page.results import METRICS
+from jobs.page.lists import METRICS
 
 Json = Mapping[str, Any]
 

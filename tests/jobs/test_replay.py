@@ -23,8 +23,9 @@ from jobs.tasks import TASKS
 from training.data.snapshot import open_snapshot
 from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError, UnreadableError
 from training.schema import Schema
-from training.state.bundle import load_bundle, write_bundle
+from training.state.bundle import load_bundle
 from training.state.lock import only_writer
+from training.state.publish import write_bundle
 from training.world import World
 
 DRIFT: dict[str, float] = {"loss": 0.0, "weights": 0.0}

@@ -29,8 +29,9 @@ from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
 from training.schema import Column, Kind, Schema
-from training.state import bundle as bundles
-from training.state.bundle import load_bundle, write_bundle
+from training.state import publish
+from training.state.bundle import load_bundle
+from training.state.publish import write_bundle
 from training.watch.record import read_record
 from training.world import World
 from tuning.space import Space
@@ -278,7 +279,7 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
     assert before[2] == "two_tower-65ee18040ca1"
     assert {"model.dim", "training.seed", "training.epochs"} <= before[1].keys()
     monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
-    for module in (train, tune, bundles):
+    for module in (train, tune, publish):
         monkeypatch.setattr(module, "FitSettings", LaterSettings)
     assert told() == before
     spec = {"model": {"name": "two_tower"}, "training": LaterSettings().model_dump()}

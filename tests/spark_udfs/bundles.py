@@ -10,7 +10,8 @@ import torch
 from jobs.tasks import TASKS
 from training.models import MODELS
 from training.schema import Schema
-from training.state.bundle import Bundle, write_bundle
+from training.state.bundle import Bundle
+from training.state.publish import write_bundle
 
 
 def example_schema(users: int, items: int) -> Schema:

@@ -18,9 +18,10 @@ from training.errors import BundleError, UnreadableError
 from training.models.base import Model
 from training.schema import Column, Kind, Schema
 from training.state import bundle as bundles
-from training.state import files
-from training.state.bundle import Bundle, clear_remnants, load_bundle, provenance_of, write_bundle
+from training.state import files, publish
+from training.state.bundle import Bundle, load_bundle, provenance_of
 from training.state.json_files import write_json
+from training.state.publish import clear_remnants, write_bundle
 
 SCHEMA = Schema((Column("item", Kind.ID, vocabulary="items", size=6),))
 
@@ -200,7 +201,7 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path, monkeypatch: pytest
     (bundle.path / "weights.safetensors").write_bytes(b"torn")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
-        patched.setattr(bundles, "replace_folder", killed)
+        patched.setattr(publish, "replace_folder", killed)
         with pytest.raises(SystemExit):
             _write(tmp_path)
     assert len(list(tmp_path.glob(".partial-*"))) == 2
@@ -322,7 +323,7 @@ def _resealed(bundle: Bundle, **changes: Any) -> Path:
     """A bundle of which all hashes fit what was changed."""
     _edit(bundle.path, **changes)
     content = json.loads((bundle.path / "bundle.json").read_text())
-    return bundle.path.rename(bundle.path.with_name(bundles._name(content)))
+    return bundle.path.rename(bundle.path.with_name(bundles.name_of(content)))
 
 
 def test_a_foreign_one_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
 from training.configs import CONFIGS, ModelConfig
 from training.errors import SchemaError, SettingsError
@@ -91,20 +91,6 @@ def build(name: str, **config: object) -> RetrievalModel:
     return model(model.Config.parse(config), SCHEMA, item_features())
 
 
-def losses_of_training(model: nn.Module, steps: int) -> Iterator[float]:
-    sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
-    dense = [p for p in model.parameters() if all(p is not s for s in sparse)]
-    optimizers = [torch.optim.SparseAdam(sparse, lr=0.02), torch.optim.Adam(dense, lr=0.01)]
-    for step in range(steps):
-        total, weight = model.loss(taste_batch(step), torch.Generator().manual_seed(step))
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        (total / weight).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        yield float(total.detach() / weight)
-
-
 def test_each_model_has_its_config_under_its_name() -> None:
     assert {name: model.Config for name, model in MODELS.items()} == CONFIGS
 
@@ -117,8 +103,8 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def trained(name: str) -> tuple[RetrievalModel, list[float]]:
     model = build(name).train()
-    losses = list(losses_of_training(model, 60))
-    return model.eval(), losses
+    found = list(training_losses(model, taste_batch, 60, sparse_rate=0.02))
+    return model.eval(), found
 
 
 def top(model: RetrievalModel, batch: Batch, k: int) -> Tensor:

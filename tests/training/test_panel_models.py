@@ -22,7 +22,8 @@ from training.models import MODELS
 from training.models.inputs import MOMENTUM, Standard
 from training.models.quantile_mlp import QuantileMlp, count_quantiles
 from training.schema import Column, Kind, Schema
-from training.state.bundle import load_bundle, write_bundle
+from training.state.bundle import load_bundle
+from training.state.publish import write_bundle
 from training.tables.sharded import Tables
 from training.world import World
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.models import MODELS, Model
@@ -55,26 +54,11 @@ def build(**config: object) -> Model:
     return model(model.Config.parse(config), SCHEMA)
 
 
-def train(model: Model, steps: int) -> Iterator[float]:
-    sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
-    dense = [p for p in model.parameters() if all(p is not s for s in sparse)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=0.01)]
-    optimizers += [torch.optim.SparseAdam(sparse, lr=0.05)] if sparse else []
-    for step in range(steps):
-        total, weight = model.loss(rows(step), torch.Generator().manual_seed(step))
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        (total / weight).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        yield float(total.detach() / weight)
-
-
 @pytest.fixture(scope="module")
 def trained() -> tuple[Model, list[float]]:
     model = build().train()
-    losses = list(train(model, 200))
-    return model.eval(), losses
+    found = list(training_losses(model, rows, 200, sparse_rate=0.05))
+    return model.eval(), found
 
 
 def auc(p: Tensor, label: Tensor) -> float:
@@ -118,7 +102,7 @@ def test_a_batch_of_no_rows_gives_nothing(trained: tuple[Model, list[float]]) ->
 
 def test_the_weight_of_rare_labels_is_taken_out_again() -> None:
     model = build(positive_weight=10.0, hidden=()).train()
-    list(train(model, 300))
+    list(training_losses(model, rows, 300, sparse_rate=0.05))
     unseen = rows(10_000, 4096)
     with torch.no_grad():
         p = model.eval().predict(unseen)["p"]

@@ -17,7 +17,8 @@ from training.fit import Event, FitSettings, fit
 from training.models.row_mlp import RowMlp
 from training.models.two_tower import TwoTower
 from training.schema import Column, Kind, Schema
-from training.state.bundle import Bundle, load_bundle, write_bundle
+from training.state.bundle import Bundle, load_bundle
+from training.state.publish import write_bundle
 from training.state.warm_start import warm_start
 from training.tables.sharded import Tables
 from training.world import World

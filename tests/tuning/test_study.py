@@ -22,13 +22,14 @@ from training.errors import TuningError
 from training.state import lock
 from training.state.lock import only_writer
 from training.world import World
-from tuning import ownership, study
+from tuning import ownership, study, turns
 from tuning.objective import Pruning, learn_trial, trial_id_of
 from tuning.ownership import Watch, take_over
 from tuning.space import read_space
 from tuning.storage import open_storage
-from tuning.study import StudyPlan, TrialEnd, TrialJob, _put_back_dead, open_study, run_study
+from tuning.study import StudyPlan, TrialEnd, TrialJob, open_study, run_study
 from tuning.summary import best_overrides, summarise
+from tuning.turns import put_back_dead
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -174,7 +175,8 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
         (ownership, "STALE_S", 0.3),
         (study, "STALE_S", 0.3),
         (ownership, "SETTLE_S", 0.0),
-        (study, "LOOK_AGAIN_S", 0.05),
+        (turns, "STALE_S", 0.3),
+        (turns, "LOOK_AGAIN_S", 0.05),
         (lock, "WAIT_S", 0.1),
     ):
         monkeypatch.setattr(module, name, value)
@@ -218,7 +220,7 @@ def test_a_trial_whose_ranks_still_train_for_a_driver_that_was_stopped_is_put_of
 def test_a_folder_that_is_held_for_ever_ends_the_driver_and_not_the_trial(
     stopped: tuple[StudyPlan, Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "PUT_OFF_AT_MOST", 2)
+    monkeypatch.setattr(turns, "PUT_OFF_AT_MOST", 2)
     plan, let_go = stopped
     words = r"trial 0 must have its folder to itself, and another process held it all 2 times .*its lock is held by"
     with pytest.raises(TuningError, match=words):
@@ -343,8 +345,8 @@ def test_a_trial_that_another_driver_took_up_meanwhile_is_left_to_it(
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
         return True
 
-    monkeypatch.setattr("tuning.study.take_over", take_over)
-    _put_back_dead(study, storage, Watch())
+    monkeypatch.setattr("tuning.turns.take_over", take_over)
+    put_back_dead(study, storage, Watch())
     assert [trial.state for trial in study.trials] == [TrialState.WAITING, TrialState.RUNNING]
 
 

@@ -1,4 +1,4 @@
-"""Bundles: what a training publishes. JSON beside safetensors, never pickle; written under another name, then renamed.
+"""Bundles: what a training publishes (training/state/publish.py). JSON beside safetensors, never pickle.
 
     bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made,
                                       and no setting at its default that came later (training/identity.py)
@@ -14,10 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +24,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from training import models
-from training.configs import carried_config
 from training.errors import ArtefactError, BundleError, SchemaError, UnreadableError
 from training.models.base import Model
 from training.schema import Schema
-from training.settings import FitSettings
-from training.state.files import Streamed, Written, damage, replace_folder, sha256, write_tensors
-from training.state.json_files import CHECKSUM, parse_json, sync_to_disk, write_json
+from training.state.files import Written, damage
+from training.state.json_files import CHECKSUM, Format, parse_json
 
 FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
 _NAMED = ("model", "config", "schema", "settings", "metrics", "weights", "attachments")  # what the name is a hash of
-_JSON, _WEIGHTS, _ATTACHMENTS = "bundle.json", "weights.safetensors", "attachments"
+BUNDLE_FILE, WEIGHTS_FILE, ATTACHMENTS = "bundle.json", "weights.safetensors", "attachments"
 _ATTACHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a file's name on any disk, and no way out of the folder
-_PARTIAL = ".partial-"  # being written, or replaced
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Bundle:
     attachments: tuple[str, ...] = ()
 
     def tensor_names(self) -> list[str]:
-        with safe_open(self.path / _WEIGHTS, framework="pt") as file:
+        with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
             return sorted(file.keys())
 
     def tensor(self, name: str) -> Tensor:
@@ -82,7 +77,7 @@ class Bundle:
                 f"bundle '{self.path}' must have the tensor that is asked for; it has no '{name}', but "
                 f"{', '.join(self.tensor_names())}; use one of these"
             )
-        with safe_open(self.path / _WEIGHTS, framework="pt") as file:
+        with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
@@ -97,7 +92,7 @@ class Bundle:
                 f"bundle '{self.path}' must have the attachment that is asked for; it has no '{name}', but "
                 f"{', '.join(self.attachments) or 'none'}; train it with a version that attaches it"
             )
-        return self.path / _ATTACHMENTS / name
+        return self.path / ATTACHMENTS / name
 
     def model(self) -> Model:
         """The model with its weights memory-mapped, in eval mode, on the CPU.
@@ -131,101 +126,15 @@ class Bundle:
         return model
 
 
-def write_bundle(
-    directory: Path | str,
-    *,
-    model_name: str,
-    config: Mapping[str, Any],
-    schema: Schema,
-    tensors: Mapping[str, Tensor | Streamed],
-    provenance: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    attachments: Mapping[str, Path | str] | None = None,
-) -> Bundle:
-    """Write a bundle into `directory`. Where it holds one of that name that is whole, that one stays and is returned.
-
-    Args:
-        directory: made where it does not exist.
-        model_name: key of `training.models.MODELS`.
-        config: the model's hyper-parameters.
-        schema: of the examples.
-        tensors: the model's `state_dict()`, or what `training.state.export.export` gives for one with sharded tables;
-            further tensors may be added.
-        provenance: where it comes from.
-        settings: of the training.
-        metrics: what was measured.
-        attachments: files to go with it, by the name that they get there; they are copied.
-
-    Raises:
-        BundleError: an attachment's name is none of a file, or it cannot be read.
+def check_attached_name(name: str, what: str) -> None:
     """
-    root = Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = root / f"{_PARTIAL}{uuid.uuid4().hex[:12]}"
-    scratch.mkdir()
-    try:
-        written = write_tensors(scratch / _WEIGHTS, tensors)
-        attached = _attach(scratch / _ATTACHMENTS, attachments or {})
-        content = json.loads(
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "model": model_name,
-                    "config": carried_config(model_name, config),
-                    "schema": schema.to_json(),
-                    "schema_fingerprint": schema.fingerprint,
-                    "provenance": dict(provenance),
-                    "settings": FitSettings.carried(settings),
-                    "metrics": dict(metrics),
-                    "weights": asdict(written),
-                    **({"attachments": {name: asdict(one) for name, one in attached.items()}} if attached else {}),
-                }
-            )
-        )
-        target = root / _name(content)
-        write_json(scratch / _JSON, content)
-        if target.exists() and (held := _whole(target)):
-            return held
-        aside = root / f"{scratch.name}-replaced"
-        replace_folder(scratch, target, aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return _open(target)
-
-
-def _attach(folder: Path, files: Mapping[str, Path | str]) -> dict[str, Written]:
-    """Copy files into a folder that is made for them, if there are any."""
-    attached: dict[str, Written] = {}
-    for name, source in sorted(files.items()):
-        _check_name(name, "be attached")
-        folder.mkdir(exist_ok=True)
-        try:
-            shutil.copyfile(source, folder / name)
-        except OSError as error:
-            raise BundleError(
-                f"attachment '{name}' must be a file that can be read; '{source}' is not: {error.strerror or error}; "
-                "name another, or leave it out"
-            ) from error
-        sync_to_disk(folder / name)
-        attached[name] = Written((folder / name).stat().st_size, sha256(folder / name))
-    if attached:
-        sync_to_disk(folder)
-    return attached
-
-
-def _check_name(name: str, what: str) -> None:
+    Raises:
+        BundleError: a file cannot have that name in a bundle; `what` it was to do there.
+    """
     if not _ATTACHED.fullmatch(name):
         raise BundleError(
             f"a file can {what} under a name of letters, digits, '.', '_' and '-' alone; got {name!r}; name it so"
         )
-
-
-def clear_remnants(directory: Path | str) -> None:
-    """Remove what writers left that were killed; for whoever knows that no other writes there now."""
-    for rest in list(Path(directory).glob(f"{_PARTIAL}*")):
-        shutil.rmtree(rest, ignore_errors=True)
 
 
 def provenance_of(path: Path | str) -> dict[str, Any] | None:
@@ -235,7 +144,7 @@ def provenance_of(path: Path | str) -> dict[str, Any] | None:
         UnreadableError: bundle.json is there and cannot be read.
     """
     try:
-        return _open(Path(path)).provenance
+        return open_described(Path(path)).provenance
     except UnreadableError:
         raise
     except BundleError:
@@ -250,22 +159,17 @@ def load_bundle(path: Path | str) -> Bundle:
         UnreadableError: its files are there and cannot be read.
     """
     folder = Path(path)
-    bundle = _open(folder)
+    bundle = open_described(folder)
     try:
         content = _read(folder)
-        checked = {_WEIGHTS: content.weights}
-        checked |= {f"{_ATTACHMENTS}/{name}": written for name, written in content.attachments.items()}
+        checked = {WEIGHTS_FILE: content.weights}
+        checked |= {f"{ATTACHMENTS}/{name}": written for name, written in content.attachments.items()}
         found = next(filter(None, (damage(folder / name, written) for name, written in checked.items())), None)
     except OSError as error:
         raise _unreadable(folder, error) from error
     if found:
         raise BundleError(f"bundle '{folder}' is torn: {found}; copy or train it again")
     return bundle
-
-
-@dataclass(frozen=True)
-class _Format:
-    format: int
 
 
 @dataclass(frozen=True)
@@ -285,7 +189,7 @@ class _Content:
     checksum: str | None = None
 
 
-def _open(folder: Path) -> Bundle:
+def open_described(folder: Path) -> Bundle:
     """A bundle as its bundle.json describes it; the weights are not looked at."""
     content = _read(folder)
     try:
@@ -311,30 +215,30 @@ def _open(folder: Path) -> Bundle:
 
 
 def _read(folder: Path) -> _Content:
-    path = folder / _JSON
+    path = folder / BUNDLE_FILE
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleError(
-            f"a bundle is a folder with {_JSON}; '{folder}' has none; name one that train wrote"
+            f"a bundle is a folder with {BUNDLE_FILE}; '{folder}' has none; name one that train wrote"
         ) from error
     except OSError as error:
         raise _unreadable(folder, error) from error
     try:
-        held = parse_json(data, _Format, f"'{path}'").format
+        held = parse_json(data, Format, f"'{path}'").format
         if held not in (1, FORMAT):
             raise BundleError(
                 f"bundle '{folder}' must have format {FORMAT}, or 1; it has {held!r}; "
                 "load it with the version of Millrace that wrote it"
             )
         content = parse_json(data, _Content, f"'{path}'")
-        name = _name(parse_json(data, dict[str, Any], f"'{path}'"))
+        name = name_of(parse_json(data, dict[str, Any], f"'{path}'"))
     except ArtefactError as error:
         raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
     if content.format == FORMAT and content.checksum is None:
-        raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {_JSON}; it has none; copy it again")
+        raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {BUNDLE_FILE}; it has none; copy it again")
     for attachment in content.attachments:
-        _check_name(attachment, "lie in a bundle")
+        check_attached_name(attachment, "lie in a bundle")
     if folder.resolve().name != name:
         raise BundleError(
             f"bundle '{folder}' must have the name '{name}', which is a hash of what it holds; it was renamed or "
@@ -351,16 +255,7 @@ def _unreadable(folder: Path, error: OSError) -> UnreadableError:
     )
 
 
-def _name(content: Mapping[str, Any]) -> str:
+def name_of(content: Mapping[str, Any]) -> str:
     """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
     named = content if content["format"] == 1 else {key: content[key] for key in _NAMED if key in content}
     return f"{content['model']}-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]}"
-
-
-def _whole(folder: Path) -> Bundle | None:
-    try:
-        return load_bundle(folder)
-    except UnreadableError:
-        raise
-    except BundleError:  # torn: it is written anew
-        return None

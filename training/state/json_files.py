@@ -21,6 +21,7 @@ import os
 import reprlib
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,13 @@ Shape = TypeVar("Shape")
 CHECKSUM = "checksum"  # the key of an object's SHA-256, over all of its other keys
 _SHOWN = 3  # problems of a file that are named
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+@dataclass(frozen=True)
+class Format:
+    """The one field that every version of a described artefact has: looked at first, before the rest is read."""
+
+    format: int
 
 
 def write_json(path: Path, value: Any) -> None:

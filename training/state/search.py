@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.errors import ArtefactError, CheckpointError
 from training.state.files import Written, damage
-from training.state.json_files import read_json
+from training.state.json_files import Format, read_json
 from training.state.progress import Progress
 from training.state.shards import ShardReader, shard_name
 from training.world import World
@@ -125,11 +125,6 @@ def _damage(path: Path, written: Written) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Format:
-    format: int
-
-
-@dataclass(frozen=True)
 class _State:
     """state.json; `training.state.checkpoint` writes it."""
 
@@ -144,7 +139,7 @@ class _State:
 
 def _read_state(folder: Path) -> _State:
     path = folder / STATE_FILE
-    held = read_json(path, _Format).format
+    held = read_json(path, Format).format
     if held not in (1, FORMAT):
         raise CheckpointError(
             f"checkpoint '{folder}' must have format {FORMAT}, or 1; it has {held}; "
