@@ -34,10 +34,10 @@ OUT    ?= out
 .PHONY: demo test test-all test-part lint bench install lock wheel clean
 .DEFAULT_GOAL := demo
 
-# One at a time: the second waits, and then finds it done.
+# One at a time into an environment: the second waits, and then finds it done.
 install:
-	@flock -n Makefile true || echo "another installation is running here; waiting for its end"
-	@flock Makefile $(MAKE) -s $(READY)
+	@flock -n $(LOCK:.lock=.in) true || echo "another installation is running here; waiting for its end"
+	@flock $(LOCK:.lock=.in) $(MAKE) -s $(READY)
 	$(if $(filter install,$(MAKECMDGOALS)),@echo "installed. To run: . $(BIN)/activate and then millrace; or $(BIN)/millrace")
 
 # An environment whose Python has gone, as with an upgrade of the system's, is not ready, whatever its mark says.
@@ -66,14 +66,21 @@ $(READY): $(LOCK) cluster/lines/torn_packages.py cluster/horovod/build.sh cluste
 demo: install
 	@$(BIN)/millrace demo $(if $(TASK),--task "$(TASK)") $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
+# Several files at once, and then one by one the tests that are to have the machine to themselves. Of what was asked for
+# there may be none of either; pytest ends with 5 then.
+define run-tests
+@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "$(1)not alone" $(2) || [ $$? = 5 ]
+@$(BIN)/python -m pytest -m "$(1)alone" $(2) || [ $$? = 5 ]
+endef
+
 test: install
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ONLY)
+	$(call run-tests,not slow and not gpu and ,$(ONLY))
 
 test-all: install
-	@$(BIN)/python -m pytest $(ONLY)
+	$(call run-tests,,$(ONLY))
 
 test-part: install
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PART)
+	$(call run-tests,not slow and not gpu and ,$(PART))
 
 lint: install
 	@$(BIN)/ruff check --no-cache .

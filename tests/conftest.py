@@ -1,8 +1,14 @@
-"""One Spark session for all tests, started when the first test asks for it."""
+"""One Spark session for all tests of a process, started when the first test asks for it; what processes share.
+
+`make test` runs the tests in several processes at once (pytest-xdist), file by file, so that what a file's fixtures
+make is made once. Those marked `alone` measure time, or must be through in seconds: they run after the others.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +20,29 @@ from pyspark.sql import SparkSession
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+MEMORY_EACH = 4 * 2**30  # of a process with its Spark, and the ranks that its test starts
+AT_ONCE_AT_MOST = 4
+SHARED = "MILLRACE_TESTS_SHARED"  # a folder of what the processes of one run make once
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` starts: none beside this one where cores or memory are for one alone."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    processes = min(len(os.sched_getaffinity(0)), memory // MEMORY_EACH, AT_ONCE_AT_MOST)
+    return processes if processes > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The run's first process makes the folder that all share, and takes it away in the end."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="millrace-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file goes first, so that no process is left with it when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
 
 
 @pytest.fixture(scope="session")

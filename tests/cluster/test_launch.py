@@ -71,6 +71,7 @@ def test_what_another_process_has_is_told_from_what_fails(ranks: int) -> None:
     assert not getattr(Failure.of_error(0, ranks, {**error, "busy": False, "kind": ""}).as_error(), "busy", True)
 
 
+@pytest.mark.alone
 def test_one_rank_has_its_time_limit(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"must end within timeout_s=4; rank 0 of 1 still ran"):
         launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=1, timeout_s=4)

@@ -44,6 +44,7 @@ def test_a_stage_that_finds_no_slots_in_time_is_cancelled(spark: SparkSession, m
     assert spark.range(3).count() == 3  # nothing of it is left in the way
 
 
+@pytest.mark.alone
 def test_barrier_ranks_that_take_too_long_are_named(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"within timeout_s=8; rank 0 of 2 still ran"):
         launch(f"{HERE}:wait_with_child", {"folder": str(tmp_path)}, ranks=2, launcher="barrier", timeout_s=8)

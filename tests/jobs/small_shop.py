@@ -1,11 +1,12 @@
-"""A shop of 40 customers and 30 items with examples and an untrained bundle: made once, copied for each test."""
+"""A shop of 40 customers and 30 items with examples and an untrained bundle: made once a run, copied for each test."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 import shutil
-import tempfile
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from jobs import build_examples
 from jobs.artefacts import LATEST, write_json
 from jobs.settings import Settings
 from jobs.tables import Tables
+from tests.conftest import SHARED
 from tests.spark_udfs.bundles import two_tower_bundle
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="millrace-small-shop-")  # removed with the last test
-START, TEST_FROM = datetime(2025, 1, 1), datetime(2025, 2, 20)
+START, TEST_FROM = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 20)
 USERS, ITEMS = 40, 30
 LOOKER, NEWCOMER, NEW_ITEM = "looker", "newcomer", "new item"
 EVENTS = (
@@ -47,7 +48,16 @@ def _settings(folder: Path, **sections: Any) -> Settings:
 
 @functools.cache
 def _built(spark: SparkSession) -> Path:
-    folder = Path(_FOLDER.name)
+    """Where the shop lies; the first of the processes that run tests makes it, the others wait for it."""
+    folder = Path(os.environ[SHARED], "small_shop")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "run" / LATEST).exists():
+            _build(spark, folder)
+    return folder
+
+
+def _build(spark: SparkSession, folder: Path) -> None:
     settings = _settings(folder)
     tables = Tables(spark, settings.tables.root)
     events = spark.createDataFrame(_events(), EVENTS)
@@ -60,7 +70,6 @@ def _built(spark: SparkSession) -> Path:
     provenance = {"build": {"cuts": build["cuts"]}}
     bundle = two_tower_bundle(folder / "run" / "bundles", **sizes, provenance=provenance)
     write_json(folder / "run", LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
-    return folder
 
 
 def _events() -> list[tuple[Any, ...]]:

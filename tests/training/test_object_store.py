@@ -138,6 +138,7 @@ def test_deletion_vectors_lie_in_the_bucket(own: tuple[Store, Snapshot, list[Pat
     assert read_table(open_snapshot("s3://shop/t", storage_options=store.options))["id"].to_pylist() == [1, 3]
 
 
+@pytest.mark.alone
 def test_python_goes_on_while_a_slow_store_answers(tmp_path: Path) -> None:
     """Twelve footers, 0.1 s an answer: at once, not one after the other, and nobody else is stopped meanwhile."""
     write_deltalake(tmp_path / "t", pa.table({"id": range(12), "p": range(12)}), partition_by=["p"])
@@ -160,6 +161,7 @@ def test_python_goes_on_while_a_slow_store_answers(tmp_path: Path) -> None:
     assert sum(pause > 0.09 for pause in pauses) < 6, f"{sorted(pauses)[-12:]}"  # twelve, if each file stopped it
 
 
+@pytest.mark.alone
 def test_a_row_groups_columns_are_asked_for_at_once(tmp_path: Path) -> None:
     """Forty columns at 0.1 s an answer are four seconds where each is asked for by itself."""
     names = [f"c{k}" for k in range(40)]

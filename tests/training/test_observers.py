@@ -77,6 +77,7 @@ class _Slow(_Notes):
         super().__call__(event)
 
 
+@pytest.mark.alone
 def test_a_slow_one_keeps_nobody_waiting_and_what_is_left_out_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers_module, "EVENTS_HELD", 3)
     slow, lines = _Slow(), list[str]()

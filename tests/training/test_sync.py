@@ -13,11 +13,18 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.launch import launch
 from tests.training import collectives
 from training.step.exchange import rows_are_cheaper, scale_of
 from training.step.sync import Synchroniser
 from training.tables.rows import add_rows, coalesce
 from training.world import World
+
+
+@pytest.fixture(scope="module")
+def seen_by_ranks() -> dict[int, dict[str, Any]]:
+    """What `collectives.gradients` returns on 2 and on 3 ranks; its own assertions have held there."""
+    return {ranks: launch("tests.training.collectives:gradients", {}, ranks=ranks, timeout_s=120) for ranks in (2, 3)}
 
 
 def test_one_process_gives_the_mean() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,6 +15,12 @@ from cluster.launch import launch
 from tests.training import collectives
 from training.state.files import Written, damage
 from training.world import World, _let_compute_first, _threads
+
+
+@pytest.fixture(scope="module")
+def seen_by_ranks() -> dict[int, dict[str, Any]]:
+    """What `collectives.calls` returns on 2 and on 3 ranks; its own assertions have held there."""
+    return {ranks: launch("tests.training.collectives:calls", {}, ranks=ranks, timeout_s=120) for ranks in (2, 3)}
 
 
 def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +39,7 @@ def test_objects_travel_as_json_only() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict]) -> None:  # type: ignore[type-arg]
+def test_ranks_see_the_same(ranks: int, seen_by_ranks: dict[int, dict[str, Any]]) -> None:
     seen = seen_by_ranks[ranks]["calls"]
     assert seen["sum"] == [ranks * (ranks + 1) / 2, 10.0 * ranks]
     assert seen["gather"] == [[float(rank)] * 2 for rank in range(ranks) for _ in range(rank)]
@@ -72,7 +79,7 @@ def test_one_process_works_by_itself() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel lists its threads in /proc")
-def test_horovods_threads_let_compute_first(seen_by_ranks: dict[int, dict]) -> None:  # type: ignore[type-arg]
+def test_horovods_threads_let_compute_first(seen_by_ranks: dict[int, dict[str, Any]]) -> None:
     assert seen_by_ranks[2]["policies"][str(os.SCHED_BATCH)] >= 2  # its background loop, and Gloo's
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 

@@ -11,7 +11,8 @@ from deltalake import WriterProperties, write_deltalake
 
 from cluster.launch import launch
 from tests.training import tiny
-from tests.training.world_sizes import BATCH, CUT_AT, ROWS
+from tests.training.world_sizes import BATCH, CUT_AT, ROWS, train_each
+from training.world import World
 
 SIZES = (1, 2, 3, 4)
 STEPS = -(-ROWS // BATCH)
@@ -28,11 +29,15 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]
     for size in SIZES:
         whole, cut = place, {**place, "folder": str(folder / f"cut-at-{size}"), "cut": True}
         on = {} if size == 1 else {"on": {**place, "folder": str(folder / f"cut-at-{size - 1}")}}
-        target = "tests.training.world_sizes:train_each"
-        found[size] = launch(target, {"whole": whole, "cut": cut, **on}, ranks=size, timeout_s=250)
-    on = {"on": {**place, "folder": str(folder / f"cut-at-{SIZES[-1]}")}}
-    found[1] |= launch("tests.training.world_sizes:train_each", on, ranks=1)
-    return found
+        found[size] = _train({"whole": whole, "cut": cut, **on}, size)
+    return {**found, 1: found[1] | _train({"on": {**place, "folder": str(folder / f"cut-at-{SIZES[-1]}")}}, 1)}
+
+
+def _train(specs: dict[str, Any], ranks: int) -> dict[str, Any]:
+    """On ranks, or here where it is one."""
+    if ranks == 1:
+        return train_each(specs, World())
+    return launch("tests.training.world_sizes:train_each", specs, ranks=ranks, timeout_s=250)
 
 
 @pytest.mark.timeout(600)
