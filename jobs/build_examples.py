@@ -30,8 +30,9 @@ from jobs.table_reads import Pin
 from jobs.tables import Tables
 from jobs.task import Ground, Task
 from jobs.tasks import TASKS
-from spark_udfs import features, vocabularies
+from spark_udfs import features, pieces, vocabularies
 from spark_udfs.features import Cuts
+from spark_udfs.pieces import Pieces
 from training.errors import DataError, TableError
 
 JOB = "build_examples"
@@ -91,14 +92,15 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     with step("build examples: counting and publishing"):
         counts |= ground.counts
         sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
-        rows = tables.read("examples", written["examples"]).groupBy("split").count().collect()
-        counts |= {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
+        of_splits = Pieces((cuts.validation,)).of_splits(cuts)
+        counts |= builds.count_examples(tables.read("examples", written["examples"]), of_splits)
         manifest = {
             "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
             "read": {name: pin.version for name, pin in pins.items()},
             "inputs": inputs,
             "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
             "counts": counts,
+            "pieces": of_splits,
             "schema": task.schema(sizes, settings).to_json(),
             "numbers": {
                 kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
@@ -235,12 +237,14 @@ def _write(
     with step("build examples: planning its tables"):
         planned = task.spark().examples(ground, cuts)
     for name, made in planned.items():
-        rows, properties = made, {"compression": "zstd"}
+        rows, folder, properties = made, "split", {"compression": "zstd"}
         if name == "examples":
-            rows, properties = _laid_out(made, task, counts["training_lines"], examples), _file_layout(examples)
+            rows = made.withColumn(pieces.COLUMN, Pieces((cuts.validation,)).of(F.col("known_at")))
+            rows, folder = _laid_out(rows, task, counts["training_lines"], examples), pieces.COLUMN
+            properties = _file_layout(examples)
         with step(f"writing {name}"):
             versions[name] = tables.write(
-                name, rows, mode="overwrite", job=JOB, inputs=inputs, partition_by=["split"], properties=properties
+                name, rows, mode="overwrite", job=JOB, inputs=inputs, partition_by=[folder], properties=properties
             )
     return versions
 
@@ -252,7 +256,7 @@ def _laid_out(rows: DataFrame, task: Task, count: int, examples: ExampleSettings
     """
     files = max(1, math.ceil(count / examples.rows_per_file))
     moment = F.xxhash64(*task.key[: task.spread])
-    return rows.repartition(files, moment).sortWithinPartitions("split", moment, *task.key)
+    return rows.repartition(files, moment).sortWithinPartitions(pieces.COLUMN, moment, *task.key)
 
 
 def _file_layout(examples: ExampleSettings) -> dict[str, str]:

@@ -6,16 +6,18 @@ leaves the one before it in force, and whoever trains, tunes, evaluates or score
 
 A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
 `inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`;
-`numbers`, what the numbers of a vocabulary mean (`vocabularies.digest`; older builds have `items` alone).
+`pieces`, the examples' pieces of time by split (spark_udfs/pieces.py); `numbers`, what the numbers of a vocabulary mean
+(`vocabularies.digest`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.console import say, warn
+from spark_udfs import pieces as pieces_of_time
 from spark_udfs.vocabularies import digest
 from training.data.delta_log import has_files
 from training.data.snapshot import open_snapshot, read_table
@@ -25,15 +27,24 @@ from training.state.json_files import read_json as read_checked
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pyspark.sql import DataFrame
+
     from jobs.tables import Tables
 
 TABLE, COLUMN = "builds", "manifest"
-FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema")
+FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema", "pieces")
 Manifest = dict[str, Any]
 
 
+class EarlierBuildError(TableError):
+    """The build in force is one of an earlier version of Millrace."""
+
+
 class Newest(NamedTuple):
-    """The build in force, and the version of `builds` that names it; -1 and None if nothing was ever published."""
+    """The build in force, and the version of `builds` that names it; -1 and None if nothing was ever published.
+
+    The manifest is None where an earlier version of Millrace wrote it, too.
+    """
 
     version: int
     manifest: Manifest | None
@@ -48,20 +59,25 @@ def newest(tables: Tables) -> Newest:
     if not tables.exists(TABLE):
         return Newest(-1, None)
     version = tables.version(TABLE)
-    rows = tables.read(TABLE, version).select(COLUMN).collect()  # one row
-    return Newest(version, _manifest([row[COLUMN] for row in rows], tables.path(TABLE)))
+    try:
+        return Newest(version, _manifest(_rows(tables, version), tables.path(TABLE)))
+    except EarlierBuildError:
+        return Newest(version, None)
 
 
 def published(tables: Tables) -> Manifest:
     """The build in force.
 
     Raises:
-        NoTableError: no build was published here.
+        NoTableError: no build was published here; EarlierBuildError: an earlier version of Millrace wrote it.
     """
-    manifest = newest(tables).manifest
-    if manifest is None:
+    if not tables.exists(TABLE):
         raise NoTableError(_none(tables.path(TABLE)))
-    return manifest
+    return _manifest(_rows(tables, tables.version(TABLE)), tables.path(TABLE))
+
+
+def _rows(tables: Tables, version: int) -> list[Any]:
+    return [row[COLUMN] for row in tables.read(TABLE, version).select(COLUMN).collect()]  # one row
 
 
 def published_at(root: str) -> Manifest:
@@ -176,9 +192,17 @@ def move(tables: Tables, names: Collection[str], movable: Collection[str], *, jo
     }
     if all(manifest[part] == held for part, held in moved.items()):
         return version
-    rows = tables.read("examples", moved["versions"]["examples"]).groupBy("split").count().collect()
-    counts = manifest["counts"] | {f"examples_{row['split']}": row["count"] for row in sorted(rows)}
+    examples = tables.read("examples", moved["versions"]["examples"])
+    counts = manifest["counts"] | count_examples(examples, manifest["pieces"])
     return publish(tables, manifest | moved | {"counts": counts}, job=job, since=version)
+
+
+def count_examples(examples: DataFrame, pieces: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many examples each split has."""
+    found = {
+        row[pieces_of_time.COLUMN]: row["count"] for row in examples.groupBy(pieces_of_time.COLUMN).count().collect()
+    }
+    return {f"examples_{split}": sum(found.get(piece, 0) for piece in named) for split, named in pieces.items()}
 
 
 def readable(tables: Tables, manifest: Manifest) -> Manifest | None:
@@ -247,6 +271,10 @@ def _manifest(rows: list[Any], place: str) -> Manifest:
         missing = [name for name in FIELDS if name not in manifest]
     except (TypeError, ValueError) as error:
         raise TableError(f"{_damaged(place)}: {error}") from error
+    if missing == ["pieces"]:
+        raise EarlierBuildError(
+            f"the build at {place} is of an earlier version of Millrace; run `millrace build-examples`"
+        )
     if missing:
         raise TableError(f"{_damaged(place)}: it lacks {', '.join(missing)}")
     return manifest

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from training.batch import Batch
     from training.data.snapshot import Snapshot
+    from training.data.transform import Transform
     from training.fit import FitResult, FitSettings
     from training.models.base import Model
     from training.state.files import Streamed
@@ -38,6 +39,7 @@ def fit_task(
     make_model: Callable[[Mapping[str, Any], Schema, Tables], Model],
     make_validation: Callable[[Mapping[str, Any], Schema, World], Validate | None],
     shown: tuple[str, ...],
+    make_transform: Callable[[Mapping[str, Any], Schema], Transform | None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Fit a model on this rank; rank 0 writes the bundle.
 
@@ -47,12 +49,14 @@ def fit_task(
         make_model: (spec, the examples' columns, tables) -> the model, equal on every rank.
         make_validation: (spec, the examples' columns, world) -> what judges the model after an epoch, or None.
         shown: metrics that an epoch's line names.
+        make_transform: (spec, the examples' columns) -> what changes each batch of them on its way, or None.
 
     Returns:
         rows, steps, epochs, final_loss, history, best, skipped; on rank 0 the bundle's name and place too.
     """
     with _observers(spec, world) as observers:
-        summary = _fit(spec, world, make_model, make_validation, _both(_reporter(spec, shown), observers))
+        report = _both(_reporter(spec, shown), observers)
+        summary = _fit(spec, world, make_model, make_validation, make_transform, report)
         observers.tags |= {name: summary[name] for name in ("bundle", "bundle_path") if name in summary}
     return summary
 
@@ -113,6 +117,7 @@ def _fit(
     world: World,
     make_model: Callable[[Mapping[str, Any], Schema, Tables], Model],
     make_validation: Callable[[Mapping[str, Any], Schema, World], Validate | None],
+    make_transform: Callable[[Mapping[str, Any], Schema], Transform | None],
     report: Callable[[Event], None],
 ) -> dict[str, Any]:
     import torch
@@ -134,7 +139,8 @@ def _fit(
         warn(why)
     model = make_model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
     validate = make_validation(spec, columns, world)
-    result = _fitted(spec, world, model, settings, columns, examples, validate, report)
+    transform = make_transform(spec, columns)
+    result = _fitted(spec, world, model, settings, columns, examples, transform, validate, report)
     summary: dict[str, Any] = {
         "rows": examples.rows,
         "steps": result.steps,
@@ -157,6 +163,7 @@ def _fitted(
     settings: FitSettings,
     columns: Schema,
     examples: Snapshot,
+    transform: Transform | None,
     validate: Validate | None,
     report: Callable[[Event], None],
 ) -> FitResult:
@@ -167,6 +174,7 @@ def _fitted(
     from training.fit import fit
 
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
+    share["transform"] = transform
     rows = settings.rows_per_batch(world.size)
     with Loader(examples, columns, batch_size=rows, seed=settings.seed, **share) as loader:
         return fit(
@@ -221,8 +229,13 @@ def _provenance(spec: Mapping[str, Any], made: Mapping[str, Any], result: FitRes
 
 def place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:
     """Arguments of `open_snapshot` for one of the spec's pinned tables."""
-    pinned = spec["tables"][table]
-    return {"uri": pinned["uri"], "version": pinned["version"], "partitions": {"split": pinned["splits"]}}
+    return place_of(spec["tables"][table])
+
+
+def place_of(pinned: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `open_snapshot` for a pinned table, as a spec and a bundle's provenance name it."""
+    partitions = pinned.get("partitions", {"split": pinned["splits"]})  # bundles of earlier versions name splits alone
+    return {"uri": pinned["uri"], "version": pinned["version"], "partitions": partitions}
 
 
 def _observers(spec: Mapping[str, Any], world: World) -> Observers:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from jobs.artefacts import REPLAY, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table, warn
+from jobs.learning import place_of
 from jobs.settings import Settings
 from jobs.train import latest_bundle, learn_spec, provenance, start
 from training.data.snapshot import open_snapshot
@@ -107,9 +108,7 @@ def check_tables(bundle: Bundle) -> None:
     for name, table in bundle.provenance["tables"].items():
         columns = bundle.schema.names if name == "examples" else None
         try:
-            snapshot = open_snapshot(
-                table["uri"], table["version"], columns=columns, partitions={"split": table["splits"]}
-            )
+            snapshot = open_snapshot(**place_of(table), columns=columns)
         except SnapshotError as error:
             raise SnapshotError(
                 f"bundle '{bundle.name}' was trained on version {table['version']} of table '{name}', {table['uri']}, "

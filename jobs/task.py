@@ -116,8 +116,8 @@ class OnSpark(Protocol):
         """The rows that time is split by: time, arrival_time, the ids of `Task.kinds`, and what the task needs."""
 
     def examples(self, ground: Ground, cuts: Cuts) -> Mapping[str, DataFrame]:
-        """Tables by name, in the order in which they are written: `examples` with time and split, side tables with a
-        split. The ground holds the vocabularies."""
+        """Tables by name, in the order in which they are written: `examples` with time and known_at (when all that the
+        row says was known, before the test cut), side tables with a split. The ground holds the vocabularies."""
 
     def slices(self, ground: Ground, cut: datetime) -> Mapping[str, Slice]:
         """What is asked after the cut, by name."""

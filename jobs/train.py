@@ -147,7 +147,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
 
     Args:
         settings: the pipeline's.
-        splits: partitions of the examples to train on.
+        splits: of the examples, those to train on.
         validate: whether to rank the held-out queries after each epoch.
 
     Raises:
@@ -159,13 +159,19 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     # The table's id too: versions of another table that lies there later begin at 0 again.
     pinned = {"uri": examples.uri, "version": examples.version, "id": examples.table_id}
     cut = "test" if "validation" in splits else "validation"
+    taken = [piece for split in splits for piece in facts["pieces"][split]]
     siblings = {
-        name: {"uri": f"{settings.tables.root}/{name}", "version": facts["versions"][name], "splits": [cut]}
+        name: {
+            "uri": f"{settings.tables.root}/{name}",
+            "version": facts["versions"][name],
+            "splits": [cut],
+            "partitions": {"split": [cut]},
+        }
         for name in sorted(builds.side_tables(facts))
     }
     return {
         "task": settings.task,
-        "tables": {"examples": pinned | {"splits": list(splits)}, **siblings},
+        "tables": {"examples": pinned | {"splits": list(splits), "partitions": {"piece": taken}}, **siblings},
         "build": facts,
         "schema": Schema.from_json(facts["schema"]).to_json(),
         "model": settings.model,
@@ -191,6 +197,7 @@ def spec_identity(spec: Mapping[str, Any]) -> str:
     threads, nor settings that an older version did not know (training/identity.py).
     """
     decisive = {key: spec[key] for key in ("task", "tables", "schema")}
+    decisive["until"] = spec["build"]["cuts"]["test"]
     decisive["model"] = model_identity(spec["model"])
     decisive["training"] = FitSettings(**spec["training"]).identity()
     decisive["shuffle_rows"] = spec["reader"]["shuffle_rows"]

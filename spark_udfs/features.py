@@ -22,7 +22,7 @@ PURCHASES: Mapping[str, float] = {"purchase": 1.0}
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DAY_US = 86_400_000_000
 SALES = ("count", "user_count", "recent_count", "customers", "recent_customers")
-EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "age", "weight", "time", "split")
+EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "weight", "time", "known_at")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,17 @@ def known_before(cut: datetime) -> Column:
     return (F.col("time") < F.lit(utc(cut))) & (F.col("arrival_time") <= F.lit(utc(cut)))
 
 
+def known_at() -> Column:
+    """When a line was known: the last moment as of which it is not `known_before` yet."""
+    return last_of("time", "arrival_time")
+
+
+def last_of(time: str, *arrivals: str) -> Column:
+    """The last of a time and of arrivals, so that it lies before a cut where the time does and no arrival is later."""
+    before = (F.timestamp_micros(F.unix_micros(arrival) - 1) for arrival in arrivals)  # one at the cut is known by then
+    return F.greatest(time, *before)
+
+
 def indexed(lines: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
     """Lines whose user and item have an index: user, item (bigint), time, arrival_time, tie, weight, is_goal.
 
@@ -115,24 +126,23 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = N
 
     Args:
         lines: from `indexed`, all of them; those not known before `cuts.test` are left out.
-        cuts: where time is split. A line belongs to `train` if it was known before the validation cut, else to
-            `validation`.
+        cuts: where time is split.
         max_history: the most recent lines kept. Lines that had not arrived at the moment are left out; they are looked
             for among the last 2 * max_history alone, which keeps the work linear.
         cap: of a customer's lines known before `cuts.test`, the newest so many; None: no customer has too many.
 
     Returns:
         EXAMPLE_COLUMNS: user; history array<bigint>, oldest first; history_age array<float>, days before the moment;
-        target; new (float: 1 if the user had not bought the target before); age (float: days from the moment to
-        `cuts.test`); weight (float); time (the moment); split.
+        target; new (float: 1 if no line of the user with the target was known at the moment); weight (float); time
+        (the moment); known_at (when the line was: before a cut that it is `known_before`).
     """
     known = lines.where(known_before(cuts.test))
-    first = F.min("time").over(Window.partitionBy("user", "item"))
+    before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
+    met = F.min("arrival_time").over(before)  # when the first of the earlier lines with this item had arrived
+    is_new = met.isNull() | (met > F.col("time"))
     line = F.struct(
-        "time", "tie", "item", "arrival_time", "weight",
-        (F.col("time") == first).alias("is_new"),
-        F.when(known_before(cuts.validation), TRAIN).otherwise(VALIDATION).alias("split"),
-    )  # fmt: skip
+        "time", "tie", "item", "arrival_time", "weight", is_new.alias("is_new"), known_at().alias("known_at")
+    )
     held = _newest(known.withColumn("line", line), cap)
     sequences = held.groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
     baskets = _baskets(sequences, 2 * max_history)
@@ -151,10 +161,9 @@ def examples(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = N
         "history_age",
         F.col("target.item").alias("target"),
         F.col("target.is_new").cast("float").alias("new"),
-        _days(F.col("moment"), F.lit(utc(cuts.test))).alias("age"),
         F.col("target.weight").cast("float").alias("weight"),
         F.col("moment").alias("time"),
-        F.col("target.split").alias("split"),
+        F.col("target.known_at").alias("known_at"),
     )
 
 

@@ -26,7 +26,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from spark_udfs.arrow import fixed_lists, ids_of
-from spark_udfs.features import DAY_US, TRAIN, VALIDATION, Cuts, utc
+from spark_udfs.features import DAY_US, Cuts, utc
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -158,8 +158,8 @@ def quantities(lines: DataFrame, numbered: DataFrame, form: Form) -> DataFrame:
 def examples(sums: DataFrame, form: Form, cuts: Cuts, end: int) -> DataFrame:
     """A row for each series and origin before the test cut, from the series' second period on.
 
-    A target belongs to `train` if its period ends before the validation cut, else to `validation`: an origin whose
-    horizon reaches over the cut makes a row of each, and no target stands in both.
+    A target is trained on if its period ends before the validation cut, else validated on: an origin whose horizon
+    reaches over the cut makes a row of each, and no target stands in both.
 
     Args:
         sums: from `quantities`.
@@ -170,29 +170,30 @@ def examples(sums: DataFrame, form: Form, cuts: Cuts, end: int) -> DataFrame:
     Returns:
         series; origin; lags (newest first, square roots of quantity over scale); statistics; calendar; scale (the mean
         of the lags, a little above 0); target (quantities) and known (1 where the target counts); time (the origin's);
-        split.
+        known_at (when the last target that counts was).
     """
     cut, stop = form.number(cuts.validation), min(form.number(cuts.test), end)
-    splits = ((TRAIN, -1, cut), (VALIDATION, cut, stop))
+    spans = ((-1, cut), (cut, stop))
 
-    def windows(first: int, dense: Doubles) -> Iterator[tuple[str, Ints, Doubles, Doubles]]:
+    def windows(first: int, dense: Doubles) -> Iterator[tuple[int, Ints, Doubles, Doubles]]:
         begin = max(1, stop - first - form.origins)
         at = np.arange(begin, stop - first)
-        for split, low, high in splits:
+        for low, high in spans:
             target, known = _targets(dense, at, form, low - first, high - first)
             some = known.any(axis=1)
-            yield split, at[some], target[some], known[some]
+            yield high, at[some], target[some], known[some]
 
     def spread(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for series, first, dense in _dense(batches, stop):
-            for split, at, target, known in windows(first, dense):
+            for high, at, target, known in windows(first, dense):
                 for start in range(0, len(at), ROWS_PER_BATCH):
                     part = slice(start, start + ROWS_PER_BATCH)
                     rows = _rows(series, first, dense, at[part], target[part], known[part], form)
-                    yield _batch(rows | {"split": pa.array([split] * len(at[part]), pa.string())})
+                    yield _batch(rows | {"until": pa.array(np.minimum(at[part] + first + form.horizon, high))})
 
-    made = sums.mapInArrow(spread, f"{_ROW}, split string")
-    return made.withColumn("time", form.start(F.col("origin")))
+    made = sums.mapInArrow(spread, f"{_ROW}, until bigint")
+    known_at = F.timestamp_micros(F.unix_micros(form.start(F.col("until"))) - 1)  # the end of the last target
+    return made.withColumn("time", form.start(F.col("origin"))).withColumn("known_at", known_at).drop("until")
 
 
 def asked(sums: DataFrame, form: Form, origin: int, until: int) -> DataFrame:

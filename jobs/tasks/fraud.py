@@ -27,7 +27,7 @@ METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
 HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
-OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split")
+OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split", "known_at", "piece")
 
 
 class FraudOptions(Section):

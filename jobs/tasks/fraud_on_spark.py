@@ -100,10 +100,10 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
         cases.where(after & _labelled_before(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
         cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
-    split = F.when(_labelled_before(cuts.validation), features.TRAIN).otherwise(features.VALIDATION)
+    known_at = features.last_of("time", "arrival_time", "label_time")
     return {
         "queries": held_out[0].unionByName(held_out[1]),
-        "examples": cases.where(_labelled_before(cuts.test)).withColumn("split", split),
+        "examples": cases.where(_labelled_before(cuts.test)).withColumn("known_at", known_at),
     }
 
 

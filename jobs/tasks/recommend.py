@@ -7,7 +7,7 @@ product ranks the catalogue; validation ranks it in full.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
@@ -16,11 +16,15 @@ from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from training.batch import Batch
+    from training.data.plan import IntArray
+    from training.data.transform import Transform
     from training.models.base import RetrievalModel
     from training.tables.sharded import Tables
     from training.world import World
 
 VALIDATION_KS = (10, 20, 50)
+DAY_US = 86_400_000_000
 METRICS = tuple(f"{name}_at_{k}" for k in VALIDATION_KS for name in ("recall", "ndcg", "mrr", "hit_rate", "map"))
 BESIDE = ("mrr", "hit_rate", "map", "coverage", "novelty")
 EVENTS = {
@@ -41,7 +45,6 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
             Column("history_age", Kind.DENSE, ragged=True),
             Column("target", Kind.ID, vocabulary="items", size=items),
             Column("new", Kind.DENSE),
-            Column("age", Kind.DENSE),
             Column("weight", Kind.WEIGHT),
             Column("time", Kind.TIME),
         )
@@ -66,7 +69,24 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
     from jobs.learning import fit_task
 
-    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN)
+    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN, make_transform=_with_age)
+
+
+def _with_age(spec: Mapping[str, Any], columns: Schema) -> Transform | None:
+    """Adds `age`, the days from the moment to the test cut; None where an earlier version's table has it."""
+    from datetime import datetime
+
+    import torch
+
+    if "age" in columns:
+        return None
+    cut = datetime.fromisoformat(spec["build"]["cuts"]["test"]).timestamp() * 1e6
+
+    def with_age(batch: Batch, rows: IntArray, seed: int) -> Batch:  # noqa: ARG001
+        time = cast("torch.Tensor", batch["time"])
+        return {**batch, "age": ((cut - time) / DAY_US).to(torch.float32)}
+
+    return with_age
 
 
 def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> RetrievalModel:

@@ -96,7 +96,7 @@ def test_counts_and_cuts(built: dict[str, Any]) -> None:
 def test_tables_have_their_columns(tables: Tables, built: dict[str, Any]) -> None:
     ids, floats = "array<bigint>", "array<float>"
     examples = {"user": "bigint", "history": ids, "history_age": floats, "target": "bigint", "new": "float"}
-    examples |= {"age": "float", "weight": "float", "time": "timestamp", "split": "string"}
+    examples |= {"weight": "float", "time": "timestamp", "known_at": "timestamp", "piece": "string"}
     queries = {"user": "bigint", "user_id": "string", "history": ids, "history_age": floats, "seen": ids, "truth": ids}
     catalogue = {"item": "bigint", "item_id": "string", "name": "string", "first_sold": "timestamp", "split": "string"}
     catalogue |= dict.fromkeys(SALES, "bigint")
@@ -114,7 +114,7 @@ def test_returns_views_and_strangers_change_no_history(tables: Tables, built: di
 
 
 def test_files_are_laid_out_for_streaming(settings: Settings, built: dict[str, Any]) -> None:
-    files = list((Path(settings.tables.root) / "examples" / "split=train").glob("*.zstd.parquet"))
+    files = list((Path(settings.tables.root) / "examples" / "piece=0001-01-01").glob("*.zstd.parquet"))
     assert len(files) == 1
     metadata = pq.ParquetFile(files[0]).metadata
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [100, 100]
@@ -232,7 +232,7 @@ def test_what_was_built_while_persons_were_erased_is_not_published(
         return dict.fromkeys(("catalogue", "queries", "examples"), 0)
 
     monkeypatch.setattr(build_examples, "_write", write)
-    tables.write("examples", tables.read("events").selectExpr("'x' AS split"), mode="overwrite", job="x", inputs={})
+    tables.write("examples", tables.read("events").selectExpr("'x' AS piece"), mode="overwrite", job="x", inputs={})
     with pytest.raises(DataError, match=r"while `millrace build-examples` made tables .* Run `millrace erase` again"):
         build_examples.run(settings, spark)
     assert builds.newest(tables).manifest is None

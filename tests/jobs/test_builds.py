@@ -101,7 +101,7 @@ def test_tables_that_were_only_tidied_up_are_read_where_their_rows_are_now(table
 def test_only_tables_that_had_the_builds_own_rows_are_moved(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = {"events": 0, "items": 0}
     for name in ("events", "items", "examples", "queries"):
-        rows = tables.spark.createDataFrame([("train", 1)], "split string, user bigint").coalesce(1)
+        rows = tables.spark.createDataFrame([("0001-01-01", 1)], "piece string, user bigint").coalesce(1)
         tables.write(name, rows, mode="overwrite", job="build_examples", inputs=inputs)
     assert builds.movable(tables) == []
     assert builds.move(tables, ["events"], [], job="erase") is None

@@ -17,6 +17,7 @@ from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS, demand
 from spark_udfs.baselines.panel_classic import poisson_quantiles
+from spark_udfs.pieces import FIRST
 from training.batch import Batch
 from training.errors import SettingsError
 from training.schema import Schema
@@ -89,11 +90,11 @@ def test_examples_have_the_schema_and_no_target_after_a_cut(spark: SparkSession,
     assert build["schema"] == wanted.to_json()
     assert set(wanted.names) <= set(examples.columns)
     last = examples.select(
-        "split", (F.unix_date(F.to_date("time")) + 7 * F.expr("size(filter(known, k -> k > 0))")).alias("until")
+        "piece", (F.unix_date(F.to_date("time")) + 7 * F.expr("size(filter(known, k -> k > 0))")).alias("until")
     )
-    until = {row["split"]: row["until"] for row in last.groupBy("split").agg(F.max("until").alias("until")).collect()}
+    until = {row["piece"]: row["until"] for row in last.groupBy("piece").agg(F.max("until").alias("until")).collect()}
     first = (START - datetime(1970, 1, 1, tzinfo=UTC)).days
-    assert until["train"] == first + 7 * (CUT - HORIZON)
+    assert until[FIRST] == first + 7 * (CUT - HORIZON)
     assert examples.where("time >= '2025-08-18'").count() == 0  # the test cut
     assert LATE not in {row["id"] for row in tables.read("vocabulary_series").collect()}
 

@@ -17,6 +17,8 @@ from jobs.table_reads import maker
 from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import TASKS, fraud, fraud_on_spark
+from spark_udfs.pieces import FIRST
+from spark_udfs.pieces import name as piece_of
 from training.batch import Batch
 from training.schema import Schema
 from training.world import World
@@ -95,11 +97,11 @@ def held(settings: Settings, spark: SparkSession, name: str, where: str = "true"
 def test_examples_are_the_cases_whose_label_was_known_before_the_cut(settings: Settings, spark: SparkSession) -> None:
     examples = held(settings, spark, "examples")
     wanted = {
-        case[0]: "train" if case[1] + DELAY <= VALIDATION else "validation"
+        case[0]: FIRST if case[1] + DELAY <= VALIDATION else piece_of(VALIDATION)
         for case in planted()
         if case[2] is not None and case[1] + DELAY <= CUT
     }
-    assert {name: row["split"] for name, row in examples.items()} == wanted
+    assert {name: row["piece"] for name, row in examples.items()} == wanted
     schema = TASKS["fraud"].schema({"domain": 4}, settings)
     assert {*schema.names} <= {*next(iter(examples.values())).asDict()}
     built = Schema.from_json(build_examples.run(settings, spark)["schema"])

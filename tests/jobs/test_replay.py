@@ -20,6 +20,7 @@ from jobs import builds, replay, train
 from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
+from spark_udfs import pieces
 from training.data.snapshot import open_snapshot
 from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError, UnreadableError
 from training.schema import Schema
@@ -34,14 +35,13 @@ DRIFT: dict[str, float] = {"loss": 0.0, "weights": 0.0}
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Stands for a task's: loss and weights are a function of the seed and the pinned rows; goes on as `fit` does."""
     schema, place = Schema.from_json(spec["schema"]), spec["tables"]["examples"]
-    split = {"split": place["splits"]}
     Path(spec["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
     (Path(spec["checkpoint_dir"]) / "record.jsonl").touch()
     checkpoint = Path(spec["checkpoint_dir"]) / "step-000000001"
     if not checkpoint.exists():
         checkpoint.write_text(json.dumps(DRIFT))
     drift = json.loads(checkpoint.read_text())
-    snapshot = open_snapshot(place["uri"], place["version"], columns=schema.names, partitions=split)
+    snapshot = open_snapshot(place["uri"], place["version"], columns=schema.names, partitions=place["partitions"])
     drawn = torch.randn(4, generator=torch.Generator().manual_seed(spec["training"]["seed"] + snapshot.rows))
     bundle = write_bundle(
         spec["bundle_dir"],
@@ -67,11 +67,13 @@ def in_this_process(
 def write_tables(root: Path) -> pa.Table:
     """Examples, queries and catalogue with as little in them as a snapshot needs; returns the examples."""
     schema = TASKS["recommend"].schema({"users": 5, "items": 7})
-    rows = {name: pa.array([1, 2]) for name in schema.names} | {"split": pa.array(["train", "validation"])}
+    rows = {name: pa.array([1, 2]) for name in schema.names} | {"piece": pa.array([pieces.FIRST, "2024-01-01"])}
     versions = {"examples": 0, "catalogue": 0, "queries": 0}
     build = {key: {} for key in builds.FIELDS} | {"versions": versions, "schema": schema.to_json()}
+    build |= {"cuts": {"test": "2024-02-01T00:00:00+00:00"}}
+    build |= {"pieces": {"train": [pieces.FIRST], "validation": ["2024-01-01"]}}
     write_deltalake(root / "builds", pa.table({"manifest": [json.dumps(build)]}))
-    write_deltalake(root / "examples", pa.table(rows), partition_by=["split"])
+    write_deltalake(root / "examples", pa.table(rows), partition_by=["piece"])
     for name in ("catalogue", "queries"):
         write_deltalake(root / name, pa.table({"item": [1], "split": ["test"]}), partition_by=["split"])
     return pa.table(rows)

@@ -18,6 +18,7 @@ from jobs.task import Ground
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
+from spark_udfs.pieces import Pieces
 from tests.jobs import small_shop, test_demand, test_fraud
 from training.errors import SettingsError
 from training.schema import Kind
@@ -166,18 +167,20 @@ def test_columns_are_the_schemas_and_rows_are_told_apart(name: str, folder: Path
         if types.get(column.name) not in SPARK_TYPES[column.kind]
     }
     assert not wrong
-    assert types["split"] == "string"
+    assert types["known_at"] == "timestamp"
     assert plain.select(*task.key).distinct().count() == plain.count()
     assert 0 < task.spread <= len(task.key)
-    assert {row["split"] for row in plain.select("split").distinct().collect()} == {"train", "validation"}
 
 
-def test_splits_are_by_time(name: str, folder: Path, plain: DataFrame) -> None:
+def test_splits_are_by_when_all_was_known(name: str, folder: Path, plain: DataFrame) -> None:
     cuts = cuts_of(world_of(name).settings(folder))
-    last = plain.groupBy("split").agg(F.unix_micros(F.max("time")).alias("last")).collect()
-    ends = {row["split"]: datetime.fromtimestamp(row["last"] / 1e6, tz=UTC) for row in last}
-    assert ends["train"] < cuts.validation
-    assert ends["validation"] < cuts.test
+    pieces = Pieces((cuts.validation,))
+    rows = plain.withColumn("piece", pieces.of(F.col("known_at"))).groupBy("piece")
+    last = rows.agg(*(F.unix_micros(F.max(of)).alias(of) for of in ("known_at", "time"))).collect()
+    assert len(last) == 2
+    for split, end in (("train", cuts.validation), ("validation", cuts.test)):
+        (row,) = (row for row in last if row["piece"] in pieces.of_splits(cuts)[split])
+        assert all(datetime.fromtimestamp(row[of] / 1e6, tz=UTC) < end for of in ("known_at", "time"))
 
 
 def test_an_option_of_another_task_is_refused(name: str) -> None:

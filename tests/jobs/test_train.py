@@ -368,8 +368,8 @@ def test_the_places_of_spark_study_and_mlflow_are_not_in_the_bundle() -> None:
             "training": {"mlflow_uri": "https://hidden.example", "seed": 9},
         }
     )
-    decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "training", "build")}
-    decisive |= {"model": settings.model, "reader": {"shuffle_rows": 1}}
+    decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "training")}
+    decisive |= {"build": {"cuts": {"test": ""}}, "model": settings.model, "reader": {"shuffle_rows": 1}}
     carried = train.provenance(settings, decisive)
     assert "hidden" not in json.dumps(carried)
     again = Settings.model_validate(carried["settings"])

@@ -51,7 +51,12 @@ def test_train_takes_it_and_the_bundle_says_so(tmp_path: Path, monkeypatch: pyte
     def spec_of(settings: Settings, **_: Any) -> dict[str, Any]:
         training = {name: getattr(settings.training, name) for name in train.FitSettings.model_fields}
         pinned = {"uri": "examples", "version": 3, "splits": ["train"]}
-        spec: dict[str, Any] = {"task": "recommend", "tables": {"examples": pinned}, "schema": [], "build": {}}
+        spec: dict[str, Any] = {
+            "task": "recommend",
+            "tables": {"examples": pinned},
+            "schema": [],
+            "build": {"cuts": {"test": ""}},
+        }
         return spec | {"model": settings.model, "training": training, "reader": {"shuffle_rows": 1}}
 
     def start(settings: Settings, spec: dict[str, Any], spark: Any, env: Any) -> dict[str, Any]:

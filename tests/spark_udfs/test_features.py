@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from spark_udfs import features
 from spark_udfs.features import Cuts
+from spark_udfs.pieces import FIRST, Pieces
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 CUTS = Cuts(validation=START + timedelta(days=20), test=START + timedelta(days=30))
@@ -84,6 +85,13 @@ def of_user(raw: list[Any], user: int) -> dict[tuple[float, int], float]:
     return found
 
 
+def split_of(row: Row) -> str:
+    known = row["known_at"].astimezone(UTC)
+    pieces = Pieces((CUTS.validation,)).of_splits(CUTS)
+    assert pieces == {"train": [FIRST], "validation": ["2024-01-21"]}
+    return "train" if known < CUTS.validation else "validation"
+
+
 def test_one_row_for_every_moment_and_target(raw: list[Any], examples: list[Row]) -> None:
     for user in range(1, 7):
         wanted = {
@@ -93,7 +101,7 @@ def test_one_row_for_every_moment_and_target(raw: list[Any], examples: list[Row]
         }
         rows = [row for row in examples if row["user"] == user]
         assert len(rows) == len(wanted)
-        assert {(days_of(row), row["target"]): row["split"] for row in rows} == wanted
+        assert {(days_of(row), row["target"]): split_of(row) for row in rows} == wanted
 
 
 def test_histories_hold_what_was_known_and_nothing_else(raw: list[Any], examples: list[Row]) -> None:
@@ -115,15 +123,14 @@ def test_histories_hold_what_was_known_and_nothing_else(raw: list[Any], examples
     assert compared > 50
 
 
-def test_new_age_and_weight(raw: list[Any], examples: list[Row]) -> None:
+def test_new_is_as_of_the_moment_and_weight(raw: list[Any], examples: list[Row]) -> None:
     for row in examples:
         earlier = [
             time
             for (time, item), arrived in of_user(raw, row["user"]).items()
-            if item == row["target"] and arrived <= 30
+            if item == row["target"] and time < days_of(row) and arrived <= days_of(row)
         ]
-        assert row["new"] == float(days_of(row) == min(earlier))
-        assert row["age"] == pytest.approx(30 - days_of(row))
+        assert row["new"] == float(not earlier)
         assert row["weight"] == 1.0
 
 
