@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jobs import builds
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
+from jobs.growth import Growth, growth
 from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings
@@ -76,23 +77,38 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             return _held(tables, before, held)
         say("examples are built again: versions that the build in force names have lost files, and rows have changed")
     kinds = task.kinds(settings)
+    grown = None
+    if before.manifest is not None and not same and task.grows:
+        with step("build examples: looking for what was added"):
+            grown = growth(tables, task, settings, before.manifest, pins, inputs)
     with step("build examples: counting up to the cuts"):
         read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
         lines = _lines(tables, task, settings, read)
-        cuts = _cuts(lines, task, settings, tables)
-        counts = _count(lines, kinds, cuts)
+        known = lines.where(_known(kinds))
+        span = grown.span(grown.added.where(_known(kinds))) if isinstance(grown, Growth) else _span(known)
+        cuts = _cuts(span, task, settings, tables)
+        if isinstance(grown, Growth):
+            grown = grown.refused(cuts) or grown
+        goes_on = grown if isinstance(grown, Growth) else None
+        later = lines if goes_on is None else lines.where(features.known_since(goes_on.cuts.test))
+        counts = _count(later, kinds, cuts)
+        if goes_on is not None:
+            counts = goes_on.counted(counts)
+    if isinstance(grown, str):
+        say(f"examples are built from all rows: {grown}")
     with step("appending to the vocabularies"):
-        vocabulary = {kind: _vocabulary(tables, kinds, kind, lines, cuts, inputs) for kind in kinds}
+        vocabulary = {kind: _vocabulary(tables, kinds, kind, later, cuts, inputs) for kind in kinds}
         numbered = {
             f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
         }
     ground = Ground(read | {"lines": lines} | numbered, settings, Path(settings.run_dir))
     with giving_back(tables.spark, ground.release):
-        written = _write(tables, task, ground, cuts, counts, inputs)
+        written = _write(tables, task, ground, cuts, counts, inputs, goes_on)
     with step("build examples: counting and publishing"):
         counts |= ground.counts
         sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
-        of_splits = Pieces((cuts.validation,)).of_splits(cuts)
+        in_pieces = _pieces(cuts, goes_on)
+        of_splits = in_pieces.of_splits(cuts)
         counts |= builds.count_examples(tables.read("examples", written["examples"]), of_splits)
         manifest = {
             "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
@@ -101,6 +117,8 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             "cuts": {"validation": cuts.validation.isoformat(), "test": cuts.test.isoformat()},
             "counts": counts,
             "pieces": of_splits,
+            "starts": [start.isoformat() for start in in_pieces.starts],
+            "span": span,
             "schema": task.schema(sizes, settings).to_json(),
             "numbers": {
                 kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
@@ -167,15 +185,21 @@ def _known(kinds: Mapping[str, str]) -> Column:
     return reduce(and_, (F.col(column).isNotNull() for column in kinds.values()), F.lit(True))
 
 
-def _cuts(lines: DataFrame, task: Task, settings: Settings, tables: Tables) -> Cuts:
+def _span(lines: DataFrame) -> tuple[int | None, int | None]:
+    """The times of the first and of the last line, in microseconds."""
+    first, last = lines.agg(F.min(F.unix_micros("time")), F.max(F.unix_micros("time"))).collect()[0]
+    return first, last
+
+
+def _pieces(cuts: Cuts, goes_on: Growth | None) -> Pieces:
+    return Pieces((cuts.validation,)) if goes_on is None else goes_on.pieces(cuts)
+
+
+def _cuts(span: tuple[int | None, int | None], task: Task, settings: Settings, tables: Tables) -> Cuts:
     examples = settings.examples
-    kinds = task.kinds(settings)
-    span = lines.where(_known(kinds)).agg(
-        F.min(F.unix_micros("time")).alias("first"), F.max(F.unix_micros("time")).alias("last")
-    )
-    first, last = span.collect()[0]
-    if first is None:
-        ids, table = " and ".join(kinds.values()), next(iter(task.tables(settings)))
+    first, last = span
+    if first is None or last is None:
+        ids, table = " and ".join(task.kinds(settings).values()), next(iter(task.tables(settings)))
         raise DataError(
             f"no {task.row} in table '{table}' at {tables.path(table)} has {ids}; map them to the source's columns and "
             "run `millrace ingest` again"
@@ -230,22 +254,39 @@ def _vocabulary(
 
 
 def _write(
-    tables: Tables, task: Task, ground: Ground, cuts: Cuts, counts: dict[str, int], inputs: dict[str, Any]
+    tables: Tables,
+    task: Task,
+    ground: Ground,
+    cuts: Cuts,
+    counts: dict[str, int],
+    inputs: dict[str, Any],
+    goes_on: Growth | None,
 ) -> dict[str, int]:
     """Write what the task makes, each table in a commit; returns their versions."""
-    examples, versions = ground.settings.examples, {}
+    examples, versions = ground.settings.examples, dict[str, int]()
     with step("build examples: planning its tables"):
-        planned = task.spark().examples(ground, cuts)
-    for name, made in planned.items():
-        rows, folder, properties = made, "split", {"compression": "zstd"}
-        if name == "examples":
-            rows = made.withColumn(pieces.COLUMN, Pieces((cuts.validation,)).of(F.col("known_at")))
-            rows, folder = _laid_out(rows, task, counts["training_lines"], examples), pieces.COLUMN
-            properties = _file_layout(examples)
+        on_spark = task.spark()
+        planned = dict(
+            on_spark.examples(ground, cuts) if goes_on is None else on_spark.go_on(ground, cuts, goes_on.before(tables))
+        )
+        made = planned.pop("examples")
+    write = partial(tables.write, mode="overwrite", job=JOB, inputs=inputs)
+    for name, rows in planned.items():
         with step(f"writing {name}"):
-            versions[name] = tables.write(
-                name, rows, mode="overwrite", job=JOB, inputs=inputs, partition_by=[folder], properties=properties
-            )
+            versions[name] = write(name, rows, partition_by=["split"], properties={"compression": "zstd"})
+    rows, where, count = made, None, counts["training_lines"]
+    if goes_on is not None:
+        rows, where = goes_on.rows(tables, made), goes_on.replaces()
+        count -= goes_on.manifest["counts"]["examples_train"]
+    rows = rows.withColumn(pieces.COLUMN, _pieces(cuts, goes_on).of(F.col("known_at")))
+    with step("writing examples"):
+        versions["examples"] = write(
+            "examples",
+            _laid_out(rows, task, count, examples),
+            where=where,
+            partition_by=[pieces.COLUMN],
+            properties=_file_layout(examples),
+        )
     return versions
 
 

@@ -62,6 +62,19 @@ class Ground:
 
 
 @dataclass(frozen=True)
+class Before:
+    """The build that another one goes on from.
+
+    Attributes:
+        cuts: its own; no later ones than those to come.
+        read: its side tables by name, at its versions.
+    """
+
+    cuts: Cuts
+    read: Mapping[str, DataFrame]
+
+
+@dataclass(frozen=True)
 class Slice:
     """Rows that are asked of every contender and judged together.
 
@@ -118,6 +131,10 @@ class OnSpark(Protocol):
     def examples(self, ground: Ground, cuts: Cuts) -> Mapping[str, DataFrame]:
         """Tables by name, in the order in which they are written: `examples` with time and known_at (when all that the
         row says was known, before the test cut), side tables with a split. The ground holds the vocabularies."""
+
+    def go_on(self, ground: Ground, cuts: Cuts, before: Before) -> Mapping[str, DataFrame]:
+        """What `examples` gives, of the build before and of the lines that were not known before its cuts; of the
+        examples only those not known before its test cut. Asked for where the task has `grows`."""
 
     def slices(self, ground: Ground, cut: datetime) -> Mapping[str, Slice]:
         """What is asked after the cut, by name."""
@@ -183,6 +200,9 @@ class Task:
         answered: columns of an answer, of every contender.
         table: where scoring writes.
         answer: the columns that it writes.
+        grows: of the tables that it reads those whose added rows are lines to come, so that a build can go on from the
+            one before; none: every build is made anew.
+        looked_up: of the tables that it reads those that change no example and are looked up anew.
         demo: how it is shown.
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
@@ -208,6 +228,8 @@ class Task:
     answer: Sequence[str]
     demo: Demo
     simulated: Mapping[str, str] = field(default_factory=dict)
+    grows: Sequence[str] = ()
+    looked_up: Sequence[str] = ()
 
     def tables(self, settings: Settings) -> dict[str, bool]:
         """The tables that it reads, and whether each may be missing."""

@@ -32,7 +32,7 @@ RAW, VOCABULARY, QUARANTINE, EXAMPLES = "order_lines", "vocabulary_users", "quar
 MALFORMED = "malformed_line"  # the reason of a line that has no fields
 PHYSICAL = "delta.columnMapping.physicalName"
 HIDDEN = re.compile(r"^[_.]|\._COPYING_$")  # to Spark
-BY_ID = ("events", "users", "queries", "recommendations", "feedback")
+BY_ID = ("events", "users", "queries", "histories", "recommendations", "feedback")
 # In this order they are cleaned. The vocabulary is the last: it says which index is whose.
 ORDER = (RAW, *BY_ID, QUARANTINE, EXAMPLES, VOCABULARY)
 

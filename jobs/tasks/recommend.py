@@ -171,4 +171,6 @@ TASK = Task(
     table="recommendations",
     answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
+    grows=("events",),
+    looked_up=("items",),
 )

@@ -8,7 +8,7 @@ sampled. A user is judged if there is something to find. Values are means over u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,15 @@ from pyspark.sql import functions as F
 
 from jobs.console import step, warn
 from jobs.headlines import main_k
-from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.task import OURS, Answer, Before, Ground, Scored, Slice
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
 from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
+from spark_udfs.catalogue import advanced as sold_later
+from spark_udfs.catalogue import catalogue
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
+from spark_udfs.histories import advanced, first_lines, histories, later_examples, not_held, queries
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 
 if TYPE_CHECKING:
@@ -65,28 +68,76 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     """catalogue and queries of both cuts, and the examples."""
     read, asked = ground.read, ground.settings.examples
     known, users, items = _indexed(ground), read["vocabulary_users"], read["vocabulary_items"]
-    cap = _cap(ground, known, cuts.test)
-    split = {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
-    catalogues = [
-        features.catalogue(read["lines"], items, read["items"], cut, asked.recent_days, name)
-        for name, (cut, _) in split.items()
-    ]
-    queries = [
-        features.queries(known, users, cut, until, asked.max_history, name, cap) for name, (cut, until) in split.items()
-    ]
-    return {
-        "catalogue": catalogues[0].unionByName(catalogues[1]),
-        "queries": queries[0].unionByName(queries[1]),
-        "examples": features.examples(known, cuts, asked.max_history, cap),
-    }
+    cap, kept = _cap(ground, known, cuts.test), 2 * asked.max_history
+    parts: list[dict[str, DataFrame]] = []
+    for split, (cut, until) in _asked(cuts).items():
+        sold = catalogue(read["lines"], items, read["items"], cut, asked.recent_days)
+        held = ground.keep(f"histories {split}", partial(histories, known, users, cut, kept, cap))
+        met = known.where(features.known_before(cut)).select("item").distinct()
+        wanted = queries(held, known, met, cut, until, asked.max_history, cap)
+        parts.append(_of_split(split, catalogue=sold, histories=held, queries=wanted))
+    return _together(parts) | {"examples": features.examples(known, cuts, asked.max_history, cap)}
+
+
+def _asked(cuts: Cuts) -> dict[str, tuple[datetime, datetime | None]]:
+    """Of each split, the cut that its queries are as of, and where the time that they ask for ends."""
+    return {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
+
+
+def _of_split(split: str, **tables: DataFrame) -> dict[str, DataFrame]:
+    return {name: rows.withColumn("split", F.lit(split)) for name, rows in tables.items()}
+
+
+def _together(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
+    return {name: parts[0][name].unionByName(parts[1][name]) for name in parts[0]}
+
+
+def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
+    """The side tables as `examples` makes them, and the examples that were not known before the last test cut: of that
+    build's histories and catalogue, and of lines that were known since its cuts."""
+    read, asked = ground.read, ground.settings.examples
+    users, items = read["vocabulary_users"], read["vocabulary_items"]
+    kept, cap = 2 * asked.max_history, asked.max_lines
+    first = min(before.cuts.validation, cuts.validation - timedelta(days=asked.recent_days))
+    recent = read["lines"].where(features.known_since(first))  # files without such a line are passed over
+    known = ground.keep("known", lambda: features.indexed(recent, users, items))
+    ends = {features.VALIDATION: before.cuts.validation, features.TEST: before.cuts.test}
+    parts: list[dict[str, DataFrame]] = []
+    for split, (cut, until) in _asked(cuts).items():
+        in_between = features.known_since(ends[split]) & features.known_before(cut)
+        held = before.read["histories"].where(F.col("split") == split).drop("split")
+        new = ground.keep(f"new {split}", partial(not_held, known.where(in_between), held))
+        later = ground.keep(f"histories {split}", partial(advanced, held, new, users, kept, cap))
+        sold = ground.keep(
+            f"catalogue {split}",
+            partial(
+                sold_later,
+                before.read["catalogue"].where(F.col("split") == split),
+                recent.where(in_between), first_lines(held, new), recent, items, read["items"], cut, asked.recent_days,
+            ),
+        )  # fmt: skip
+        wanted = queries(later, known, sold.where("user_count > 0"), cut, until, asked.max_history, cap)
+        parts.append(_of_split(split, catalogue=sold, histories=later, queries=wanted))
+    ground.counts["training_users"] = parts[1]["histories"].count()
+    ground.counts["training_items"] = parts[1]["catalogue"].where("user_count > 0").count()
+    whole = partial(_lines_of, ground, cuts.test)
+    made = later_examples(held, new, whole, cuts, ends[features.TEST], asked.max_history, cap)
+    return _together(parts) | {"examples": made}
+
+
+def _lines_of(ground: Ground, cut: datetime, users: DataFrame) -> DataFrame:
+    """All lines of some users that were known before a cut; of every file, since nothing says where they lie."""
+    read = ground.read
+    theirs = read["vocabulary_users"].join(users, F.col("index") == F.col("user"), "left_semi")
+    return features.indexed(read["lines"].where(features.known_before(cut)), theirs, read["vocabulary_items"])
 
 
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
-    queries = ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
+    asked = ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
     truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
     return {
-        name: Slice(PROTOCOLS[name], queries.withColumn("truth", truth).where(F.size("truth") > 0))
+        name: Slice(PROTOCOLS[name], asked.withColumn("truth", truth).where(F.size("truth") > 0))
         for name, truth in truths.items()
     }
 
@@ -221,7 +272,9 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
     )
     known = features.indexed(read["lines"], numbered, read["vocabulary_items"])
     cap = _cap(ground, known, moment)
-    asked = features.queries(known, numbered, moment, None, ground.settings.examples.max_history, "score", cap)
+    length = ground.settings.examples.max_history
+    held = histories(known, numbered, moment, length, cap)
+    asked = queries(held, known, known.select("item").limit(0), moment, None, length, cap)
     empty_ids, empty_ages = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
         numbered.withColumnRenamed("index", "user")
@@ -241,7 +294,7 @@ def _rows(ground: Ground, queries: DataFrame, moment: datetime) -> DataFrame:
     """What is written, by names and by numbers."""
     scoring, items, read = ground.settings.scoring, ground.read["vocabulary_items"], ground.read
     recent_days = ground.settings.examples.recent_days
-    sold = features.catalogue(read["lines"], items, read["items"], moment, recent_days, "score").where("count > 0")
+    sold = catalogue(read["lines"], items, read["items"], moment, recent_days).where("count > 0")
     order = popularity_order(sold, "recent_customers")
     ranked = recommend(
         queries,

@@ -1,0 +1,190 @@
+"""The last lines of every user as of a cut, kept so that a later cut goes on from them; and what is asked at a cut.
+
+    lines --histories--> one row per user as of a cut            histories + new lines --advanced--> as of a later one
+    histories + lines after the cut --queries--> what a list is asked for, with its truth
+
+A history as of a later cut is made of the one before and of the lines that were known in between alone: work grows with
+these lines and with the users, not with all that was ever bought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_udfs.features import Cuts, ages, examples, known_before, merged, newest, utc
+
+LINE = ("time", "tie", "item", "arrival_time", "weight", "is_goal")
+
+_LINES = "array<struct<time:timestamp,tie:bigint,item:bigint,arrival_time:timestamp,weight:double,is_goal:boolean>>"
+_IDS = "array<bigint>"
+
+
+def histories(lines: DataFrame, users: DataFrame, cut: datetime, kept: int, cap: int | None = None) -> DataFrame:
+    """One row per user known before a cut.
+
+    Args:
+        lines: from `features.indexed`.
+        users: the users' vocabulary.
+        cut: what was not known before it is no part.
+        kept: the newest lines that are kept as they are.
+        cap: of a user's lines the newest so many count; None: all.
+
+    Returns:
+        user, user_id, lines (array of LINE, oldest first), items (array<bigint>, ascending: those of all lines), seen
+        (the same of goals), whole (whether lines are all that the user has).
+    """
+    return _named(_gathered(newest(lines.where(known_before(cut)), cap), kept, cap), users)
+
+
+def advanced(before: DataFrame, new: DataFrame, users: DataFrame, kept: int, cap: int) -> DataFrame:
+    """The histories as of a later cut.
+
+    Args:
+        before: `histories` as of a cut.
+        new: the lines that were known from that cut on and before the later one, from `features.indexed`.
+        users: the users' vocabulary.
+        kept: as in `histories`.
+        cap: as in `histories`.
+
+    Returns:
+        What `histories` gives of all lines as of the later cut; of a user with more lines than `cap`, items and seen
+        may be those of older lines too, `cap` of them at most.
+    """
+    come = _gathered(newest(new, cap), kept, cap)
+    both = before.drop("user_id").join(
+        come.select("user", *(F.col(name).alias(f"new_{name}") for name in _HELD)), "user", "full"
+    )
+    return _named(both.select("user", *_joined(kept, cap)), users)
+
+
+_HELD = ("lines", "items", "seen", "whole")
+
+
+def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
+    goal = F.when(F.col("is_goal"), F.col("item"))
+    return (
+        lines.groupBy("user")
+        .agg(
+            F.sort_array(F.collect_list(F.struct(*LINE))).alias("lines"),
+            F.sort_array(F.collect_set("item")).alias("items"),
+            F.sort_array(F.collect_set(goal)).alias("seen"),
+            (F.count(F.lit(1)) <= min(kept, kept if cap is None else cap - 1)).alias("whole"),
+        )
+        .withColumn("lines", last(F.col("lines"), kept))
+    )
+
+
+def _joined(kept: int, cap: int) -> list[Column]:
+    """_HELD of both together."""
+
+    def both(name: str, kind: str) -> Column:
+        nothing = F.array().cast(kind)
+        return F.concat(F.coalesce(name, nothing), F.coalesce(f"new_{name}", nothing))
+
+    def of_all(name: str) -> Column:
+        return F.slice(F.sort_array(F.array_distinct(both(name, _IDS))), 1, cap).alias(name)
+
+    lines = F.sort_array(both("lines", _LINES))
+    both_whole = F.coalesce("whole", F.lit(True)) & F.coalesce("new_whole", F.lit(True))
+    return [
+        last(lines, kept).alias("lines"),
+        of_all("items"),
+        of_all("seen"),
+        (both_whole & (F.size(lines) <= min(kept, cap - 1))).alias("whole"),
+    ]
+
+
+def _named(rows: DataFrame, users: DataFrame) -> DataFrame:
+    ids = users.select(F.col("index").alias("user"), F.col("id").alias("user_id"))
+    return rows.join(ids, on="user", how="inner").select("user", "user_id", *_HELD)
+
+
+def last(array: Column, count: int) -> Column:
+    """The last elements of an array, all of them where there are fewer."""
+    return F.slice(array, F.greatest(F.size(array) - count, F.lit(0)) + 1, F.lit(count))
+
+
+def as_lines(held: DataFrame) -> DataFrame:
+    """The lines of histories, one row each: user and LINE."""
+    return held.select("user", F.explode("lines").alias("line")).select("user", "line.*")
+
+
+def queries(
+    held: DataFrame, lines: DataFrame, known_items: DataFrame, cut: datetime, until: datetime | None, max_history: int,
+    cap: int | None = None,
+) -> DataFrame:  # fmt: skip
+    """One row per user known before a cut: what they had bought, and what they bought after it.
+
+    Args:
+        held: `histories` as of the cut, which kept `max_history` lines at least.
+        lines: from `features.indexed`, those from the cut on.
+        known_items: a column `item`: the items of which some known customer had a line before the cut.
+        cut: histories end before it.
+        until: the held-out period ends before it; None: with the last line.
+        max_history: the most recent lines kept.
+        cap: of a customer's lines after the cut the newest so many count; None: all.
+
+    Returns:
+        user, user_id, history, history_age (as in `features.examples`, moment = cut), seen (array<bigint>, ascending:
+        the items of goals before), truth (array<bigint>, ascending: known items of goals in the held-out period; may be
+        empty). Purchases are goals, see `features.purchases`.
+    """
+    after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
+    bought = lines.where(after & F.col("is_goal")).join(known_items, on="item", how="left_semi")
+    truths = newest(bought, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+    short = held.select("user", "user_id", "seen", last(F.col("lines"), max_history).alias("lines"))
+    return short.join(truths, on="user", how="left").select(
+        "user",
+        "user_id",
+        F.transform("lines", lambda line: line["item"]).alias("history"),
+        ages(F.col("lines"), F.lit(utc(cut))).alias("history_age"),
+        "seen",
+        F.coalesce("truth", F.array().cast(_IDS)).alias("truth"),
+    )
+
+
+def not_held(lines: DataFrame, held: DataFrame) -> DataFrame:
+    """Lines without those that histories hold: one that is told again, and arrived later, is known already."""
+    touched = held.join(lines.select("user").distinct(), on="user", how="left_semi")
+    return lines.join(as_lines(touched).select("user", "item", "time"), on=["user", "item", "time"], how="left_anti")
+
+
+def first_lines(held: DataFrame, new: DataFrame) -> DataFrame:
+    """user, item: a row for each user and item of new lines that no line of the histories has."""
+    pairs = new.select("user", "item").distinct().join(held.select("user", "items"), on="user", how="left")
+    return pairs.where(~F.coalesce(F.array_contains("items", F.col("item")), F.lit(False))).select("user", "item")
+
+
+def later_examples(
+    before: DataFrame, new: DataFrame, whole: Callable[[DataFrame], DataFrame], cuts: Cuts, since: datetime,
+    max_history: int, cap: int,
+) -> DataFrame:  # fmt: skip
+    """The examples of lines that were known since a cut, as `features.examples` of all lines gives them.
+
+    Args:
+        before: `histories` as of that cut, with 2 * `max_history` lines kept.
+        new: the lines that were known since and before `cuts.test`, from `features.indexed`; none that `before` holds.
+        whole: (a column `user`) -> all lines of these users; asked where a line came so late that the history before
+            it is more than what is kept.
+        cuts: the examples are known before `cuts.test`.
+        since: the cut that `before` is of.
+        max_history: as in `features.examples`.
+        cap: as in `features.examples`. Of users who have more lines, older examples stay as they were made.
+    """
+    late = new.where(F.col("time") < F.lit(utc(since))).select("user").distinct()
+    far = late.join(before.where("NOT whole").select("user"), on="user", how="left_semi")
+    some_are_far = not far.isEmpty()
+    near = new.join(far, on="user", how="left_anti") if some_are_far else new
+    touched = before.join(near.select("user").distinct(), on="user", how="left_semi")
+    known = merged(as_lines(touched).unionByName(near.select("user", *LINE)))
+    made = examples(known, cuts, max_history, cap, since)
+    # What was met before the kept lines; of users with late lines these are all, so that the order of time tells.
+    met = touched.join(late, on="user", how="left_anti").select("user", "items")
+    is_met = F.coalesce(F.array_contains("items", F.col("target")), F.lit(False))
+    new_to = F.when(is_met, F.lit(0.0)).otherwise(F.col("new")).cast("float")
+    made = made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")
+    return made.unionByName(examples(whole(far), cuts, max_history, cap, since)) if some_are_far else made

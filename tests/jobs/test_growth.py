@@ -1,0 +1,129 @@
+"""A build that goes on from the one before gives what a build of all rows gives, and reads what came since."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import build_examples
+from jobs.settings import Settings
+from jobs.tables import Tables
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+EVENTS = (
+    "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp, name string"
+)
+COMPARED = ("catalogue", "histories", "queries", "examples")
+
+
+def day(number: float) -> datetime:
+    return START + timedelta(days=number)
+
+
+def event(number: int, user: str | None, item: str, at: float, late: float = 0) -> tuple[Any, ...]:
+    return (f"e{number}", user, item, "purchase", day(at), day(at + late), f"the {item}")
+
+
+def planted() -> list[tuple[Any, ...]]:
+    """Twelve customers, of whom one has very many lines; some lines arrive days later, some twice; new ids come."""
+    rng, rows = random.Random(7), []
+    for number in range(900):
+        at = rng.randrange(60 * 4) / 4
+        user = rng.choice(["guest", *(f"u{n}" for n in range(int(4 + at / 7))), None])
+        item = f"i{rng.randrange(int(6 + at / 5))}"
+        late = rng.choice([0, 0, 0, 0.5, 3, 9])
+        rows.append(event(number, user, item, at, late))
+        if number % 50 == 0:
+            rows.append(event(10_000 + number, user, item, at, late + 5))
+    rows += [event(20_000, "rare", "i1", 2), event(20_001, "rare", "i2", 3, 44), event(20_002, "rare", "i2", 45)]
+    return rows
+
+
+def known_at(row: tuple[Any, ...]) -> datetime:
+    return max(row[4], row[5])
+
+
+def settings_for(folder: Path, test_from: datetime, **sections: Any) -> Settings:
+    examples = {"validation_days": 6, "max_history": 3, "recent_days": 5, "rows_per_group": 100, "max_lines": 1_000}
+    examples |= {"test_from": test_from.replace(tzinfo=None), **sections}
+    return Settings(
+        **{"tables": {"root": str(folder / "tables")}, "run_dir": str(folder / "run"), "examples": examples}
+    )
+
+
+def ingest(spark: SparkSession, settings: Settings, rows: list[tuple[Any, ...]], batch: int) -> None:
+    tables, events = Tables(spark, settings.tables.root), spark.createDataFrame(rows, EVENTS).coalesce(2)
+    tables.merge_new("events", events, ["event_id"], job="ingest", inputs={"batch": batch})
+    items = tables.read("events").select("item_id", "name").distinct()
+    tables.write("items", items, mode="overwrite", job="ingest", inputs={"batch": batch})
+
+
+def content(spark: SparkSession, settings: Settings, manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """The rows of each table as texts; of the examples without their piece."""
+    tables, found = Tables(spark, settings.tables.root), {}
+    for name in COMPARED:
+        rows = tables.read(name, manifest["versions"][name]).drop("piece")
+        found[name] = sorted(row[0] for row in rows.select(F.to_json(F.struct(*sorted(rows.columns)))).collect())
+    return found
+
+
+def build(spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    capsys.readouterr()
+    manifest = build_examples.run(settings, spark)
+    return manifest, capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def begun(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop of 40 days that was built."""
+    folder = tmp_path_factory.mktemp("growth")
+    settings = settings_for(folder, day(40))
+    ingest(spark, settings, [row for row in planted() if known_at(row) < day(41)], 0)
+    build_examples.run(settings, spark)
+    return folder
+
+
+def copied(begun: Path, folder: Path) -> Path:
+    shutil.copytree(begun, folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_it_gives_what_a_build_of_all_rows_gives(
+    spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the cut stays, where it moves by a day, and where it moves beyond the validation of the build before."""
+    folder, last = copied(begun, tmp_path), 41
+    for to in (40, 41, 48):
+        settings = settings_for(folder, day(to))
+        ingest(spark, settings, [row for row in planted() if day(last) <= known_at(row) < day(to + 2)], to)
+        grown, said = build(spark, settings, capsys)
+        assert "from all rows" not in said
+        last = to + 2
+    assert grown["pieces"] == {"train": ["0001-01-01", "2025-02-04", "2025-02-05"], "validation": ["2025-02-12"]}
+    whole, said = build(spark, settings_for(folder, day(48), rows_per_group=101), capsys)
+    assert "examples are built from all rows: settings" in said
+    assert whole["counts"] == grown["counts"]
+    found, wanted = (content(spark, settings, manifest) for manifest in (grown, whole))
+    for name in COMPARED:
+        assert found[name] == wanted[name], name
+
+
+def test_why_a_build_is_made_of_all_rows(
+    spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(begun, tmp_path)
+    settings = settings_for(folder, day(40))
+    tables, events = Tables(spark, settings.tables.root), [event(30_000, "u1", "i1", 3), event(30_001, "u1", "i1", 42)]
+    ingest(spark, settings, events, 1)
+    assert "1 lines were added that would have been known at the last cut" in build(spark, settings, capsys)[1]
+    tables.remove("events", spark.createDataFrame([("e1",)], "event_id string"), job="erase", inputs={})
+    assert "rows of events were changed or removed since" in build(spark, settings, capsys)[1]
+    ingest(spark, settings, [event(30_002, "u1", "i1", 43)], 2)
+    assert "a cut lies before the last one" in build(spark, settings_for(folder, day(39)), capsys)[1]
