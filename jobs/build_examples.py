@@ -185,17 +185,17 @@ def _known(kinds: Mapping[str, str]) -> Column:
     return reduce(and_, (F.col(column).isNotNull() for column in kinds.values()), F.lit(True))
 
 
-def _span(lines: DataFrame) -> tuple[int | None, int | None]:
+def _span(lines: DataFrame) -> list[int | None]:
     """The times of the first and of the last line, in microseconds."""
     first, last = lines.agg(F.min(F.unix_micros("time")), F.max(F.unix_micros("time"))).collect()[0]
-    return first, last
+    return [first, last]
 
 
 def _pieces(cuts: Cuts, goes_on: Growth | None) -> Pieces:
     return Pieces((cuts.validation,)) if goes_on is None else goes_on.pieces(cuts)
 
 
-def _cuts(span: tuple[int | None, int | None], task: Task, settings: Settings, tables: Tables) -> Cuts:
+def _cuts(span: list[int | None], task: Task, settings: Settings, tables: Tables) -> Cuts:
     examples = settings.examples
     first, last = span
     if first is None or last is None:

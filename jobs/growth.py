@@ -63,11 +63,11 @@ class Growth(NamedTuple):
         """The pieces of the build before, and one that begins with the validation of this one."""
         return Pieces(tuple(sorted({*self.starts, cuts.validation})))
 
-    def span(self, lines: DataFrame) -> tuple[int | None, int | None]:
+    def span(self, lines: DataFrame) -> list[int | None]:
         """The times of the first and of the last line, in microseconds, by the build before and lines added since."""
         first, last = self.manifest["span"]
         added = lines.agg(F.max(F.unix_micros("time"))).collect()[0][0]
-        return first, max(last, added or last)
+        return [first, max(last, added or last)]
 
     def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Counts of the lines that were not known before the last test cut, with those of the build before."""
@@ -118,6 +118,9 @@ def growth(
     """
     if not task.grows or "span" not in manifest:
         return "the build in force does not say enough"
+    others = [name for name in pins if name not in (*task.grows, *task.looked_up)]
+    if others:
+        return f"{others[0]} makes lines too, and some that were added may be the same ones"
     if _decisive(task, inputs) != _decisive(task, manifest["inputs"]):
         return "settings, or tables other than those that grow, have changed"
     held = builds.readable(tables, manifest)

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 PURCHASES: Mapping[str, float] = {"purchase": 1.0}
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DAY_US = 86_400_000_000
+LOOKED_AT = 2  # times the length of a history: so many arrivals are looked at for its most recent lines
 EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "weight", "time", "known_at")
 
 
@@ -136,8 +137,8 @@ def examples(
     Args:
         lines: from `indexed`, all of them; those not known before `cuts.test` are left out.
         cuts: where time is split.
-        max_history: the most recent lines kept. Lines that had not arrived at the moment are left out; they are looked
-            for among the last 2 * max_history alone, which keeps the work linear.
+        max_history: of the LOOKED_AT * max_history lines before the moment that had arrived last by then, the most
+            recent ones: so many are looked at, which keeps the work linear.
         cap: of a customer's lines known before `cuts.test`, the newest so many; None: no customer has too many.
         since: only those of lines that were known from then on; None: all.
 
@@ -155,10 +156,8 @@ def examples(
     )
     held = newest(known.withColumn("line", line), cap)
     sequences = held.groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
-    baskets = _baskets(sequences, 2 * max_history, since)
-    history = F.slice("known", F.greatest(F.size("known") - max_history, F.lit(0)) + 1, F.lit(max_history))
-    histories = baskets.select("user", "moment", "targets", history.alias("history"))
-    rows = histories.select(
+    baskets = _baskets(sequences, max_history, since)
+    rows = baskets.select(
         "user",
         F.transform("history", lambda line: line["item"]).alias("history"),
         ages(F.col("history"), F.col("moment")).alias("history_age"),
@@ -179,10 +178,15 @@ def examples(
     )
 
 
-def _baskets(sequences: DataFrame, window: int, since: datetime | None) -> DataFrame:
-    """user, moment, targets (the lines of that moment), known (those of the `window` lines before that had arrived);
-    moments with a line that was known since a time alone, if there is one."""
-    lines, starts = F.col("lines"), F.col("starts")
+def _baskets(sequences: DataFrame, length: int, since: datetime | None) -> DataFrame:
+    """user, moment, targets (the lines of that moment), history (lines before it that had arrived, by `LOOKED_AT`).
+
+    Args:
+        sequences: user, lines (in the order of time).
+        length: of a history at most.
+        since: moments with a line that was known since then alone; None: all.
+    """
+    lines, starts, arrivals = F.col("lines"), F.col("starts"), F.col("arrivals")
     positions = F.sequence(F.lit(0), F.size(lines) - 1)
 
     def opens(position: Column) -> Column:
@@ -199,19 +203,58 @@ def _baskets(sequences: DataFrame, window: int, since: datetime | None) -> DataF
         return F.exists(targets(span), lambda line: line["known_at"] >= F.lit(utc(since)))
 
     def basket(span: Column) -> Column:
-        start = span["start"]
-        moment = F.get(lines, start)["time"]
-        begin = F.greatest(start - window, F.lit(0))
-        earlier = F.slice(lines, begin + 1, start - begin)
-        return F.struct(
-            moment.alias("moment"),
-            targets(span).alias("targets"),
-            F.filter(earlier, lambda line: line["arrival_time"] <= moment).alias("known"),
-        )
+        start, moment = span["start"], F.get(lines, span["start"])["time"]
+        at_once = F.slice(lines, F.greatest(start - length, F.lit(0)) + 1, F.least(start, F.lit(length)))
+        arrived = _arrived_by(arrivals, moment) - F.size(F.filter(targets(span), lambda line: _is_there(line, moment)))
+        window = LOOKED_AT * length
+        looked_at = F.slice(arrivals, F.greatest(arrived - window, F.lit(0)) + 1, F.least(arrived, F.lit(window)))
+        late = last(F.sort_array(F.transform(looked_at, lambda arrival: arrival["line"])), length)
+        history = F.when(arrivals.isNull(), F.transform(at_once, in_time)).otherwise(late)
+        return F.struct(moment.alias("moment"), targets(span).alias("targets"), history.alias("history"))
 
-    opened = sequences.withColumn("starts", F.filter(positions, opens)).withColumn("spans", F.transform("starts", span))
+    some_late = F.exists(lines, lambda line: line["arrival_time"] > line["time"])
+    by_arrival = F.transform(
+        lines, lambda line: F.struct(line["arrival_time"].alias("arrival_time"), in_time(line).alias("line"))
+    )
+    opened = sequences.withColumn("starts", F.filter(positions, opens)).select(
+        "*",
+        F.transform("starts", span).alias("spans"),
+        F.when(some_late, F.sort_array(by_arrival)).alias("arrivals"),  # null: as the lines are
+    )
     spans = F.col("spans") if since is None else F.filter("spans", lambda span: is_asked(span, since))
     return opened.select("user", F.explode(F.transform(spans, basket)).alias("basket")).select("user", "basket.*")
+
+
+def in_time(line: Column) -> Column:
+    """What a history keeps of a line, in the order of time."""
+    return F.struct(line["time"].alias("time"), line["tie"].alias("tie"), line["item"].alias("item"))
+
+
+def _is_there(line: Column, moment: Column) -> Column:
+    return line["arrival_time"] <= moment
+
+
+def last(array: Column, count: int) -> Column:
+    """The last elements of an array, all of them where there are fewer."""
+    return F.slice(array, F.greatest(F.size(array) - count, F.lit(0)) + 1, F.lit(count))
+
+
+def _arrived_by(arrivals: Column, moment: Column) -> Column:
+    """How many of the arrivals, which are in their order, lie at or before a moment: by halving."""
+
+    def halved(bounds: Column, _: Column) -> Column:
+        low, high = bounds["low"], bounds["high"]
+        middle = F.floor((low + high) / 2).cast("int")
+        is_there = F.get(arrivals, middle)["arrival_time"] <= moment
+        done = low >= high
+        return F.struct(
+            F.when(done | ~is_there, low).otherwise(middle + 1).alias("low"),
+            F.when(done | is_there, high).otherwise(middle).alias("high"),
+        )
+
+    bounds = F.struct(F.lit(0).alias("low"), F.size(arrivals).alias("high"))
+    steps = F.sequence(F.lit(0), F.ceil(F.log2(F.size(arrivals) + 1)).cast("int"))
+    return F.aggregate(steps, bounds, halved, lambda bounds: bounds["low"])
 
 
 def _days(earlier: Column, later: Column) -> Column:

@@ -9,17 +9,16 @@ these lines and with the users, not with all that was ever bought.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_udfs.features import Cuts, ages, examples, known_before, merged, newest, utc
+from spark_udfs.features import Cuts, ages, examples, in_time, known_before, last, merged, newest, utc
 
-LINE = ("time", "tie", "item", "arrival_time", "weight", "is_goal")
+LINE = ("arrival_time", "time", "tie", "item", "weight", "is_goal")
 
-_LINES = "array<struct<time:timestamp,tie:bigint,item:bigint,arrival_time:timestamp,weight:double,is_goal:boolean>>"
+_LINES = "array<struct<arrival_time:timestamp,time:timestamp,tie:bigint,item:bigint,weight:double,is_goal:boolean>>"
 _IDS = "array<bigint>"
 
 
@@ -30,12 +29,12 @@ def histories(lines: DataFrame, users: DataFrame, cut: datetime, kept: int, cap:
         lines: from `features.indexed`.
         users: the users' vocabulary.
         cut: what was not known before it is no part.
-        kept: the newest lines that are kept as they are.
+        kept: of a user's lines those that arrived last are kept as they are, so many.
         cap: of a user's lines the newest so many count; None: all.
 
     Returns:
-        user, user_id, lines (array of LINE, oldest first), items (array<bigint>, ascending: those of all lines), seen
-        (the same of goals), whole (whether lines are all that the user has).
+        user, user_id, lines (array of LINE, in the order in which they arrived), items (array<bigint>, ascending: those
+        of all lines), seen (the same of goals), whole (whether lines are all that the user has).
     """
     return _named(_gathered(newest(lines.where(known_before(cut)), cap), kept, cap), users)
 
@@ -103,11 +102,6 @@ def _named(rows: DataFrame, users: DataFrame) -> DataFrame:
     return rows.join(ids, on="user", how="inner").select("user", "user_id", *_HELD)
 
 
-def last(array: Column, count: int) -> Column:
-    """The last elements of an array, all of them where there are fewer."""
-    return F.slice(array, F.greatest(F.size(array) - count, F.lit(0)) + 1, F.lit(count))
-
-
 def as_lines(held: DataFrame) -> DataFrame:
     """The lines of histories, one row each: user and LINE."""
     return held.select("user", F.explode("lines").alias("line")).select("user", "line.*")
@@ -120,7 +114,7 @@ def queries(
     """One row per user known before a cut: what they had bought, and what they bought after it.
 
     Args:
-        held: `histories` as of the cut, which kept `max_history` lines at least.
+        held: `histories` as of the cut, which kept LOOKED_AT * `max_history` lines.
         lines: from `features.indexed`, those from the cut on.
         known_items: a column `item`: the items of which some known customer had a line before the cut.
         cut: histories end before it.
@@ -136,7 +130,8 @@ def queries(
     after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
     bought = lines.where(after & F.col("is_goal")).join(known_items, on="item", how="left_semi")
     truths = newest(bought, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
-    short = held.select("user", "user_id", "seen", last(F.col("lines"), max_history).alias("lines"))
+    recent = last(F.sort_array(F.transform("lines", in_time)), max_history)
+    short = held.select("user", "user_id", "seen", recent.alias("lines"))
     return short.join(truths, on="user", how="left").select(
         "user",
         "user_id",
@@ -159,32 +154,34 @@ def first_lines(held: DataFrame, new: DataFrame) -> DataFrame:
     return pairs.where(~F.coalesce(F.array_contains("items", F.col("item")), F.lit(False))).select("user", "item")
 
 
+def out_of_reach(held: DataFrame, new: DataFrame, since: datetime) -> DataFrame:
+    """`user`: those with a new line that lies before the cut of the histories, which do not hold all that was before.
+
+    Whether such a line was told before, and the history before it, only all lines of the user say.
+    """
+    late = new.where(F.col("time") < F.lit(utc(since))).select("user").distinct()
+    return late.join(held.where("NOT whole").select("user"), on="user", how="left_semi")
+
+
 def later_examples(
-    before: DataFrame, new: DataFrame, whole: Callable[[DataFrame], DataFrame], cuts: Cuts, since: datetime,
-    max_history: int, cap: int,
-) -> DataFrame:  # fmt: skip
+    held: DataFrame, new: DataFrame, cuts: Cuts, since: datetime, max_history: int, cap: int
+) -> DataFrame:
     """The examples of lines that were known since a cut, as `features.examples` of all lines gives them.
 
     Args:
-        before: `histories` as of that cut, with 2 * `max_history` lines kept.
-        new: the lines that were known since and before `cuts.test`, from `features.indexed`; none that `before` holds.
-        whole: (a column `user`) -> all lines of these users; asked where a line came so late that the history before
-            it is more than what is kept.
+        held: `histories` as of that cut, with LOOKED_AT * `max_history` lines kept.
+        new: the lines that were known since and before `cuts.test`; none that `held` holds, none of users that are
+            `out_of_reach`.
         cuts: the examples are known before `cuts.test`.
-        since: the cut that `before` is of.
+        since: the cut that `held` is of.
         max_history: as in `features.examples`.
         cap: as in `features.examples`. Of users who have more lines, older examples stay as they were made.
     """
-    late = new.where(F.col("time") < F.lit(utc(since))).select("user").distinct()
-    far = late.join(before.where("NOT whole").select("user"), on="user", how="left_semi")
-    some_are_far = not far.isEmpty()
-    near = new.join(far, on="user", how="left_anti") if some_are_far else new
-    touched = before.join(near.select("user").distinct(), on="user", how="left_semi")
-    known = merged(as_lines(touched).unionByName(near.select("user", *LINE)))
+    touched = held.join(new.select("user").distinct(), on="user", how="left_semi")
+    known = merged(as_lines(touched).unionByName(new.select("user", *LINE)))
     made = examples(known, cuts, max_history, cap, since)
-    # What was met before the kept lines; of users with late lines these are all, so that the order of time tells.
-    met = touched.join(late, on="user", how="left_anti").select("user", "items")
+    # What was met before the kept lines. Where these are all, the order of time tells: some may be late ones.
+    met = touched.where("NOT whole").select("user", "items")
     is_met = F.coalesce(F.array_contains("items", F.col("target")), F.lit(False))
     new_to = F.when(is_met, F.lit(0.0)).otherwise(F.col("new")).cast("float")
-    made = made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")
-    return made.unionByName(examples(whole(far), cuts, max_history, cap, since)) if some_are_far else made
+    return made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")

@@ -25,7 +25,7 @@ from spark_udfs.catalogue import advanced as sold_later
 from spark_udfs.catalogue import catalogue
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
-from spark_udfs.histories import advanced, first_lines, histories, later_examples, not_held, queries
+from spark_udfs.histories import advanced, first_lines, histories, later_examples, not_held, out_of_reach, queries
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     """catalogue and queries of both cuts, and the examples."""
     read, asked = ground.read, ground.settings.examples
     known, users, items = _indexed(ground), read["vocabulary_users"], read["vocabulary_items"]
-    cap, kept = _cap(ground, known, cuts.test), 2 * asked.max_history
+    cap, kept = _cap(ground, known, cuts.test), features.LOOKED_AT * asked.max_history
     parts: list[dict[str, DataFrame]] = []
     for split, (cut, until) in _asked(cuts).items():
         sold = catalogue(read["lines"], items, read["items"], cut, asked.recent_days)
@@ -97,7 +97,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     build's histories and catalogue, and of lines that were known since its cuts."""
     read, asked = ground.read, ground.settings.examples
     users, items = read["vocabulary_users"], read["vocabulary_items"]
-    kept, cap = 2 * asked.max_history, asked.max_lines
+    cap = asked.max_lines
     first = min(before.cuts.validation, cuts.validation - timedelta(days=asked.recent_days))
     recent = read["lines"].where(features.known_since(first))  # files without such a line are passed over
     known = ground.keep("known", lambda: features.indexed(recent, users, items))
@@ -107,7 +107,12 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
         in_between = features.known_since(ends[split]) & features.known_before(cut)
         held = before.read["histories"].where(F.col("split") == split).drop("split")
         new = ground.keep(f"new {split}", partial(not_held, known.where(in_between), held))
-        later = ground.keep(f"histories {split}", partial(advanced, held, new, users, kept, cap))
+        near, far = new, None
+        beyond = ground.keep(f"out of reach {split}", partial(out_of_reach, held, new, ends[split]))
+        if not beyond.isEmpty():
+            near = new.join(beyond, on="user", how="left_anti")
+            far = ground.keep(f"all lines {split}", partial(_lines_of, ground, cuts.test, beyond))
+        later = ground.keep(f"histories {split}", partial(_advanced, ground, held, near, far, cut))
         sold = ground.keep(
             f"catalogue {split}",
             partial(
@@ -120,9 +125,21 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
         parts.append(_of_split(split, catalogue=sold, histories=later, queries=wanted))
     ground.counts["training_users"] = parts[1]["histories"].count()
     ground.counts["training_items"] = parts[1]["catalogue"].where("user_count > 0").count()
-    whole = partial(_lines_of, ground, cuts.test)
-    made = later_examples(held, new, whole, cuts, ends[features.TEST], asked.max_history, cap)
+    made = later_examples(held, near, cuts, before.cuts.test, asked.max_history, cap)
+    if far is not None:
+        made = made.unionByName(features.examples(far, cuts, asked.max_history, cap, before.cuts.test))
     return _together(parts) | {"examples": made}
+
+
+def _advanced(ground: Ground, held: DataFrame, near: DataFrame, far: DataFrame | None, cut: datetime) -> DataFrame:
+    """Histories as of a later cut: of new lines, and anew of the users all of whose lines are given."""
+    asked, users = ground.settings.examples, ground.read["vocabulary_users"]
+    kept = features.LOOKED_AT * asked.max_history
+    if far is None:
+        return advanced(held, near, users, kept, asked.max_lines)
+    others = held.join(far.select("user").distinct(), on="user", how="left_anti")
+    anew = histories(far, users, cut, kept, asked.max_lines)
+    return advanced(others, near, users, kept, asked.max_lines).unionByName(anew)
 
 
 def _lines_of(ground: Ground, cut: datetime, users: DataFrame) -> DataFrame:
@@ -273,7 +290,7 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
     known = features.indexed(read["lines"], numbered, read["vocabulary_items"])
     cap = _cap(ground, known, moment)
     length = ground.settings.examples.max_history
-    held = histories(known, numbered, moment, length, cap)
+    held = histories(known, numbered, moment, features.LOOKED_AT * length, cap)
     asked = queries(held, known, known.select("item").limit(0), moment, None, length, cap)
     empty_ids, empty_ages = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (

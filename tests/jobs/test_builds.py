@@ -17,7 +17,7 @@ from tests.jobs.small_shop import small_shop
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.errors import BundleError, TableError
 
-BUILD: dict[str, Any] = dict.fromkeys(builds.FIELDS) | {"inputs": {"events": 3}, "read": {}}
+BUILD: dict[str, Any] = dict.fromkeys(builds.FIELDS) | {"inputs": {"events": 3}, "read": {}, "pieces": {}}
 
 
 class Killed(BaseException):

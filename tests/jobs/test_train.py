@@ -220,6 +220,7 @@ def test_the_identity_is_what_decides_the_result() -> None:
         "model": {"name": "two_tower"},
         "training": FitSettings().model_dump(),
         "reader": {"workers": 2, "shuffle_rows": 100},
+        "build": {"cuts": {"test": "2024-05-01T00:00:00+00:00"}},
         "ranks": 2,
     }
 
@@ -236,7 +237,8 @@ def test_the_identity_is_what_decides_the_result() -> None:
     # Another table at the same place begins at version 0 again.
     decisive += [{"tables": {"examples": {"version": 1, "id": "another"}}}]
     decisive += [{"tables": {"examples": {"version": 2}}}, {"model": {"name": "two_tower", "dim": 8}}]
-    assert len({identity(), *(identity(**changes) for changes in decisive)}) == 7
+    decisive += [{"build": {"cuts": {"test": "2024-05-02T00:00:00+00:00"}}}]  # what is old is told from there on
+    assert len({identity(), *(identity(**changes) for changes in decisive)}) == 8
 
 
 def test_a_later_field_changes_no_identity_no_study_and_no_name(
@@ -271,6 +273,7 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
             "model": {"name": "two_tower", **configs.CONFIGS["two_tower"]().model_dump()},
             "training": train.FitSettings().model_dump(),
             "reader": {"shuffle_rows": 100},
+            "build": {"cuts": {"test": ""}},
             "ranks": 2,
         }
         return train.spec_identity(spec), tune._fixed(spec, Space(())), name(spec)

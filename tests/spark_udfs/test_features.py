@@ -12,7 +12,9 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_udfs import features
+from spark_udfs.catalogue import catalogue
 from spark_udfs.features import Cuts
+from spark_udfs.histories import histories, queries
 from spark_udfs.pieces import FIRST, Pieces
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -139,11 +141,19 @@ def test_ties_have_one_order(known: DataFrame, examples: list[Row]) -> None:
     assert sorted(map(str, again)) == sorted(map(str, examples))
 
 
+def asked_at(
+    known: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, cap: int | None = None
+) -> DataFrame:
+    held = histories(known, users, cut, features.LOOKED_AT * MAX_HISTORY, cap)
+    met = known.where(features.known_before(cut)).select("item").distinct()
+    return queries(held, known, met, cut, until, MAX_HISTORY, cap)
+
+
 def test_queries(raw: list[Any], known: DataFrame, users: DataFrame) -> None:
-    rows = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test").collect()
+    rows = asked_at(known, users, CUTS.test, None).collect()
     per_user = {user: of_user(raw, user) for user in range(1, 7)}
     past = {user: {key for key, at in found.items() if key[0] < 30 and at <= 30} for user, found in per_user.items()}
-    catalogue = {item for found in past.values() for _, item in found}
+    met = {item for found in past.values() for _, item in found}
     assert {row["user"] for row in rows} == {user for user, found in past.items() if found}
     for row in rows:
         found = past[row["user"]]
@@ -151,11 +161,11 @@ def test_queries(raw: list[Any], known: DataFrame, users: DataFrame) -> None:
         assert row["seen"] == sorted({item for _, item in found})
         assert sorted(30 - age for age in row["history_age"]) == sorted(time for time, _ in found)[-MAX_HISTORY:]
         later = {item for time, item in per_user[row["user"]] if time >= 30}
-        assert row["truth"] == sorted(later & catalogue)
+        assert row["truth"] == sorted(later & met)
 
 
 def test_validation_queries_end_at_the_test_cut(raw: list[Any], known: DataFrame, users: DataFrame) -> None:
-    rows = features.queries(known, users, CUTS.validation, CUTS.test, MAX_HISTORY, "validation").collect()
+    rows = asked_at(known, users, CUTS.validation, CUTS.test).collect()
     for row in rows:
         held = of_user(raw, row["user"]).items()
         assert row["truth"] == sorted({item for (time, item), at in held if 20 <= time < 30 and at <= 30})
@@ -164,7 +174,7 @@ def test_validation_queries_end_at_the_test_cut(raw: list[Any], known: DataFrame
 def test_catalogue(raw: list[Any], spark: SparkSession, lines: DataFrame, items: DataFrame) -> None:
     names = spark.createDataFrame([("i0", "cup")], "item_id string, name string")
     unsold = items.union(spark.createDataFrame([(13, "i99")], items.schema))
-    rows = {row["item_id"]: row for row in features.catalogue(lines, unsold, names, CUTS.test, 7, "test").collect()}
+    rows = {row["item_id"]: row for row in catalogue(lines, unsold, names, CUTS.test, 7).collect()}
     assert len(rows) == 13
     assert (rows["i0"]["name"], rows["i1"]["name"]) == ("cup", "i1")
     assert (rows["i99"]["count"], rows["i99"]["recent_count"], rows["i99"]["first_sold"]) == (0, 0, None)
@@ -224,7 +234,7 @@ def test_a_purchase_that_the_events_have_is_counted_once_and_known_when_they_wer
     assert found == [("None", 3.0, 3.0, 1.0), ("u1", 3.0, 6.0, 2.0), u2, u2, ("u3", 1.0, 1.0, 3.0)]
     items = spark.createDataFrame([(1, "i1")], "index bigint, id string")
     names = spark.createDataFrame([("i1", "cup")], "item_id string, name string")
-    sold = features.catalogue(lines, items, names, day(5), 7, "test").collect()[0]
+    sold = catalogue(lines, items, names, day(5), 7).collect()[0]
     assert (sold["count"], sold["user_count"], sold["customers"]) == (4, 3, 2)
 
 
@@ -250,8 +260,8 @@ def test_of_a_customer_with_too_many_lines_the_newest_count(
     # The newest moments are as they were: their histories reach no further back than what is kept.
     last = whole.groupBy("user").agg(F.max("time").alias("time"))
     assert rows(capped.join(last, on=["user", "time"])) == rows(whole.join(last, on=["user", "time"]))
-    asked = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test", cap)
-    uncapped = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test")
+    asked = asked_at(known, users, CUTS.test, None, cap)
+    uncapped = asked_at(known, users, CUTS.test, None)
     assert rows(asked.select("user", "history")) == rows(uncapped.select("user", "history"))
     # What happens after the cut changes nothing before it.
     later = lines.where(F.col("time") < F.lit(CUTS.test))
@@ -279,7 +289,7 @@ def test_kinds_are_worth_their_weights_and_lists_are_judged_by_the_heaviest(spar
     users = spark.createDataFrame([(1, "u1")], "index bigint, id string")
     items = spark.createDataFrame([(n, f"i{n}") for n in (1, 2, 3)], "index bigint, id string")
     known = features.indexed(lines, users, items)
-    (asked,) = features.queries(known, users, CUTS.test, None, MAX_HISTORY, "test").collect()
+    (asked,) = asked_at(known, users, CUTS.test, None).collect()
     assert (asked["history"], asked["seen"], asked["truth"]) == ([1, 1, 2], [1], [])  # nobody had met i3 before
     examples = features.examples(known, CUTS, MAX_HISTORY).collect()
     assert [(row["target"], row["history"], row["weight"]) for row in sorted(examples, key=days_of)] == [
