@@ -19,7 +19,7 @@ from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
-from spark_udfs.features import SALES
+from spark_udfs.catalogue import SALES
 from tests.jobs.silences import silences
 from tests.jobs.small_shop import small_shop
 from training.data.snapshot import open_snapshot
