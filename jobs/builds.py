@@ -222,12 +222,13 @@ def _readable(tables: Tables, name: str, version: int) -> int | None:
     if not tables.exists(name):
         return None
     pin = tables.pin(name)
-    if pin.version == version or _has_files(tables.path(name), version):
+    if pin.version == version or has_version(tables.path(name), version):
         return version
     return pin.version if pin.content <= version < pin.version else None
 
 
-def _has_files(place: str, version: int) -> bool:
+def has_version(place: str, version: int) -> bool:
+    """Whether the table at a place still has all files of a version."""
     try:
         return has_files(place, version)
     except SnapshotError:  # the log has lost the version, or another table lies here now

@@ -10,13 +10,12 @@ what was done. One that was stopped goes on when it is started again with the sa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
@@ -24,15 +23,16 @@ from jobs import builds
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.command import erase, run_alone
 from jobs.console import say, step
-from jobs.erasure import erased
+from jobs.erasure import erased, persons
 from jobs.erasure import files as erasure_files
 from jobs.erasure import past as erasure_past
 from jobs.erasure import runs as erasure_runs
 from jobs.erasure.certificate import now, show
 from jobs.erasure.ids import checked
 from jobs.erasure.past import Past
+from jobs.erasure.persons import Place
 from jobs.erasure.removal import clean, count, few_tasks, properties, tidy
-from jobs.erasure.scan import EXAMPLES, ORDER, RAW, VOCABULARY, Scan
+from jobs.erasure.scan import Scan, Wanted
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 JOB = "erase"
+EXAMPLES = "examples"
 SHOWN = 10
 UNSAID = ("unclean", "properties", "movable", "missed", "least")  # of the log, in the certificate
 
@@ -64,6 +65,7 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
 
     Raises:
         DataError: no ids, or one that is too long; or files hold an id after all was done.
+        SettingsError: nobody has said which columns of a table of `sources` hold persons' ids.
         TableError: another job wrote to a table meanwhile; or there are no tables of persons below the root.
         CheckpointError: a training or another erasure is under way.
         EnvironmentProblem: the session is one of Spark Connect.
@@ -74,9 +76,10 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
         session = open_session(settings, spark)
         _refuse_connect()
         tables = Tables(session, settings.tables.root)
-        _refuse_another_root(tables)
+        places = persons.places(settings, tables)
+        _refuse_another_root(tables, places)
         with _only_erasure(tables):
-            return _Erasure(settings, tables, wanted).run()
+            return _Erasure(settings, tables, places, wanted).run()
 
 
 def _refuse_connect() -> None:
@@ -88,12 +91,12 @@ def _refuse_connect() -> None:
         )
 
 
-def _refuse_another_root(tables: Tables) -> None:
+def _refuse_another_root(tables: Tables, places: Iterable[Place]) -> None:
     """Hashes that were kept below a root without tables would keep nobody out, and the certificate would be wrong."""
-    if not any(tables.exists(name) for name in ORDER):
+    if not any(place.tables is tables for place in places):
         raise TableError(
-            f"tables.root '{tables.root}' must hold a table of persons ({', '.join(ORDER[1:])}); it holds none: set it "
-            "to where the tables lie; nothing was erased"
+            f"tables.root '{tables.root}' must hold a table in which persons may stand (events, users, those of "
+            "`sources` and the like); it holds none: set it to where the tables lie; nothing was erased"
         )
 
 
@@ -110,29 +113,28 @@ def _only_erasure(tables: Tables) -> Iterator[None]:
 class _Erasure:
     """One erasure. Its log lies in the run folder until the certificate does."""
 
-    def __init__(self, settings: Settings, tables: Tables, ids: list[str]) -> None:
+    def __init__(self, settings: Settings, tables: Tables, places: list[Place], ids: list[str]) -> None:
         self.settings, self.tables, self.ids = settings, tables, ids
         self.run_dir, self.horizon = Path(settings.run_dir), settings.erasure.horizon_hours
-        self.scan = Scan(settings, tables, ids)
+        self.scan = Scan(settings, tables, places, ids)
         self.log: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         with step("erase: keeping the hashes, so that nobody comes back"):
             self._begin(erased.remember(self.tables, self.ids))
-        wanted = self.tables.spark.createDataFrame([(user_id,) for user_id in self.ids], "value string").persist()
+        ids = self.tables.spark.createDataFrame([(user_id,) for user_id in self.ids], "value string").persist()
         with step("erase: looking for them in all files"):
-            indices = self._look(wanted)
-            self._look_back(indices)
+            wanted = self._look(ids)
+            self._look_back(wanted)
         self._clear_run()
-        for name in ORDER:
-            if (tables := self._holding(name)) is not None:
-                tidy(tables, name, self.horizon)
-        for name in self.log["unclean"]:
-            self._clean(name, wanted, indices)
+        for place in self.scan.places.values():
+            tidy(place.tables, place.name, self.horizon)
+        for key in self.log["unclean"]:
+            self._clean(self.scan.places[key], wanted)
         self.log["build"] = builds.move(self.tables, self.log["tables"], self.log["movable"], job=JOB)
         with step("erase: looking for them again"):
-            self._refuse_what_is_left(wanted, indices)
-        wanted.unpersist()
+            self._refuse_what_is_left(wanted)
+        ids.unpersist()
         self._note()
         return self._certify()
 
@@ -158,34 +160,32 @@ class _Erasure:
     def _keep(self) -> None:
         write_json(self.run_dir, ERASURE, self.log)
 
-    def _look(self, wanted: DataFrame) -> DataFrame:
-        """Note what has to be cleaned, and who learnt from it; returns the persons' indices."""
-        named = {name for path in self.scan.files() if (name := self.scan.table_of(path))}
+    def _look(self, ids: DataFrame) -> Wanted:
+        """Note what has to be cleaned; returns the persons with their indices and lines."""
+        named = {key for path in self.scan.files() if (key := self.scan.table_of(path))}
+        wanted = self.scan.wanted(ids)  # as they are now: later nothing says whose they are
         self.log["in_rows"] = max(self.log["in_rows"], self.scan.in_rows(wanted))
-        known = self.scan.indices(wanted)  # as they are now: later the vocabulary has no names to them
-        indices = self.tables.spark.createDataFrame([(index,) for index in known], "value bigint")
-        found = erasure_runs.bundles(self.run_dir, self.tables.root, min(known, default=None))
-        self.log["bundles"] = list({bundle["path"]: bundle for bundle in [*self.log["bundles"], *found]}.values())
-        by_index = {EXAMPLES, VOCABULARY} if known else set()
-        unclean = {*self.log["unclean"], *named, *by_index, *self.scan.rows(wanted, indices)}
-        self.log["unclean"] = [name for name in ORDER if name in unclean]
-        self._keep()
-        return indices
+        self._note_unclean(named | self.scan.reached(wanted, named) | self.scan.rows(wanted).keys())
+        return wanted
 
-    def _look_back(self, indices: DataFrame) -> None:
-        """Note what earlier erasures have left to do, and what can be told only before rows are removed."""
-        past, least = erasure_past.past(self.tables), indices.agg(F.min("value")).collect()[0][0]
+    def _note_unclean(self, keys: Collection[str]) -> None:
+        unclean = {*self.log["unclean"], *keys}
+        self.log["unclean"] = [key for key in self.scan.places if key in unclean]
+        self._keep()
+
+    def _look_back(self, wanted: Wanted) -> None:
+        """Note who learnt from them, what earlier erasures have left to do, and what can be told only before rows are
+        removed."""
+        past, least, kinds = erasure_past.past(self.tables), self.scan.least(wanted), self.scan.vocabularies()
         self.log["least"] = least if self.log.get("least") is None else self.log["least"]
         self.log["missed"] = len(erasure_past.missed(self.run_dir, past))
         self.log.setdefault("movable", builds.movable(self.tables))
         held = {bundle["path"]: bundle for bundle in self.log["bundles"]}
-        for erasure in past:
-            learnt = erasure_runs.bundles(self.run_dir, self.tables.root, erasure.least, erasure.examples)
+        for first, before in [(least, None), *((erasure.least, erasure.examples) for erasure in past)]:
+            learnt = erasure_runs.bundles(self.run_dir, self.tables.root, first, before, kinds=kinds)
             held |= {bundle["path"]: bundle for bundle in learnt}
         self.log["bundles"] = list(held.values())
-        by_index = {EXAMPLES} if erasure_past.keep_old_examples(past) else set()
-        self.log["unclean"] = [name for name in ORDER if name in {*self.log["unclean"], *by_index}]
-        self._keep()
+        self._note_unclean(self.scan.nameless() if erasure_past.keep_old_examples(past) else set())
 
     def _note(self) -> None:
         """Leave what later erasures need of this one, if it found somebody."""
@@ -208,28 +208,22 @@ class _Erasure:
         self.log["run_folder"] = before | {name: files + before.get(name, 0) for name, files in cleared.items()}
         self._keep()
 
-    def _holding(self, name: str) -> Tables | None:
-        """Where a table lies that is ours to clean: raw lines are the shop's own, unless the shop is simulated."""
-        tables = self.scan.of(name)
-        return tables if tables.exists(name) and (name != RAW or tables is not self.tables) else None
-
-    def _clean(self, name: str, wanted: DataFrame, indices: DataFrame) -> None:
+    def _clean(self, place: Place, wanted: Wanted) -> None:
         """Clean one table; how many rows it had is noted before they go."""
-        if (tables := self._holding(name)) is None:
-            return
-        gone = self.scan.gone(name, wanted, indices)
-        with step(f"erase: cleaning {name}"), few_tasks(tables, name):
+        key, tables, name = place.key, place.tables, place.name
+        gone = self.scan.gone(place, wanted)
+        with step(f"erase: cleaning {key}"), few_tasks(tables, name):
             rows = count(tables, gone)
             before = {"rows": 0, "version_before": tables.version(name), "version": -1, "log_files": 0}
-            before = self.log["tables"].setdefault(name, before)
+            before = self.log["tables"].setdefault(key, before)
             before["rows"] = max(before["rows"], rows)
-            held = self.log.setdefault("properties", {}).setdefault(name, properties(tables, name))
+            held = self.log.setdefault("properties", {}).setdefault(key, properties(tables, name))
             self._keep()
             done = clean(tables, gone, rows=rows, horizon_hours=self.horizon, held=held)
         before |= {"version": done.version, "log_files": before["log_files"] + done.log_files}
         self._keep()
 
-    def _refuse_what_is_left(self, wanted: DataFrame, indices: DataFrame) -> None:
+    def _refuse_what_is_left(self, wanted: Wanted) -> None:
         """No row may be a person's, and no file may name one; within a horizon, none that a table consists of.
 
         Raises:
@@ -240,7 +234,8 @@ class _Erasure:
         self.log["places_left"] = sum(max(places, 0) for places in files.values())
         wrong = self.scan.still_needed(files) if self.horizon else files
         wrong |= {str(path): places for path, places in erasure_runs.naming(self.run_dir, self.scan.finder)}
-        wrong |= {self.scan.of(name).path(name): rows for name, rows in self.scan.rows(wanted, indices).items()}
+        for key, rows in self.scan.rows(wanted).items():
+            wrong[self.scan.places[key].tables.path(self.scan.places[key].name)] = rows
         if wrong:
             listed = "; ".join(f"{path} ({_places(places)})" for path, places in sorted(wrong.items())[:SHOWN])
             raise DataError(

@@ -9,7 +9,7 @@ tables replace that bundle's rows of that moment.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,20 @@ from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_examples import pinned
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
+from jobs.erasure.erased import JOB as ERASE
 from jobs.erasure.erased import Watch
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Ground, Task
+from jobs.task import BY_ID, BY_LINE, Ground, Task
 from jobs.tasks import TASKS
 from jobs.train import latest_bundle
 from spark_udfs import features
 from training.errors import TableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pyspark.sql import Column, DataFrame, SparkSession
 
 JOB = "score"
@@ -56,7 +59,11 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     with step("score: opening the tables"):
-        watch = Watch(tables, JOB, task.table)
+        marks = task.persons(settings).get(task.table, {})
+        by_id = [column for column, how in marks.items() if how == BY_ID]
+        watch = Watch(
+            tables, JOB, task.table, by_id, partial(_take_out, tables, task) if BY_LINE in marks.values() else None
+        )
         pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
         built = builds.published(tables)["versions"]
         vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
@@ -92,7 +99,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         scored = task.spark().score(ground, moment)
         watch.before_writing()
         version = _write(tables, task, scored.rows, bundle.name, moment, inputs)
-        watch.after_writing([task.table])
+        watch.after_writing([task.table], made=inputs)
         counts = scored.counts(tables.read(task.table, version).where(_mine(bundle.name, moment)))
     summary: dict[str, Any] = {
         "task": task.name,
@@ -136,6 +143,22 @@ def _mine(bundle: str, moment: datetime) -> Column:
     return (F.col("bundle") == bundle) & (F.col("as_of") == _as_of(moment))
 
 
+def _take_out(tables: Tables, task: Task, made: Mapping[str, Any]) -> int:
+    """Remove the answers that a write brought, by its inputs; returns how many."""
+    bundle, moment = str(made["bundle"]), datetime.fromisoformat(made["moment"])
+    rows = tables.read(task.table).where(_mine(bundle, moment))
+    count = rows.count()
+    tables.write(
+        task.table, rows.limit(0), mode="overwrite", job=ERASE, inputs={}, where=_where(bundle, moment),
+        partition_by=FOLDERS,
+    )  # fmt: skip
+    return count
+
+
+def _where(bundle: str, moment: datetime) -> str:
+    return f"bundle = '{bundle}' AND as_of = '{_as_of(moment)}'"
+
+
 def _write(tables: Tables, task: Task, rows: DataFrame, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
     """Replace this bundle's rows of this moment; other rows stay.
 
@@ -160,7 +183,7 @@ def _write(tables: Tables, task: Task, rows: DataFrame, bundle: str, moment: dat
         mode="overwrite",
         job=JOB,
         inputs=inputs,
-        where=f"bundle = '{bundle}' AND as_of = '{_as_of(moment)}'",
+        where=_where(bundle, moment),
         partition_by=FOLDERS,
     )
 

@@ -110,6 +110,12 @@ class TableSource(SourceSettings):
     wide: Wide | None = Field(
         None, description="columns that are periods, e.g. {prefix: W, start: 2025-01-06, days: 7}"
     )
+    persons: tuple[Text, ...] | None = Field(
+        None,
+        max_length=100,
+        description="columns that hold a person's id, by which erase finds rows, e.g. [email_address]; one that the "
+        "task does not read is kept for that; []: there is none; erase must know",
+    )
 
 
 class AttributeSource(SourceSettings):

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -19,20 +19,28 @@ from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampT
 
 from jobs import sources
 from jobs.console import say, show_table, step
+from jobs.erasure import erased
+from jobs.erasure.erased import Watch
+from jobs.erasure.persons import of_no_person_in
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.settings_sources import TableSource, Wide
 from jobs.sources import Raw
 from jobs.tables import Tables
-from jobs.task import Task
+from jobs.task import Task, said_persons
 from spark_udfs import typed_texts
 from spark_udfs.features import DAY_US
+from spark_udfs.occurrences import trimmed
+from spark_udfs.order_lines import ERASED, NOT_KEPT
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
+
+if TYPE_CHECKING:
+    from spark_udfs.erased import Erased
 
 JOB = "ingest"
 CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
 YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
-KEPT = "kept"
+KEPT, MALFORMED = "kept", "malformed line"
 
 
 def ingest(
@@ -49,7 +57,10 @@ def ingest(
         DataError: a source is missing, empty or unreadable. SchemaError: it lacks a column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
     """
-    reads = {name.removesuffix("?"): columns for name, columns in task.reads(settings).items()}
+    reads = {name.removesuffix("?"): dict(columns) for name, columns in task.reads(settings).items()}
+    for name, columns in reads.items():
+        for column in said_persons(settings, name):
+            columns.setdefault(column, "string?")  # one that the task does not read is kept for an erasure
     _refuse_strangers(settings, task, reads)
     made = {
         name: _ingest(settings, tables, task, name, columns, frames or {})
@@ -75,6 +86,11 @@ def _refuse_strangers(settings: Settings, task: Task, reads: Mapping[str, Mappin
             f"sources.{table}.columns has the unknown name '{name}'; task '{task.name}' reads {', '.join(reads[table])}"
             for name in unknown
         ]
+        problems += [
+            f"sources.{table}.persons has '{column}', which is a {reads[table][column]}; ids are texts"
+            for column in source.persons or ()
+            if not reads.get(table, {}).get(column, "string").startswith("string")
+        ]
     if problems:
         raise SettingsError("; ".join(problems))
 
@@ -90,17 +106,22 @@ def _ingest(
     place, asked = f"sources.{name}", settings.sources.get(name, TableSource())
     with step(f"looking for the rows of {name}"):
         source = _find(settings, tables, task, name, asked, frames)
+        held = said_persons(settings, name)
+        watch = Watch(tables, JOB, name, held)
         inputs = {
             "source": source.name,
             "files": source.state,
-            "settings": asked.model_dump(mode="json", exclude={"path", "table"}),
+            "settings": asked.model_dump(mode="json", exclude={"path", "table", "persons"}),
             "columns": dict(columns),
+            **watch.inputs,
         }
         known = tables.up_to_date(name, JOB, inputs)
     if known:
         say(f"{name} is up to date with {source.name}")
-        held = _held(tables, _batch(name, inputs))
-        return _told(source.name, held, tables.version(name), up_to_date=True)
+        counts = _held(tables, _batch(name, inputs))
+        return _told(source.name, counts, tables.version(name), up_to_date=True)
+    with step("looking for who was erased"):
+        persons = _erased(tables, settings, name)
     with (
         session_settings(tables.spark, CORRECT_TIMES | sources.DECODING),
         step(f"reading {source.name}"),
@@ -109,22 +130,24 @@ def _ingest(
         wanted = _wanted(asked, columns)
         raw = sources.read(tables.spark, source, wanted)
         rows = _melted(raw, asked.wide, place, wanted) if asked.wide else raw.rows
-        typed = _typed(rows, asked, columns, wanted, raw.malformed).persist()
+        typed = erased.marked(_typed(rows, asked, columns, wanted, raw.malformed), persons, held).persist()
         counts = {row["reason"] or KEPT: row["count"] for row in typed.groupBy("reason").count().collect()}
         _check(counts, source.name, place, settings.tables.quarantine_limit)
         batch = _batch(name, inputs)
-        aside = typed.where("reason IS NOT NULL").select(
+        aside = _aside(typed, persons, of_no_person_in(settings, task, name)).select(
             F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )
         tally = tables.spark.createDataFrame(
             [(batch, source.name, reason, count) for reason, count in counts.items()],
             "batch string, source string, disposition string, rows bigint",
         )
+        watch.before_writing()
         tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], job=JOB, inputs=inputs)
         tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
         kept = typed.where("reason IS NULL").select(*columns)
         version = tables.write(name, kept, mode="overwrite", job=JOB, inputs=inputs)
         typed.unpersist()
+        watch.after_writing([name], batch)
     return _told(source.name, counts, version, up_to_date=False)
 
 
@@ -140,8 +163,42 @@ def _find(
     return sources.simulated(settings, tables.spark, task.simulated[name], asked)
 
 
+def _erased(tables: Tables, settings: Settings, name: str) -> Erased | None:
+    """Who was erased.
+
+    Raises:
+        SettingsError: somebody was, and nobody has said by which columns that is told here.
+    """
+    persons = erased.known(tables)
+    if persons is not None and settings.sources.get(name, TableSource()).persons is None:
+        raise SettingsError(
+            f"persons were erased from the tables at {tables.root}, and sources.{name}.persons does not say which "
+            f"columns of '{name}' hold their ids: name them, or [] if there is none; nothing was written"
+        )
+    return persons
+
+
+def _aside(typed: DataFrame, persons: Erased | None, of_nobody: frozenset[str]) -> DataFrame:
+    """The rows for quarantine; once anybody was erased, none that mentions one, and no text of a malformed line.
+
+    Args:
+        typed: all rows.
+        persons: who was erased.
+        of_nobody: the source's columns whose values say nothing of a person.
+    """
+    rows = typed.where(F.col("reason") != ERASED)
+    if persons is None:
+        return rows
+    row = F.when(F.col("reason") == MALFORMED, NOT_KEPT).otherwise(F.col("row"))
+    return persons.unmentioned(rows.withColumn("row", row), "row", of_nobody, trimmed)
+
+
+def _bad(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in counts.items() if reason not in (KEPT, ERASED)}
+
+
 def _told(source: str, counts: Mapping[str, int], version: int, *, up_to_date: bool) -> dict[str, Any]:
-    bad = {reason: count for reason, count in counts.items() if reason != KEPT}
+    bad = _bad(counts)
     return {
         "source": source,
         "rows": counts.get(KEPT, 0),
@@ -210,7 +267,7 @@ def _typed(
         if not kind.endswith("?"):
             reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
     if malformed is not None:
-        reasons.insert(0, F.when(sources.column(malformed).isNotNull(), F.lit("malformed line")))
+        reasons.insert(0, F.when(sources.column(malformed).isNotNull(), F.lit(MALFORMED)))
     shown = [sources.column(name).cast("string").alias(name) for name in rows.columns]
     return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
 
@@ -247,7 +304,7 @@ def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, as
 
 
 def _check(counts: Mapping[str, int], source: str, place: str, limit: float) -> None:
-    rows, bad = sum(counts.values()), {reason: count for reason, count in counts.items() if reason != KEPT}
+    rows, bad = sum(counts.values()), _bad(counts)
     if not rows:
         raise DataError(f"'{source}' holds no rows; name files that hold some in {place}.path")
     if sum(bad.values()) > limit * rows:

@@ -22,7 +22,7 @@ from jobs.commits import Commit
 from spark_udfs.column_types import type_problems
 from training.errors import NoTableError, SchemaError, TableError
 
-MADE_BY = {
+MADE_BY = {  # beside the tables of a simulated shop, and those with the answers of tasks
     "order_lines": "simulate",
     "events": "ingest",
     "items": "ingest",
@@ -36,9 +36,6 @@ MADE_BY = {
     "histories": "build_examples",
     "catalogue": "build_examples",
     "builds": "build_examples",
-    "recommendations": "score",
-    "fraud_scores": "score",
-    "forecasts": "score",
     "feedback": "ingest_feedback",
     "erased": "erase",
     "erasure_key": "erase",
@@ -246,4 +243,9 @@ def pin_of(history: Iterator[Commit]) -> Pin:
 
 def maker(name: str) -> str:
     """The command that makes a table."""
-    return MADE_BY.get(name, "ingest").replace("_", "-")
+    from jobs.tasks import TASKS
+    from spark_udfs.simulated.scenes import SCENES
+
+    made_by = {table.name: "simulate" for scene in SCENES.values() for table in scene}
+    made_by |= {task.table: "score" for task in TASKS.values()} | MADE_BY
+    return made_by.get(name, "ingest").replace("_", "-")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spark_udfs.features import Cuts
 
 OURS = "millrace"  # the bundle's own name among contenders
+BY_ID, BY_LINE = "id", "line"  # how a person stands in a column: `Task.persons`
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,10 @@ class Task:
         answered: columns of an answer, of every contender.
         table: where scoring writes.
         answer: the columns that it writes.
+        persons: settings -> table -> column -> how a person stands in it, for an erasure: BY_ID, by the id; BY_LINE, by
+            the id of one of the person's lines, which have it in a column of that name; `vocabulary_KIND`, by the index
+            of the id there. In a vocabulary the column `id` is BY_ID. Of a table of `sources` the settings say it
+            (`said_persons`). A table in which a person stands and that is not named here makes an erasure fail.
         grows: of the tables that it reads those whose added rows are lines to come, so that a build can go on from the
             one before; none: every build is made anew.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
@@ -226,6 +231,7 @@ class Task:
     answered: Sequence[str]
     table: str
     answer: Sequence[str]
+    persons: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     demo: Demo
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
@@ -247,3 +253,9 @@ class Task:
     def spark(self) -> OnSpark:
         """What it does with DataFrames."""
         return cast("OnSpark", importlib.import_module(self.on_spark))
+
+
+def said_persons(settings: Settings, table: str) -> tuple[str, ...]:
+    """The columns of a table of `sources` that hold a person's id, by what the settings say; none where they do not."""
+    source = settings.sources.get(table)
+    return (source.persons or ()) if source is not None else ()

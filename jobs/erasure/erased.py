@@ -10,15 +10,18 @@ Jobs that write rows of persons have a `Watch`, for an erasure that runs at the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
 from spark_udfs.erased import Erased, digest
+from spark_udfs.order_lines import ERASED
 from training.errors import DataError, TableError
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
     from jobs.tables import Tables
 
 HASHES, KEY = "erased", "erasure_key"
@@ -68,6 +71,16 @@ def remember(tables: Tables, ids: Iterable[str]) -> bytes:
     return key
 
 
+def marked(rows: DataFrame, persons: Erased | None, columns: Sequence[str]) -> DataFrame:
+    """The rows with the `reason` ERASED where one of the columns has the id of a person who was erased."""
+    if persons is None:
+        return rows
+    for column in columns:
+        told = F.when(F.col("_is_erased"), ERASED).otherwise(F.col("reason"))
+        rows = persons.mark(rows, column, "_is_erased").withColumn("reason", told).drop("_is_erased")
+    return rows
+
+
 class Watch:
     """Keeps out who is erased while a job is at work; made before the job reads its first row.
 
@@ -78,10 +91,20 @@ class Watch:
         tables: where the job writes.
         job: the job.
         name: the table that it writes for its own sake.
+        columns: of its tables, in which persons' ids stand.
+        whole: (a write's inputs) -> how many rows; takes out all that the write brought, for where rows name persons by
+            no id.
     """
 
-    def __init__(self, tables: Tables, job: str, name: str) -> None:
-        self._tables, self._job, self._name = tables, job, name
+    def __init__(
+        self,
+        tables: Tables,
+        job: str,
+        name: str,
+        columns: Sequence[str] = ("user_id",),
+        whole: Callable[[Mapping[str, Any]], int] | None = None,
+    ) -> None:
+        self._tables, self._job, self._name, self._columns, self._whole = tables, job, name, columns, whole
         self._known = state(tables)
 
     @property
@@ -107,19 +130,22 @@ class Watch:
         if made is not None and made.get("erased") != self._known:
             self._refuse(self._take_out([self._name]))
 
-    def after_writing(self, names: Iterable[str], batch: str | None = None) -> None:
+    def after_writing(
+        self, names: Iterable[str], batch: str | None = None, *, made: Mapping[str, Any] | None = None
+    ) -> None:
         """Take out of what the job has committed the rows of persons who were erased meanwhile.
 
         Args:
-            names: tables with a column `user_id`.
+            names: tables with these columns.
             batch: of the quarantine; it goes whole, and the next run makes another.
+            made: the inputs of the job's write; default: those of the table's last change.
 
         Raises:
             DataError: there were such rows; they are out.
         """
         if state(self._tables) == self._known:
             return
-        removed = self._take_out(names)
+        removed = self._take_out(names, made)
         if batch is not None and self._tables.exists(QUARANTINE):
             of_batch = self._tables.read(QUARANTINE).where(F.col("batch") == batch)
             removed[QUARANTINE] = self._tables.remove(QUARANTINE, of_batch.select("batch"), job=JOB, inputs={})
@@ -142,16 +168,22 @@ class Watch:
     def _command(self) -> str:
         return f"millrace {self._job.replace('_', '-')}"
 
-    def _take_out(self, names: Iterable[str]) -> dict[str, int]:
+    def _take_out(self, names: Iterable[str], by: Mapping[str, Any] | None = None) -> dict[str, int]:
         persons, removed = known(self._tables), dict[str, int]()
         if persons is None:
             return removed
         for name in names:
-            made: Mapping[str, Any] = self._tables.made_from(name) or {}
-            theirs = persons.among(self._tables.read(name), "user_id")
+            made: Mapping[str, Any] = by or self._tables.made_from(name) or {}
+            if self._whole is not None and name == self._name:
+                removed[name] = self._whole(made)
+                continue
             # As an erasure says it: other rules are still refused, and the next run makes the rest anew.
             said = {"rules": made["rules"]} if "rules" in made else {}
-            removed[name] = self._tables.remove(name, theirs, job=JOB, inputs=said)
+            held = [column for column in self._columns if column in self._tables.read(name).columns]
+            removed[name] = sum(
+                self._tables.remove(name, persons.among(self._tables.read(name), column), job=JOB, inputs=said)
+                for column in held
+            )
         return removed
 
     def _refuse(self, removed: Mapping[str, int]) -> None:

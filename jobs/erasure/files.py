@@ -41,6 +41,15 @@ def files_in(spark: SparkSession, folder: str) -> list[File]:
     ]
 
 
+def folders(spark: SparkSession, folder: str) -> list[str]:
+    """The names of the folders right in a folder, without hidden ones; none if there is no such folder."""
+    place, store = _open(spark, folder)
+    if not store.exists(place):
+        return []
+    named = [status.getPath().getName() for status in store.listStatus(place) if status.isDirectory()]
+    return sorted(name for name in named if not name.startswith(("_", ".")))
+
+
 def qualified(spark: SparkSession, path: str) -> str:
     """A path as listings have it: absolute, and with its scheme."""
     place, store = _open(spark, path)

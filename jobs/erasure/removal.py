@@ -8,7 +8,7 @@ from. Every step may be done again: a removal that was killed is done from the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
@@ -34,6 +34,11 @@ SET_ASIDE = (EVERY, APPEND_ONLY)  # properties of a table that are other ones wh
 ANY_AGE = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 
 
+def is_vocabulary(name: str) -> bool:
+    """Whether a table is a vocabulary: an id that is erased keeps its row there, and loses its name."""
+    return name.startswith("vocabulary_")
+
+
 class Gone(NamedTuple):
     """Rows to remove from a table; in a vocabulary they lose their id instead.
 
@@ -41,16 +46,18 @@ class Gone(NamedTuple):
         name: the table.
         column: of the table.
         values: a column `value`: rows whose `column` has one of these.
+        is_raw: whether the table's values stand as they were written, with blanks around.
     """
 
     name: str
     column: str
     values: DataFrame
+    is_raw: bool = False
 
     @property
     def held(self) -> Column:
-        """What is compared; raw order lines stand as they were written."""
-        return F.trim(F.col(self.column)) if self.name == "order_lines" else F.col(self.column)
+        """What is compared."""
+        return F.trim(F.col(self.column)) if self.is_raw else F.col(self.column)
 
 
 class Cleaned(NamedTuple):
@@ -66,10 +73,14 @@ def few_tasks(tables: Tables, name: str) -> AbstractContextManager[None]:
     return session_settings(tables.spark, few | {LISTING: few.get(SHUFFLE, "200")})
 
 
-def count(tables: Tables, gone: Gone) -> int:
-    """How many rows the table has of those that are to go."""
-    same = gone.held == F.col("value")
-    return tables.read(gone.name).join(gone.values.distinct(), on=same, how="left_semi").count()
+def count(tables: Tables, gone: Sequence[Gone]) -> int:
+    """How many rows a table has of those that are to go, each once."""
+    rows, found = tables.read(gone[0].name), 0
+    for each in gone:
+        same, values = each.held == F.col("value"), each.values.distinct()
+        found += rows.join(values, on=same, how="left_semi").count()
+        rows = rows.join(values, on=same, how="left_anti")
+    return found
 
 
 def properties(tables: Tables, name: str) -> dict[str, str]:
@@ -85,12 +96,12 @@ def tidy(tables: Tables, name: str, horizon_hours: float) -> int:
     return len(found)
 
 
-def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float, held: Mapping[str, str]) -> Cleaned:
+def clean(tables: Tables, gone: Sequence[Gone], *, rows: int, horizon_hours: float, held: Mapping[str, str]) -> Cleaned:
     """Remove rows, then the files and the log that held them.
 
     Args:
         tables: where the table lies.
-        gone: which rows.
+        gone: which rows, of one table.
         rows: how many these are; 0: none is looked for.
         horizon_hours: files that are no part of the table any more stay so long.
         held: its `properties`; they are restored.
@@ -98,11 +109,11 @@ def clean(tables: Tables, gone: Gone, *, rows: int, horizon_hours: float, held: 
     Raises:
         TableError: another writer changed the table meanwhile, or lost files to VACUUM; or Delta wrote no checkpoint.
     """
-    name = gone.name
+    name = gone[0].name
     said = _says(tables, name)
     with _refusing_others(tables, name):
-        if rows:
-            _remove_rows(tables, gone, said, held)
+        for each in gone if rows else ():
+            _remove_rows(tables, each, said, held)
         place = delta_sql.place(tables.path(name))
         if "deletionVectors" in (tables.detail(name)["tableFeatures"] or ()):
             tables.spark.sql(f"REORG TABLE {place} APPLY (PURGE)")
@@ -130,11 +141,11 @@ def old(tables: Tables, name: str) -> Callable[[str], bool]:
 def _remove_rows(tables: Tables, gone: Gone, said: str, properties: Mapping[str, str]) -> None:
     """Remove the rows in one commit."""
     path, column = tables.path(gone.name), f"`{gone.column}`"
-    is_vocabulary = gone.name == "vocabulary_users"
-    if is_vocabulary or properties.get(APPEND_ONLY) == "true":
+    of_vocabulary = is_vocabulary(gone.name)
+    if of_vocabulary or properties.get(APPEND_ONLY) == "true":
         delta_sql.set_properties(tables.spark, path, {APPEND_ONLY: "false"})
-    held = f"trim(held.{column})" if gone.name == "order_lines" else f"held.{column}"
-    then = f"UPDATE SET {column} = NULL" if is_vocabulary else "DELETE"
+    held = f"trim(held.{column})" if gone.is_raw else f"held.{column}"
+    then = f"UPDATE SET {column} = NULL" if of_vocabulary else "DELETE"
     with session_settings(tables.spark, {USER_METADATA: said}):
         delta_sql.merge(tables.spark, path, gone.values.distinct(), f"{held} = new.value", f"WHEN MATCHED THEN {then}")
 
@@ -142,13 +153,13 @@ def _remove_rows(tables: Tables, gone: Gone, said: str, properties: Mapping[str,
 def _says(tables: Tables, name: str) -> str:
     """What our commits say of themselves: that of the last change of rows, so that the table is made from the same.
 
-    Of events the rules alone: the next ingest is to read its source again, and to refuse other rules. A change by other
-    means says nothing, and so does what stands for it.
+    Of what ingest made the rules alone: the next ingest is to read its source again, and to refuse other rules. A
+    change by other means says nothing, and so does what stands for it.
     """
     job, inputs = tables.made_by(name), tables.made_from(name)
     if job is None or inputs is None:
         return commits.standing(None, {})
-    if job in ("ingest", JOB) and name != "order_lines":
+    if job in ("ingest", JOB):
         return commits.standing(JOB, {"rules": inputs["rules"]} if "rules" in inputs else {})
     return commits.standing(job, inputs)
 
@@ -159,7 +170,7 @@ def _checkpoint(tables: Tables, name: str, said: str, properties: Mapping[str, s
     The first is of the metadata, so a writer that began before it cannot commit after it.
     """
     path = tables.path(name)
-    kept = {APPEND_ONLY: "true"} if name == "vocabulary_users" else {}
+    kept = {APPEND_ONLY: "true"} if is_vocabulary(name) else {}
     restored = {key: value for key, value in properties.items() if key != EVERY} | kept
     with session_settings(tables.spark, {USER_METADATA: said}):
         delta_sql.set_properties(tables.spark, path, {EVERY: "1"} | restored)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ LOOP, MAKES_LOOPS = re.compile("-loop-[0-9a-f]{12}$"), "feedback_round"
 MADE_ANEW = (EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)
 
 
-def bundles(run_dir: Path, root: str, first: int | None, before: int | None = None) -> list[dict[str, str]]:
+def bundles(
+    run_dir: Path, root: str, first: int | None, before: int | None = None, *, kinds: Collection[str]
+) -> list[dict[str, str]]:
     """The bundles that learnt from tables that held the persons.
 
     Args:
         run_dir: the run folder; those of a loop below it too.
         root: of the tables.
-        first: the least index that one of the persons has in the vocabulary; None: none has.
+        first: the least index that one of the persons has in a vocabulary, 0 for lines of theirs; None: none has.
         before: the first version of `examples` without them; None: there is none yet.
+        kinds: the vocabularies of persons.
 
     Returns:
         `bundle`, `path` and `anew`, the command, of each.
@@ -49,7 +52,7 @@ def bundles(run_dir: Path, root: str, first: int | None, before: int | None = No
     return [
         {"bundle": path.name, "path": str(path), "anew": f"{anew} run_dir={path.parent.parent}"}
         for path in held
-        if _knows(path, first, before)
+        if _knows(path, first, before, kinds)
     ]
 
 
@@ -111,8 +114,8 @@ def naming(run_dir: Path, finder: Finder) -> Iterator[tuple[Path, int]]:
             yield path, places
 
 
-def _knows(bundle: Path, first: int, before: int | None) -> bool:
-    """Whether a bundle's users reach so far, and its examples are so old; one that says nothing of it may."""
+def _knows(bundle: Path, first: int, before: int | None, kinds: Collection[str]) -> bool:
+    """Whether a bundle's persons reach so far, and its examples are so old; one that says nothing of it may."""
     try:
         content = read_json(bundle / "bundle.json", dict[str, Any])
     except ArtefactError:
@@ -120,8 +123,8 @@ def _knows(bundle: Path, first: int, before: int | None) -> bool:
     version = content.get("provenance", {}).get("tables", {}).get("examples", {}).get("version")
     if before is not None and version is not None and version >= before:
         return False
-    sizes = [column.get("size") for column in content.get("schema", ()) if column.get("name") == "user"]
-    return not sizes or sizes[0] is None or first < int(sizes[0])
+    sizes = [column.get("size") for column in content.get("schema", ()) if column.get("vocabulary") in kinds]
+    return not sizes or any(size is None or first < int(size) for size in sizes)
 
 
 def _files(folder: Path) -> list[Path]:

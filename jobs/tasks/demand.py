@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from jobs.settings_base import Section
-from jobs.task import Demo, Headline, Task
+from jobs.task import BY_ID, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -138,6 +138,23 @@ def headline(settings: Settings) -> Headline:
     )
 
 
+def numbers(settings: Settings) -> tuple[str, ...]:
+    """The series, where the model has a vector of each, unless they are persons: these may lose their names."""
+    return ("series",) if options_of(settings).ids and "series_id" not in said_persons(settings, "sales") else ()
+
+
+def persons(settings: Settings) -> dict[str, dict[str, str]]:
+    """The columns of `sales` that the settings name; only a series that is a person goes further than sums."""
+    held = said_persons(settings, "sales")
+    of_series = {
+        "queries": {"series_id": BY_ID},
+        "forecasts": {"series_id": BY_ID},
+        "examples": {"series": "vocabulary_series"},
+        "vocabulary_series": {"id": BY_ID},
+    }
+    return {"sales": dict.fromkeys(held, BY_ID), **(of_series if "series_id" in held else {})}
+
+
 TASK = Task(
     name="demand",
     what="how much of each series is sold in each of the next periods, as quantiles",
@@ -146,7 +163,7 @@ TASK = Task(
     reads=reads,
     asks=(),
     kinds=lambda _: {"series": "series_id"},
-    numbers=lambda settings: ("series",) if options_of(settings).ids else (),
+    numbers=numbers,
     key=("series", "time", "known_at"),
     spread=2,
     schema=schema,
@@ -158,6 +175,7 @@ TASK = Task(
     answered=("series", "quantiles", "mean"),
     table="forecasts",
     answer=("series_id", "series", "step", "period", "quantiles", "mean"),
+    persons=persons,
     demo=Demo("demand_shop", "demand", "sources.sales.path"),
     simulated={"sales": "product_days"},
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, field_validator
 
 from jobs.settings_base import Section
-from jobs.task import Demo, Headline, Task
+from jobs.task import BY_ID, BY_LINE, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -142,6 +142,24 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
     )
 
 
+def numbers(settings: Settings) -> list[str]:
+    """The columns of ids, without those of persons: one that was erased changes no other's number."""
+    held = said_persons(settings, "cases")
+    return [name for name in kinds(settings) if name not in held]
+
+
+def persons(settings: Settings) -> dict[str, dict[str, str]]:
+    """The columns of `cases` that the settings name; what is made of cases has no id but the case's."""
+    held = said_persons(settings, "cases")
+    if not held:
+        return {}
+    return {
+        "cases": dict.fromkeys(held, BY_ID),
+        **{name: {"case_id": BY_LINE} for name in ("examples", "queries", "fraud_scores")},
+        **{f"vocabulary_{name}": {"id": BY_ID} for name in kinds(settings) if name in held},
+    }
+
+
 TASK = Task(
     name="fraud",
     what="how likely a case is fraud, from what was known of its entities at its moment",
@@ -150,7 +168,7 @@ TASK = Task(
     reads=reads,
     asks=(),
     kinds=kinds,
-    numbers=kinds,
+    numbers=numbers,
     key=("case_id",),
     spread=1,
     schema=schema,
@@ -162,6 +180,7 @@ TASK = Task(
     answered=("key", "p"),
     table="fraud_scores",
     answer=("case_id", "time", "p", "alarm", "reasons"),
+    persons=persons,
     demo=Demo("fraud_shop", "fraud", "sources.cases.path"),
     simulated={"cases": "payments"},
 )

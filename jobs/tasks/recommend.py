@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
-from jobs.task import Demo, Headline, Task
+from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -150,6 +150,16 @@ def headline(settings: Settings) -> Headline:
     )
 
 
+def persons(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
+    """Customers stand by their ids, in the examples by their indices."""
+    by_id = ("events", "users", "feedback", "queries", "histories", "recommendations")
+    return {
+        **{name: {"user_id": BY_ID} for name in by_id},
+        "examples": {"user": "vocabulary_users"},
+        "vocabulary_users": {"id": BY_ID},
+    }
+
+
 TASK = Task(
     name="recommend",
     what="which items a customer buys next, out of the whole catalogue",
@@ -170,6 +180,7 @@ TASK = Task(
     answered=("user", "rank", "item"),
     table="recommendations",
     answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
+    persons=persons,
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
     looked_up=("items",),

@@ -314,7 +314,9 @@ def test_another_erasure_waits_for_one_that_was_stopped(spark: SparkSession, tmp
 
 def test_a_root_without_tables_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     settings = Settings(tables={"root": str(tmp_path / "other")}, run_dir=str(tmp_path / "run"))
-    with pytest.raises(TableError, match=r"tables.root '.*/other' must hold a table of persons \(events, users.*\)"):
+    with pytest.raises(
+        TableError, match=r"tables.root '.*/other' must hold a table in which persons may stand \(events"
+    ):
         erase.run(settings, ["user 1"], spark)
     assert not (tmp_path / "other").exists()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["train.lock"], "no log, no certificate"
@@ -349,7 +351,9 @@ def test_another_run_folder_is_cleared_in_its_turn_and_old_examples_go_after_the
     for run_dir in (first.run_dir, second.run_dir):
         (Path(run_dir) / "checkpoints" / "x").mkdir(parents=True)
         (Path(run_dir) / "bundles" / "b").mkdir(parents=True)
-        (Path(run_dir) / "bundles" / "b" / "bundle.json").write_text('{"schema": [{"name": "user", "size": 3}]}')
+        (Path(run_dir) / "bundles" / "b" / "bundle.json").write_text(
+            '{"schema": [{"name": "user", "vocabulary": "users", "size": 3}]}'
+        )
     erase.run(first, [GONE[0]], spark)
     said = erase.run(second, [GONE[0]], spark)
     assert not (tmp_path / "run B" / "checkpoints").exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -67,6 +69,23 @@ def test_what_a_killed_job_has_left_is_taken_back_by_the_next(spark: SparkSessio
         Watch(tables, "ingest", "events").before_writing()
     Watch(tables, "ingest", "events").before_writing()
     assert users(tables) == ["8", None]
+
+
+def test_answers_that_name_persons_by_lines_alone_go_whole(spark: SparkSession, tmp_path: Path) -> None:
+    """Before the next write, too, where the job was killed before it looked."""
+    tables, gone = events(spark, tmp_path, moment="m1"), list[object]()
+
+    def whole(made: Mapping[str, Any]) -> int:
+        gone.append(made["moment"])
+        return 3
+
+    watch = Watch(tables, "ingest", "events", (), whole)
+    erased.remember(tables, ["7"])
+    with pytest.raises(DataError, match=r"removed again \(3 of 'events'\)"):
+        watch.after_writing(["events"], made={"moment": "m0"})
+    with pytest.raises(DataError, match=r"removed again \(3 of 'events'\)"):
+        Watch(tables, "ingest", "events", (), whole).before_writing()
+    assert gone == ["m0", "m1"]
 
 
 def test_hashes_without_their_key_are_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def ingested(tables: Tables, *names: str) -> None:
 def cleaned(tables: Tables, horizon_hours: float = 0) -> None:
     gone = Gone("events", "user_id", users(tables, GONE).withColumnRenamed("user_id", "value"))
     held = erasure_tables.properties(tables, "events")
-    erasure_tables.clean(tables, gone, rows=1, horizon_hours=horizon_hours, held=held)
+    erasure_tables.clean(tables, [gone], rows=1, horizon_hours=horizon_hours, held=held)
 
 
 @pytest.mark.slow
@@ -63,6 +63,14 @@ def test_sidecars_and_leftovers_go_and_what_was_set_or_done_by_hand_stays(tables
     assert erasure_tables.properties(tables, "events") == {name: V2[name] for name in erasure_tables.SET_ASIDE}
     cleaned(tables)
     assert [row["user_id"] for row in tables.read("events").collect()] == [KEPT]
+
+
+def test_a_row_of_two_columns_counts_once(tables: Tables) -> None:
+    rows = tables.spark.createDataFrame([(GONE, GONE), (KEPT, GONE), (KEPT, KEPT)], "user_id string, payer string")
+    tables.write("cases", rows, mode="overwrite", job="ingest", inputs={})
+    values = users(tables, GONE).withColumnRenamed("user_id", "value")
+    gone = [Gone("cases", column, values) for column in ("user_id", "payer")]
+    assert erasure_tables.count(tables, gone) == 2
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import source_tables
+from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Task
@@ -123,3 +124,29 @@ def test_sources_that_do_not_fit_the_task_are_refused(spark: SparkSession, tmp_p
     empty = of_file(tmp_path / "empty.csv", "id,when,label,amount,old,n\n")
     with pytest.raises(DataError, match=r"holds no rows; name files that hold some in sources\.cases\.path"):
         run(spark, settings(tmp_path, cases=empty), cases=CASES)
+
+
+def test_who_was_erased_does_not_come_back(spark: SparkSession, tmp_path: Path) -> None:
+    """Not into the table, nor into quarantine; a column that only an erasure needs is kept for it."""
+    text = FILE.replace("n\n", "n,email\n", 1).replace(",3\n", ",3,ann@x.org\n").replace(",,\n", ",,,bob@x.org\n")
+    text = text.replace(",-1\n", ",-1,\n") + "d,never,legit,1,yes,1,ann@x.org\ne,never,legit,1,yes,1,bob@x.org\n"
+    unsaid = settings(tmp_path, limit=0.7, cases=of_file(tmp_path / "cases.csv", text))
+    asked = settings(tmp_path, limit=0.7, cases=of_file(tmp_path / "cases.csv", text, persons=["email"]))
+    tables = Tables(spark, asked.tables.root)
+    assert run(spark, asked, cases=CASES)["tables"]["cases"]["bad"] == {"time is no timestamp": 2}
+    assert {row["email"] for row in tables.read("cases").collect()} == {"ann@x.org", "bob@x.org", None}
+    tables.remove("quarantine", tables.read("quarantine").select("row"), job="erase", inputs={})
+    erased.remember(tables, ["ann@x.org"])
+    with pytest.raises(SettingsError, match=r"sources.cases.persons does not say which columns of 'cases' hold"):
+        run(spark, unsaid, cases=CASES)
+    made = run(spark, asked, cases=CASES)["tables"]["cases"]
+    assert (made["rows"], made["bad"], made["up_to_date"]) == (2, {"time is no timestamp": 1}, False)
+    assert {row["email"] for row in tables.read("cases").collect()} == {"bob@x.org", None}
+    assert "ann@x.org" not in str(tables.read("quarantine").collect())
+    assert run(spark, asked, cases=CASES)["up_to_date"]
+
+
+def test_persons_are_named_by_texts(spark: SparkSession, tmp_path: Path) -> None:
+    asked = settings(tmp_path, cases=of_file(tmp_path / "cases.csv", persons=["amount"]))
+    with pytest.raises(SettingsError, match=r"sources.cases.persons has 'amount', which is a double; ids are texts"):
+        run(spark, asked, cases=CASES)

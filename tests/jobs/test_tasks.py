@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -13,13 +13,17 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import build_examples, builds, erase
 from jobs.settings import Settings, load_settings
-from jobs.task import Ground
+from jobs.settings_sources import TableSource
+from jobs.tables import Tables
+from jobs.task import BY_ID, BY_LINE, Ground
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
 from tests.jobs import small_shop, test_demand, test_fraud
+from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
 
@@ -41,11 +45,15 @@ class World:
         settings: folder -> the pipeline's.
         tables: name -> (rows, schema).
         later: rows that are not known at the cut: of a later time, or of before and not there yet; by table.
+        person: the id of one who stands in the tables.
+        sources: what the settings say of the tables' persons.
     """
 
     settings: Callable[[Path], Settings]
     tables: dict[str, tuple[list[tuple[Any, ...]], str]]
     later: dict[str, list[tuple[Any, ...]]]
+    person: str
+    sources: dict[str, TableSource] = field(default_factory=dict)
 
 
 def shop() -> World:
@@ -64,6 +72,7 @@ def shop() -> World:
         lambda folder: small_shop._settings(folder),
         {"events": (rows, small_shop.EVENTS), "items": (items, "item_id string, name string")},
         {"events": later},
+        "user 3",
     )
 
 
@@ -75,7 +84,9 @@ def cases() -> World:
     ]
     late = test_fraud.CUT - timedelta(days=1)
     later += [(f"late {n}", late, n % 2 == 0, f"address {n}", "domain 1", 7.0) for n in range(10)]
-    return World(test_fraud.settings_in, {"cases": (test_fraud.planted(), test_fraud.CASES)}, {"cases": later})
+    persons = {"cases": TableSource(persons=("address",))}
+    tables = {"cases": (test_fraud.planted(), test_fraud.CASES)}
+    return World(test_fraud.settings_in, tables, {"cases": later}, "address 7", persons)
 
 
 def sales() -> World:
@@ -83,7 +94,8 @@ def sales() -> World:
     weeks = [test_demand.week(test_demand.CUT + n) for n in range(6)]
     later = [(series, week, 99.0) for series in ("P0", "P1", "new") for week in weeks]
     schema = "series_id string, time timestamp, quantity double"
-    return World(test_demand.settings_of, {"sales": (test_demand.planted(), schema)}, {"sales": later})
+    persons = {"sales": TableSource(persons=("series_id",))}
+    return World(test_demand.settings_of, {"sales": (test_demand.planted(), schema)}, {"sales": later}, "P3", persons)
 
 
 WORLDS: dict[str, Callable[[], World]] = {"recommend": shop, "fraud": cases, "demand": sales}
@@ -200,3 +212,40 @@ def test_its_files_and_metrics_are_there(name: str, folder: Path) -> None:
     module = task.spark()
     wanted = ("lines", "examples", "slices", "contenders", "judge", "looks", "score")
     assert all(callable(getattr(module, function)) for function in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_person_is_erased_from_all_that_was_made(spark: SparkSession, name: str, tmp_path: Path) -> None:
+    """From the tables read, from vocabularies, examples and side tables, and from the answers; others stay."""
+    world, task = world_of(name), TASKS[name]
+    settings = world.settings(tmp_path).model_copy(update={"sources": world.sources})
+    tables, marks = Tables(spark, settings.tables.root), task.persons(settings)
+    for table, (rows, schema) in world.tables.items():
+        tables.write(table, spark.createDataFrame(rows, schema), mode="overwrite", job="ingest", inputs={})
+    build_examples.run(settings, spark)
+    read = {table: tables.read(table) for table in world.tables}
+    (column, how) = next(iter(marks[task.table].items()))
+    ids = task.lines(read, settings) if how == BY_LINE else next(read[table] for table in read if table in marks)
+    tables.write(task.table, ids.select(column).distinct(), mode="overwrite", job="score", inputs={})
+    there = [table for table in marks if tables.exists(table)]
+    before = {table: tables.read(table).count() for table in there}
+    assert naming(tmp_path, world.person)
+    said = erase.run(settings, [world.person], spark)
+    assert naming(tmp_path, world.person) == []
+    removed = {table: said["tables"][table]["rows"] for table in there}
+    assert all(0 < removed[table] < before[table] for table in there)
+    after = {table: tables.read(table).count() for table in there}
+    kept = {table: 0 if table.startswith("vocabulary_") else removed[table] for table in there}
+    assert after == {table: before[table] - kept[table] for table in there}
+    built = builds.published(tables)["versions"]
+    assert built["examples"] == tables.version("examples")
+
+
+def test_what_it_makes_of_persons_is_named(name: str, folder: Path) -> None:
+    """Of each vocabulary that an index is of, the ids; and the answers, where what is read has persons."""
+    world, task = world_of(name), TASKS[name]
+    marks = task.persons(world.settings(folder).model_copy(update={"sources": world.sources}))
+    hows = {how for columns in marks.values() for how in columns.values()}
+    assert {task.table, "examples"} <= {*marks}
+    assert all(marks[how] == {"id": BY_ID} for how in hows - {BY_ID, BY_LINE})
