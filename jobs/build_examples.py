@@ -52,7 +52,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         DataError: nothing lies before a cut, a vocabulary is damaged, or persons were erased meanwhile.
     """
     spark = open_session(settings, spark)
-    tables = Tables(spark, settings.tables.root)
+    tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with step("build examples: opening the tables"):
         dealt = partitions_for(spark, _size(settings, tables))
     with session_settings(spark, dealt):
@@ -146,6 +146,8 @@ def pinned(tables: Tables, task: Task, settings: Settings) -> dict[str, Pin]:
 
 def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> builds.Manifest:
     """What was built is still there; where housekeeping has moved it, a new manifest says so."""
+    for name in held["versions"]:
+        tables.give_name(name)
     same = held == before.manifest
     if not same:
         builds.publish(tables, held, job=JOB, since=before.version)

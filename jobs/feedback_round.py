@@ -121,7 +121,7 @@ def _apart(settings: Settings, source: Tables, built: builds.Manifest, inputs: M
     bundle = train.latest_bundle(settings.run_dir)
     shutil.copytree(bundle, run_dir / "bundles" / bundle.name, dirs_exist_ok=True)
     shutil.copyfile(Path(settings.run_dir) / LATEST, run_dir / LATEST)
-    return _with(settings, tables={"root": root}).model_copy(update={"run_dir": str(run_dir)})
+    return _with(settings, tables={"root": root, "catalogue": None}).model_copy(update={"run_dir": str(run_dir)})
 
 
 def _with(settings: Settings, **sections: Mapping[str, Any]) -> Settings:

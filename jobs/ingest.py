@@ -83,13 +83,14 @@ def run(
     _refuse_unnamed(frames or {}, settings)
     if EVENTS not in task.tables(settings):
         spark = open_session(settings, spark)
-        return source_tables.ingest(settings, Tables(spark, settings.tables.root), task, frames)
+        tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
+        return source_tables.ingest(settings, tables, task, frames)
     if settings.sources:
         raise SettingsError(f"sources is for tasks that read tables of their own; '{task.name}' reads {EVENTS}: ingest")
     asked, of_attributes = settings.ingest.events(), attributes.rules_of(settings.ingest)
     rules = {place: ingest_rules.rules_of(place, settings.ingest, source) for place, source in asked.items()}
     spark = open_session(settings, spark)
-    tables = Tables(spark, settings.tables.root)
+    tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     decoding = ingest_rules.CORRECT_TIMES | sources.DECODING
     with step("ingest: trying the rules on a row"), session_settings(spark, decoding):
         for place, source in settings.ingest.all_sources().items():

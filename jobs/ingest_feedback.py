@@ -56,7 +56,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         DataError: `outcomes` has no row, or persons were erased meanwhile.
     """
     spark = open_session(settings, spark)
-    tables = Tables(spark, settings.tables.root)
+    tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     watch = Watch(tables, JOB, "feedback")
     recommended = tables.pin("recommendations")
     every = tables.read("recommendations", recommended.version)

@@ -55,8 +55,8 @@ def _root(root: str) -> str:
     _refuse_unprintable(root)
     if _CATALOGUE.match(root):
         raise ValueError(
-            "looks like a catalogue's schema, and tables are found by path; name the folder or URL that holds them, "
-            f"or write ./{root} for a local folder"
+            "looks like a catalogue's schema, and tables are found by path; name the folder or URL that holds them "
+            f"(tables.catalogue={root} names them in the schema too), or write ./{root} for a local folder"
         )
     if match := _SCHEME.match(root):
         place = root[match.end() :].lstrip("/")
@@ -80,6 +80,16 @@ def _table_name(name: str) -> str:
     return name
 
 
+def _schema(name: str) -> str:
+    """A catalogue's schema."""
+    if not _TABLE.fullmatch(name) or len(re.findall(r"[^.`]+", name)) > 2:
+        raise ValueError(
+            "must be a schema's name of up to two parts, e.g. main.shop; a part with other characters stands in "
+            "backticks; tables get their names in it"
+        )
+    return name
+
+
 def _name(name: str) -> str:
     """A name that is a part of a folder's name."""
     if name and not _NAME.fullmatch(name):
@@ -94,4 +104,5 @@ LocalFolder = Annotated[str, AfterValidator(_local)]
 FolderName = Annotated[str, AfterValidator(_name)]
 TablesRoot = Annotated[str, AfterValidator(_root)]
 SourcePath = Annotated[str, AfterValidator(without_password)]
+SchemaName = Annotated[str, AfterValidator(_schema)]
 TableName = Annotated[str, AfterValidator(_table_name)]

@@ -57,7 +57,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """
     task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
-    tables = Tables(spark, settings.tables.root)
+    tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with step("score: opening the tables"):
         marks = task.persons(settings).get(task.table, {})
         by_id = [column for column, how in marks.items() if how == BY_ID]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from jobs.places import FolderName, LocalFolder, TablesRoot
+from jobs.places import FolderName, LocalFolder, SchemaName, TablesRoot
 from jobs.settings_base import Moment, Section
 from jobs.settings_sources import Kind
 from training.settings import DeviceChoice, FitSettings
@@ -27,6 +27,9 @@ class TableSettings(Section):
     """Where the Delta tables lie."""
 
     root: TablesRoot = Field("out/tables", description="a folder or object-store URL; each table is a folder below it")
+    catalogue: SchemaName | None = Field(
+        None, description="a catalogue's schema in which each table has a name too, e.g. main.shop; default: in none"
+    )
     quarantine_limit: float = Field(0.05, ge=0, le=1, description="share of bad rows past which a job stops")
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
-from jobs import commits, delta_sql
+from jobs import catalogue_tables, commits, delta_sql
 from jobs.commits import Metadata, is_conflict
 from jobs.sessions import SPARK_ERRORS, session_settings
 from jobs.table_reads import TableReads
@@ -28,7 +28,28 @@ NOTHING_NEW = "millrace.nothingNew"  # the property that `note_nothing_new` sets
 
 
 class Tables(TableReads):
-    """The tables of one pipeline, to read and to write."""
+    """The tables of one pipeline, to read and to write.
+
+    Args:
+        spark: a session with Delta Lake.
+        root: a folder or an object-store URL; each table is a folder below it.
+        catalogue: a schema in which each table that is written has a name too, e.g. main.shop; None: in none.
+    """
+
+    def __init__(self, spark: SparkSession, root: str, catalogue: str | None = None) -> None:
+        super().__init__(spark, root)
+        self._catalogue, self._named_there = catalogue, set[str]()
+
+    def up_to_date(self, name: str, job: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether this job made the table's last change from these inputs, or has found since that it holds them.
+
+        Raises:
+            TableError: the table cannot have its name in the catalogue.
+        """
+        held = super().up_to_date(name, job, inputs)
+        if held:
+            self.give_name(name)
+        return held
 
     def write(
         self,
@@ -63,8 +84,10 @@ class Tables(TableReads):
             The version that this write made, or the one that had the rows already.
 
         Raises:
-            TableError: another writer changed the table meanwhile; nothing was written.
+            TableError: another writer changed the table meanwhile; nothing was written. Or the table cannot have its
+                name in the catalogue.
         """
+        self._refuse_other(name)
         given = dict(properties or {})
         if where is not None:
             self._make(name, df, partition_by, given)
@@ -85,6 +108,7 @@ class Tables(TableReads):
             writer = writer.partitionBy(*partition_by)
         with self._one_writer(name, job), session_settings(self.spark, MICROSECONDS | file_options):
             writer.save(self.path(name))
+        self.give_name(name)
         return self._version_of(name, metadata, by_inputs=once)
 
     def merge_new(
@@ -114,9 +138,12 @@ class Tables(TableReads):
             The table's version; unchanged if there was nothing to insert.
 
         Raises:
-            TableError: another writer changed the table meanwhile; nothing was written.
+            TableError: another writer changed the table meanwhile; nothing was written. Or the table cannot have its
+                name in the catalogue.
         """
+        self._refuse_other(name)
         self._make(name, df, (), properties or {})
+        self.give_name(name)
         version = self.version(name)
         held = self.read(name, version).alias("held")
         if df.join(
@@ -231,6 +258,24 @@ class Tables(TableReads):
             session_settings(self.spark, {USER_METADATA: metadata.text}),
         ):
             delta_sql.set_properties(self.spark, self.path(name), {NOTHING_NEW: _digest(inputs)})
+
+    def _refuse_other(self, name: str) -> None:
+        """See that the table's name in the catalogue is its own, or free."""
+        if self._catalogue is None or name in self._named_there:
+            return
+        if catalogue_tables.refuse_other(self.spark, self._catalogue, name, self.path(name)):
+            self._named_there.add(name)
+
+    def give_name(self, name: str) -> None:
+        """Name a table that is there in the catalogue, if it is not named there.
+
+        Raises:
+            TableError: something else has the name, or it may not be given.
+        """
+        self._refuse_other(name)
+        if self._catalogue is not None and name not in self._named_there:
+            catalogue_tables.give_name(self.spark, self._catalogue, name, self.path(name))
+            self._named_there.add(name)
 
     def _newest(self, name: str) -> int:
         """The table's newest version; -1 without a table."""
