@@ -41,16 +41,16 @@ def find(spark: SparkSession, name: str, place: str) -> Named:
     Raises:
         DataError: there is no such table, or the session may not read it.
     """
-    quoted = _quoted(name)
+    full = quoted(name)
     try:
-        rows = spark.table(quoted)
+        rows = spark.table(full)
         _ = rows.schema  # with Spark Connect `table` alone asks nothing
     except SPARK_ERRORS as error:
         raise refusal(error, name, place) or error from error
     try:
-        pin = pin_of(commits.newest_first(lambda limit: spark.sql(f"DESCRIBE HISTORY {quoted} LIMIT {limit}")))
-        size = spark.sql(f"DESCRIBE DETAIL {quoted}").select("sizeInBytes").collect()[0][0]
-        return Named(spark.sql(f"SELECT * FROM {quoted} VERSION AS OF {pin.version}"), pin, int(size))
+        pin = pin_of(commits.newest_first(lambda limit: spark.sql(f"DESCRIBE HISTORY {full} LIMIT {limit}")))
+        size = spark.sql(f"DESCRIBE DETAIL {full}").select("sizeInBytes").collect()[0][0]
+        return Named(spark.sql(f"SELECT * FROM {full} VERSION AS OF {pin.version}"), pin, int(size))
     except AnalysisException as error:
         if _FORBIDDEN.search(str(error)):
             raise refusal(error, name, place) or error from error
@@ -70,9 +70,9 @@ def refuse_other(spark: SparkSession, schema: str, name: str, path: str) -> bool
     Raises:
         TableError: there is no such schema, it may not be used, or something else has the name.
     """
-    full = _quoted(f"{schema}.{name}")
+    full = quoted(f"{schema}.{name}")
     try:
-        spark.sql(f"DESCRIBE SCHEMA {_quoted(schema)}").collect()
+        spark.sql(f"DESCRIBE SCHEMA {quoted(schema)}").collect()
         if not spark.catalog.tableExists(full):
             return False
     except SPARK_ERRORS as error:
@@ -95,7 +95,7 @@ def give_name(spark: SparkSession, schema: str, name: str, path: str) -> None:
         TableError: it may not be made there.
     """
     try:
-        spark.sql(f"CREATE TABLE IF NOT EXISTS {_quoted(f'{schema}.{name}')} USING DELTA LOCATION {_literal(path)}")
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {quoted(f'{schema}.{name}')} USING DELTA LOCATION {_literal(path)}")
     except SPARK_ERRORS as error:
         raise TableError(
             f"table '{name}' was written to {path}, and cannot be named {schema}.{name}: {_first_line(error)}. Have "
@@ -125,7 +125,8 @@ def _taken(schema: str, name: str, what: str, path: str) -> TableError:
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name of up to three parts as SQL takes it."""
     return ".".join(f"`{part}`" for part in re.findall(r"[^.`]+", name))
 
 

@@ -110,6 +110,9 @@ class TableSource(SourceSettings):
     wide: Wide | None = Field(
         None, description="columns that are periods, e.g. {prefix: W, start: 2025-01-06, days: 7}"
     )
+    in_place: bool = Field(
+        False, description="a Delta table that needs no cleaning is not copied: its files are read where they lie"
+    )
     persons: tuple[Text, ...] | None = Field(
         None,
         max_length=100,

@@ -17,7 +17,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
-from jobs import sources
+from jobs import in_place, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
@@ -108,10 +108,11 @@ def _ingest(
         source = _find(settings, tables, task, name, asked, frames)
         held = said_persons(settings, name)
         watch = Watch(tables, JOB, name, held)
+        unused = set() if asked.in_place else {"in_place"}  # so that what was made before there was such a thing stays
         inputs = {
             "source": source.name,
             "files": source.state,
-            "settings": asked.model_dump(mode="json", exclude={"path", "table", "persons"}),
+            "settings": asked.model_dump(mode="json", exclude={"path", "table", "persons"} | unused),
             "columns": dict(columns),
             **watch.inputs,
         }
@@ -144,8 +145,11 @@ def _ingest(
         watch.before_writing()
         tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], job=JOB, inputs=inputs)
         tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
-        kept = typed.where("reason IS NULL").select(*columns)
-        version = tables.write(name, kept, mode="overwrite", job=JOB, inputs=inputs)
+        if asked.in_place and _is_as_read(source, asked, columns, counts):
+            version = tables.stand_for(name, in_place.place_of(source), source.version or 0, job=JOB, inputs=inputs)
+        else:
+            kept = typed.where("reason IS NULL").select(*columns)
+            version = tables.write(name, kept, mode="overwrite", job=JOB, inputs=inputs)
         typed.unpersist()
         watch.after_writing([name], batch)
     return _told(source.name, counts, version, up_to_date=False)
@@ -161,6 +165,16 @@ def _find(
             f"task '{task.name}' reads the table '{name}': name its file or table in sources.{name}.path or .table"
         )
     return sources.simulated(settings, tables.spark, task.simulated[name], asked)
+
+
+def _is_as_read(
+    source: sources.Source, asked: TableSource, columns: Mapping[str, str], counts: Mapping[str, int]
+) -> bool:
+    """Whether a table can be read where it lies; says why not."""
+    why = in_place.obstacle(source, asked, columns, sum(counts.values()) - counts.get(KEPT, 0))
+    if why is not None:
+        say(f"{source.name} is copied, for {why}")
+    return why is None
 
 
 def _erased(tables: Tables, settings: Settings, name: str) -> Erased | None:

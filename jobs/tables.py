@@ -243,6 +243,29 @@ class Tables(TableReads):
         here, there = (delta_sql.place(tables.path(name)) for tables in (self, Tables(self.spark, root)))
         self.spark.sql(f"CREATE TABLE IF NOT EXISTS {there} SHALLOW CLONE {here} VERSION AS OF {pinned}")
 
+    def stand_for(self, name: str, other: str, version: int, *, job: str, inputs: Mapping[str, Any]) -> int:
+        """Make the table a clone of a version of another one: it shares that one's files, and copies none.
+
+        Args:
+            name: the table; what it held is replaced.
+            other: the other table, as SQL names it.
+            version: of the other.
+            job: the job that makes it.
+            inputs: what determines the rows.
+
+        Returns:
+            The version that this makes.
+
+        Raises:
+            TableError: another writer changed the table meanwhile. Or it cannot have its name in the catalogue.
+        """
+        self._refuse_other(name)
+        metadata, here = commits.metadata(job, inputs), delta_sql.place(self.path(name))
+        with self._one_writer(name, job), session_settings(self.spark, {USER_METADATA: metadata.text}):
+            self.spark.sql(f"CREATE OR REPLACE TABLE {here} SHALLOW CLONE {other} VERSION AS OF {version}")
+        self.give_name(name)
+        return self._version_of(name, metadata)
+
     def note_nothing_new(self, name: str, job: str, inputs: Mapping[str, Any]) -> None:
         """Commit that the table holds all that the job makes of these inputs: no row of them was new.
 

@@ -41,13 +41,14 @@ def files_in(spark: SparkSession, folder: str) -> list[File]:
     ]
 
 
-def folders(spark: SparkSession, folder: str) -> list[str]:
-    """The names of the folders right in a folder, without hidden ones; none if there is no such folder."""
+def tables_in(spark: SparkSession, folder: str) -> list[str]:
+    """The names of the Delta tables right in a folder; none if there is no such folder."""
     place, store = _open(spark, folder)
     if not store.exists(place):
         return []
-    named = [status.getPath().getName() for status in store.listStatus(place) if status.isDirectory()]
-    return sorted(name for name in named if not name.startswith(("_", ".")))
+    jvm: Any = spark._jvm
+    held = [status.getPath() for status in store.listStatus(place) if status.isDirectory()]
+    return sorted(path.getName() for path in held if store.exists(jvm.org.apache.hadoop.fs.Path(path, "_delta_log")))
 
 
 def qualified(spark: SparkSession, path: str) -> str:

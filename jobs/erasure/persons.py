@@ -108,7 +108,7 @@ def places(settings: Settings, tables: Tables) -> list[Place]:
     names = {place.name for place in held}
     held += [
         Place(name, tables, name, (Mark(USER, BY_ID, ""),))
-        for name in erasure_files.folders(tables.spark, tables.root)
+        for name in erasure_files.tables_in(tables.spark, tables.root)
         if name not in names and tables.exists(name) and tables.made_by(name) and USER in tables.read(name).columns
     ]
     if tables.exists(QUARANTINE):
@@ -201,7 +201,7 @@ def _simulated(settings: Settings, tables: Tables) -> list[Place]:
         if source.name is None:
             named[of_shop] = {source.columns.get(column, column) for column in source.persons or ()}
     held = []
-    for name in erasure_files.folders(tables.spark, raw.root):
+    for name in erasure_files.tables_in(tables.spark, raw.root):
         if raw.exists(name) and (name == RAW or raw.made_by(name) == "simulate"):
             of_persons = {USER} | named.get(name, set())
             marks = tuple(Mark(column, BY_ID, "") for column in raw.read(name).columns if column in of_persons)

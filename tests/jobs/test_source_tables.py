@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def test_who_was_erased_does_not_come_back(spark: SparkSession, tmp_path: Path) 
     assert {row["email"] for row in tables.read("cases").collect()} == {"ann@x.org", "bob@x.org", None}
     tables.remove("quarantine", tables.read("quarantine").select("row"), job="erase", inputs={})
     erased.remember(tables, ["ann@x.org"])
+    ann = spark.createDataFrame([("ann@x.org",)], "email string")
+    tables.remove("cases", ann, job="erase", inputs={})
     with pytest.raises(SettingsError, match=r"sources.cases.persons does not say which columns of 'cases' hold"):
         run(spark, unsaid, cases=CASES)
     made = run(spark, asked, cases=CASES)["tables"]["cases"]
@@ -150,3 +153,31 @@ def test_persons_are_named_by_texts(spark: SparkSession, tmp_path: Path) -> None
     asked = settings(tmp_path, cases=of_file(tmp_path / "cases.csv", persons=["amount"]))
     with pytest.raises(SettingsError, match=r"sources.cases.persons has 'amount', which is a double; ids are texts"):
         run(spark, asked, cases=CASES)
+
+
+def test_a_delta_table_that_needs_no_cleaning_is_read_where_it_lies(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that does is copied, which says why; and when it changes, so does ours."""
+    shop, ours = tmp_path / "shop" / "cases", tmp_path / "tables" / "cases"
+    reads = {"case_id": "string", "n": "bigint?"}
+    asked = settings(tmp_path, cases={"path": str(shop), "format": "delta", "in_place": True})
+
+    def made(*rows: tuple[str, int | None]) -> tuple[list[tuple[Any, ...]], int]:
+        df = spark.createDataFrame(list(rows), "case_id string, n bigint").coalesce(1)
+        df.write.format("delta").mode("overwrite").save(str(shop))
+        run(spark, asked, cases=reads)
+        held = Tables(spark, asked.tables.root).read("cases").orderBy("n").collect()
+        return [tuple(row) for row in held], len(list(ours.glob("*.parquet")))
+
+    assert made(("a", 1), ("b", 2)) == ([("a", 1), ("b", 2)], 0)
+    assert run(spark, asked, cases=reads)["up_to_date"]
+    assert made(("c", 3)) == ([("c", 3)], 0)
+    capsys.readouterr()
+    assert made(("c", 3), (" d ", 4)) == ([("c", 3), ("d", 4)], 1)
+    assert made(("c", 3), ("", 4))[0] == [("c", 3)]
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert re.search(r"is copied, for texts in it .* blanks around.*is copied, for 1 of its rows", said)
+    other = settings(tmp_path, cases={"path": str(shop), "format": "delta", "in_place": True})
+    run(spark, other, cases={"case_id": "string", "n": "double?"})
+    assert "'n' is bigint" in "".join(capsys.readouterr())
