@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame
@@ -16,6 +17,7 @@ from jobs import sources
 from jobs.console import say, show_table, step
 from jobs.ingest_rules import CORRECT_TIMES
 from jobs.sessions import session_settings
+from jobs.settings_sources import AttributeSource
 from jobs.sources import Source
 from spark_udfs import attributes, typed_texts
 from spark_udfs.attributes import GOOD, REASONS, TIME, TYPES, AttributeRules
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from spark_udfs.erased import Erased
 
 JOB = "ingest"
+HISTORIES = {"items": "item_history", "users": "user_history"}
 IDS = {"items": "item_id", "users": "user_id"}
 FACTS = {
     "items": ("item_id", "first_sold", "last_sold", "price"),
@@ -64,6 +67,8 @@ def rules_of(ingest: IngestSettings) -> dict[str, AttributeRules]:
                 normalise_ids=ingest.normalise_ids,
             )
             problems += _problems(place, table, each)
+            if asked.history and TIME not in asked.columns:
+                problems.append(f"{place}.history needs '{TIME}' in {place}.columns: from when on a row holds")
             problems += [
                 f"{place}.columns has the attribute '{name}', and so has {places[name]}; name one of them otherwise"
                 for name in each.attributes
@@ -80,6 +85,7 @@ def made_from(readings: Sequence[AttributeReading]) -> dict[str, Any]:
     """What attributes add to a table's inputs; nothing without any."""
     listed = [
         {"source": source.name, "files": source.state, "rules": vars(rules), "encoding": source.asked.encoding}
+        | ({"history": True} if keeps_history(source) else {})
         for source, rules in readings
     ]
     return {"attributes": listed} if listed else {}
@@ -95,7 +101,7 @@ def add(
     limit: float,
     persons: Erased | None,
 ) -> DataFrame:
-    """Facts of events with the attributes of all sources; counts and bad rows are written.
+    """Facts of events with the attributes of all sources; counts, bad rows and histories are written.
 
     Args:
         tables: where these go.
@@ -110,7 +116,7 @@ def add(
         SchemaError: an attribute has another type than in the table that is there, or no type that a table takes.
         TooManyBadRows: a source passed the limit.
     """
-    spark, batch, parts = tables.spark, _batch(inputs), list[DataFrame]()
+    spark, batch, parts, histories = tables.spark, _batch(inputs), list[DataFrame](), list[DataFrame]()
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
         for source, rules in readings:
             with step(f"reading {source.name}"), sources.readable(source):
@@ -134,14 +140,25 @@ def add(
             )
             tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
             tables.merge_new("dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs)
-            part = attributes.kept(sorted_out, rules)
+            made_of = sorted_out
             if persons is not None and rules.id == "user_id":
-                part = persons.without(part, F.col("user_id"))
-            parts.append(part)
+                made_of = persons.without(sorted_out, F.col("user_id"))
+            parts.append(attributes.kept(made_of, rules))
+            if keeps_history(source):
+                histories.append(attributes.history(made_of, rules))
             show_table(f"Rows of {source.name}", ("disposition", "rows"), sorted(counts.items()))
     made = attributes.joined(facts, IDS[name], parts, TEXTS[name])
     _refuse_other_types(tables, name, made, [each for _, rules in readings for each in rules.attributes])
+    if histories:
+        every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
+        with step(f"writing {HISTORIES[name]}"):
+            tables.write(HISTORIES[name], every, mode="overwrite", job=JOB, inputs=inputs)
     return made
+
+
+def keeps_history(source: Source) -> bool:
+    """Whether every row of a source counts from its time on, beside the newest of each id."""
+    return isinstance(source.asked, AttributeSource) and source.asked.history
 
 
 def counts_of(tables: Tables, inputs: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -105,6 +105,7 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     yield f"  {table}:"
     yield from _place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()})
     yield "    # words: {label: {legit: 0, fraud: 1}}   # numbers for words"
+    yield "    # persons: [user_id]           # columns with persons' ids, which erase must know; []: none"
 
 
 def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> Iterator[str]:

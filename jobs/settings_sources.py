@@ -134,6 +134,9 @@ class AttributeSource(SourceSettings):
         description="of attributes that are texts: text, number, whole, flag, time, texts, numbers, wholes; lists "
         "are JSON or have bars between; default: text",
     )
+    history: bool = Field(
+        False, description="each row holds from its time on: all are kept in item_history or user_history too"
+    )
 
 
 class IngestSettings(EventSource):

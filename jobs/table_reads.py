@@ -29,6 +29,8 @@ MADE_BY = {  # beside the tables of a simulated shop, and those with the answers
     "users": "ingest",
     "quarantine": "ingest",
     "dispositions": "ingest",
+    "item_history": "ingest",
+    "user_history": "ingest",
     "vocabulary_items": "build_examples",
     "vocabulary_users": "build_examples",
     "examples": "build_examples",

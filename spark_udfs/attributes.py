@@ -70,7 +70,8 @@ def sort_out(raw: DataFrame, rules: AttributeRules, malformed: str | None = None
         malformed: the column that holds a malformed line's text; null in all other rows.
 
     Returns:
-        The id, the attributes, `row` (the raw row as JSON), `copies`, `disposition` (of GOOD, or a key of REASONS).
+        The id, the attributes, TIME, `row` (the raw row as JSON), `copies`, `disposition` (of GOOD, or a key of
+        REASONS).
     """
     place = {name: f"column_{number}" for number, name in enumerate(raw.columns)}
     held = raw.toDF(*place.values())
@@ -93,21 +94,46 @@ def sort_out(raw: DataFrame, rules: AttributeRules, malformed: str | None = None
     typed = held.select(
         id_.alias(rules.id),
         *(value.alias(name) for name, value in values.items()),
-        time.alias("_time"),
+        time.alias(TIME),
         row.alias("row"),
         F.coalesce(*(F.when(faults[reason], F.lit(reason)) for reason in faults)).alias("fault"),
     )
     distinct = typed.groupBy(*typed.columns).agg(F.count(F.lit(1)).alias("copies"))
-    newest = Window.partitionBy(rules.id, "fault").orderBy(F.desc_nulls_last("_time"), F.xxhash64("row"), "row")
+    newest = Window.partitionBy(rules.id, "fault").orderBy(F.desc_nulls_last(TIME), F.xxhash64("row"), "row")
     others = OLDER if TIME in rules.columns else "several_rows"
     ranked = F.when(F.row_number().over(newest) == 1, KEPT).otherwise(others)
     disposition = F.coalesce("fault", ranked).alias("disposition")
-    return distinct.select(rules.id, *rules.attributes, "row", "copies", disposition)
+    return distinct.select(rules.id, *rules.attributes, TIME, "row", "copies", disposition)
 
 
 def kept(sorted_out: DataFrame, rules: AttributeRules) -> DataFrame:
     """One row an id: the id, its attributes."""
     return sorted_out.where(F.col("disposition") == KEPT).select(rules.id, *rules.attributes)
+
+
+def history(sorted_out: DataFrame, rules: AttributeRules) -> DataFrame:
+    """One row an id and time: the id, TIME (from which on the attributes hold), its attributes."""
+    first = F.row_number().over(Window.partitionBy(rules.id, TIME).orderBy(F.xxhash64("row"), "row"))
+    good = sorted_out.where(F.col("disposition").isin(KEPT, OLDER)).withColumn("_first", first)
+    return good.where("_first = 1").select(rules.id, TIME, *rules.attributes)
+
+
+def as_of(rows: DataFrame, held: DataFrame, id_name: str, names: Sequence[str]) -> DataFrame:
+    """Rows with what held of their ids at their own times; null where nothing was known yet.
+
+    Args:
+        rows: have the id and TIME.
+        held: the id, TIME from which on a row's attributes hold, and these; null: the one before goes on.
+        id_name: the id's column.
+        names: the attributes wanted, none of them a column of rows.
+    """
+    mine = F.struct(*rows.columns)
+    asked = rows.select(id_name, TIME, F.lit(True).alias("_asked"), mine.alias("_row"))
+    known = held.where(F.col(TIME).isNotNull()).select(id_name, TIME, F.lit(False).alias("_asked"), *names)
+    until = Window.partitionBy(id_name).orderBy(TIME, "_asked").rowsBetween(Window.unboundedPreceding, 0)
+    last = [F.last(name, ignorenulls=True).over(until).alias(name) for name in names]
+    every = asked.unionByName(known, allowMissingColumns=True)
+    return every.select("_asked", "_row", *last).where("_asked").select("_row.*", *names)
 
 
 def set_aside(sorted_out: DataFrame) -> DataFrame:

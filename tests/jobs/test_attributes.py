@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import attributes as attributes_job
 from jobs import ingest, sources
@@ -167,3 +168,41 @@ def test_the_types_of_the_settings_are_ours() -> None:
     from typing import get_args
 
     assert get_args(AttributeType) == tuple(TYPES)
+
+
+def test_a_price_counts_from_its_time_on(spark: SparkSession, tmp_path: Path) -> None:
+    """All rows of a history are kept, the newest stands in the table; each row asks as of its own time."""
+    prices = {"table": "products", "columns": {"item_id": "sku", "time": "at", "list_price": "kg"}, "history": True}
+    held_from = [("s1", "2024-01-01", 1.0), ("s1", "2024-03-01", 3.0), ("s1", "2024-02-01", None)]
+    held_from += [("s2", "2024-02-01", 2.0)]
+    kg = spark.createDataFrame(held_from, "sku string, at string, kg double").withColumn("at", F.to_date("at"))
+    asked = shop(tmp_path, "v0;a;1;yes;01.01.2024")
+    section = IngestSettings.model_validate(asked.ingest.model_dump() | {"items": [prices]})
+    ingest.run(asked.model_copy(update={"ingest": section}), spark, frames={"products": kg})
+    tables = Tables(spark, asked.tables.root)
+    held = tables.read("item_history")
+    assert held.columns == ["item_id", "time", "list_price"]
+    assert held.count() == 4
+    newest = {row["item_id"]: row["list_price"] for row in tables.read("items").where("item_id != 's0'").collect()}
+    assert newest == {"s1": 3.0, "s2": 2.0}
+    times = [
+        ("s1", "2023-12-31", None),
+        ("s1", "2024-01-01", 1.0),
+        ("s1", "2024-02-02", 1.0),
+        ("s1", "2024-03-05", 3.0),
+    ]
+    times += [("s2", "2024-01-31", None), ("never", "2024-06-01", None)]
+    rows = spark.createDataFrame(times, "item_id string, at string, wanted double")
+    rows = rows.withColumn("time", rows["at"].cast("timestamp"))
+    told = attributes.as_of(rows, held, "item_id", ["list_price"])
+    assert told.columns == ["item_id", "at", "wanted", "time", "list_price"]
+    assert [row["list_price"] for row in told.collect()] == [row["wanted"] for row in told.collect()]
+    assert told.count() == len(times)
+
+
+def test_a_history_needs_times() -> None:
+    section = IngestSettings.model_validate(
+        {"items": [{"table": "p", "columns": {"item_id": "sku", "brand": "b"}, "history": True}]}
+    )
+    with pytest.raises(SettingsError, match=r"ingest.items\[0\].history needs 'time' in ingest.items\[0\].columns"):
+        rules_of(section)
