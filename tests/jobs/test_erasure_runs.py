@@ -151,3 +151,9 @@ def test_pages_go_where_they_name_a_person_or_all_of_them(tmp_path: Path) -> Non
     write(tmp_path / "report.html")
     assert len(erasure_runs.remove_pages(tmp_path, finder, whole=True)) == 3
     assert (tmp_path / "other" / "score.json").exists()
+
+
+def test_what_is_attached_to_a_bundle_is_searched(tmp_path: Path) -> None:
+    attached = write(tmp_path / "bundles" / "b" / "attachments" / "known.txt", "ann1@x.org\n")
+    write(tmp_path / "bundles" / "b" / "weights.safetensors", "ann1@x.org")  # numbers alone, whatever they look like
+    assert list(erasure_runs.naming(tmp_path, Finder(["ann1@x.org"], ["user_id"]))) == [(attached, 1)]
