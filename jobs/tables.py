@@ -189,7 +189,9 @@ class Tables(TableReads):
         Raises:
             TableError: another writer changed the table meanwhile; nothing was written.
         """
+        self._refuse_other(name)
         self._make(name, df, (), {})
+        self.give_name(name)
         version = self.version(name)
         held = self.read(name, version)
         same = (held if where is None else held.where(where)).select(key)
