@@ -248,6 +248,8 @@ class Tables(TableReads):
     def stand_for(self, name: str, other: str, version: int, *, job: str, inputs: Mapping[str, Any]) -> int:
         """Make the table a clone of a version of another one: it shares that one's files, and copies none.
 
+        A table that has rows is emptied first, in a commit of its own, for Delta clones into no other.
+
         Args:
             name: the table; what it held is replaced.
             other: the other table, as SQL names it.
@@ -264,6 +266,9 @@ class Tables(TableReads):
         self._refuse_other(name)
         metadata, here = commits.metadata(job, inputs), delta_sql.place(self.path(name))
         with self._one_writer(name, job), session_settings(self.spark, {USER_METADATA: metadata.text}):
+            if self.exists(name):
+                with session_settings(self.spark, {USER_METADATA: ""}):
+                    self.spark.sql(f"DELETE FROM {here}")
             self.spark.sql(f"CREATE OR REPLACE TABLE {here} SHALLOW CLONE {other} VERSION AS OF {version}")
         self.give_name(name)
         return self._version_of(name, metadata)
