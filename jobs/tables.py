@@ -24,6 +24,7 @@ from training.errors import TableError
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+WRITABLE = "TBLPROPERTIES ('delta.appendOnly' = 'false')"  # of a clone, whatever the other table is
 NOTHING_NEW = "millrace.nothingNew"  # the property that `note_nothing_new` sets
 
 
@@ -269,7 +270,7 @@ class Tables(TableReads):
             if self.exists(name):
                 with session_settings(self.spark, {USER_METADATA: ""}):
                     self.spark.sql(f"DELETE FROM {here}")
-            self.spark.sql(f"CREATE OR REPLACE TABLE {here} SHALLOW CLONE {other} VERSION AS OF {version}")
+            self.spark.sql(f"CREATE OR REPLACE TABLE {here} SHALLOW CLONE {other} VERSION AS OF {version} {WRITABLE}")
         self.give_name(name)
         return self._version_of(name, metadata)
 
