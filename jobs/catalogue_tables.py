@@ -19,6 +19,7 @@ from jobs.table_reads import Pin, pin_of
 from training.errors import DataError, TableError
 
 _MISSING = re.compile(r"NOT_FOUND|NO_SUCH|NoSuch|REQUIRES_SINGLE_PART_NAMESPACE|cannot be found")
+_NO_DELTA = "a view or no Delta table"
 _FORBIDDEN = re.compile(r"PERMISSION|PRIVILEGE|AccessControl|AccessDenied|ermission denied|not authorized|Forbidden")
 
 
@@ -82,9 +83,11 @@ def refuse_other(spark: SparkSession, schema: str, name: str, path: str) -> bool
     except SPARK_ERRORS as error:
         if _FORBIDDEN.search(str(error)):
             raise _no_schema(error, schema) or error from error
-        raise _taken(schema, name, "a view or no Delta table", path) from error
-    if held["format"] != "delta" or _plain(held["location"]) != _plain(path):
-        raise _taken(schema, name, f"a table of format {held['format']} at {held['location']}", path)
+        raise _taken(schema, name, _NO_DELTA, path) from error
+    if held["format"] != "delta":
+        raise _taken(schema, name, _NO_DELTA, path)
+    if _plain(held["location"]) != _plain(path):
+        raise _taken(schema, name, f"the one at {held['location']}", path)
     return True
 
 

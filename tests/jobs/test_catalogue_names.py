@@ -59,7 +59,7 @@ def test_a_name_that_is_taken_or_a_schema_that_is_not_there_is_refused(
     spark.sql(f"CREATE VIEW {schema}.items AS SELECT 1 AS one")
     spark.sql(f"CREATE TABLE {schema}.events USING PARQUET AS SELECT 1 AS one")
     tables = Tables(spark, str(tmp_path / "tables"), schema)
-    for name, what in (("users", "delta at .*/elsewhere"), ("items", "a view or"), ("events", "format parquet")):
+    for name, what in (("users", "the one at .*/elsewhere"), ("items", "a view or"), ("events", "no Delta table")):
         with pytest.raises(TableError, match=rf"{schema}.{name} must be the table at .*, and is .*{what}.*nothing was"):
             tables.write(name, rows, mode="overwrite", job="ingest", inputs={})
     with pytest.raises(TableError, match=rf"tables.catalogue '{OTHER}' must be a schema .*create it \(CREATE SCHEMA\)"):
