@@ -1,4 +1,4 @@
-"""Persons in the tables of several tasks below one root, in what was made of them, and in a simulated shop's raw tables."""
+"""Persons in the tables of several tasks below one root, and in the raw tables of a simulated shop."""
 
 from __future__ import annotations
 
