@@ -1,7 +1,7 @@
 """A step's rows and gradients of many sharded tables over 2 ranks: all in one exchange over table after table.
 
 Each table is asked for as many ids as a batch has rows, and learns from the rows that it gave. Both ways must leave the
-same gradients. The largest batch counts; smaller ones, where an exchange is nearly all wait, gain more.
+same gradients. The larger of two batches counts.
 
 python benchmarks/train_many_tables.py [TABLES BATCH ROUNDS]
 """
