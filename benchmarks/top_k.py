@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cluster.session import build_session  # noqa: E402
-from spark_udfs.lists import MatrixFile, by_inner_product, save_matrix  # noqa: E402
+from spark_udfs.item_files import ItemFile, save_items  # noqa: E402
+from spark_udfs.lists import by_inner_product  # noqa: E402
 from spark_udfs.top_k import one_thread, top_k  # noqa: E402
 
 RANK, K, SEEN, GOAL = 64, 100, 50, 4.0
@@ -40,14 +41,14 @@ def main() -> None:
     spark = build_session("bench-top-k", master="local[2]", driver_memory="6g", shuffle_partitions=2, conf=vectors)
     model = factors(spark, users, items)
     with tempfile.TemporaryDirectory() as folder:
-        queries, matrix, known = ours_from(model, Path(folder))
+        queries, items_of_als = ours_from(model, Path(folder))
         calls: dict[str, Callable[[], object]] = {
             "spark_ml": lambda: drain(model.recommendForAllUsers(K)),
-            "ours": lambda: drain(by_inner_product(queries, matrix, k=K, exclude_seen=False, allowed=known)),
-            "ours_masked": lambda: drain(by_inner_product(queries, matrix, k=K, exclude_seen=True, allowed=known)),
+            "ours": lambda: drain(by_inner_product(queries, items_of_als, k=K, exclude_seen=False)),
+            "ours_masked": lambda: drain(by_inner_product(queries, items_of_als, k=K, exclude_seen=True)),
         }
         seconds = in_turn(calls, rounds)
-        worst = compare(model, by_inner_product(queries, matrix, k=K, exclude_seen=False, allowed=known))
+        worst = compare(model, by_inner_product(queries, items_of_als, k=K, exclude_seen=False))
         alone = against_torch(model, rounds)
     print(f"{users:,} users x {items:,} items, rank {RANK}, K {K}, 2 cores; largest difference of scores {worst:.1e}")
     for name, value in seconds.items():
@@ -83,18 +84,16 @@ def factors(spark: SparkSession, users: int, items: int) -> ALSModel:
     return model
 
 
-def ours_from(model: ALSModel, folder: Path) -> tuple[DataFrame, MatrixFile, np.ndarray]:
-    rows = model.itemFactors.orderBy("id").toPandas()
-    known = rows["id"].to_numpy(np.int64) + 1  # our index 0 is the unknown item
-    matrix = np.zeros((int(known.max()) + 1, RANK), np.float32)
-    matrix[known] = np.stack(rows["features"].tolist())
-    user = F.col("id").cast("bigint")
-    seen = F.transform(F.sequence(F.lit(1), F.lit(SEEN)), lambda i: F.pmod(F.xxhash64("id", i), F.lit(len(matrix))))
+def ours_from(model: ALSModel, folder: Path) -> tuple[DataFrame, ItemFile]:
+    user, item = F.col("id").cast("bigint"), F.col("id").cast("bigint") + 1  # our index 0 is the unknown item
+    vectors = model.itemFactors.select(item.alias("item"), F.col("features").alias("vector"))
+    items = save_items(vectors, folder, "items")
+    drawn = F.transform(F.sequence(F.lit(1), F.lit(SEEN)), lambda i: F.pmod(F.xxhash64("id", i), F.lit(items.rows + 1)))
     queries = model.userFactors.select(
-        user.alias("user"), F.col("features").alias("vector"), seen.alias("seen")
+        user.alias("user"), F.col("features").alias("vector"), drawn.alias("seen")
     ).persist()
     queries.count()
-    return queries, save_matrix(folder / "items.npy", matrix), known
+    return queries, items
 
 
 def drain(df: DataFrame) -> None:

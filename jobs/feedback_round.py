@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pyspark.sql import functions as F
 
 from cluster.session import TO_SCORE
@@ -35,6 +34,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tuned import with_best
 from spark_udfs import features
+from spark_udfs.item_files import save_items
 from spark_udfs.scoring import recommend
 from spark_udfs.simulated import shop
 from training.errors import SettingsError
@@ -163,7 +163,7 @@ def _worth(settings: Settings, cut: datetime, tables: Tables, shown: DataFrame, 
         .where((F.col("split") == "test") & (F.col("count") > 0))
         .select("item")
     )
-    allowed = np.array([row["item"] for row in sold.collect()], np.int64)  # one number an item
+    allowed = save_items(sold, Path(settings.run_dir) / "baselines", "sold")
     ranked = recommend(queries, str(bundle), k=settings.scoring.k, allowed=allowed)
     named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")
     moment = F.lit(features.utc(cut))

@@ -3,11 +3,13 @@
     python -m jobs.score --settings shop.yaml scoring.k=50
 
 Rows name their bundle and moment; running it again with the same bundle, tables and moment changes nothing, other
-tables replace that bundle's rows of that moment.
+tables replace that bundle's rows of that moment. With `scoring.since` only those are answered who have a line since
+then: the newest answers of the others are those of earlier moments.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import and_
@@ -31,7 +33,7 @@ from jobs.task import BY_ID, BY_LINE, Ground, Task
 from jobs.tasks import TASKS
 from jobs.train import latest_bundle
 from spark_udfs import features
-from training.errors import TableError
+from training.errors import SettingsError, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,14 +50,21 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Answer with the latest bundle, all that the task asks.
 
     Returns:
-        task, table, bundle, moment, version, up_to_date, and the task's counts.
+        task, table, bundle, moment, version, up_to_date, the task's counts, and `since` where only those since a time
+        were answered; without moment and version where there was nobody.
 
     Raises:
         BundleError: no bundle, or one that cannot answer such queries, or was trained on other items.
-        TableError: a table is missing, or nothing lies before the moment.
+        TableError: a table is missing, nothing lies before the moment, or more was answered as of it before.
+        SettingsError: the task answers to no `scoring.since`, or the moment lies before it.
         DataError: persons were erased meanwhile.
     """
-    task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
+    task, since = TASKS[settings.task], settings.scoring.since
+    if since is not None and not task.since:
+        raise SettingsError(
+            f"scoring.since must be left out where the task is {task.name}: all that it asks is answered"
+        )
+    bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with step("score: opening the tables"):
@@ -64,21 +73,30 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         watch = Watch(
             tables, JOB, task.table, by_id, partial(_take_out, tables, task) if BY_LINE in marks.values() else None
         )
-        pins = pinned(tables, task, settings) | {name: tables.pin(name) for name in task.asks}
-        built = builds.published(tables)["versions"]
-        vocabulary = {f"vocabulary_{kind}": built[f"vocabulary_{kind}"] for kind in task.kinds(settings)}
-        read = {name: tables.read(name, version) for name, version in vocabulary.items()}
+        pins = pinned(tables, task, settings)
+        build = builds.published(tables)
+        built = build["versions"]
+        pins |= {name: tables.pin(name) for name in task.asks if name not in built}
+        named = [
+            *(f"vocabulary_{kind}" for kind in task.kinds(settings)),
+            *(name for name in task.asks if name in built),
+        ]
+        of_build = {name: built[name] for name in named}
+        read = {name: tables.read(name, version) for name, version in of_build.items()}
         read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
         lines = task.lines(read, settings)
     with step("score: comparing the vocabularies with the bundle's"):
         builds.refuse_other_numbers(tables, built, bundle)
     with step("score: looking for the first and the last moment"):
         moment = _moment(settings, task, lines, tables)
+    if moment is None:
+        say(f"no {task.row} since scoring.since {since}: nobody is scored, and what was scored stays")
+        return {"task": task.name, "table": task.table, "bundle": bundle.name, "rows": 0, "up_to_date": True}
     inputs = {
         "bundle": bundle.name,
         "moment": moment.isoformat(),
-        "tables": {name: pin.content for name, pin in pins.items()} | vocabulary,
-        "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"}),
+        "tables": {name: pin.content for name, pin in pins.items()} | of_build,
+        "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
         "max_history": settings.examples.max_history,
         "max_lines": settings.examples.max_lines,
         "recent_days": settings.examples.recent_days,
@@ -91,7 +109,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if before is not None and held:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         return before | {"up_to_date": True}
-    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle)
+    if since is not None:
+        _keep_more(tables, task, bundle.name, moment, since)
+    cut = datetime.fromisoformat(build["cuts"]["test"])
+    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle, cut=cut)
     with (
         giving_back(spark, ground.release),
         step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"),
@@ -107,31 +128,64 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "bundle": bundle.name,
         "moment": moment.isoformat(),
     }
+    if since is not None:
+        summary["since"] = features.utc(since).isoformat()
+        say(f"those without a {task.row} since {since} have answers of earlier moments, or none")
     summary |= {"version": version} | counts
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
     show_counts(task.table.replace("_", " ").capitalize(), counts)
     return summary | {"inputs": inputs, "up_to_date": False}
 
 
-def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime:
-    """The moment asked for, or a second after the last line that has all ids."""
-    table = next(iter(task.tables(settings)))
+def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime | None:
+    """The moment asked for, or a second after the last line that has all ids; None: nothing is known since
+    `scoring.since`."""
+    table, since = next(iter(task.tables(settings))), settings.scoring.since
     known = reduce(and_, (F.col(column).isNotNull() for column in task.kinds(settings).values()), F.lit(True))
+    asked = None if settings.scoring.moment is None else features.utc(settings.scoring.moment)
+    if since is not None:
+        known = known & features.known_since(since) & (F.lit(True) if asked is None else features.known_before(asked))
     first, last = lines.where(known).agg(F.unix_micros(F.min("time")), F.unix_micros(F.max("time"))).collect()[0]
+    if first is None and since is not None:
+        return None
     if first is None:
         raise TableError(
             f"table '{table}' at {tables.path(table)} has no {task.row} with all ids; run `millrace ingest`"
         )
-    asked = settings.scoring.moment
-    if asked is None:
-        return datetime.fromtimestamp(last // 1_000_000 + 1, tz=UTC)
-    moment, begins = features.utc(asked), datetime.fromtimestamp(first / 1e6, tz=UTC)
+    moment = datetime.fromtimestamp(last // 1_000_000 + 1, tz=UTC) if asked is None else asked
+    begins = datetime.fromtimestamp(first / 1e6, tz=UTC)
+    if since is not None and moment <= features.utc(since):
+        raise SettingsError(
+            f"scoring.since must be before the moment, {moment.isoformat()}; it is {since}: what has happened before "
+            "that and arrived later needs a scoring.moment after it"
+        )
     if moment <= begins:
         raise TableError(
             f"table '{table}' at {tables.path(table)} has no {task.row} before scoring.moment {moment.isoformat()}; "
             f"the first is of {begins.isoformat()}"
         )
     return moment
+
+
+def _keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: datetime) -> None:
+    """See that fewer answers do not replace more.
+
+    Raises:
+        TableError: the bundle has answered everybody, or all since an earlier time, as of this moment.
+    """
+    for commit in tables.history(task.table) if tables.exists(task.table) else ():
+        made: dict[str, Any] = json.loads(commit.made) if commit.made else {}
+        inputs: dict[str, Any] = made.get("inputs", {})
+        if made.get("job") != JOB or (inputs["bundle"], inputs["moment"]) != (bundle, moment.isoformat()):
+            continue
+        held = inputs["scoring"].get("since")
+        if held is None or features.utc(datetime.fromisoformat(held)) < features.utc(since):
+            raise TableError(
+                f"table '{task.table}' at {tables.path(task.table)} has what '{bundle}' answers to "
+                f"{'everybody' if held is None else f'all since {held}'} as of {moment.isoformat()}, which a score of "
+                "fewer would replace; set a later scoring.moment, or leave scoring.since out"
+            )
+        return
 
 
 def _as_of(moment: datetime) -> str:

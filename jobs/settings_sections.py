@@ -164,6 +164,11 @@ class ScoringSettings(Section):
         "recent_popularity", description="what customers get whom the bundle does not know"
     )
     moment: Moment | None = Field(None, description="histories are as of then; default: just after the last event")
+    since: Moment | None = Field(
+        None,
+        description="only users with an event that happened or arrived since then get lists, others keep those of "
+        "earlier moments; default: everybody",
+    )
 
 
 class FeedbackSettings(Section):

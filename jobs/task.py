@@ -41,6 +41,7 @@ class Ground:
         folder: a local folder for what is fitted on the way.
         bundle: the folder of the bundle that answers; None while there is none.
         counts: what the task counts on the way; the build's manifest has it.
+        cut: of the build in force, where tables of it are read: they hold what was known before it.
     """
 
     read: Mapping[str, DataFrame]
@@ -48,6 +49,7 @@ class Ground:
     folder: Path
     bundle: Path | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    cut: datetime | None = None
     _kept: dict[str, DataFrame] = field(default_factory=dict)
 
     def keep(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
@@ -184,7 +186,7 @@ class Task:
         reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing, a column
             whose type does may be null.
         options: the section of the settings that only this task has; `settings.options` is one of these.
-        asks: more tables, which scoring alone reads.
+        asks: more tables, which scoring alone reads; those of the build in force as it names them.
         kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
             for no vocabulary, and for no cut.
         numbers: settings -> the vocabularies whose numbers an answer or a feature means: a bundle is refused where they
@@ -209,6 +211,7 @@ class Task:
             one before; none: every build is made anew.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
         demo: how it is shown.
+        since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
 
@@ -233,6 +236,7 @@ class Task:
     answer: Sequence[str]
     persons: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     demo: Demo
+    since: bool = False
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
     looked_up: Sequence[str] = ()

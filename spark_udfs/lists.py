@@ -8,20 +8,17 @@ recommendations look the same to whoever judges them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+from pyspark.sql import functions as F
 
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
 from spark_udfs.column_types import type_problems
-from spark_udfs.packed import pack
-from spark_udfs.shared_matrix import digest_of, shared_matrix
+from spark_udfs.item_files import ItemFile
 from spark_udfs.top_k import Floats, Ints, Lists, first_unseen, no_lists, one_thread, top_k
-from training.errors import DataError, SchemaError, TableError
+from training.errors import DataError, SchemaError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -29,50 +26,22 @@ if TYPE_CHECKING:
 Batches = Iterable[pa.RecordBatch]
 
 
-@dataclass(frozen=True)
-class MatrixFile:
-    """A matrix on disk that executors map; the path must be readable on each of them, or shipped (`on_this_host`).
+class Order(NamedTuple):
+    """Items in one order for all, as much of it as anybody's list needs.
 
     Attributes:
-        path: a .npy file, a row per item index.
-        digest: of its content, so that a file written anew under the same name is not mistaken for the old one.
+        first: item indices, best first: K and as many as the longest list that is left out has.
+        items: how many the whole order has.
     """
 
-    path: str
-    digest: str
-
-    def open(self) -> npt.NDArray[Any]:
-        """The matrix, memory-mapped, on the host that asks."""
-        return np.asarray(np.load(on_this_host(self.path), mmap_mode="r"))
+    first: Ints
+    items: int
 
 
-def save_matrix(path: str | Path, matrix: npt.NDArray[Any]) -> MatrixFile:
-    """Write a matrix of float32 or int32 for executors to map."""
-    content, target = np.ascontiguousarray(matrix), Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.save(target, content)
-    return MatrixFile(str(target), digest_of(content.tobytes()))
-
-
-def on_this_host(path: str) -> Path:
-    """A file or folder as an executor sees it: at its own path, or among the files that Spark shipped.
-
-    Raises:
-        TableError: it is at neither place.
-    """
-    from pyspark import SparkFiles
-
-    here = Path(path)
-    if here.exists():
-        return here
-    shipped = Path(SparkFiles.get(here.name))
-    if not shipped.exists():
-        raise TableError(
-            f"'{path}' cannot be read on this executor, and Spark shipped no file '{here.name}'; put it on a path that "
-            "every host mounts, or ship it: spark.addArtifact(path, file=True), for a folder zip + '#' + name with "
-            "archive=True (classic sessions of Spark 3.5: spark.sparkContext.addFile, addArchive)"
-        )
-    return shipped
+def longest(queries: DataFrame) -> int:
+    """The length of the longest list of `seen`."""
+    found = queries.agg(F.max(F.size("seen"))).collect()[0][0]
+    return max(int(found or 0), 0)
 
 
 def require_columns(df: DataFrame, what: str, columns: dict[str, str]) -> None:
@@ -85,42 +54,38 @@ def require_columns(df: DataFrame, what: str, columns: dict[str, str]) -> None:
         raise SchemaError(f"{what}: {'; '.join(problems)}; select or cast what is named here")
 
 
-def by_inner_product(
-    queries: DataFrame, items: MatrixFile, *, k: int, exclude_seen: bool, allowed: Ints | None = None
-) -> DataFrame:
-    """The K allowed items of the largest inner product with each row's `vector`.
+def by_inner_product(queries: DataFrame, items: ItemFile, *, k: int, exclude_seen: bool) -> DataFrame:
+    """The K items of the largest inner product with each row's `vector`.
 
     Args:
         queries: user, vector, seen.
-        items: item vectors; an item's index is its row, and row 0 (unknown) is never recommended.
+        items: `item` and `vector` (float32 numbers).
         k: at least 1.
         exclude_seen: leave out each row's `seen`.
-        allowed: item indices that may be recommended; None: all.
 
     Raises:
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "vector": "array<float>", "seen": "array<bigint>"})
-    sent = None if allowed is None else pack(allowed_ids(allowed))
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
-        kept, matrix = _allowed_rows(items, None if sent is None else sent.unpack())
+        ids, matrix = items.open("item"), items.open("vector")
         for batch in batches:
             vectors = _matrix_of(batch.column(1), matrix.shape[1])
             seen = seen_of(batch.column(2), exclude_seen)
-            found, scores = top_k(vectors, matrix, k, seen=seen, ids=kept)
+            found, scores = top_k(vectors, matrix, k, seen=seen, ids=ids)
             yield from ranked(ids_of(batch.column(0)), found, scores, np.zeros(len(found), np.bool_))
 
     return queries.select("user", "vector", "seen").mapInArrow(rank, RANKED_TYPE)
 
 
-def by_order(queries: DataFrame, order: Ints, *, k: int, exclude_seen: bool) -> DataFrame:
+def by_order(queries: DataFrame, order: Order, *, k: int, exclude_seen: bool) -> DataFrame:
     """The first K of one order for all rows; the score is the number of items behind.
 
     Args:
         queries: user, seen.
-        order: item indices, best first, each once.
+        order: deep enough for K and the longest `seen` that is left out.
         k: at least 1.
         exclude_seen: leave out each row's `seen`.
 
@@ -128,49 +93,31 @@ def by_order(queries: DataFrame, order: Ints, *, k: int, exclude_seen: bool) -> 
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "seen": "array<bigint>"})
-    sent = pack(order)
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
-        order = sent.unpack()
         place = ranking_scores(order)
         for batch in batches:
-            found = first_unseen(order, k, seen_of(batch.column(1), exclude_seen))
+            found = first_unseen(order.first, k, seen_of(batch.column(1), exclude_seen))
             yield from ranked(ids_of(batch.column(0)), found, place(found), np.zeros(len(found), np.bool_))
 
     return queries.select("user", "seen").mapInArrow(rank, RANKED_TYPE)
 
 
-def ranking_scores(order: Ints) -> Callable[[Ints], Floats]:
+def ranking_scores(order: Order) -> Callable[[Ints], Floats]:
     """Scores for items of an order: how many stand behind, so that a better place has a larger score."""
-    places = np.zeros(int(np.max(order, initial=0)) + 1, np.float32)
-    places[order] = np.arange(len(order), 0, -1)
+    by_item = np.argsort(order.first)
+    ascending = order.first[by_item]
 
     def score(found: Ints) -> Floats:
-        return np.where(found >= 0, places[np.maximum(found, 0)], -np.inf).astype(np.float32)
+        places = by_item[np.minimum(np.searchsorted(ascending, found), len(by_item) - 1)] if len(by_item) else found
+        return np.where(found >= 0, order.items - places, -np.inf).astype(np.float32)
 
     return score
-
-
-def allowed_ids(allowed: Ints) -> Ints:
-    """Ascending, each once, without the unknown item 0."""
-    ids = np.unique(np.asarray(allowed, np.int64))
-    return ids[ids > 0]
 
 
 def seen_of(column: pa.Array, exclude_seen: bool) -> Lists:
     """The lists to leave out; empty ones where nothing is left out."""
     return lists(column) if exclude_seen else no_lists(len(column))
-
-
-def _allowed_rows(items: MatrixFile, ids: Ints | None) -> tuple[Ints, Floats]:
-    """The mapped matrix of the allowed items alone, and their ids."""
-
-    def build() -> Floats:
-        return np.asarray(items.open()[kept], np.float32)
-
-    rows = len(items.open())
-    kept = np.arange(1, rows) if ids is None else ids[ids < rows]
-    return kept, shared_matrix(f"matrix-{items.digest}-{digest_of(kept.tobytes())}", build)
 
 
 def _matrix_of(column: pa.Array, width: int) -> Floats:

@@ -1,15 +1,15 @@
 """Judging quantiles of a panel against what was then sold: ratios of sums, with paired bootstrap intervals over series.
 
-Every metric is a sum over a sum, and a partition returns both for each model, once plainly, once by step and once for
-each resample of the Poisson bootstrap (spark_udfs/evaluation.py), in which a series counts as often for every model.
-Nothing that grows with series comes to the driver.
+Every metric is a sum over a sum, and a partition adds up both for each model, once by step and once for each resample
+of the Poisson bootstrap (spark_udfs/bootstrap.py), in which a series counts as often for every model. Nothing that
+grows with series or partitions comes to the driver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_udfs.arrow import float_lists, ids_of
-from spark_udfs.evaluation import Judged, poisson_weights
+from spark_udfs.bootstrap import Judged, poisson_weights, summed
 from training.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 ROWS = 512  # series whose resample weights are held at once: 512 x 1,000 doubles are 4 MB
-_SUMS = "model string, series bigint, steps array<double>, resampled array<double>"
 _COLUMNS = ("model", "series", "quantiles", "mean", "target", "known", "naive_error")
 
 
@@ -61,7 +60,7 @@ def judge(
 ) -> dict[str, PanelJudged]:
     """Judge each model's quantiles.
 
-    What comes to the driver is partitions x models x (resamples + steps) x 14 doubles.
+    What comes to the driver is models x (resamples + steps) x 14 doubles.
 
     Args:
         answers: model, series, quantiles (array<float>, step after step), mean (array<float>).
@@ -76,19 +75,15 @@ def judge(
     names = metric_names(levels)
     joined = asked.join(answers, on="series", how="inner").select(*_COLUMNS)
 
-    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def count(batches: Iterable[pa.RecordBatch]) -> dict[str, Doubles]:
         sums: dict[str, _Sums] = {}
         for batch in batches:
             for name, rows in _by_model(batch):
                 for start in range(0, rows.num_rows, ROWS):
                     sums.setdefault(name, _Sums(resamples)).add(rows.slice(start, ROWS), levels, seed)
-        yield _sums_batch(sums)
+        return {name: of_model.flat() for name, of_model in sums.items()}
 
-    parts = joined.mapInArrow(add_up, _SUMS).collect()
-    found = {
-        name: _judged([part for part in parts if part["model"] == name], names)
-        for name in sorted({part["model"] for part in parts})
-    }
+    found = {name: _judged(sums, names, resamples) for name, sums in sorted(summed(joined, count).items())}
     _check(found, asked)
     return found
 
@@ -139,6 +134,9 @@ class _Sums:
         self.steps += both.sum(axis=0)
         self.resampled += poisson_weights(series, len(self.resampled), seed).T @ both.sum(axis=1)
 
+    def flat(self) -> Doubles:
+        return np.concatenate([[self.series], self.resampled.ravel(), self.steps.ravel()])
+
 
 def _matrix(column: pa.Array) -> Doubles:
     values, offsets = float_lists(column)
@@ -150,24 +148,14 @@ def _by_model(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
         yield name, batch.filter(pc.equal(batch.column(0), name))
 
 
-def _sums_batch(sums: dict[str, _Sums]) -> pa.RecordBatch:
-    columns = {
-        "model": pa.array(list(sums), pa.string()),
-        "series": pa.array([part.series for part in sums.values()], pa.int64()),
-        "steps": pa.array([part.steps.ravel() for part in sums.values()], pa.list_(pa.float64())),
-        "resampled": pa.array([part.resampled.ravel() for part in sums.values()], pa.list_(pa.float64())),
-    }
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def _judged(parts: Sequence[Any], names: tuple[str, ...]) -> PanelJudged:
+def _judged(sums: Doubles, names: tuple[str, ...], resamples: int) -> PanelJudged:
     width = 2 * len(names)
-    steps = np.sum([np.reshape(part["steps"], (-1, width)) for part in parts], axis=0)
-    resampled = np.sum([np.reshape(part["resampled"], (-1, width)) for part in parts], axis=0)
+    series, of_resamples, of_steps = np.split(sums, np.cumsum([1, resamples * width]))
+    resampled, steps = of_resamples.reshape(-1, width), of_steps.reshape(-1, width)
     resampled = resampled[(resampled[:, len(names) :] > 0).all(axis=1)]  # of a handful of series one may draw nobody
     by_step = _ratios(steps, len(names))
     judged = Judged(
-        users=sum(part["series"] for part in parts),
+        users=int(series[0]),
         names=names,
         values=_ratios(steps.sum(axis=0, keepdims=True), len(names))[0],
         resampled=_ratios(resampled, len(names)),

@@ -1,7 +1,7 @@
 """Judging a probability for each row against the row's label: curves and metrics with bootstrap intervals, paired.
 
 Scores are counted in cells: a cell is a range of the scores, finest at the top, that holds all rows of one score;
-within a cell rows count as if in random order. In each resample of the Poisson bootstrap (spark_udfs/evaluation.py) a
+within a cell rows count as if in random order. In each resample of the Poisson bootstrap (spark_udfs/bootstrap.py) a
 row counts as often for every model, so that differences are paired. Partitions count, Spark adds up what they counted,
 and the driver gets the cells of all rows once and the metrics of each resample: nothing that grows with rows.
 """
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import functions as F
 
-from spark_udfs.evaluation import Judged, poisson_weights
+from spark_udfs.bootstrap import Judged, added, poisson_weights
 from training.errors import DataError
+from training.metrics.additive import equal_groups, pairs_in_order, reached
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -53,10 +54,7 @@ class Cells:
     @property
     def bands(self) -> Ints:
         """(cells,) the band of each cell."""
-        rows = self.rows.sum(axis=0)
-        middle = np.cumsum(rows) - rows / 2
-        band: Ints = np.minimum(middle / max(rows.sum(), 1) * BANDS, BANDS - 1).astype(np.int64)
-        return band
+        return equal_groups(self.rows.sum(axis=0), BANDS)
 
     def metrics(self, counts: Doubles, budget: float) -> Doubles:
         """(resamples, metrics) of NAMES; NaN where a resample lacks a label.
@@ -68,15 +66,15 @@ class Cells:
         no, yes = counts[:, 0], counts[:, 1]
         every = no + yes
         rows, frauds, others = every.sum(axis=1), yes.sum(axis=1), no.sum(axis=1)
-        before, found, alarms = (np.cumsum(part, axis=1) - part for part in (every, yes, no))
+        before, found = (np.cumsum(part, axis=1) - part for part in (every, yes))
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = (found + (yes + 1) / 2) / (before + (every + 1) / 2)
             expected = (counts * self.p).sum(axis=1)
             values = (
                 (yes * precision).sum(axis=1) / frauds,
-                (no * (found + yes / 2)).sum(axis=1) / (frauds * others),
-                _reached(yes, alarms, no, FALSE_ALARMS * others) / frauds,
-                _reached(yes, before, every, budget * rows) / (budget * rows),
+                pairs_in_order(no, yes) / (frauds * others),
+                reached(yes, no, FALSE_ALARMS * others) / frauds,
+                reached(yes, every, budget * rows) / (budget * rows),
                 (counts * self.log_loss).sum(axis=(1, 2)) / rows,
                 np.abs(_by_band(expected - yes, self.bands)).sum(axis=1) / rows,
                 expected.sum(axis=1) / frauds,
@@ -138,11 +136,7 @@ def judge(
             yield _blocks(range(len(edges)), [block] * len(edges), [*part.reshape(len(edges), -1)], pa.int32())
 
     def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums: dict[tuple[int, int], Doubles] = {}
-        for batch in batches:
-            for place, key in enumerate(zip(batch[0].to_pylist(), batch[1].to_pylist(), strict=True)):
-                found = np.asarray(batch[2][place].values.to_numpy(), np.float64)
-                sums[key] = sums[key] + found if key in sums else found
+        sums = added(batches)
         metrics = [
             held[model].metrics(np.moveaxis(found.reshape(2, CELLS, -1), 2, 0), budget).ravel()
             for (model, _), found in sums.items()
@@ -150,8 +144,10 @@ def judge(
         yield _blocks([model for model, _ in sums], [block for _, block in sums], metrics, pa.float64())
 
     partial = wide.mapInArrow(count, "model int, block int, counts array<int>")
-    added = partial.repartition("model", "block").mapInArrow(add_up, "model int, block int, metrics array<double>")
-    parts = added.orderBy("block").collect()
+    resampled_by = partial.repartition("model", "block").mapInArrow(
+        add_up, "model int, block int, metrics array<double>"
+    )
+    parts = sorted(resampled_by.collect())
     judged = {}
     for model, (name, cells) in enumerate(zip(names, held, strict=True)):
         blocks_of = [np.reshape(part["metrics"], (-1, len(NAMES))) for part in parts if part["model"] == model]
@@ -249,12 +245,6 @@ def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
 def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
     columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
     return pa.record_batch(columns, ["model", "block", "values"])
-
-
-def _reached(adds: Doubles, before: Doubles, spends: Doubles, budget: Doubles) -> Doubles:
-    """(resamples,) what is found when a budget is spent on the cells in their order, on the last one in part."""
-    share = np.clip((budget[:, None] - before) / np.maximum(spends, SMALLEST), 0, 1)
-    return (adds * np.where(spends > 0, share, before <= budget[:, None])).sum(axis=1)
 
 
 def _by_band(values: Doubles, bands: Ints) -> Doubles:

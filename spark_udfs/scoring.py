@@ -2,7 +2,7 @@
 
 The bundle is opened on the executors, once per Python worker; torch is imported there and nowhere else. Its item matrix
 is computed by the first worker of a host and memory-mapped by all (spark_udfs/shared_matrix.py). The bundle's folder
-must be readable on every executor at the path given, or be shipped first (`spark_udfs.lists.on_this_host`).
+must be readable on every executor at the path given, or be shipped first (`spark_udfs.item_files.on_this_host`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from spark_udfs.arrow import RANKED_TYPE, fixed_lists, float_lists, ids_of, lists, ranked
-from spark_udfs.lists import Batches, allowed_ids, on_this_host, ranking_scores, require_columns, seen_of
-from spark_udfs.packed import pack
-from spark_udfs.shared_matrix import digest_of, shared_matrix
+from spark_udfs.item_files import ItemFile, on_this_host
+from spark_udfs.lists import Batches, Order, ranking_scores, require_columns, seen_of
+from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
 from training.errors import ArtefactError, BundleError, SchemaError
 from training.schema import Column, Kind, Schema
@@ -41,9 +41,9 @@ def recommend(
     bundle_path: str,
     *,
     k: int,
-    allowed: Ints,
+    allowed: ItemFile,
     exclude_seen: bool = True,
-    fallback: Ints | None = None,
+    fallback: Order | None = None,
     columns: Sequence[str] = QUERY_COLUMNS,
 ) -> DataFrame:
     """The K best allowed items of each user, by a bundle's model.
@@ -53,9 +53,10 @@ def recommend(
             vocabularies count as unknown (`unknown_ids` tells how many).
         bundle_path: a bundle's folder, readable on every executor.
         k: at least 1.
-        allowed: item indices that may be recommended, e.g. the catalogue; none that the bundle does not know is.
+        allowed: the items that may be recommended, e.g. the catalogue's; none that the bundle does not know is.
         exclude_seen: leave out each row's `seen`.
-        fallback: item indices, best first, for users without one known item in their history; None: no rows for them.
+        fallback: some of these in one order for users without one known item in their history, deep enough for K and
+            the longest `seen`; None: no rows for them.
         columns: the columns of the bundle's schema that make a query.
 
     Returns:
@@ -67,14 +68,12 @@ def recommend(
     """
     schema = bundle_schema(bundle_path)
     check_queries(queries, schema, columns, bundle_path)
-    ids = allowed_ids(allowed)
-    order = np.zeros(0, np.int64) if fallback is None else fallback[np.isin(fallback, ids)]
-    sent_ids, sent_order = pack(ids), pack(order)
+    order = Order(np.zeros(0, np.int64), 0) if fallback is None else fallback
     wanted = [schema[name] for name in columns]
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
-        scorer = _Scorer(bundle_path, sent_ids.unpack(), sent_order.unpack(), k)
+        scorer = _Scorer(bundle_path, allowed, order, k)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
@@ -134,10 +133,12 @@ def _rows_of(answer: Any, rows: int) -> pa.Array:
 class _Scorer:
     """A bundle's model and item matrix in one worker."""
 
-    def __init__(self, bundle_path: str, ids: Ints, order: Ints, k: int) -> None:
+    def __init__(self, bundle_path: str, allowed: ItemFile, order: Order, k: int) -> None:
         name, self.model = _open(bundle_path)
-        self.ids = ids[ids < (self.model.schema["history"].size or 0)]
-        self.matrix = shared_matrix(f"{name}-{digest_of(self.ids.tobytes())}", self._item_vectors)
+        ids = allowed.open("item")
+        known = self.model.schema["history"].size or 0
+        self.ids: Ints = ids[np.searchsorted(ids, 1) : np.searchsorted(ids, known)]
+        self.matrix = shared_matrix(f"{name}-{allowed.name}", self._item_vectors)
         self.order = order
         self.place = ranking_scores(order)
         self.k = k
@@ -155,7 +156,7 @@ class _Scorer:
             found[warm], scores[warm] = top_k(vectors, self.matrix, self.k, seen=take(seen, warm), ids=self.ids)
         if cold.any():
             rows = np.flatnonzero(cold)
-            found[rows] = first_unseen(self.order, self.k, take(seen, rows))
+            found[rows] = first_unseen(self.order.first, self.k, take(seen, rows))
             scores[rows] = self.place(found[rows])
         yield from ranked(users, found, scores, cold)
 

@@ -7,7 +7,6 @@ slot. A mapped file is in the host's page cache once, however many workers read 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import tempfile
@@ -30,7 +29,7 @@ def shared_matrix(key: str, build: Callable[[], Floats]) -> Floats:
     """The matrix of this key, memory-mapped; `build` runs once per host.
 
     Args:
-        key: names the content: whatever could change the matrix must change the key (hash its inputs).
+        key: names the content: whatever could change the matrix must change the key.
         build: returns the float32 matrix; called under a lock, by the first worker only.
 
     Raises:
@@ -40,15 +39,6 @@ def shared_matrix(key: str, build: Callable[[], Floats]) -> Floats:
         _mapped.clear()  # a worker serves one bundle after another; an old one's pages may go
         _mapped[key] = _map_or_build(key, build)
     return _mapped[key]
-
-
-def digest_of(*parts: bytes | str) -> str:
-    """Sixteen hex digits of some bytes, for keys."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()[:16]
 
 
 def _map_or_build(key: str, build: Callable[[], Floats]) -> Floats:

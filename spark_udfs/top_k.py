@@ -71,12 +71,12 @@ def top_k(
     scores = np.full((len(queries_nD), k), -np.inf, np.float32)
     if not len(items_mD):
         return found, scores
-    rows_of = _seen_rows(seen, ids, len(items_mD))
-    for rows in _blocks(rows_of.lengths, k, len(items_mD), queries_nD.shape[1]):
-        block = take(rows_of, rows)
+    of_seen = rows_of(seen, ids, len(items_mD))
+    for rows in _blocks(of_seen.lengths, k, len(items_mD), queries_nD.shape[1]):
+        block = take(of_seen, rows)
         found[rows], scores[rows], unsure = _search(queries_nD[rows], items_mD, k, block, norm)
         for row in rows[unsure]:
-            found[row], scores[row] = _scan(queries_nD[row], items_mD, k, take(rows_of, np.array([row])).values)
+            found[row], scores[row] = _scan(queries_nD[row], items_mD, k, take(of_seen, np.array([row])).values)
     if ids is not None:
         found = np.where(found >= 0, ids[found], -1)
     return found, scores
@@ -132,8 +132,8 @@ def _slices(items_mD: Floats) -> Iterator[Floats]:
         yield items_mD[start : start + step]
 
 
-def _seen_rows(seen: Lists, ids: Ints | None, m: int) -> Lists:
-    """Ids to row numbers of the matrix; what is no item, or stands twice in one list, is dropped."""
+def rows_of(seen: Lists, ids: Ints | None, m: int) -> Lists:
+    """Ids to row numbers of the matrix, ascending; what is no item, or stands twice in one list, is dropped."""
     values = seen.values
     inside = (values >= 0) & (values < m)
     if ids is not None:

@@ -166,7 +166,7 @@ TASK = Task(
     row="purchase",
     options=Section,
     reads=reads,
-    asks=("users",),
+    asks=("users", "catalogue"),
     kinds=lambda _: {"users": "user_id", "items": "item_id"},
     numbers=lambda _: ("items",),
     key=("user", "time", "target"),
@@ -184,4 +184,5 @@ TASK = Task(
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
     looked_up=("items",),
+    since=True,
 )

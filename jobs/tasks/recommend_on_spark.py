@@ -12,20 +12,21 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pyspark.sql import functions as F
 
 from jobs.console import step, warn
 from jobs.headlines import main_k
 from jobs.task import OURS, Answer, Before, Ground, Scored, Slice
 from spark_udfs import features, vocabularies
-from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.catalogue import advanced as sold_later
 from spark_udfs.catalogue import catalogue
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
 from spark_udfs.histories import advanced, first_lines, histories, later_examples, not_held, out_of_reach, queries
+from spark_udfs.item_files import save_items
+from spark_udfs.lists import by_order, longest
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ PROTOCOLS = {
     "any": "any item bought after the cut; nothing is left out",
 }
 EXAMPLES = 10
+ITEM_FILES = "baselines"  # in the run folder: what executors write of items
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
@@ -149,9 +151,14 @@ def _lines_of(ground: Ground, cut: datetime, users: DataFrame) -> DataFrame:
     return features.indexed(read["lines"].where(features.known_before(cut)), theirs, read["vocabulary_items"])
 
 
+def _of_test(ground: Ground) -> DataFrame:
+    """A row per user known before the cut."""
+    return ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
+
+
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
-    asked = ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
+    asked = _of_test(ground)
     truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
     return {
         name: Slice(PROTOCOLS[name], asked.withColumn("truth", truth).where(F.size("truth") > 0))
@@ -167,19 +174,22 @@ def _catalogue(ground: Ground) -> DataFrame:
 
 def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
     """The bundle, and the baselines that the settings name."""
-    wanted, catalogue, folder = ground.settings.evaluation, _catalogue(ground), ground.folder / "baselines"
-    order = popularity_order(catalogue, "recent_customers")  # what sold in the last 30 days: for cold users
-    allowed = np.sort(order)
+    wanted, known, folder = ground.settings.evaluation, _catalogue(ground), ground.folder / ITEM_FILES
+    k = max(wanted.ks)
+    with step("evaluate: order what was sold"):
+        allowed = save_items(known.select("item"), folder, "allowed")
+        depth = k + longest(_of_test(ground))
+        of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
     counts = ground.keep("counts", lambda: interactions(_indexed(ground).where(features.known_before(cut))))
     rankers: dict[str, Callable[..., DataFrame]] = {
-        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=order),
-        "popularity": partial(popularity, catalogue=catalogue, by="customers"),
-        "recent_popularity": partial(popularity, catalogue=catalogue, by="recent_customers"),
+        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=of_late),
+        "popularity": partial(by_order, order=of_all_time),
+        "recent_popularity": partial(by_order, order=of_late),
     }
     if "item_item" in wanted.baselines:
         with step("evaluate: count item-item neighbours"):
             near = save_neighbours(neighbours(counts), folder)
-        rankers["item_item"] = partial(item_item, near=near, allowed=allowed)
+        rankers["item_item"] = partial(item_item, near=near)
     if "als" in wanted.baselines:
         with step("evaluate: fit ALS"):
             als = fit_als(
@@ -191,7 +201,6 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
                 regularisation=wanted.als_regularisation,
             )
         rankers["als"] = als.recommend
-    k = max(wanted.ks)
 
     def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
         return ranker(asked, k=k, exclude_seen=protocol == "new")
@@ -263,7 +272,7 @@ def _ten_customers(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[di
 
 
 def score(ground: Ground, moment: datetime) -> Scored:
-    """The top K items of the whole catalogue for every user.
+    """The top K items of the whole catalogue for every user, or for those with a line since `scoring.since`.
 
     Every user of the shop gets rows: one that the bundle does not know is scored by the history alone, one without a
     known item in the history gets what sold most lately, marked `fallback`.
@@ -272,22 +281,41 @@ def score(ground: Ground, moment: datetime) -> Scored:
     return Scored(_rows(ground, queries, moment), partial(_counts, ground, queries, moment))
 
 
+def _touched(ground: Ground, moment: datetime) -> DataFrame | None:
+    """The ids of the users with a line since `scoring.since`; None: everybody is asked."""
+    since = ground.settings.scoring.since
+    if since is None:
+        return None
+    lately = features.known_before(moment) & features.known_since(since) & F.col("user_id").isNotNull()
+    return ground.keep("touched", lambda: ground.read["lines"].where(lately).select("user_id").distinct())
+
+
+def _lines_of_asked(ground: Ground, moment: datetime) -> DataFrame:
+    """All lines of the users who are asked."""
+    touched, every = _touched(ground, moment), ground.read["lines"]
+    if touched is None:
+        return every
+    return ground.keep("lines of touched", lambda: every.join(touched, on="user_id", how="left_semi"))
+
+
 def _queries(ground: Ground, moment: datetime) -> DataFrame:
-    """A row per user of the shop: user, user_id, history, history_age, seen, in_vocabulary.
+    """A row per user who is asked: user, user_id, history, history_age, seen, in_vocabulary.
 
     A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown: past
     the indices of erased users too.
     """
-    read = ground.read
+    read, touched = ground.read, _touched(ground, moment)
     held = read["vocabulary_users"]
-    everybody = read["users"].select(F.col("user_id").alias("id"))
+    everybody = (read["users"] if touched is None else touched).select(F.col("user_id").alias("id"))
     joined_since = vocabularies.new_entries(everybody, held)
     numbered = (
         held.where("id IS NOT NULL")
         .select("index", "id", F.lit(True).alias("in_vocabulary"))
         .unionByName(joined_since.select("index", "id", F.lit(False).alias("in_vocabulary")))
     )
-    known = features.indexed(read["lines"], numbered, read["vocabulary_items"])
+    if touched is not None:
+        numbered = numbered.join(everybody, on="id", how="left_semi").select(*numbered.columns)
+    known = features.indexed(_lines_of_asked(ground, moment), numbered, read["vocabulary_items"])
     cap = _cap(ground, known, moment)
     length = ground.settings.examples.max_history
     held = histories(known, numbered, moment, features.LOOKED_AT * length, cap)
@@ -307,23 +335,42 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
     )
 
 
+def _sold(ground: Ground, moment: datetime) -> DataFrame:
+    """Each item of the vocabulary that was sold before a moment: item, and recent_customers.
+
+    What was sold before the cut of the build in force stands in its catalogue: only lines after that are looked at.
+    """
+    read, days = ground.read, ground.settings.examples.recent_days
+    lines = read["lines"].where(features.known_before(moment))
+    recent = F.col("time") >= F.lit(features.utc(moment)) - F.make_dt_interval(F.lit(days))
+    customers = lines.where(recent).groupBy("item_id").agg(F.countDistinct("user_id").alias("recent_customers"))
+    sold = lines.select("item_id")
+    if ground.cut is not None and ground.cut <= features.utc(moment):
+        later = lines.where(features.known_since(ground.cut)).select("item_id")
+        sold = _catalogue(ground).select("item_id").unionByName(later)
+    items = read["vocabulary_items"].select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    there = items.join(sold.distinct(), on="item_id", how="left_semi").join(customers, on="item_id", how="left")
+    return there.select("item", F.coalesce("recent_customers", F.lit(0)).alias("recent_customers"))
+
+
 def _rows(ground: Ground, queries: DataFrame, moment: datetime) -> DataFrame:
     """What is written, by names and by numbers."""
-    scoring, items, read = ground.settings.scoring, ground.read["vocabulary_items"], ground.read
-    recent_days = ground.settings.examples.recent_days
-    sold = catalogue(read["lines"], items, read["items"], moment, recent_days).where("count > 0")
-    order = popularity_order(sold, "recent_customers")
+    scoring, items = ground.settings.scoring, ground.read["vocabulary_items"]
+    sold = ground.keep("sold", lambda: _sold(ground, moment))
+    order = None
+    if scoring.cold_users == "recent_popularity":
+        order = popularity_order(sold, "recent_customers", scoring.k + longest(queries))
     ranked = recommend(
         queries,
         str(ground.bundle),
         k=scoring.k,
-        allowed=np.sort(order),
+        allowed=save_items(sold.select("item"), ground.folder / ITEM_FILES, "sold"),
         exclude_seen=scoring.exclude_seen,
-        fallback=order if scoring.cold_users == "recent_popularity" else None,
+        fallback=order,
     )
     item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
     named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
-    return named.join(F.broadcast(item_ids), on="item", how="inner").select(
+    return named.join(item_ids, on="item", how="inner").select(
         "user_id",
         F.when(F.col("in_vocabulary"), F.col("user")).otherwise(F.lit(0)).alias("user"),
         "rank",
@@ -346,7 +393,7 @@ def _counts(ground: Ground, queries: DataFrame, moment: datetime, written: DataF
         F.count_if(F.col("user") >= users).alias("unknown_users"),
         F.coalesce(F.sum(unknown), F.lit(0)).alias("unknown_ids"),
     ).collect()[0]
-    past = ground.read["lines"].where(features.known_before(moment) & F.col("user_id").isNotNull())
+    past = _lines_of_asked(ground, moment).where(features.known_before(moment) & F.col("user_id").isNotNull())
     known = ground.read["vocabulary_items"].select(F.col("id").alias("item_id"))
     unheard = past.join(known, on="item_id", how="left_anti")
     made = written.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import functions as F
 
-from spark_udfs.lists import MatrixFile, by_inner_product, by_order, save_matrix
-from spark_udfs.top_k import Floats, Ints
+from spark_udfs.item_files import ItemFile, save_items
+from spark_udfs.lists import Order, by_inner_product
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,29 +29,23 @@ def interactions(lines: DataFrame) -> DataFrame:
     return lines.groupBy("user", "item").agg(F.count(F.lit(1)).alias("count"))
 
 
-def popularity_order(catalogue: DataFrame, by: str) -> Ints:
-    """Item indices by a count of the catalogue, largest first, ties by index; as many as there are items.
+def popularity_order(catalogue: DataFrame, by: str, depth: int) -> Order:
+    """Items by a count of the catalogue, largest first, ties by index, as deep as is asked for.
+
+    Executors find the first ones; they come to the driver as one row of `depth` numbers, however many items there are.
 
     Args:
-        catalogue: item and the column `by` (customers, recent_customers or another count).
+        catalogue: item and the column `by` (customers, recent_customers or another count); all of its items are in
+            the order.
         by: the column.
+        depth: K and the longest list of `seen` that is left out.
     """
-    counts = catalogue.select("item", F.col(by).cast("bigint").alias("by")).toPandas()
-    items, count = counts["item"].to_numpy(np.int64), counts["by"].fillna(0).to_numpy(np.int64)
-    return np.asarray(items[np.lexsort((items, -count))], np.int64)
-
-
-def popularity(queries: DataFrame, catalogue: DataFrame, *, by: str, k: int, exclude_seen: bool) -> DataFrame:
-    """The items with the largest count, for everybody, less what each has seen.
-
-    Args:
-        queries: user, seen.
-        catalogue: item and the column `by`: customers for all time, recent_customers for the last 30 days.
-        by: the column.
-        k: at least 1.
-        exclude_seen: leave out each row's `seen`.
-    """
-    return by_order(queries, popularity_order(catalogue, by), k=k, exclude_seen=exclude_seen)
+    counts = catalogue.select((-F.coalesce(F.col(by), F.lit(0)).cast("bigint")).alias("fewer"), "item")
+    first = counts.orderBy("fewer", "item").limit(depth)
+    listed = first.agg(F.sort_array(F.collect_list(F.struct("fewer", "item"))).alias("first"))
+    items = counts.agg(F.count(F.lit(1)).alias("items"))
+    row = listed.select(F.transform("first", lambda one: one["item"]).alias("first")).crossJoin(items).collect()[0]
+    return Order(np.array(row["first"], np.int64), int(row["items"]))
 
 
 class AlsFactors:
@@ -59,14 +53,12 @@ class AlsFactors:
 
     Attributes:
         users: user, vector.
-        items: the item vectors, row = index; zeros where ALS saw no purchase.
-        known: indices of the items that ALS saw.
+        items: `item` and `vector` of the items that ALS saw.
     """
 
-    def __init__(self, users: DataFrame, items: MatrixFile, known: Ints) -> None:
+    def __init__(self, users: DataFrame, items: ItemFile) -> None:
         self.users = users
         self.items = items
-        self.known = known
 
     def recommend(self, queries: DataFrame, *, k: int, exclude_seen: bool) -> DataFrame:
         """The K items of the largest predicted preference; users that ALS never saw get no rows.
@@ -77,7 +69,7 @@ class AlsFactors:
             exclude_seen: leave out each row's `seen`.
         """
         known = queries.select("user", "seen").join(self.users, on="user", how="inner")
-        return by_inner_product(known, self.items, k=k, exclude_seen=exclude_seen, allowed=self.known)
+        return by_inner_product(known, self.items, k=k, exclude_seen=exclude_seen)
 
 
 def fit_als(
@@ -87,7 +79,7 @@ def fit_als(
 
     Args:
         counts: user, item, count; indices below 2^31, which is ALS's own limit.
-        folder: readable on every executor; item_factors.npy is written there.
+        folder: the same one on the driver and on every executor (`spark_udfs.item_files`).
         rank: dimensions.
         iterations: alternations.
         alpha: weight of a count in the confidence 1 + alpha * count.
@@ -109,16 +101,8 @@ def fit_als(
         ratingCol="count",
     )
     model = als.fit(ratings)
-    known, matrix = _factors(model.itemFactors, rank)
-    users = model.userFactors.select(F.col("id").cast("bigint").alias("user"), F.col("features").alias("vector"))
-    return AlsFactors(users, save_matrix(folder / "item_factors.npy", matrix), known)
-
-
-def _factors(rows: DataFrame, rank: int) -> tuple[Ints, Floats]:
-    """Item factors as one matrix by index: bounded by the items, as the matrix is on every host."""
-    collected = rows.select("id", "features").toPandas()
-    known = collected["id"].to_numpy(np.int64)
-    matrix = np.zeros((int(known.max(initial=0)) + 1, rank), np.float32)
-    for index, features in zip(known, collected["features"], strict=True):
-        matrix[index] = features
-    return np.sort(known), matrix
+    users, items = (
+        factors.select(F.col("id").cast("bigint").alias(name), F.col("features").alias("vector"))
+        for name, factors in (("user", model.userFactors), ("item", model.itemFactors))
+    )
+    return AlsFactors(users, save_items(items, folder, "als"))

@@ -7,9 +7,8 @@ keeps its nearest ones, and a user's score of an item is the sum of its similari
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,9 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from spark_udfs.arrow import RANKED_TYPE, ids_of, lists, ranked
-from spark_udfs.lists import Batches, MatrixFile, require_columns, save_matrix
-from spark_udfs.packed import pack
-from spark_udfs.top_k import CELLS, Floats, Ints, Lists, take
+from spark_udfs.item_files import ItemFile, save_items
+from spark_udfs.lists import Batches, require_columns
+from spark_udfs.top_k import CELLS, Floats, Ints, Lists, rows_of, take
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -31,17 +30,18 @@ PAIRS = 1 << 23  # counted at once: 64 MB of keys
 MAX_ITEMS_PER_USER = 500
 
 
-@dataclass(frozen=True)
-class NeighbourFiles:
-    """Each item's nearest items, where executors can map them: a row per item index, nearest first.
+class Neighbours(NamedTuple):
+    """Each item's nearest items, nearest first.
 
     Attributes:
-        items: int32 (items, neighbours) indices; 0 where an item has fewer.
-        similarities: float32 (items, neighbours).
+        ids: (m,) the items that have any, ascending.
+        items: (m, N) int32, their neighbours; 0 where an item has fewer.
+        similarities: (m, N) float32.
     """
 
-    items: MatrixFile
-    similarities: MatrixFile
+    ids: Ints
+    items: npt.NDArray[np.int32]
+    similarities: Floats
 
 
 def neighbours(counts: DataFrame, *, top: int = NEIGHBOURS) -> DataFrame:
@@ -62,8 +62,8 @@ def neighbours(counts: DataFrame, *, top: int = NEIGHBOURS) -> DataFrame:
     its_sizes = sizes.select(F.col("item").alias("neighbour"), F.col("size").alias("its_size"))
     cosine = F.col("together") / F.sqrt(F.col("size") * F.col("its_size"))
     similar = (
-        pairs.join(F.broadcast(sizes), on="item", how="inner")
-        .join(F.broadcast(its_sizes), on="neighbour", how="inner")
+        pairs.join(sizes, on="item", how="inner")
+        .join(its_sizes, on="neighbour", how="inner")
         .select("item", "neighbour", cosine.alias("similarity"))
     )
     turned = similar.select(F.col("neighbour").alias("item"), F.col("item").alias("neighbour"), "similarity")
@@ -97,32 +97,27 @@ def pairs_of(sets: Lists) -> tuple[Ints, Ints]:
     return np.repeat(sets.values, later), sets.values[second]
 
 
-def save_neighbours(near: DataFrame, folder: Path, *, top: int = NEIGHBOURS) -> NeighbourFiles:
-    """Put neighbours where executors can map them; what passes through the driver is bounded by the items.
+def save_neighbours(near: DataFrame, folder: Path, *, top: int = NEIGHBOURS) -> ItemFile:
+    """Have an executor put neighbours where all can map them (`spark_udfs.item_files`).
 
     Args:
         near: what `neighbours` returns.
-        folder: readable on every executor; neighbours.npy and similarities.npy are written there.
+        folder: the same one on the driver and on every executor.
         top: neighbours per item.
     """
-    row = F.sort_array(F.collect_list(F.struct("similarity", (-F.col("neighbour")).alias("neighbour"))), asc=False)
-    rows = near.groupBy("item").agg(row.alias("row"))
-    columns = rows.select(
+    pairs = F.sort_array(F.collect_list(F.struct("similarity", (-F.col("neighbour")).alias("neighbour"))), asc=False)
+    rows = near.groupBy("item").agg(pairs.alias("pairs"))
+    none = F.struct(F.lit(0.0).alias("similarity"), F.lit(0).cast("bigint").alias("neighbour"))
+    filled = rows.withColumn("pairs", F.concat("pairs", F.array_repeat(none, F.lit(top) - F.size("pairs"))))
+    columns = filled.select(
         "item",
-        F.transform("row", lambda pair: -pair["neighbour"]).alias("neighbours"),
-        F.transform("row", lambda pair: pair["similarity"].cast("float")).alias("similarities"),
-    ).toPandas()
-    size = int(columns["item"].max()) + 1 if len(columns) else 1
-    items, similarities = np.zeros((size, top), np.int32), np.zeros((size, top), np.float32)
-    for item, its, how in zip(columns["item"], columns["neighbours"], columns["similarities"], strict=True):
-        items[item, : len(its)] = its
-        similarities[item, : len(how)] = how
-    return NeighbourFiles(
-        save_matrix(folder / "neighbours.npy", items), save_matrix(folder / "similarities.npy", similarities)
+        F.transform("pairs", lambda pair: (-pair["neighbour"]).cast("int")).alias("neighbours"),
+        F.transform("pairs", lambda pair: pair["similarity"].cast("float")).alias("similarities"),
     )
+    return save_items(columns, folder, "neighbours")
 
 
-def item_item(queries: DataFrame, near: NeighbourFiles, allowed: Ints, *, k: int, exclude_seen: bool) -> DataFrame:
+def item_item(queries: DataFrame, near: ItemFile, *, k: int, exclude_seen: bool) -> DataFrame:
     """The items most similar to all that a user has bought: the sum of similarities over `seen`.
 
     A user whose items have fewer than K neighbours gets fewer rows.
@@ -130,7 +125,6 @@ def item_item(queries: DataFrame, near: NeighbourFiles, allowed: Ints, *, k: int
     Args:
         queries: user, seen.
         near: from `save_neighbours`.
-        allowed: item indices that may be recommended.
         k: at least 1.
         exclude_seen: leave out each row's `seen`.
 
@@ -138,70 +132,43 @@ def item_item(queries: DataFrame, near: NeighbourFiles, allowed: Ints, *, k: int
         SchemaError: a column of `queries` is missing or of another type.
     """
     require_columns(queries, "queries", {"user": "bigint", "seen": "array<bigint>"})
-    sent = pack(np.unique(allowed))
 
     def rank(batches: Batches) -> Iterator[pa.RecordBatch]:
-        items, similarities = near.items.open(), near.similarities.open()
-        may = np.isin(np.arange(len(items)), sent.unpack())
-        may[0] = False
+        nearest = Neighbours(*(near.open(column) for column in ("item", "neighbours", "similarities")))
         for batch in batches:
-            seen = _inside(lists(batch.column(1)), len(items))
-            found, scores = sums_of_neighbours(seen, items, similarities, may, k, exclude_seen=exclude_seen)
+            found, scores = sums_of_neighbours(lists(batch.column(1)), nearest, k, exclude_seen=exclude_seen)
             yield from ranked(ids_of(batch.column(0)), found, scores, np.zeros(len(found), np.bool_))
 
     return queries.select("user", "seen").mapInArrow(rank, RANKED_TYPE)
 
 
-def sums_of_neighbours(
-    seen: Lists,
-    items_mN: npt.NDArray[np.int32],
-    similarities_mN: Floats,
-    may: npt.NDArray[np.bool_],
-    k: int,
-    *,
-    exclude_seen: bool,
-) -> tuple[Ints, Floats]:
+def sums_of_neighbours(seen: Lists, near: Neighbours, k: int, *, exclude_seen: bool) -> tuple[Ints, Floats]:
     """The K largest sums of similarities of each row, (rows, k), -1 and -inf where there are fewer."""
     rows = len(seen.offsets) - 1
     found, scores = np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32)
+    of_seen = rows_of(seen, near.ids, len(near.ids))
     # A block holds so many rows that their neighbours stay within the memory bound; one row always fits.
-    block_of = (seen.offsets[1:] * items_mN.shape[1]) // CELLS
+    block_of = (of_seen.offsets[1:] * near.items.shape[1]) // CELLS
     for block in np.split(np.arange(rows), np.flatnonzero(np.diff(block_of)) + 1):
-        mine = take(seen, block)
-        found[block], scores[block] = _sums(mine, items_mN, similarities_mN, may, k, exclude_seen)
+        place, row, item, sums = _best(take(of_seen, block), near, k, exclude_seen)
+        found[block[row], place], scores[block[row], place] = item, sums
     return found, scores
 
 
-def _sums(
-    seen: Lists,
-    items_mN: npt.NDArray[np.int32],
-    similarities_mN: Floats,
-    may: npt.NDArray[np.bool_],
-    k: int,
-    mask: bool,
-) -> tuple[Ints, Floats]:
-    rows, span = len(seen.offsets) - 1, np.int64(len(items_mN))
-    row_of = np.repeat(np.arange(rows), seen.lengths)
-    neighbours_tN = items_mN[seen.values]
-    kept = may[neighbours_tN]
-    keys, places = np.unique((row_of[:, None] * span + neighbours_tN)[kept], return_inverse=True)
-    sums = np.bincount(places, weights=similarities_mN[seen.values][kept], minlength=len(keys))
+def _best(mine: Lists, near: Neighbours, k: int, mask: bool) -> tuple[Ints, Ints, Ints, Floats]:
+    """Place, row, item and sum of the K largest sums of each row."""
+    span = np.int64(near.ids[-1] + 1) if len(near.ids) else np.int64(1)
+    row_of = np.repeat(np.arange(len(mine.offsets) - 1), mine.lengths)
+    neighbours_tN = near.items[mine.values]
+    there = neighbours_tN > 0
+    keys, places = np.unique((row_of[:, None] * span + neighbours_tN)[there], return_inverse=True)
+    sums = np.bincount(places, weights=near.similarities[mine.values][there], minlength=len(keys))
     if mask:
-        unseen = ~np.isin(keys, row_of * span + seen.values)
+        unseen = ~np.isin(keys, row_of * span + near.ids[mine.values])
         keys, sums = keys[unseen], sums[unseen]
     row, item = keys // span, keys % span
     order = np.lexsort((item, -sums, row))
-    first = np.searchsorted(row, np.arange(rows))
-    place = np.arange(len(keys)) - first[row[order]]
-    top = order[place < k]
-    found, scores = np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32)
-    found[row[top], place[place < k]] = item[top]
-    scores[row[top], place[place < k]] = sums[top]
-    return found, scores
-
-
-def _inside(seen: Lists, m: int) -> Lists:
-    """The lists without what is no item of the matrix."""
-    inside = (seen.values > 0) & (seen.values < m)
-    counted = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
-    return Lists(seen.values[inside], counted[seen.offsets])
+    row, item, sums = row[order], item[order], sums[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = place < k
+    return place[kept], row[kept], item[kept], sums[kept].astype(np.float32)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import score
+from jobs import ingest_feedback, report, score
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Ground
 from jobs.tasks import recommend_on_spark
 from spark_udfs import features
 from tests.jobs.silences import silences
-from tests.jobs.small_shop import ITEMS, LOOKER, NEW_ITEM, NEWCOMER, USERS, small_shop
-from training.errors import BundleError, TableError
+from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, USERS, small_shop
+from training.errors import BundleError, SettingsError, TableError
+
+SINCE = START + timedelta(days=58, hours=12)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,75 @@ def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: S
         TableError, match=r"before scoring\.moment 2024-01-01T00:00:00\+00:00; the first is of 2025-01-0"
     ):
         score.run(too_early, spark)
+
+
+@pytest.fixture(scope="module")
+def lately(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The shop as it was scored a day earlier; since then a purchase has arrived that was made before."""
+    settings = small_shop(spark, tmp_path_factory.mktemp("lately"))
+    score.run(_scoring(settings, moment=SINCE), spark)
+    late = [("late", "o", "user 5", "item 3", "purchase", START, SINCE + timedelta(hours=2), 1, 2.5, "the item 3")]
+    events = spark.createDataFrame(late, EVENTS)
+    Tables(spark, settings.tables.root).write("events", events, mode="append", job="ingest", inputs={"late": 1})
+    return settings
+
+
+def _scoring(settings: Settings, **values: object) -> Settings:
+    return Settings(**(settings.model_dump() | {"scoring": {"k": 4} | values}))
+
+
+def _lists(settings: Settings, spark: SparkSession, moment: str) -> dict[str, list[Row]]:
+    read = Tables(spark, settings.tables.root).read("recommendations").where(F.col("moment") == F.lit(moment))
+    found: dict[str, list[Row]] = {}
+    for row in read.orderBy("user_id", "rank").select("user_id", "rank", "item_id", "score", "fallback").collect():
+        found.setdefault(row["user_id"], []).append(row)
+    return found
+
+
+def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(lately: Settings, spark: SparkSession) -> None:
+    summary = score.run(_scoring(lately, since=SINCE), spark)
+    events = Tables(spark, lately.tables.root).read("events").where("kind = 'purchase'")
+    touched = {row[0] for row in events.where(features.known_since(SINCE)).select("user_id").distinct().collect()}
+    lists = _lists(lately, spark, summary["moment"])
+    assert set(lists) == touched
+    assert {"user 1", "user 5"} < touched
+    assert len(touched) < USERS
+    assert (summary["users"], summary["rows"]) == (len(touched), 4 * len(touched))
+    assert summary["unknown_ids"] == 1
+    assert datetime.fromisoformat(summary["since"]) == SINCE.replace(tzinfo=UTC)
+    assert score.run(_scoring(lately, since=SINCE), spark)["up_to_date"]
+    before = _lists(lately, spark, SINCE.isoformat())
+    assert len(before) == USERS + 2  # those of the others are the earlier ones
+
+    feedback = ingest_feedback.run(lately, spark)
+    assert feedback["shown"] == summary["rows"]
+    page = Path(report.run(lately)["path"]).read_text()
+    assert "since" in page
+
+    everybody = score.run(_scoring(lately), spark)
+    assert everybody["moment"] == summary["moment"]
+    of_all = _lists(lately, spark, summary["moment"])
+    assert {user: of_all[user] for user in touched} == lists
+    with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
+        score.run(_scoring(lately, since=SINCE), spark)
+
+
+def test_nobody_since_a_time_changes_nothing(lately: Settings, spark: SparkSession) -> None:
+    version = Tables(spark, lately.tables.root).version("recommendations")
+    summary = score.run(_scoring(lately, since=datetime(2026, 1, 1)), spark)
+    assert (summary["rows"], summary["up_to_date"]) == (0, True)
+    assert Tables(spark, lately.tables.root).version("recommendations") == version
+
+
+def test_a_time_after_the_moment_and_a_task_that_asks_all_are_refused(lately: Settings, spark: SparkSession) -> None:
+    arrived_late = SINCE + timedelta(hours=1)
+    tables = Tables(spark, lately.tables.root)
+    spark.sql(f"DELETE FROM delta.`{tables.path('events')}` WHERE time >= '{SINCE}'")
+    with pytest.raises(SettingsError, match=r"scoring\.since must be before the moment, 2025-01-01T00:00:01"):
+        score.run(_scoring(lately, since=arrived_late), spark)
+    other = Settings(task="demand", scoring={"since": SINCE})
+    with pytest.raises(SettingsError, match=r"scoring\.since must be left out where the task is demand"):
+        score.run(other, spark)
 
 
 def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""Small bundles for the tests of what scores with them."""
+"""Small bundles, and items as executors leave them, for the tests of what answers with them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from jobs.tasks import TASKS
+from spark_udfs.item_files import ItemFile
 from training.models import MODELS
 from training.schema import Schema
 from training.state.bundle import Bundle
@@ -38,3 +42,15 @@ def two_tower_bundle(folder: Path, *, users: int, items: int, provenance: dict[s
         settings={},
         metrics={},
     )
+
+
+def items_in(folder: Path, items: Sequence[int] | np.ndarray, **columns: np.ndarray) -> ItemFile:
+    """Items, and a row of each column for each, written here: `spark_udfs.item_files.save_items` without Spark."""
+    ids = np.asarray(items, np.int64)
+    of = {"item": ids, **columns}
+    place = folder / hashlib.sha256(b"".join(values.tobytes() for values in of.values())).hexdigest()[:16]
+    place.mkdir()
+    for name, values in of.items():
+        values.tofile(place / name)
+    kinds = {name: (str(values.dtype), values.shape[1] if values.ndim > 1 else 0) for name, values in of.items()}
+    return ItemFile(str(place), len(ids), kinds)

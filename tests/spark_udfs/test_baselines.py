@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.sessions import session_settings
-from spark_udfs.baselines.classic import fit_als, interactions, popularity, popularity_order
+from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +32,13 @@ def test_interactions_count_lines(spark: SparkSession) -> None:
     assert sorted(tuple(row) for row in interactions(lines).collect()) == [(1, 7, 2), (2, 7, 1)]
 
 
-@pytest.mark.parametrize("arrow", ["true", "false"])
-def test_popularity_orders_by_its_column_then_index(spark: SparkSession, catalogue: DataFrame, arrow: str) -> None:
-    with session_settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": arrow}):
-        orders = [popularity_order(catalogue, by).tolist() for by in ("user_count", "recent_count")]
-    assert orders == [[11, 10, 12, 13], [12, 10, 11, 13]]
-
-
-def test_popularity_leaves_out_what_was_seen(spark: SparkSession, catalogue: DataFrame) -> None:
-    asked = queries(spark, (1, [11, 12]), (2, []))
-    answer = popularity(asked, catalogue, by="user_count", k=2, exclude_seen=True)
-    assert ranks(answer) == {1: [10, 13], 2: [11, 10]}
+def test_popularity_orders_by_its_column_then_index(catalogue: DataFrame) -> None:
+    orders = [popularity_order(catalogue, by, 9) for by in ("user_count", "recent_count")]
+    assert [order.first.tolist() for order in orders] == [[11, 10, 12, 13], [12, 10, 11, 13]]
+    cut = popularity_order(catalogue.repartition(3), "user_count", 2)
+    assert (cut.first.tolist(), cut.items) == ([11, 10], 4)
+    none = popularity_order(catalogue.where("item < 0"), "user_count", 2)
+    assert (none.first.tolist(), none.items) == ([], 0)
 
 
 def test_als_finds_the_planted_groups_under_the_same_mask(spark: SparkSession, tmp_path: Path) -> None:

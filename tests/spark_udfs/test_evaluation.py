@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_udfs.evaluation import judge, metric_names, padded, poisson_weights, popularity_deciles, spread
+from spark_udfs.bootstrap import poisson_weights
+from spark_udfs.evaluation import judge, metric_names, padded, popularity_deciles, spread
 from spark_udfs.top_k import Lists
 
 RANKED = "model string, user bigint, rank int, item bigint"

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.sessions import session_settings
 from spark_udfs.baselines import item_item as module
 from spark_udfs.baselines.item_item import (
-    NeighbourFiles,
+    NEIGHBOURS,
+    Neighbours,
     item_item,
     neighbours,
     pairs_of,
     save_neighbours,
     sums_of_neighbours,
 )
+from spark_udfs.item_files import ItemFile
 from spark_udfs.top_k import Lists
-
-ALLOWED = np.array([0, 10, 11, 12, 13, 99])
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,9 @@ def counts(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame([(user, item, 1) for user, item in pairs], "user bigint, item bigint, count bigint")
 
 
-@pytest.fixture(scope="module", params=["true", "false"])
-def near(
-    spark: SparkSession, counts: DataFrame, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> NeighbourFiles:
-    """Collected through Arrow, and as a session without it does."""
-    with session_settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": request.param}):
-        return save_neighbours(neighbours(counts), tmp_path_factory.mktemp("near"))
+@pytest.fixture(scope="module")
+def near(counts: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> ItemFile:
+    return save_neighbours(neighbours(counts), tmp_path_factory.mktemp("near"))
 
 
 def ranks(df: DataFrame) -> dict[int, list[int]]:
@@ -57,42 +53,48 @@ def test_neighbours_are_cosines_of_the_users_sets(counts: DataFrame) -> None:
     assert {row["neighbour"] for row in neighbours(counts, top=1).where("item = 11").collect()} == {10}
 
 
-def test_neighbours_lie_nearest_first(near: NeighbourFiles) -> None:
-    items, similarities = near.items.open(), near.similarities.open()
-    assert items[11, :3].tolist() == [10, 12, 0]
-    assert similarities[11, :3].tolist() == pytest.approx([2 / math.sqrt(6), 1 / math.sqrt(6), 0])
-    assert not items[:10].any()
+def test_neighbours_lie_nearest_first(near: ItemFile) -> None:
+    ids, items, similarities = (near.open(name) for name in ("item", "neighbours", "similarities"))
+    assert ids.tolist() == [10, 11, 12]
+    assert items.shape == similarities.shape == (3, NEIGHBOURS)
+    assert items[1, :3].tolist() == [10, 12, 0]
+    assert similarities[1, :3].tolist() == pytest.approx([2 / math.sqrt(6), 1 / math.sqrt(6), 0])
 
 
-def test_item_item_adds_up_similarities(spark: SparkSession, near: NeighbourFiles) -> None:
+def test_a_shop_without_pairs_has_no_neighbours(spark: SparkSession, counts: DataFrame, tmp_path: Path) -> None:
+    near = save_neighbours(neighbours(counts.where("user = 4")), tmp_path)
+    asked = spark.createDataFrame([(1, [12])], "user bigint, seen array<bigint>")
+    assert ranks(item_item(asked, near, k=3, exclude_seen=True)) == {}
+
+
+def test_item_item_adds_up_similarities(spark: SparkSession, near: ItemFile) -> None:
     rows = [(1, [10, 12]), (2, [11]), (3, []), (4, [-5, 0, 11, 1_000])]
     asked = spark.createDataFrame(rows, "user bigint, seen array<bigint>")
-    answer = item_item(asked, near, ALLOWED, k=3, exclude_seen=True)
+    answer = item_item(asked, near, k=3, exclude_seen=True)
     assert ranks(answer) == {1: [11], 2: [10, 12], 4: [10, 12]}
     assert answer.where("user = 1").collect()[0]["score"] == pytest.approx(3 / math.sqrt(6))
-    assert ranks(item_item(asked, near, np.array([12]), k=3, exclude_seen=True)) == {2: [12], 4: [12]}
-    assert ranks(item_item(asked, near, ALLOWED, k=1, exclude_seen=False)) == {1: [11], 2: [10], 4: [10]}
+    assert ranks(item_item(asked, near, k=1, exclude_seen=False)) == {1: [11], 2: [10], 4: [10]}
 
 
 def test_seen_items_are_left_out_only_where_asked() -> None:
-    items = np.array([[0, 0], [2, 3], [1, 3], [2, 1]], np.int32)
-    similarities = np.array([[0, 0], [0.9, 0.2], [0.9, 0.5], [0.5, 0.2]], np.float32)
-    seen, may = Lists(np.array([1, 2]), np.array([0, 2])), np.array([False, True, True, True])
-    found, scores = sums_of_neighbours(seen, items, similarities, may, 3, exclude_seen=False)
+    items = np.array([[2, 3], [1, 3], [2, 1]], np.int32)
+    similarities = np.array([[0.9, 0.2], [0.9, 0.5], [0.5, 0.2]], np.float32)
+    near, seen = Neighbours(np.array([1, 2, 3]), items, similarities), Lists(np.array([1, 2]), np.array([0, 2]))
+    found, scores = sums_of_neighbours(seen, near, 3, exclude_seen=False)
     assert found.tolist() == [[1, 2, 3]]
     assert scores[0].tolist() == pytest.approx([0.9, 0.9, 0.7])
-    assert sums_of_neighbours(seen, items, similarities, may, 2, exclude_seen=True)[0].tolist() == [[3, -1]]
+    assert sums_of_neighbours(seen, near, 2, exclude_seen=True)[0].tolist() == [[3, -1]]
 
 
 def test_blocks_within_a_small_memory_bound_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     items = rng.integers(0, 40, (40, 6)).astype(np.int32)
-    similarities, may = rng.random((40, 6), np.float32), np.arange(40) > 0
+    near = Neighbours(np.arange(1, 41), items, rng.random((40, 6), np.float32))
     lengths = rng.integers(0, 9, 30)
     seen = Lists(rng.integers(1, 40, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)]))
-    whole = sums_of_neighbours(seen, items, similarities, may, 5, exclude_seen=True)
+    whole = sums_of_neighbours(seen, near, 5, exclude_seen=True)
     monkeypatch.setattr(module, "CELLS", 30)
-    blocks = sums_of_neighbours(seen, items, similarities, may, 5, exclude_seen=True)
+    blocks = sums_of_neighbours(seen, near, 5, exclude_seen=True)
     assert blocks[0].tolist() == whole[0].tolist()
     assert blocks[1].tobytes() == whole[1].tobytes()
 

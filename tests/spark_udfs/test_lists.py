@@ -11,11 +11,15 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import shared_matrix as sharing
-from spark_udfs.lists import MatrixFile, by_inner_product, by_order, save_matrix
-from spark_udfs.shared_matrix import digest_of, shared_matrix
+from spark_udfs.item_files import ItemFile
+from spark_udfs.lists import Order, by_inner_product, by_order, longest
+from spark_udfs.shared_matrix import shared_matrix
+from tests.spark_udfs.bundles import items_in
 from training.errors import DataError, SchemaError
 
 SEEN = "user bigint, seen array<bigint>"
+ORDER = Order(np.array([3, 5, 2]), 3)
+ONE = Order(np.array([1]), 1)
 
 
 @pytest.fixture
@@ -31,27 +35,35 @@ def rows(df: DataFrame) -> list[tuple[int, int, int]]:
 
 def test_by_order_passes_over_what_was_seen(spark: SparkSession) -> None:
     queries = spark.createDataFrame([(1, [3]), (2, []), (3, None)], SEEN)
-    answer = by_order(queries, np.array([3, 5, 2]), k=2, exclude_seen=True)
+    answer = by_order(queries, ORDER, k=2, exclude_seen=True)
     assert rows(answer) == [(1, 1, 5), (1, 2, 2), (2, 1, 3), (2, 2, 5), (3, 1, 3), (3, 2, 5)]
-    assert rows(by_order(queries, np.array([3, 5, 2]), k=1, exclude_seen=False)) == [(1, 1, 3), (2, 1, 3), (3, 1, 3)]
+    assert rows(by_order(queries, ORDER, k=1, exclude_seen=False)) == [(1, 1, 3), (2, 1, 3), (3, 1, 3)]
     first = answer.where("user = 1 AND rank = 1").collect()[0]
     assert (first["score"], first["fallback"]) == (2.0, False)
 
 
-def test_by_inner_product_masks_and_restricts(spark: SparkSession, tmp_path: Path) -> None:
-    matrix = np.array([[9, 9], [1, 0], [2, 0], [3, 0], [0, 1]], np.float32)  # row 0 would win everywhere
-    items = save_matrix(tmp_path / "items.npy", matrix)
+def test_an_order_needs_no_more_than_k_and_the_longest_list(spark: SparkSession) -> None:
+    queries = spark.createDataFrame([(1, [3, 9]), (2, []), (3, None)], SEEN)
+    assert longest(queries) == 2
+    assert longest(queries.where("user > 1")) == longest(queries.where("user > 3")) == 0
+    rng = np.random.default_rng(0)
+    whole = rng.permutation(np.arange(1, 40))
+    cut = by_order(queries, Order(whole[:5], 39), k=3, exclude_seen=True).orderBy("user", "rank").collect()
+    assert cut == by_order(queries, Order(whole, 39), k=3, exclude_seen=True).orderBy("user", "rank").collect()
+
+
+def test_by_inner_product_masks_and_answers_with_the_items_alone(spark: SparkSession, tmp_path: Path) -> None:
+    items = items_in(tmp_path, [1, 2, 3, 90], vector=np.array([[1, 0], [2, 0], [3, 0], [0, 1]], np.float32))
     queries = spark.createDataFrame(
         [(1, [1.0, 0.0], [3]), (2, [0.0, 1.0], [])], "user bigint, vector array<float>, seen array<bigint>"
     )
     assert rows(by_inner_product(queries, items, k=2, exclude_seen=True)) == [
         (1, 1, 2),
         (1, 2, 1),
-        (2, 1, 4),
+        (2, 1, 90),
         (2, 2, 1),
     ]
-    limited = by_inner_product(queries, items, k=2, exclude_seen=False, allowed=np.array([0, 1, 3, 99]))
-    assert rows(limited) == [(1, 1, 3), (1, 2, 1), (2, 1, 1), (2, 2, 3)]
+    assert rows(by_inner_product(queries, items, k=1, exclude_seen=False)) == [(1, 1, 3), (2, 1, 90)]
 
 
 def test_wrong_columns_are_all_named(spark: SparkSession) -> None:
@@ -59,26 +71,19 @@ def test_wrong_columns_are_all_named(spark: SparkSession) -> None:
     with pytest.raises(
         SchemaError, match=r"'user' must be bigint, it is int; column 'seen' must be array<bigint>, it is miss"
     ):
-        by_order(queries, np.array([1]), k=1, exclude_seen=True)
+        by_order(queries, ONE, k=1, exclude_seen=True)
 
 
 def test_a_null_user_a_short_vector_and_a_missing_matrix_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(PythonException, match="'user' must not be null; it is in 1 rows"):
-        by_order(spark.createDataFrame([(None, [])], SEEN), np.array([1]), k=1, exclude_seen=True).collect()
+        by_order(spark.createDataFrame([(None, [])], SEEN), ONE, k=1, exclude_seen=True).collect()
     queries = spark.createDataFrame([(1, [1.0], [])], "user bigint, vector array<float>, seen array<bigint>")
-    items = save_matrix(tmp_path / "items.npy", np.ones((3, 2), np.float32))
+    items = items_in(tmp_path, [1, 2, 3], vector=np.ones((3, 2), np.float32))
     with pytest.raises(PythonException, match="must have the items' 2 dimensions; one has 1"):
         by_inner_product(queries, items, k=1, exclude_seen=True).collect()
-    with pytest.raises(PythonException, match=r"Spark shipped no file 'gone\.npy'"):
-        by_inner_product(queries, MatrixFile(str(tmp_path / "gone.npy"), "x"), k=1, exclude_seen=True).collect()
-
-
-def test_a_shipped_matrix_is_found_where_spark_put_it(spark: SparkSession, tmp_path: Path) -> None:
-    items = save_matrix(tmp_path / "shipped_items.npy", np.eye(3, dtype=np.float32))
-    spark.sparkContext.addFile(items.path)
-    queries = spark.createDataFrame([(1, [0.0, 0.0, 1.0], [])], "user bigint, vector array<float>, seen array<bigint>")
-    elsewhere = MatrixFile("/another/host/shipped_items.npy", items.digest)
-    assert rows(by_inner_product(queries, elsewhere, k=1, exclude_seen=True)) == [(1, 1, 2)]
+    gone = ItemFile(str(tmp_path / "gone"), items.rows, items.columns)
+    with pytest.raises(PythonException, match=r"Spark shipped no file 'gone'"):
+        by_inner_product(queries, gone, k=1, exclude_seen=True).collect()
 
 
 def test_a_shared_matrix_is_built_once_and_mapped(folder: Path) -> None:
@@ -118,8 +123,3 @@ def test_another_users_folder_is_refused(folder: Path, monkeypatch: pytest.Monke
     folder.rename(folder.parent / f"millrace-matrices-{owner + 1}")
     with pytest.raises(DataError, match=f"must belong to user {owner + 1}, not {owner}"):
         shared_matrix("x", lambda: np.zeros((1, 1), np.float32))
-
-
-def test_digests_tell_parts_apart() -> None:
-    assert digest_of("ab", "c") != digest_of("a", "bc")
-    assert digest_of(b"ab") == digest_of("ab")

@@ -14,8 +14,10 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_udfs.item_files import ItemFile
+from spark_udfs.lists import Order
 from spark_udfs.scoring import bundle_schema, cold_rows, recommend, to_batch, unknown_ids
-from tests.spark_udfs.bundles import example_schema, two_tower_bundle
+from tests.spark_udfs.bundles import example_schema, items_in, two_tower_bundle
 from training.batch import Ragged
 from training.errors import BundleError, SchemaError
 from training.schema import Column, Kind, Schema
@@ -31,12 +33,17 @@ ASKED = [
     (77, [8, 999], [2.0, 1.0], [8]),  # a user and an item past the vocabularies
 ]
 ALLOWED = np.arange(2, 29)
-FALLBACK = np.array([5, 1, 9, 6, 7])
+FALLBACK = Order(np.array([5, 9, 6, 7]), 4)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return two_tower_bundle(tmp_path_factory.mktemp("bundles"), users=USERS, items=ITEMS)
+
+
+@pytest.fixture(scope="module")
+def allowed(tmp_path_factory: pytest.TempPathFactory) -> ItemFile:
+    return items_in(tmp_path_factory.mktemp("allowed"), ALLOWED)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +72,8 @@ def expected(bundle: Bundle, user: int, history: list[int], ages: list[float], s
     return [item for item in order if item in ALLOWED and item not in seen][:k]
 
 
-def test_rows_are_the_models_own_ranking(queries: DataFrame, bundle: Bundle) -> None:
-    found = answers(recommend(queries, str(bundle.path), k=7, allowed=ALLOWED, fallback=FALLBACK))
+def test_rows_are_the_models_own_ranking(queries: DataFrame, bundle: Bundle, allowed: ItemFile) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=7, allowed=allowed, fallback=FALLBACK))
     assert [item for item, _, _ in found[1]] == expected(bundle, 1, [3, 4, 5], [9, 4, 1], [3, 4, 5], 7)
     assert [item for item, _, _ in found[2]] == expected(bundle, 2, [29], [0.5], [29, 7], 7)
     assert [item for item, _, _ in found[77]] == expected(bundle, 0, [8, 0], [2, 1], [8], 7)
@@ -75,20 +82,23 @@ def test_rows_are_the_models_own_ranking(queries: DataFrame, bundle: Bundle) -> 
     assert not any(fallback for user in (1, 2, 77) for _, _, fallback in found[user])
 
 
-def test_cold_users_get_the_fallback_less_what_they_have(queries: DataFrame, bundle: Bundle) -> None:
-    found = answers(recommend(queries, str(bundle.path), k=3, allowed=ALLOWED, fallback=FALLBACK))
-    assert found[3] == [(5, 4.0, True), (9, 3.0, True), (6, 2.0, True)]  # 1 is not allowed
+def test_cold_users_get_the_fallback_less_what_they_have(queries: DataFrame, bundle: Bundle, allowed: ItemFile) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=3, allowed=allowed, fallback=FALLBACK))
+    assert found[3] == [(5, 4.0, True), (9, 3.0, True), (6, 2.0, True)]
     assert found[4] == [(9, 3.0, True), (6, 2.0, True), (7, 1.0, True)]
-    assert set(answers(recommend(queries, str(bundle.path), k=3, allowed=ALLOWED))) == {1, 2, 77}
+    assert set(answers(recommend(queries, str(bundle.path), k=3, allowed=allowed))) == {1, 2, 77}
 
 
-def test_seen_items_stay_where_nothing_is_left_out(queries: DataFrame, bundle: Bundle) -> None:
-    found = answers(recommend(queries, str(bundle.path), k=500, allowed=ALLOWED, exclude_seen=False))
+def test_seen_items_stay_where_nothing_is_left_out(queries: DataFrame, bundle: Bundle, allowed: ItemFile) -> None:
+    found = answers(recommend(queries, str(bundle.path), k=500, allowed=allowed, exclude_seen=False))
     assert sorted(item for item, _, _ in found[1]) == ALLOWED.tolist()
 
 
-def test_items_that_the_bundle_does_not_know_are_never_recommended(queries: DataFrame, bundle: Bundle) -> None:
-    found = answers(recommend(queries, str(bundle.path), k=500, allowed=np.array([0, 4, 28, 30, 1000])))
+def test_items_that_the_bundle_does_not_know_are_never_recommended(
+    queries: DataFrame, bundle: Bundle, tmp_path: Path
+) -> None:
+    some = items_in(tmp_path, [0, 4, 28, 30, 1000])
+    found = answers(recommend(queries, str(bundle.path), k=500, allowed=some))
     assert {item for item, _, _ in found[2]} == {4, 28}
 
 
@@ -98,31 +108,35 @@ def test_unknown_ids_are_counted(queries: DataFrame, bundle: Bundle) -> None:
     assert {row["user"]: row["unknown"] for row in counts} == {1: 0, 2: 0, 3: 0, 4: 2, 77: 1}
 
 
-def test_wrong_queries_are_refused_with_all_their_columns(spark: SparkSession, bundle: Bundle) -> None:
+def test_wrong_queries_are_refused_with_all_their_columns(
+    spark: SparkSession, bundle: Bundle, allowed: ItemFile
+) -> None:
     wrong = spark.createDataFrame([(1, [1], [1.0])], "user bigint, history array<int>, history_age array<double>")
     message = r"two_tower-.*'history' must be array<bigint>, it is array<int>; .*'history_age' must be .*'seen' must be"
     with pytest.raises(SchemaError, match=message):
-        recommend(wrong, str(bundle.path), k=1, allowed=ALLOWED)
+        recommend(wrong, str(bundle.path), k=1, allowed=allowed)
 
 
-def test_a_bundle_of_another_schema_is_refused(queries: DataFrame, tmp_path: Path) -> None:
+def test_a_bundle_of_another_schema_is_refused(queries: DataFrame, tmp_path: Path, allowed: ItemFile) -> None:
     other = Schema((Column("user", Kind.ID, vocabulary="users", size=3), Column("price", Kind.DENSE)))
     (tmp_path / "bundle.json").write_text(json.dumps({"schema": other.to_json()}))
     with pytest.raises(BundleError, match="trained without history, history_age; it has user, price"):
-        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED)
+        recommend(queries, str(tmp_path), k=1, allowed=allowed)
 
 
-def test_no_bundle_and_a_torn_one_are_refused(queries: DataFrame, tmp_path: Path, bundle: Bundle) -> None:
+def test_no_bundle_and_a_torn_one_are_refused(
+    queries: DataFrame, tmp_path: Path, bundle: Bundle, allowed: ItemFile
+) -> None:
     with pytest.raises(BundleError, match=r"no bundle at .*nowhere"):
-        recommend(queries, str(tmp_path / "nowhere"), k=1, allowed=ALLOWED)
+        recommend(queries, str(tmp_path / "nowhere"), k=1, allowed=allowed)
     (tmp_path / "bundle.json").write_text('{"schema": [')
     with pytest.raises(BundleError, match="is torn or of another format"):
-        recommend(queries, str(tmp_path), k=1, allowed=ALLOWED)
+        recommend(queries, str(tmp_path), k=1, allowed=allowed)
     torn = tmp_path / bundle.name
     shutil.copytree(bundle.path, torn)
     (torn / "weights.safetensors").write_bytes((bundle.path / "weights.safetensors").read_bytes()[:100])
     with pytest.raises(PythonException, match=r"is torn: weights\.safetensors has 100 bytes instead of"):
-        recommend(queries, str(torn), k=1, allowed=ALLOWED).collect()
+        recommend(queries, str(torn), k=1, allowed=allowed).collect()
 
 
 def test_a_batch_is_made_of_whole_columns() -> None:

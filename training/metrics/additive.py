@@ -104,7 +104,7 @@ class Binary(Metric):
         rows = came.sum() + stayed.sum()
         auc, auc_error = _auc(came, stayed)
         precision, precision_error = _average_precision(came[::-1], stayed[::-1])
-        groups = _equal_groups(came + stayed, self.GROUPS)
+        groups = equal_groups(came + stayed, self.GROUPS)
         gaps = np.abs(np.bincount(groups, came - predicted, self.GROUPS)).sum()
         return {
             "log_loss": _ratio(total[0], rows),
@@ -125,7 +125,7 @@ class Binary(Metric):
             groups: of equal weight, as near as the bins' borders allow.
         """
         _, (came, stayed, predicted) = self._parts(sums)
-        group = _equal_groups(came + stayed, groups)
+        group = equal_groups(came + stayed, groups)
         weight, p, event = (np.bincount(group, values, groups) for values in (came + stayed, predicted, came))
         held = weight > 0
         return np.stack([p[held] / weight[held], event[held] / weight[held], weight[held]], axis=1)
@@ -140,16 +140,10 @@ class Binary(Metric):
             false_alarms: share of the rows without an event that may be taken in, 0 to 1.
         """
         _, (came, stayed, _) = self._parts(sums)
-        found = np.concatenate([[0.0], np.cumsum(came[::-1])])
-        alarms = np.concatenate([[0.0], np.cumsum(stayed[::-1])])
-        if not found[-1] or not alarms[-1]:
+        others = stayed.sum()
+        if not others:
             return float("nan")
-        budget = false_alarms * alarms[-1]
-        last = int(np.searchsorted(alarms, budget, side="right")) - 1  # bins that can be taken whole
-        if last + 1 == len(alarms):
-            return 1.0
-        inside = (budget - alarms[last]) / (alarms[last + 1] - alarms[last])
-        return float((found[last] + inside * (found[last + 1] - found[last])) / found[-1])
+        return _ratio(reached(came[::-1], stayed[::-1], false_alarms * others), came.sum())
 
     def _bin(self, p: Array) -> NDArray[np.int64]:
         with np.errstate(divide="ignore"):
@@ -262,11 +256,32 @@ def _ratio(above: Any, below: Any) -> float:
     return float(above / below) if below else float("nan")
 
 
+def pairs_in_order(later: Array, earlier: Array) -> Array:
+    """(...) over (..., bins): the pairs of one of each that lie so in the bins; those within a bin count half.
+
+    The area under the ROC curve is their share of all pairs.
+    """
+    before = np.cumsum(earlier, axis=-1) - earlier
+    return np.asarray((later * (before + earlier / 2)).sum(axis=-1))
+
+
+def reached(adds: Array, spends: Array, budget: ArrayLike) -> Array:
+    """(...) over (..., bins): what bins add up to when a budget is spent on them in their order, on the last in part.
+
+    Args:
+        adds: what each bin adds.
+        spends: what it costs; where that is nothing, it comes with the bin before it.
+        budget: (...) of each row of bins.
+    """
+    spent, each = np.cumsum(spends, axis=-1) - spends, np.asarray(budget)[..., None]
+    share = np.clip((each - spent) / np.where(spends > 0, spends, 1), 0, 1)
+    return np.asarray((adds * np.where(spends > 0, share, spent <= each)).sum(axis=-1))
+
+
 def _auc(came: Array, stayed: Array) -> tuple[float, float]:
     """Area under the ROC curve, bins by rising score, ties counted half; and what order within bins can change."""
     pairs = came.sum() * stayed.sum()
-    below = np.cumsum(stayed) - stayed
-    return _ratio(came @ (below + stayed / 2), pairs), _ratio(came @ stayed / 2, pairs)
+    return _ratio(pairs_in_order(came, stayed), pairs), _ratio(came @ stayed / 2, pairs)
 
 
 def _average_precision(came: Array, stayed: Array) -> tuple[float, float]:
@@ -287,7 +302,7 @@ def _average_precision(came: Array, stayed: Array) -> tuple[float, float]:
     return _ratio(value, every), _ratio(max(most - value, value - least), every)
 
 
-def _equal_groups(weight: Array, groups: int) -> NDArray[np.int64]:
-    """The group of each bin, by the place of its middle in the cumulative weight."""
+def equal_groups(weight: Array, groups: int) -> NDArray[np.int64]:
+    """The group of each bin, of about equal weight, by the place of its middle in the cumulative weight."""
     middle = np.cumsum(weight) - weight / 2
     return np.minimum((middle / max(float(weight.sum()), 1e-300) * groups).astype(np.int64), groups - 1)
