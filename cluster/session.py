@@ -35,6 +35,7 @@ _REMEDY = (
     "start the session with this Python, os.environ['PYSPARK_PYTHON'] = sys.executable before it is built, or bring "
     "the packages to the executors (docs/cluster.md)"
 )
+_WAREHOUSE, _CATALOGUE = "spark.sql.warehouse.dir", "spark.sql.catalogImplementation"
 CONNECT, CONNECT_PORT = "sc://", 15002  # Spark's own default
 REACHED_S = 10.0
 _found_on: WeakKeyDictionary[SparkSession, set[str]] = WeakKeyDictionary()
@@ -88,6 +89,9 @@ def build_session(
     for key, value in (conf or {}).items():
         builder = builder.config(key, value)
     with bound_jvm() as log:
+        if not (_WAREHOUSE in (conf or {}) or "PYSPARK_GATEWAY_PORT" in os.environ or _says(_WAREHOUSE, _CATALOGUE)):
+            # Spark's own catalogue makes it in the working folder, and lasts no longer than the JVM.
+            builder = builder.config(_WAREHOUSE, str(log.parent / "warehouse"))
         try:
             spark: SparkSession = builder.getOrCreate()
         except Exception as error:
@@ -235,6 +239,16 @@ def _local(builder: Any, master: str, driver_memory: str, shuffle_partitions: in
         .config("spark.log.level", "ERROR")
     )
     return configure_spark_with_delta_pip(builder)
+
+
+def _says(*keys: str) -> bool:
+    """Whether the user has set one of these for all sessions: in spark-defaults.conf, or on the command line."""
+    home = os.environ.get("SPARK_HOME") or str(Path(pyspark.__file__).parent)
+    defaults = Path(os.environ.get("SPARK_CONF_DIR") or f"{home}/conf") / "spark-defaults.conf"
+    said = [os.environ.get("PYSPARK_SUBMIT_ARGS", "")]
+    if defaults.is_file():
+        said += defaults.read_text(errors="replace").splitlines()
+    return any(key in line for key in keys for line in said if not line.lstrip().startswith("#"))
 
 
 def _why_no_session(error: Exception, log: Path) -> str:

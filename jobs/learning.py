@@ -172,6 +172,7 @@ def _fitted(
     from training.data.cache import cache_of
     from training.data.loader import Loader
     from training.fit import fit
+    from training.state.bundle import load_bundle
 
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     share["transform"] = transform
@@ -185,6 +186,7 @@ def _fitted(
             checkpoint_dir=spec["checkpoint_dir"],
             validate=validate,
             report=report,
+            start_from=load_bundle(start["path"]) if (start := spec.get("start_from")) else None,
             identity={
                 "examples": examples.fingerprint,
                 "schema": columns.fingerprint,
@@ -212,6 +214,7 @@ def _write(
         provenance=_provenance(spec, made, result),
         settings=spec["training"],
         metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
+        attachments=spec.get("attachments"),
     )
     return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
 

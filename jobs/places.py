@@ -6,7 +6,7 @@ import re
 from typing import Annotated
 from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from training.masking import SECRET
 
@@ -100,6 +100,16 @@ def _name(name: str) -> str:
     return name
 
 
+def _file(path: str) -> str:
+    """A file that a process opens as it stands."""
+    if not path.strip() or _SCHEME.match(path):
+        raise ValueError("must be a file of the file system; copy it there, or mount what holds it and name the mount")
+    _refuse_unprintable(path)
+    return path
+
+
+AttachmentName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+LocalFile = Annotated[str, AfterValidator(_file)]
 LocalFolder = Annotated[str, AfterValidator(_local)]
 FolderName = Annotated[str, AfterValidator(_name)]
 TablesRoot = Annotated[str, AfterValidator(_root)]

@@ -167,6 +167,7 @@ def _spec(bundle: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
         "schema": bundle.schema.to_json(),
         "checkpoint_dir": str(folder / "checkpoints"),
         "bundle_dir": str(folder),
+        "attachments": {},
         "provenance": recorded,
     }
 

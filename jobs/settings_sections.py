@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from jobs.places import FolderName, LocalFolder, SchemaName, TablesRoot
+from jobs.places import AttachmentName, FolderName, LocalFile, LocalFolder, SchemaName, TablesRoot
 from jobs.settings_base import Moment, Section
 from jobs.settings_sources import Kind
 from training.settings import DeviceChoice, FitSettings
@@ -105,6 +105,20 @@ class TrainingSettings(FitSettings):
     restarts: int = Field(1, ge=0, le=1_000, description="times a fit starts again from its checkpoint")
     reader_workers: int = Field(2, ge=1, le=1_000, description="threads of a rank that read and decode")
     shuffle_rows: int = Field(100_000, ge=1, le=2**31 - 1, description="rows, over all ranks, that are mixed at a time")
+    shuffle_mb: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000_000,
+        description="MB that these rows take, over all ranks, at most: where rows are long",
+    )
+    start_from: LocalFolder | None = Field(
+        None, description="a bundle's folder, of the same model: training begins with its weights; every rank reads it"
+    )
+    attachments: dict[AttachmentName, LocalFile] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="files that go with the bundle, by the names that they get there, e.g. {limits.json: out/l.json}",
+    )
     cache_gb: float = Field(0, ge=0, le=1_000_000, description="GB of decoded rows that a rank keeps for later epochs")
     cache_dir: LocalFolder | None = Field(None, description="a folder on a local disk to keep them in; none: in memory")
     device: DeviceChoice = Field("auto", description="auto: GPUs where every rank has one to itself, else the CPU")

@@ -32,6 +32,7 @@ from training.errors import BundleError, SettingsError, UnreadableError
 from training.schema import Schema
 from training.settings import FitSettings
 from training.state.bundle import load_bundle, provenance_of
+from training.state.files import sha256
 from training.state.lock import only_writer
 from training.state.publish import clear_remnants
 from training.watch.observers import refuse_password
@@ -151,7 +152,8 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         validate: whether to rank the held-out queries after each epoch.
 
     Raises:
-        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks.
+        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks, the bundle to
+            start from is of another model, or what is to be attached is no file; BundleError: it is none.
     """
     settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)
@@ -176,7 +178,13 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "schema": Schema.from_json(facts["schema"]).to_json(),
         "model": settings.model,
         "training": settings.training.model_dump(exclude=LAUNCHER_KEYS),
-        "reader": {"workers": settings.training.reader_workers, "shuffle_rows": settings.training.shuffle_rows},
+        "reader": {
+            "workers": settings.training.reader_workers,
+            "shuffle_rows": settings.training.shuffle_rows,
+            "shuffle_mb": settings.training.shuffle_mb,
+        },
+        "start_from": _start_from(settings),
+        "attachments": _attachments(settings),
         "cache": {"gigabytes": settings.training.cache_gb, "folder": settings.training.cache_dir},
         "validate": validate,
         "ranks": settings.training.ranks,
@@ -201,11 +209,41 @@ def spec_identity(spec: Mapping[str, Any]) -> str:
     decisive["model"] = model_identity(spec["model"])
     decisive["training"] = FitSettings(**spec["training"]).identity()
     decisive["shuffle_rows"] = spec["reader"]["shuffle_rows"]
+    # What came later is named only where it is used.
+    decisive |= {"shuffle_mb": megabytes} if (megabytes := spec["reader"].get("shuffle_mb")) else {}
+    decisive |= {"start_from": start["name"]} if (start := spec.get("start_from")) else {}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _start_from(settings: Settings) -> dict[str, str] | None:
+    """Name and place of the bundle whose weights are the first ones."""
+    place, wanted = settings.training.start_from, settings.model["name"]
+    if place is None:
+        return None
+    bundle = load_bundle(Path(place).absolute())
+    if bundle.model_name != wanted:
+        raise SettingsError(
+            f"training.start_from must be a bundle of model.name '{wanted}'; '{place}' is of '{bundle.model_name}': "
+            "name another bundle, or that model"
+        )
+    return {"name": bundle.name, "path": str(bundle.path)}
+
+
+def _attachments(settings: Settings) -> dict[str, str]:
+    """The files that go with the bundle, by the names that they get there."""
+    named = {name: Path(path).absolute() for name, path in settings.training.attachments.items()}
+    missing = [f"{name} '{path}'" for name, path in named.items() if not path.is_file()]
+    if missing:
+        raise SettingsError(
+            f"training.attachments must be files; these are none: {', '.join(missing)}; correct them, or leave them out"
+        )
+    return {name: str(path) for name, path in named.items()}
+
+
 def _ends(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: spec["training"][name] for name in ENDS}
+    """What tells one bundle of a training from another."""
+    attached = {name: sha256(Path(path)) for name, path in spec.get("attachments", {}).items()}
+    return {name: spec["training"][name] for name in ENDS} | ({"attachments": attached} if attached else {})
 
 
 def _checkpoints(run_dir: Path, identity: str) -> Path:
@@ -259,6 +297,7 @@ def provenance(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
         "build": spec["build"],
         "settings": settings.model_dump(mode="json", exclude=places),
         "identity": spec_identity(spec),
+        **({"start_from": start["name"]} if (start := spec.get("start_from")) else {}),
         "versions": {name: installed(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},
     }
 

@@ -115,12 +115,19 @@ def naming(run_dir: Path, finder: Finder) -> Iterator[tuple[Path, int]]:
 
 
 def _knows(bundle: Path, first: int, before: int | None, kinds: Collection[str]) -> bool:
-    """Whether a bundle's persons reach so far, and its examples are so old; one that says nothing of it may."""
+    """Whether a bundle's persons reach so far, and its examples are so old; one that says nothing of it may.
+
+    So may one that began with the weights of another that does, or that is gone.
+    """
     try:
         content = read_json(bundle / "bundle.json", dict[str, Any])
     except ArtefactError:
         return True
-    version = content.get("provenance", {}).get("tables", {}).get("examples", {}).get("version")
+    made = content.get("provenance", {})
+    start = made.get("settings", {}).get("training", {}).get("start_from")
+    if start is not None and _knows(Path(start), first, before, kinds):
+        return True
+    version = made.get("tables", {}).get("examples", {}).get("version")
     if before is not None and version is not None and version >= before:
         return False
     sizes = [column.get("size") for column in content.get("schema", ()) if column.get("vocabulary") in kinds]

@@ -58,6 +58,22 @@ def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
     _wait_until(lambda: not list(temporary.glob("millrace-jvm-*")), 5.0)
 
 
+def test_no_warehouse_is_left_in_the_working_folder(tmp_path: Path) -> None:
+    """Unless the user has said where it is to be."""
+    code = "from cluster.session import build_session; spark = build_session(master='local[1]', driver_memory='512m');"
+    code += "spark.sql('SHOW TABLES').collect(); print('in', spark.conf.get('spark.sql.warehouse.dir'))"
+    said, places = tmp_path / "conf", list[str]()
+    said.mkdir()
+    for text in ("# spark.sql.warehouse.dir x", f"spark.sql.warehouse.dir {tmp_path}/mine"):
+        (said / "spark-defaults.conf").write_text(text)
+        env = {**os.environ, "SPARK_CONF_DIR": str(said), "PYTHONPATH": str(Path(session.__file__).parents[1])}
+        ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, capture_output=True)
+        places.append(ran.stdout.decode().rpartition("in ")[2].strip())
+    assert "/millrace-jvm-" in places[0]
+    assert places[1].endswith(f"{tmp_path}/mine")
+    assert {path.name for path in tmp_path.iterdir()} <= {"conf", "mine"}
+
+
 def test_who_waits_for_the_jvm_is_still_told(tmp_path: Path) -> None:
     """What a child says goes to the file, what this process says where it went before."""
     code = """

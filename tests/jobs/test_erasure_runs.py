@@ -112,7 +112,8 @@ def test_what_a_store_does_not_remove_is_an_error(monkeypatch: pytest.MonkeyPatc
 
 def test_bundles_of_later_examples_have_learnt_nothing_of_those_who_were_gone(tmp_path: Path) -> None:
     pinned = {name: {"tables": {"examples": {"version": version}}} for name, version in (("old", 3), ("new", 4))}
-    for name, provenance in (*pinned.items(), ("unknown", {})):
+    start = {"settings": {"training": {"start_from": str(tmp_path / "bundles" / "old")}}}
+    for name, provenance in (*pinned.items(), ("warm", pinned["new"] | start), ("unknown", {})):
         column = {"name": "user", "vocabulary": "users", "size": 3}
         content = {"schema": [column], "provenance": provenance}
         write(tmp_path / "bundles" / name / "bundle.json", json.dumps(content))
@@ -120,10 +121,10 @@ def test_bundles_of_later_examples_have_learnt_nothing_of_those_who_were_gone(tm
     def listed(first: int | None, before: int | None, *kinds: str) -> list[str]:
         return [bundle["bundle"] for bundle in erasure_runs.bundles(tmp_path, "tables", first, before, kinds=kinds)]
 
-    assert listed(2, 4, "users") == ["old", "unknown"]
-    assert listed(2, None, "users") == ["new", "old", "unknown"]
+    assert listed(2, 4, "users") == ["old", "unknown", "warm"]
+    assert listed(2, None, "users") == ["new", "old", "unknown", "warm"]
     assert listed(3, None, "users") == listed(None, 4, "users") == []
-    assert listed(3, None) == listed(3, None, "others") == ["new", "old", "unknown"], "of lines nobody has an index"
+    assert listed(3, None) == listed(3, None, "others") == ["new", "old", "unknown", "warm"], "lines have no index"
 
 
 def test_a_run_folder_has_missed_what_it_has_no_certificate_of(tmp_path: Path) -> None:

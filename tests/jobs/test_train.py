@@ -23,6 +23,7 @@ from cluster.errors import LaunchError
 from jobs import learning, train, tune
 from jobs.checks import pipeline as doctor_checks
 from jobs.settings import Settings
+from jobs.tasks import recommend
 from training import configs
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
@@ -414,3 +415,44 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
 def test_a_run_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"there is no bundle in .*run.*millrace train"):
         train.latest_bundle(str(tmp_path / "run"))
+
+
+def test_a_training_begins_with_another_bundles_weights(trained: tuple[Settings, dict[str, Any]]) -> None:
+    """It is another training than one that begins with none, and its bundle says with whose it began."""
+    settings, summary = trained
+    started = with_training(settings, ranks=1, epochs=1, timeline=False, start_from=summary["bundle_path"])
+    spec = train.learn_spec(started, splits=("train",), validate=False)
+    assert spec["start_from"] == {"name": summary["bundle"], "path": summary["bundle_path"]}
+    other = train.learn_spec(with_training(started, start_from=None), splits=("train",), validate=False)
+    assert train.spec_identity(spec) != train.spec_identity(other)
+    assert train.provenance(started, spec)["start_from"] == summary["bundle"]
+    bundle = load_bundle(summary["bundle_path"])
+    warm = learning.fit_task(
+        {**spec, "report": {"kind": "lines"}}, World(), make_model=recommend._model, make_validation=lambda *_: None,
+        shown=(),
+    )  # fmt: skip
+    assert warm["final_loss"] < bundle.metrics["loss"], "of one epoch more"
+    with pytest.raises(SettingsError, match=r"must be a bundle of model.name 'row_mlp'; '.*' is of 'two_tower'"):
+        train.learn_spec(started.model_copy(update={"model": {"name": "row_mlp"}}), splits=("train",), validate=False)
+    with pytest.raises(BundleError, match=r"a bundle is a folder with bundle.json; '/nowhere' has none"):
+        train.learn_spec(with_training(started, start_from="/nowhere"), splits=("train",), validate=False)
+
+
+def test_files_are_attached_and_other_files_make_another_bundle(spark: SparkSession, tmp_path: Path) -> None:
+    """Of the same weights: no step is done again."""
+    limits = tmp_path / "limits.json"
+    settings = shop(spark, tmp_path, ranks=1, epochs=1, shuffle_mb=0.01, attachments={"limits.json": str(limits)})
+    with pytest.raises(SettingsError, match=r"training.attachments must be files; .*: limits.json '.*/limits.json'"):
+        train.run(settings)
+    limits.write_text("[1]")
+    first = train.run(settings)
+    assert load_bundle(first["bundle_path"]).attachment("limits.json").read_text() == "[1]"
+    assert train.run(settings)["up_to_date"]
+    limits.write_text("[2]")
+    second = train.run(settings)
+    assert load_bundle(second["bundle_path"]).attachment("limits.json").read_text() == "[2]"
+    assert (second["bundle"] != first["bundle"], second["final_loss"]) == (True, first["final_loss"])
+
+
+def with_training(settings: Settings, **values: Any) -> Settings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update=values)})
