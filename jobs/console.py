@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,17 +70,26 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     if title:
         say(title)
     table = Table()
+    cells = [[_shown(value) for value in row] for row in rows]
     for position, column in enumerate(columns):
         numeric = any(isinstance(row[position], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_shown(value)) for value in row))
+        heading = escape(_folded(column, [row[position] for row in cells]))
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
     CONSOLE.print(table)
 
 
 def show_counts(title: str, counts: Mapping[str, Any]) -> None:
     """Names and numbers, a line each."""
     show_table(title, ("", "count"), list(counts.items()))
+
+
+def _folded(heading: str, cells: Sequence[str]) -> str:
+    """A heading in lines that are no longer than its column's cells, or its longest word: a long one would take the
+    width that others need."""
+    width = max(map(len, [*heading.split(), *cells]), default=1)
+    return "\n".join(textwrap.wrap(heading, width, break_long_words=False, break_on_hyphens=False))
 
 
 def _shown(value: Any) -> str:

@@ -8,25 +8,26 @@ period: what lies before it is known, the next `horizon` periods are asked for. 
 whose quantity may be 0 (it was on sale); from there to the origin every period counts, with zeros where nothing was
 sold. Returns lower their period's quantity, which never falls below 0.
 
-Each series is one row, spread out in an executor; the work grows with lines and with the rows made, and nothing comes
-to the driver but one number.
+What all series did together (spark_udfs/panel_level.py) is taken out of a series' history, and out of what an example
+is to learn: a row speaks of its series, in units of what it sells on the average at the level of late.
+
+Each series is one row, spread out in an executor; the work grows with lines and with the rows made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from spark_udfs.arrow import fixed_lists, ids_of
-from spark_udfs.features import DAY_US, Cuts, utc
+from spark_udfs.arrow import fixed_lists
+from spark_udfs.features import Cuts
+from spark_udfs.panel_level import PRIOR, Levels, levels, newest_of, spread_out
+from spark_udfs.periods import Form
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -37,83 +38,10 @@ Ints = npt.NDArray[np.int64]
 EXACT = "decimal(38,6)"  # sums of doubles depend on their order
 ROWS_PER_BATCH = 1 << 14
 _ROW = (
-    "series bigint, origin bigint, lags array<float>, statistics array<float>, calendar array<float>, scale float, "
-    "target array<float>, known array<float>"
+    "series bigint, origin bigint, lags array<float>, statistics array<float>, calendar array<float>, "
+    "scale array<float>, target array<float>, known array<float>"
 )
 _HISTORY = "history array<float>, naive_error float"
-
-
-@dataclass(frozen=True)
-class Period:
-    """What goes with a length of period.
-
-    Attributes:
-        days: of a period.
-        first: the day, counted from 1970-01-01, on which number 0 begins.
-        season: periods after which sales are alike.
-        naive: the lag whose mean error MASE divides by.
-        mean: periods that the mean to beat is of.
-        median: periods that the median to beat is of.
-        windows: periods whose means are statistics of a series.
-        weekdays: whether the weekday is part of the calendar.
-    """
-
-    days: int
-    first: int
-    season: int
-    naive: int
-    mean: int
-    median: int
-    windows: tuple[int, int, int]
-    weekdays: bool
-
-
-PERIODS = {
-    "day": Period(1, 0, season=7, naive=7, mean=56, median=28, windows=(7, 14, 28), weekdays=True),
-    "week": Period(7, -3, season=52, naive=1, mean=26, median=13, windows=(4, 8, 13), weekdays=False),
-}
-
-
-@dataclass(frozen=True)
-class Form:
-    """The form of a panel's rows.
-
-    Attributes:
-        period: of PERIODS.
-        horizon: periods asked for.
-        lags: periods before the origin that a row carries.
-        origins: newest origins of a series that are examples.
-        yearly: whether the place in the year is part of the calendar.
-    """
-
-    period: str
-    horizon: int
-    lags: int
-    origins: int = 104
-    yearly: bool = False
-
-    @property
-    def of(self) -> Period:
-        return PERIODS[self.period]
-
-    @property
-    def calendar(self) -> int:
-        """How many numbers the calendar has: the year's sine and cosine, and the weekday."""
-        return 2 + 7 * self.of.weekdays
-
-    def number(self, moment: datetime) -> int:
-        """The period that a moment lies in."""
-        return int(utc(moment).timestamp() // 86_400 - self.of.first) // self.of.days
-
-    def holds(self, time: Column) -> Column:
-        """The period that a time lies in."""
-        day = F.floor(F.unix_micros(time) / F.lit(DAY_US))
-        return F.floor((day - F.lit(self.of.first)) / F.lit(self.of.days)).cast("bigint")
-
-    def start(self, number: Column) -> Column:
-        """When a period begins."""
-        day = number * F.lit(self.of.days) + F.lit(self.of.first)
-        return F.timestamp_seconds(day * F.lit(86_400))
 
 
 def whole_before(lines: DataFrame, form: Form) -> int:
@@ -168,27 +96,30 @@ def examples(sums: DataFrame, form: Form, cuts: Cuts, end: int) -> DataFrame:
         end: the first period that may be unfinished (`whole_before`).
 
     Returns:
-        series; origin; lags (newest first, square roots of quantity over scale); statistics; calendar; scale (the mean
-        of the lags, a little above 0); target (quantities) and known (1 where the target counts); time (the origin's);
-        known_at (when the last target that counts was).
+        series; origin; lags (newest first, square roots of quantity over average and level); statistics; calendar;
+        scale (of each step: the average of the lags, a little above 0, at the level of late, and with the shock that
+        came); target (quantities) and known (1 where the target counts); time (the origin's); known_at (when the last
+        target that counts was).
     """
     cut, stop = form.number(cuts.validation), min(form.number(cuts.test), end)
-    spans = ((-1, cut), (cut, stop))
+    of_train, of_validation = levels(sums, form, np.arange(stop - form.origins, stop), (min(cut, stop), stop))
+    spans = ((-1, cut, of_train), (cut, stop, of_validation))
 
-    def windows(first: int, dense: Doubles) -> Iterator[tuple[int, Ints, Doubles, Doubles]]:
+    def windows(first: int, dense: Doubles) -> Iterator[tuple[int, Levels, Ints, Doubles, Doubles]]:
         begin = max(1, stop - first - form.origins)
         at = np.arange(begin, stop - first)
-        for low, high in spans:
+        for low, high, together in spans:
             target, known = _targets(dense, at, form, low - first, high - first)
             some = known.any(axis=1)
-            yield high, at[some], target[some], known[some]
+            yield high, together, at[some], target[some], known[some]
 
     def spread(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for series, first, dense in _dense(batches, stop):
-            for high, at, target, known in windows(first, dense):
+        for series, first, dense in spread_out(batches, stop):
+            for high, together, at, target, known in windows(first, dense):
                 for start in range(0, len(at), ROWS_PER_BATCH):
                     part = slice(start, start + ROWS_PER_BATCH)
-                    rows = _rows(series, first, dense, at[part], target[part], known[part], form)
+                    here = together.at(at[part] + first)
+                    rows = _rows(series, first, dense, at[part], target[part], known[part], form, here)
                     yield _batch(rows | {"until": pa.array(np.minimum(at[part] + first + form.horizon, high))})
 
     made = sums.mapInArrow(spread, f"{_ROW}, until bigint")
@@ -210,34 +141,22 @@ def asked(sums: DataFrame, form: Form, origin: int, until: int) -> DataFrame:
         and naive_error (the mean error of repeating what was sold `naive` periods before; 0 where nothing tells).
     """
     kept = max(form.lags, form.of.season, form.of.mean, form.of.median)
+    [calm] = levels(sums, form, np.array([origin]), [origin])  # no shock is known
 
     def spread(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for series, first, dense in _dense(batches, max(until, origin)):
+        for series, first, dense in spread_out(batches, max(until, origin)):
             at = np.array([origin - first])
             if at[0] < 1:
                 continue
             target, known = _targets(dense, at, form, -1, until - first)
             past, lag = dense[: at[0]], form.of.naive
             error = float(np.abs(past[lag:] - past[:-lag]).mean()) if len(past) > lag else 0.0
-            rows = _rows(series, first, dense, at, target, known, form)
+            rows = _rows(series, first, dense, at, target, known, form, calm)
             more = {"history": fixed_lists(past[None, -kept:]), "naive_error": pa.array([error], pa.float32())}
             yield _batch(rows | more)
 
     made = sums.mapInArrow(spread, f"{_ROW}, {_HISTORY}")
     return made.withColumn("time", form.start(F.col("origin")))
-
-
-def _dense(batches: Iterable[pa.RecordBatch], stop: int) -> Iterator[tuple[int, int, Doubles]]:
-    """(series, its first period, quantities from there to `stop`) of each series that begins before `stop`."""
-    for batch in batches:
-        periods, held = batch.column(1), batch.column(2)
-        for place, series in enumerate(ids_of(batch.column(0), "series")):
-            at = np.asarray(periods[place].values.to_numpy(zero_copy_only=False), np.int64)
-            if at[0] >= stop:
-                continue
-            before, dense = at < stop, np.zeros(stop - at[0])
-            dense[at[before] - at[0]] = held[place].values.to_numpy(zero_copy_only=False)[before]
-            yield int(series), int(at[0]), dense
 
 
 def _targets(dense: Doubles, at: Ints, form: Form, low: int, high: int) -> tuple[Doubles, Doubles]:
@@ -248,35 +167,35 @@ def _targets(dense: Doubles, at: Ints, form: Form, low: int, high: int) -> tuple
 
 
 def _rows(
-    series: int, first: int, dense: Doubles, at: Ints, target: Doubles, known: Doubles, form: Form
+    series: int, first: int, dense: Doubles, at: Ints, target: Doubles, known: Doubles, form: Form, together: Levels
 ) -> dict[str, pa.Array]:
     """What is known of one series at origins, `at` periods after its first one; nothing from an origin on is looked
-    at."""
+    at but the shock."""
     lags = form.lags
     length = np.minimum(at, lags)
-    scale = (_sums(dense, at, lags) + 1) / (length + 1)
-    newest = np.concatenate([np.zeros(lags), dense])[at[:, None] + lags - 1 - np.arange(lags)]
-    shrunk = [(_sums(dense, at, window) + scale) / (np.minimum(at, window) + 1) / scale for window in form.of.windows]
-    mean = _sums(dense, at, lags) / length
-    variance = np.maximum(_sums(dense**2, at, lags) / length - mean**2, 0)
-    zeros = _sums((dense == 0).astype(np.float64), at, lags) / length
-    statistics = np.stack([np.log(scale), zeros, *np.log(shrunk), np.log1p(variance / scale), np.log(length)], axis=1)
+    newest, past = newest_of(dense, at, lags), together.past
+    was_there = np.arange(lags) < length[:, None]
+    average = (newest.sum(axis=1) + PRIOR) / ((past * was_there).sum(axis=1) + PRIOR)
+    scale = average * together.now
+    level = newest / past
+    shrunk = [
+        (newest[:, :window].sum(axis=1) / average + 1) / ((past * was_there)[:, :window].sum(axis=1) + 1)
+        for window in form.of.windows
+    ]
+    mean = level.sum(axis=1) / length
+    variance = np.maximum((level**2).sum(axis=1) / length - mean**2, 0)
+    zeros = ((newest == 0) & was_there).sum(axis=1) / length
+    statistics = np.stack([np.log(scale), zeros, *np.log(shrunk), np.log1p(variance / average), np.log(length)], axis=1)
     return {
         "series": pa.array(np.full(len(at), series, np.int64)),
         "origin": pa.array(at + first),
-        "lags": fixed_lists(np.sqrt(newest / scale[:, None])),
+        "lags": fixed_lists(np.sqrt(level / average[:, None])),
         "statistics": fixed_lists(statistics),
         "calendar": fixed_lists(calendar(at + first, form)),
-        "scale": pa.array(scale.astype(np.float32)),
+        "scale": fixed_lists(scale[:, None] * np.exp(together.shock)),
         "target": fixed_lists(target),
         "known": fixed_lists(known),
     }
-
-
-def _sums(values: Doubles, at: Ints, window: int) -> Doubles:
-    """Of the `window` values before each place, or of as many as there are."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    return np.asarray(total[at] - total[np.maximum(at - window, 0)])
 
 
 def calendar(origin: Ints, form: Form) -> Doubles:

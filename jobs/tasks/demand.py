@@ -71,7 +71,7 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
             Column("lags", Kind.DENSE, length=options.lags),
             Column("statistics", Kind.DENSE, length=STATISTICS),
             Column("calendar", Kind.DENSE, length=YEAR + WEEKDAYS * (options.period == "day")),
-            Column("scale", Kind.DENSE),
+            Column("scale", Kind.DENSE, length=options.horizon),
             Column("target", Kind.LABEL, length=options.horizon),
             Column("known", Kind.WEIGHT, length=options.horizon),
             Column("time", Kind.TIME),

@@ -15,7 +15,7 @@ from jobs.task import OURS, Answer, Ground, Scored, Slice
 from jobs.tasks.demand import options_of
 from spark_udfs import features, panel, panel_judge, vocabularies
 from spark_udfs.baselines import exponential_smoothing, panel_classic
-from spark_udfs.panel import Form
+from spark_udfs.periods import Form
 from spark_udfs.scoring import bundle_schema, predicted
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> di
         [
             panel["name"],
             " ".join(f"{sold:g}" for _, sold in panel["history"][-8:]),
-            " ".join(f"{value:.1f}" for _, value in panel["quantiles"]["0.5"]),
+            " ".join(f"{round(value, 1):g}" for _, value in panel["quantiles"]["0.5"]),
             " ".join(
                 f"{under[1]:.0f}-{over[1]:.0f}"
                 for under, over in zip(panel["quantiles"][low], panel["quantiles"][high], strict=True)
@@ -180,7 +180,8 @@ def score(ground: Ground, moment: datetime) -> Scored:
         .select("index", "id", known.alias("known"))
         .unionByName(came_since.select("index", "id", F.lit(False).alias("known")))
     )
-    asked = ground.keep("asked", lambda: panel.asked(panel.quantities(past, numbered, form), form, origin, origin))
+    sums = ground.keep("sums", lambda: panel.quantities(past, numbered, form))
+    asked = ground.keep("asked", lambda: panel.asked(sums, form, origin, origin))
     count = len(options_of(ground.settings).quantiles)
     steps = _forecast(ground, asked).select(
         "series", "quantiles", "mean", F.explode(F.sequence(F.lit(1), F.lit(form.horizon))).alias("step")

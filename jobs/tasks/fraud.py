@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from training.world import World
 
-COUNTS = ("rows", "rows_1d", "rows_7d", "rows_30d", "labels", "frauds", "days_since", "rate", "unseen")
+COUNTS = (
+    "rows", "rows_1d", "rows_7d", "rows_30d", "labels", "frauds", "frauds_7d", "frauds_30d", "days_since",
+    "days_since_fraud", "rate", "unseen",
+)  # fmt: skip
 METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
@@ -49,7 +52,7 @@ class FraudOptions(Section):
         "was there at once",
     )
     label_delay_days: float = Field(
-        7, ge=0, le=3_650, description="days until a label is known, where `cases` has no label_time"
+        7, ge=0, le=3_650, description="days until a label is known; with label_time: at the latest"
     )
     prior: float = Field(
         0.05, gt=0, lt=1, description="the fraud rate of an entity without a known label; counts as one label"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RATE, NEWNESS, TREES = "past_fraud_rate", "rows_so_far", "lightgbm"
 EXAMPLES = 10
+NEVER = 3_650.0  # days since an entity's last known fraud, where there was none
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
@@ -51,7 +52,7 @@ def _cases(ground: Ground) -> DataFrame:
 
 def _with_features(ground: Ground) -> DataFrame:
     options, read = options_of(ground.settings), ground.read
-    delayed = F.timestamp_micros(F.unix_micros("time") + round(options.label_delay_days * DAY_US))
+    delayed = _delayed(ground)
     label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
     given = read["lines"].select(
         "case_id", "time", "arrival_time", F.col("label").cast("double").alias("fraud"), label_time.alias("label_time"),
@@ -84,6 +85,8 @@ def _feature(entity: str, name: str, prior: float) -> Column:
         return windows.rate(entity, prior)
     if name == "unseen":
         return F.col(f"{entity}_rows") == 0
+    if name == "days_since_fraud":
+        return F.coalesce(f"{entity}_{name}", F.lit(NEVER))
     return F.coalesce(f"{entity}_{name}", F.lit(0))
 
 
@@ -92,24 +95,42 @@ def _labelled_before(cut: datetime) -> Column:
     return features.known_before(cut) & F.col("label").isNotNull() & (F.col("label_time") <= F.lit(features.utc(cut)))
 
 
+def _delayed(ground: Ground) -> Column:
+    """When any label of a case is known."""
+    delay_us = round(options_of(ground.settings).label_delay_days * DAY_US)
+    return F.timestamp_micros(F.unix_micros("time") + delay_us)
+
+
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
-    """The cases after each cut, and as examples those whose label was known before one."""
+    """The cases after each cut, and as examples those old enough before one that their label was known whatever it is.
+
+    A fraud is often reported soon, and that there was none shows only when no report can come any more: of young cases
+    with a label most are frauds, which says nothing about young cases.
+    """
     cases = _cases(ground)
+
+    def taught(cut: datetime) -> Column:
+        return _labelled_before(cut) & (_delayed(ground) <= F.lit(cut))
+
     after = F.col("time") >= F.lit(cuts.validation)
     held_out = [
-        cases.where(after & _labelled_before(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
+        cases.where(after & taught(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
         cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
-    known_at = features.last_of("time", "arrival_time", "label_time")
+    taught_then = cases.where(taught(cuts.test)).withColumn("delayed", _delayed(ground))
+    known_at = features.last_of("time", "arrival_time", "label_time", "delayed")
     return {
         "queries": held_out[0].unionByName(held_out[1]),
-        "examples": cases.where(_labelled_before(cuts.test)).withColumn("known_at", known_at),
+        "examples": taught_then.withColumn("known_at", known_at).drop("delayed"),
     }
 
 
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
-    """The cases after the cut whose label is known by now."""
-    asked = ground.read["queries"].where("split = 'test' AND label IS NOT NULL").drop("split")
+    """The cases after the cut whose label is known by now, and that are as old as a label takes: of younger ones nearly
+    all that have one are frauds."""
+    labelled = ground.read["queries"].where("split = 'test' AND label IS NOT NULL").drop("split")
+    now = labelled.agg(F.max("label_time")).collect()[0][0]
+    asked = labelled.where(_delayed(ground) <= F.lit(now))
     return {"after": Slice("cases after the cut", asked.withColumnRenamed("case_id", "key"))}
 
 
@@ -212,8 +233,8 @@ def _known_of(entity: str) -> Column:
         return F.col(f"{entity}_{name}").cast("bigint")
 
     seen = F.format_string(
-        f"{entity}: %d earlier, %d in 7 days; %d of %d known labels fraud",
-        count("rows"), count("rows_7d"), count("frauds"), count("labels"),
+        f"{entity}: %d earlier, %d in 7 days; %d of %d known labels fraud, %d reported in 30 days",
+        count("rows"), count("rows_7d"), count("frauds"), count("labels"), count("frauds_30d"),
     )  # fmt: skip
     return F.when(count("unseen") == 1, f"{entity}: not seen before").otherwise(seen)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from spark_udfs.arrow import fixed_lists, float_lists
 from spark_udfs.baselines.panel_classic import ANSWER
-from spark_udfs.panel import Form
+from spark_udfs.periods import Form
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

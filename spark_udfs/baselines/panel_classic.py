@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.arrow import fixed_lists, float_lists
-from spark_udfs.panel import Form
+from spark_udfs.periods import Form
 from spark_udfs.simulated import counts
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Fraud in the simulated shop: registrations and payments, and whose device, address or terminal was in wrong hands.
 
 An entity (a device, a network address, a payment terminal) is compromised now and then: in each period of PERIOD_DAYS
-with the probability of its kind, for one interval of 15 to 45 days. What is done through a compromised entity is fraud
+with the probability of its kind, for one interval of 40 to 100 days. What is done through a compromised entity is fraud
 more often; so are large payments, payments at night, and payments of customers whose registration was a fraud. The
 probability of each row is planted and its label drawn from it. Nobody sees who is compromised: a model finds out by
 what happened there before, and may use a label only from `label_time` on, when a report has come or can come no more.
@@ -18,12 +18,13 @@ from spark_udfs.simulated.tastes import Floats, Ints, Mask, ShopSize, uniform
 
 DAY_S = 86_400
 PERIOD_DAYS = 120.0
-COMPROMISED = {"device": 0.01, "shared device": 0.5, "address": 0.04, "busy address": 0.7, "terminal": 0.3}
+SHORTEST_DAYS, LONGEST_DAYS = 40.0, 100.0  # of an interval; reports come after 18 days, so the past tells of most of it
+COMPROMISED = {"device": 0.004, "shared device": 0.25, "address": 0.01, "busy address": 0.3, "terminal": 0.13}
 BUSY_SHARE = 0.25  # of registrations that come from an address with many
 SHARED_SHARE, SECOND_SHARE = 0.04, 0.15  # of payments from a shared device; of the others, from the second own one
-AWAY_SHARE = 0.1  # of payments from another address than home
+AWAY_SHARE = 0.1  # of payments from a busy address, the others come from home
 PAYMENT_BASE, REGISTRATION_BASE = -7.0, -5.5  # log odds where nothing is wrong
-PAYMENT_LIFT = {"device": 5.0, "address": 4.0, "terminal": 4.0, "registration": 3.0, "night": 0.7, "amount": 0.6}
+PAYMENT_LIFT = {"device": 5.0, "address": 4.0, "terminal": 4.0, "registration": 1.5, "night": 0.7, "amount": 0.6}
 REGISTRATION_LIFT = {"address": 5.5, "disposable": 1.5, "night": 0.7}
 DISPOSABLE_SHARE = 0.1  # of e-mail addresses
 NIGHT_HOURS = 6
@@ -36,7 +37,7 @@ def compromised(kind: str, entity: Ints, day: Floats, shop: ShopSize) -> Mask:
     """Whether an entity of a kind (a key of COMPROMISED) is compromised at a moment."""
     period = np.floor(day / PERIOD_DAYS).astype(np.int64)
     happens = uniform(shop, f"{kind} compromised", entity, period) < COMPROMISED[kind]
-    length = 15 + 30 * uniform(shop, f"{kind} how long", entity, period)
+    length = SHORTEST_DAYS + (LONGEST_DAYS - SHORTEST_DAYS) * uniform(shop, f"{kind} how long", entity, period)
     begin = (PERIOD_DAYS - length) * uniform(shop, f"{kind} from", entity, period)
     into = day - period * PERIOD_DAYS
     return happens & (begin <= into) & (into < begin + length)
@@ -56,16 +57,18 @@ def payments_of(users: Ints, shop: ShopSize) -> Rows:
     own = user * 2 + (uniform(shop, "second device", *ids) < SECOND_SHARE)
     pool = (uniform(shop, "which device", *ids) * _shared_devices(shop)).astype(np.int64)
     away = uniform(shop, "away", *ids) < AWAY_SHARE
-    elsewhere = (uniform(shop, "where", *ids) * _addresses(shop)).astype(np.int64)
-    address = np.where(away, elsewhere, _home(user, shop))
+    elsewhere = (uniform(shop, "where", *ids) * _busy_addresses(shop)).astype(np.int64)
+    address = np.where(away, _addresses(shop) + elsewhere, _home(user, shop))
     usual = (uniform(shop, "terminal", user) * _terminals(shop)).astype(np.int64)
     terminal = (usual - np.log(uniform(shop, "next terminal", *ids)).astype(np.int64)) % _terminals(shop)
     at_hand = np.where(shared, compromised("shared device", pool, day, shop), compromised("device", own, day, shop))
+    at_home = compromised("address", address, day, shop)
+    at_place = np.where(away, compromised("busy address", elsewhere, day, shop), at_home)
     lift = PAYMENT_LIFT
     p = sigmoid(
         PAYMENT_BASE
         + lift["device"] * at_hand
-        + lift["address"] * compromised("address", address, day, shop)
+        + lift["address"] * at_place
         + lift["terminal"] * compromised("terminal", terminal, day, shop)
         + lift["registration"] * _registered(user, shop)[1]
         + lift["night"] * _at_night(day)
@@ -149,7 +152,7 @@ def _busy_addresses(shop: ShopSize) -> int:
 
 
 def _shared_devices(shop: ShopSize) -> int:
-    return max(4, shop.users // 20)
+    return max(4, shop.users // 200)
 
 
 def _terminals(shop: ShopSize) -> int:

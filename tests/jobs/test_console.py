@@ -58,3 +58,9 @@ def test_a_step_within_a_step_has_no_second_spinner(monkeypatch: pytest.MonkeyPa
     assert [call.args for call in spun.call_args_list] == [("outer",), ("outer",)]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
     assert len(re.findall(r"(?:inner|outer) \d+\.\d s", plain)) == 4
+
+
+def test_a_long_heading_takes_no_width_from_cells(shown: io.StringIO) -> None:
+    columns = ("model", "recall at one percent of false alarms", "precision of what an investigator looks at", "AUC")
+    console.show_table("", columns, [("past_fraud_rate", "0.1", "0.25", "0.500 [0.400, 0.600]")])
+    assert "│ past_fraud_rate │ 0.1     │ 0.25         │ 0.500 [0.400, 0.600] │" in shown.getvalue()

@@ -117,6 +117,18 @@ def test_cases_after_a_cut_are_held_out_whole(settings: Settings, spark: SparkSe
     assert {*between} == {case[0] for case in planted() if case[2] is not None and VALIDATION <= case[1] <= CUT - DELAY}
 
 
+def test_frauds_that_were_reported_soon_teach_nothing_yet(spark: SparkSession, tmp_path: Path) -> None:
+    """Of cases as young only the frauds have a label."""
+    options = {"entities": ["address"], "has": ["case_id", "label_time"], "label_delay_days": 30}
+    settings = settings_in(tmp_path, options=options)
+    labelled = [(*case, case[1] + (timedelta(days=1) if case[2] else timedelta(days=30))) for case in planted()[:300]]
+    rows = spark.createDataFrame(labelled, f"{CASES}, label_time timestamp")
+    Tables(spark, settings.tables.root).write("cases", rows, mode="overwrite", job="ingest", inputs={})
+    build_examples.run(settings, spark)
+    old = {case[0] for case in labelled if case[2] is not None and case[1] + timedelta(days=30) <= CUT}
+    assert {*held(settings, spark, "examples")} == old
+
+
 def test_what_happens_after_the_cut_changes_no_example(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
     """Nor does the order of the rows."""
     other = settings_in(tmp_path)

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import panel
 from spark_udfs.features import Cuts
-from spark_udfs.panel import Form
+from spark_udfs.periods import Form
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = datetime(2025, 1, 6, tzinfo=UTC)  # a Monday
@@ -59,18 +59,38 @@ def by_loops(lines: list[Line], form: Form) -> dict[int, dict[int, float]]:
     return {series: {at: max(value, 0.0) for at, value in of.items()} for series, of in held.items()}
 
 
-def expected(of: dict[int, float], origin: int, form: Form) -> dict[str, Any]:
-    """What is known of a series at an origin."""
-    dense = [of.get(at, 0.0) for at in range(min(of), origin)]
-    lags = dense[::-1][: form.lags]
-    scale = (sum(lags) + 1) / (len(lags) + 1)
-    windows = [dense[::-1][:window] for window in form.of.windows]
-    means = [(sum(part) + scale) / (len(part) + 1) for part in windows]
-    statistics = [math.log(scale), sum(lag == 0 for lag in lags) / len(lags)]
-    statistics += [math.log(mean / scale) for mean in means]
-    statistics += [math.log1p(float(np.var(lags)) / scale), math.log(len(lags))]
-    padded = lags + [0.0] * (form.lags - len(lags))
-    return {"scale": scale, "lags": [math.sqrt(lag / scale) for lag in padded], "statistics": statistics}
+def together(panel_of: dict[int, dict[int, float]], origin: int, form: Form) -> list[float]:
+    """What all series sold in each of the lags, newest first, over what those that were there sell on the average."""
+    past = {s: [of.get(at, 0.0) for at in range(min(of), origin)][::-1][: form.lags] for s, of in panel_of.items()}
+    past = {series: lags for series, lags in past.items() if lags}
+    mean = {series: sum(lags) / len(lags) for series, lags in past.items()}
+    if not sum(mean.values()):
+        return [1.0] * form.lags
+    trust = 1 / (1 + 10 * (sum(m**2 for m in mean.values()) / sum(mean.values()) ** 2 + 1 / sum(mean.values())))
+    level = []
+    for lag in range(form.lags):
+        there = [series for series, lags in past.items() if len(lags) > lag]
+        usual = sum(mean[series] for series in there)
+        raw = sum(past[series][lag] for series in there) / usual if usual else 1.0
+        level.append(max(1 + trust * (raw - 1), 0.1))
+    return level
+
+
+def expected(panel_of: dict[int, dict[int, float]], series: int, origin: int, form: Form) -> dict[str, Any]:
+    """What is known of a series at an origin, but for the scale, which is here that without a shock."""
+    of = panel_of[series]
+    level = together(panel_of, origin, form)
+    longest = max(origin - min(other) for other in panel_of.values())
+    newest = level[: min(form.of.level, longest)]
+    lags = [of.get(at, 0.0) for at in range(min(of), origin)][::-1][: form.lags]
+    average = (sum(lags) + 0.1) / (sum(level[: len(lags)]) + 0.1)
+    scale = average * sum(newest) / len(newest)
+    calm = [lag / of_all for lag, of_all in zip(lags, level, strict=False)]
+    windows = [(sum(lags[:w]) / average + 1) / (sum(level[: min(w, len(lags))]) + 1) for w in form.of.windows]
+    statistics = [math.log(scale), sum(lag == 0 for lag in lags) / len(lags), *map(math.log, windows)]
+    statistics += [math.log1p(float(np.var(calm)) / average), math.log(len(lags))]
+    padded = calm + [0.0] * (form.lags - len(calm))
+    return {"calm": scale, "lags": [math.sqrt(lag / average) for lag in padded], "statistics": statistics}
 
 
 @pytest.mark.parametrize("form", [WEEK, DAY], ids=["week", "day"])
@@ -78,21 +98,25 @@ def test_examples_are_what_loops_over_the_lines_give(spark: SparkSession, form: 
     lines = sold()
     stop, cut = form.number(CUTS.test), form.number(CUTS.validation)
     made = rows_of(panel.examples(sums(spark, lines, form), form, CUTS, end=stop + 5))
-    wanted = {}
-    for series, of in by_loops(lines, form).items():
+    wanted, panel_of = {}, by_loops(lines, form)
+    for series, of in panel_of.items():
         for origin in range(max(min(of) + 1, stop - form.origins), stop):
             steps = range(origin, origin + form.horizon)
             for split, low, high in (("train", 0, cut), ("validation", cut, stop)):
                 known = [float(low <= at < high) for at in steps]
                 if any(known):
                     target = [of.get(at, 0.0) * is_known for at, is_known in zip(steps, known, strict=True)]
-                    row = expected(of, origin, form) | {"target": target, "known": known}
+                    row = expected(panel_of, series, origin, form) | {"target": target, "known": known}
                     wanted[series, origin, split] = row
     assert set(made) == set(wanted)
     assert {split for _, _, split in made} == {"train", "validation"}
     for key, row in wanted.items():
+        calm = row.pop("calm")
+        shocks = np.log(np.array(made[key]["scale"]) / calm)
+        assert np.abs(shocks).max() < 2, key
+        assert not form.yearly or shocks == pytest.approx(0, abs=1e-5), key
         for name, values in row.items():
-            assert made[key][name] == pytest.approx(values, rel=1e-5, abs=1e-6), (key, name)
+            assert made[key][name] == pytest.approx(values, rel=1e-4, abs=1e-5), (key, name)
 
 
 def test_the_calendar_and_the_time_are_those_of_the_origin(spark: SparkSession) -> None:
@@ -110,8 +134,8 @@ def test_the_calendar_and_the_time_are_those_of_the_origin(spark: SparkSession) 
 def test_what_is_asked_has_the_history_before_and_the_truth_after(spark: SparkSession) -> None:
     lines = sold()
     origin = WEEK.number(CUTS.test)
-    made = rows_of(panel.asked(sums(spark, lines, WEEK), WEEK, origin, origin + 2))
-    for series, of in by_loops(lines, WEEK).items():
+    made, panel_of = rows_of(panel.asked(sums(spark, lines, WEEK), WEEK, origin, origin + 2)), by_loops(lines, WEEK)
+    for series, of in panel_of.items():
         row = made[series, origin, None]
         dense = [of.get(at, 0.0) for at in range(min(of), origin)]
         assert row["history"] == dense
@@ -119,14 +143,16 @@ def test_what_is_asked_has_the_history_before_and_the_truth_after(spark: SparkSe
         assert row["target"] == [of.get(origin, 0.0), of.get(origin + 1, 0.0), 0.0]
         errors = [abs(after - before) for before, after in itertools.pairwise(dense)]
         assert row["naive_error"] == pytest.approx(sum(errors) / len(errors) if errors else 0.0, rel=1e-6)
-        for name, values in expected(of, origin, WEEK).items():
-            assert row[name] == pytest.approx(values, rel=1e-5, abs=1e-6)
+        wanted = expected(panel_of, series, origin, WEEK)
+        assert row["scale"] == pytest.approx([wanted.pop("calm")] * WEEK.horizon, rel=1e-5)
+        for name, values in wanted.items():
+            assert row[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
     early = WEEK.number(START) + 1  # before the others' first lines
     assert {series for series, _, _ in rows_of(panel.asked(sums(spark, lines, WEEK), WEEK, early, early))} == set()
 
 
 def test_nothing_after_an_origin_changes_what_is_known_of_it(spark: SparkSession) -> None:
-    seen = ("lags", "statistics", "calendar", "scale")
+    seen = ("lags", "statistics", "calendar")
     lines, moment = sold(), START + timedelta(days=63)
     origin = WEEK.number(moment)
     other = [line for line in lines if line[1] < moment] + [

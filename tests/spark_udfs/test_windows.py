@@ -44,12 +44,19 @@ def plain(cases: list[tuple[Any, ...]], case: tuple[Any, ...], column: int) -> d
     since = [max(other[1] + timedelta(microseconds=1), other[2]) for other in known]
     labels = [other[3] for other in known if other[3] is not None and other[4] is not None and other[4] <= now]
     recent = {f"rows_{days}d": sum(when > now - days * DAY for when in since) for days in windows.RECENT_DAYS}
+    frauds = [
+        max(when, other[4])
+        for when, other in zip(since, known, strict=True)
+        if other[3] == 1 and other[4] is not None and other[4] <= now
+    ]
     last = max((other[1] for other in known), default=None)
     return {
         "rows": len(known),
         **recent,
         "labels": len(labels),
         "frauds": int(sum(labels)),
+        **{f"frauds_{days}d": sum(when > now - days * DAY for when in frauds) for days in windows.FRAUD_DAYS},
+        "days_since_fraud": None if not frauds else pytest.approx((now - max(frauds)) / DAY),
         "days_since": None if last is None else pytest.approx((now - last) / DAY),
     }
 
@@ -97,3 +104,40 @@ def test_planted_leaks_change_no_row_before_them(spark: SparkSession) -> None:
 def test_rate_is_smoothed_towards_the_prior(spark: SparkSession) -> None:
     rows = spark.createDataFrame([(0, 0), (3, 4)], "a_frauds int, a_labels int")
     assert [row[0] for row in rows.select(windows.rate("a", 0.9)).collect()] == pytest.approx([0.9, 3.9 / 5])
+
+
+def output_rows(made: DataFrame) -> int:
+    """What all operators of a plan put out together, as Spark itself counts."""
+    made.collect()
+    of_java: Any = made
+    nodes, total = [of_java._jdf.queryExecution().executedPlan()], 0
+    while nodes:
+        node = nodes.pop()
+        kind = node.getClass().getSimpleName()
+        if kind == "AdaptiveSparkPlanExec":
+            nodes.append(node.executedPlan())
+        elif kind.endswith("QueryStageExec"):
+            nodes.append(node.plan())
+        else:
+            if node.metrics().contains("numOutputRows"):
+                total += node.metrics().apply("numOutputRows").value()
+            nodes += [node.children().apply(place) for place in range(node.children().size())]
+    return total
+
+
+@pytest.mark.parametrize("heavy", [windows.HEAVY, 100])
+def test_rows_of_one_entity_are_no_more_work_than_rows_of_many(spark: SparkSession, heavy: int) -> None:
+    """Nor do four times as many rows make more than four times the work; each against each would make sixteen, and of
+    1,600 rows 20 times what all operators put out here."""
+
+    def work(count: int, entities: int) -> int:
+        cases = [
+            (f"case {n}", START + n * timedelta(hours=1), START + n * timedelta(hours=1), float(n % 9 == 0),
+             START + n * timedelta(hours=1) + 7 * DAY, f"a {n % entities}", None)
+            for n in range(count)
+        ]  # fmt: skip
+        return output_rows(windows.as_of(spark.createDataFrame(cases, COLUMNS), "case_id", ["address"], heavy=heavy))
+
+    one, four = work(400, 1), work(1_600, 1)
+    assert four < 4.4 * one
+    assert four < 4 * work(1_600, 1_600)  # a line that is cut is read twice, and its parts are added up

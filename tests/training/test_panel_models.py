@@ -158,6 +158,18 @@ def test_neither_unknown_steps_nor_labels_count(trained: QuantileMlp) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_a_scale_of_each_step_is_a_unit_and_no_input(head: str) -> None:
+    columns = [Column("scale", Kind.DENSE, length=STEPS) if c.name == "scale" else c for c in SCHEMA]
+    model = build(Schema(tuple(columns)), head=head).eval()
+    one, twice = ({**panel(4, 6), "scale": torch.tensor([[10.0, 20, factor * 40]] * 6)} for factor in (1, 2))
+    found, other = (answers(model, batch)["quantiles"] for batch in (one, twice))
+    torch.testing.assert_close(other[:, :2], found[:, :2], rtol=0, atol=0)
+    assert float((other[:, 2] / found[:, 2]).mean()) == pytest.approx(2, rel=0.1)
+    with pytest.raises(SchemaError, match="scale 'scale' must be one number a row or one a step of 'target', 3"):
+        build(Schema(tuple(Column("scale", Kind.DENSE, length=2) if c.name == "scale" else c for c in SCHEMA)))
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_a_batch_of_no_rows(head: str) -> None:
     model = build(head=head).eval()
     total, weight = model.loss(panel(1, 0), torch.Generator())

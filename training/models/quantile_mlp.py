@@ -6,7 +6,9 @@
                                its quantiles, whole numbers
 
 `scale` is a column that the label is in units of (what a series sells on the average), so that one network serves
-series of any size. The pinball loss stays in the label's own units: what is minimised is the weighted quantile loss.
+series of any size. It is one number a row, which is an input too, or one a step, which is none: there a row to learn
+from may say what was known later, such as how the shop as a whole went on. The pinball loss stays in the label's own
+units: what is minimised is the weighted quantile loss.
 
 Shape suffixes: B rows, H steps, Q levels.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,8 +45,8 @@ class QuantileMlp(Model):
     its steps: a step that nobody knows yet has the weight 0, and any number as label.
 
     Raises:
-        SchemaError: the schema has no label or several, a weight of another length, a list of numbers of any length, or
-            nothing to learn from.
+        SchemaError: the schema has no label or several, a weight or a scale of another length, a list of numbers of any
+            length, or nothing to learn from.
     """
 
     Config: ClassVar[type[ModelConfig]] = QuantileMlpConfig
@@ -62,8 +64,15 @@ class QuantileMlp(Model):
                 f"weight '{weight.name}' must be one number a row or one a step of '{label.name}', {self.steps}; it "
                 f"has the length {weight.length}; give both the same"
             )
-        self._scale = self.config.scale if self.config.scale in schema else None
-        self.inputs = Inputs(schema, self.table, self.config.dim)
+        scale = next((column for column in schema if column.name == self.config.scale), None)
+        if scale is not None and (scale.ragged or scale.length not in (None, self.steps)):
+            raise SchemaError(
+                f"scale '{scale.name}' must be one number a row or one a step of '{label.name}', {self.steps}; it "
+                f"has the length {scale.length}; give both the same"
+            )
+        self._scale = scale.name if scale else None
+        known = [column for column in schema if column is not scale or scale.length is None]
+        self.inputs = Inputs(Schema(tuple(known)), self.table, self.config.dim)
         if self.config.head == "quantile":  # those between nothing and twice the scale, all alike likely
             levels = self.config.levels
             start = [2 * levels[0], *(_softplus_inverse(2 * (high - low)) for low, high in pairwise(levels))]
@@ -76,30 +85,30 @@ class QuantileMlp(Model):
         weight_BH = torch.ones_like(label_BH)
         if self._weight is not None:
             weight_BH = matrix(batch[self._weight]).expand_as(label_BH)
-        output, scale_B = self._output(batch, generator)
+        output, scale = self._output(batch, generator)
         label_BH = torch.where(weight_BH > 0, label_BH, 0.0)
         if self.config.head == "quantile":
-            each_BH = self._pinball(_quantiles(output, scale_B), label_BH)
+            each_BH = self._pinball(_quantiles(output, scale), label_BH)
         else:
-            each_BH = _likelihood(*_moments(output, scale_B), label_BH)
+            each_BH = _likelihood(*_moments(output, scale), label_BH)
         return (each_BH * weight_BH).sum(), weight_BH.sum()
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`quantiles` (batch, steps, levels), ascending; of counts `mean` (batch, steps) too."""
-        output, scale_B = self._output(batch, None)
+        output, scale = self._output(batch, None)
         if self.config.head == "quantile":
-            return {"quantiles": _quantiles(output, scale_B)}
-        mean_BH, dispersion_BH = _moments(output, scale_B)
+            return {"quantiles": _quantiles(output, scale)}
+        mean_BH, dispersion_BH = _moments(output, scale)
         return {"quantiles": count_quantiles(mean_BH, dispersion_BH, self.config.levels), "mean": mean_BH.float()}
 
     def _output(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """(B, H, numbers a step) float32, and (B,) scale."""
+        """(B, H, numbers a step) float32, and scale, (B, 1) or (B, H)."""
         rows = self.inputs(batch)
         flat: Any = self.network(rows, generator)
         output: Tensor = flat.float().unflatten(1, (self.steps, -1))
         if self._scale is None:
-            return output, torch.full((len(rows),), self.config.unit, device=rows.device)
-        return output, cast("Tensor", batch[self._scale]).clamp(min=LEAST_SCALE)
+            return output, torch.full((len(rows), 1), self.config.unit, device=rows.device)
+        return output, matrix(batch[self._scale]).clamp(min=LEAST_SCALE)
 
     def _pinball(self, quantiles_BHQ: Tensor, label_BH: Tensor) -> Tensor:
         """(B, H): the mean over levels."""
@@ -108,14 +117,14 @@ class QuantileMlp(Model):
         return torch.maximum(levels * error, (levels - 1) * error).mean(dim=2)
 
 
-def _quantiles(output_BHQ: Tensor, scale_B: Tensor) -> Tensor:
+def _quantiles(output_BHQ: Tensor, scale: Tensor) -> Tensor:
     rising = torch.cat([output_BHQ[..., :1], F.softplus(output_BHQ[..., 1:])], dim=2).cumsum(dim=2)
-    return rising * scale_B[:, None, None]
+    return rising * scale[..., None]
 
 
-def _moments(output: Tensor, scale_B: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(output: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """(B, H) mean and dispersion, float64: differences of large log-gammas cancel in float32."""
-    mean = scale_B.double()[:, None] * torch.exp(output[..., 0].double().clamp(-15, 15))
+    mean = scale.double() * torch.exp(output[..., 0].double().clamp(-15, 15))
     return mean, F.softplus(output[..., 1].double()) + LEAST_DISPERSION
 
 
