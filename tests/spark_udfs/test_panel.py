@@ -41,9 +41,16 @@ def sums(spark: SparkSession, lines: list[Line], form: Form, partitions: int = 2
     return panel.quantities(spark.createDataFrame(lines, LINES).repartition(partitions), numbered, form)
 
 
+def split_of(row: dict[str, Any]) -> str | None:
+    """What an example is for; None: it is no example."""
+    if "known_at" not in row:
+        return None
+    return "train" if row["known_at"] < CUTS.validation.replace(tzinfo=None) else "validation"
+
+
 def rows_of(made: DataFrame) -> dict[tuple[Any, ...], dict[str, Any]]:
     rows = [row.asDict() for row in made.collect()]
-    held = {(row["series"], row["origin"], row.get("split")): row for row in rows}
+    held = {(row["series"], row["origin"], split_of(row)): row for row in rows}
     assert len(held) == len(rows)
     return held
 
