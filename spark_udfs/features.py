@@ -20,7 +20,9 @@ PURCHASES: Mapping[str, float] = {"purchase": 1.0}
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DAY_US = 86_400_000_000
 LOOKED_AT = 2  # times the length of a history: so many arrivals are looked at for its most recent lines
-EXAMPLE_COLUMNS = ("user", "history", "history_age", "target", "new", "weight", "time", "known_at")
+EXAMPLE_COLUMNS = (
+    "user", "history", "history_age", "history_weight", "target", "new", "weight", "time", "known_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ def examples(
 
     Returns:
         EXAMPLE_COLUMNS: user; history array<bigint>, oldest first; history_age array<float>, days before the moment;
-        target; new (float: 1 if no line of the user with the target was known at the moment); weight (float); time
-        (the moment); known_at (when the line was: before a cut that it is `known_before`).
+        history_weight array<float>, what each line is worth; target; new (float: 1 if no line of the user with the
+        target was known at the moment); weight (float); time (the moment); known_at (when the line was: before a cut
+        that it is `known_before`).
     """
     known = lines.where(known_before(cuts.test))
     before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
@@ -161,6 +164,7 @@ def examples(
         "user",
         F.transform("history", lambda line: line["item"]).alias("history"),
         ages(F.col("history"), F.col("moment")).alias("history_age"),
+        weights(F.col("history")).alias("history_weight"),
         "moment",
         F.explode("targets").alias("target"),
     )
@@ -170,6 +174,7 @@ def examples(
         "user",
         "history",
         "history_age",
+        "history_weight",
         F.col("target.item").alias("target"),
         F.col("target.is_new").cast("float").alias("new"),
         F.col("target.weight").cast("float").alias("weight"),
@@ -227,7 +232,7 @@ def _baskets(sequences: DataFrame, length: int, since: datetime | None) -> DataF
 
 def in_time(line: Column) -> Column:
     """What a history keeps of a line, in the order of time."""
-    return F.struct(line["time"].alias("time"), line["tie"].alias("tie"), line["item"].alias("item"))
+    return F.struct(*(line[name].alias(name) for name in ("time", "tie", "item", "weight")))
 
 
 def _is_there(line: Column, moment: Column) -> Column:
@@ -259,6 +264,11 @@ def _arrived_by(arrivals: Column, moment: Column) -> Column:
 
 def _days(earlier: Column, later: Column) -> Column:
     return ((F.unix_micros(later) - F.unix_micros(earlier)) / DAY_US).cast("float")
+
+
+def weights(lines: Column) -> Column:
+    """What lines are worth, in their order."""
+    return F.transform(lines, lambda line: line["weight"].cast("float"))
 
 
 def ages(lines: Column, moment: Column) -> Column:

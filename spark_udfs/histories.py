@@ -14,7 +14,7 @@ from datetime import datetime
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_udfs.features import Cuts, ages, examples, in_time, known_before, last, merged, newest, utc
+from spark_udfs.features import Cuts, ages, examples, in_time, known_before, last, merged, newest, utc, weights
 
 LINE = ("arrival_time", "time", "tie", "item", "weight", "is_goal")
 
@@ -123,9 +123,9 @@ def queries(
         cap: of a customer's lines after the cut the newest so many count; None: all.
 
     Returns:
-        user, user_id, history, history_age (as in `features.examples`, moment = cut), seen (array<bigint>, ascending:
-        the items of goals before), truth (array<bigint>, ascending: known items of goals in the held-out period; may be
-        empty). Purchases are goals, see `features.purchases`.
+        user, user_id, history, history_age, history_weight (as in `features.examples`, moment = cut), seen
+        (array<bigint>, ascending: the items of goals before), truth (array<bigint>, ascending: known items of goals in
+        the held-out period; may be empty). Purchases are goals, see `features.purchases`.
     """
     after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
     bought = lines.where(after & F.col("is_goal")).join(known_items, on="item", how="left_semi")
@@ -137,6 +137,7 @@ def queries(
         "user_id",
         F.transform("lines", lambda line: line["item"]).alias("history"),
         ages(F.col("lines"), F.lit(utc(cut))).alias("history_age"),
+        weights(F.col("lines")).alias("history_weight"),
         "seen",
         F.coalesce("truth", F.array().cast(_IDS)).alias("truth"),
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VALIDATION_KS = (10, 20, 50)
 DAY_US = 86_400_000_000
+WEIGHTS = "history_weight"
 METRICS = tuple(f"{name}_at_{k}" for k in VALIDATION_KS for name in ("recall", "ndcg", "mrr", "hit_rate", "map"))
 BESIDE = ("mrr", "hit_rate", "map", "coverage", "novelty")
 EVENTS = {
@@ -35,14 +36,19 @@ FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outc
 SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
-def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema:  # noqa: ARG001
-    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
+def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema:
+    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included.
+
+    What a line of the history is worth is one of them where lines are worth different things.
+    """
     users, items = sizes["users"], sizes["items"]
+    differ = settings is not None and len(set(settings.examples.weights.values())) > 1
     return Schema(
         (
             Column("user", Kind.ID, vocabulary="users", size=users),
             Column("history", Kind.IDS, vocabulary="items", size=items),
             Column("history_age", Kind.DENSE, ragged=True),
+            *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ else ()),
             Column("target", Kind.ID, vocabulary="items", size=items),
             Column("new", Kind.DENSE),
             Column("weight", Kind.WEIGHT),
@@ -51,14 +57,20 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
     )
 
 
-def query_schema(sizes: Mapping[str, int]) -> Schema:
-    """What ranking needs of a user as of a cut, and what they then bought."""
+def query_schema(columns: Schema) -> Schema:
+    """What ranking needs of a user as of a cut, and what they then bought.
+
+    Args:
+        columns: of the examples.
+    """
+    sizes = columns.vocabularies()
     items = sizes["items"]
     return Schema(
         (
             Column("user", Kind.ID, vocabulary="users", size=sizes["users"]),
             Column("history", Kind.IDS, vocabulary="items", size=items),
             Column("history_age", Kind.DENSE, ragged=True),
+            *((columns[WEIGHTS],) if WEIGHTS in columns else ()),
             Column("seen", Kind.IDS, vocabulary="items", size=items),
             Column("truth", Kind.IDS, vocabulary="items", size=items),
         )
@@ -123,7 +135,7 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
 
     if not spec["validate"]:
         return None
-    asked = query_schema(columns.vocabularies())
+    asked = query_schema(columns)
     queries = open_snapshot(**place(spec, "queries"), columns=asked.names, world=world)
     rows = block_rows(asked["seen"].size or 1)
 

@@ -96,6 +96,7 @@ def test_counts_and_cuts(built: dict[str, Any]) -> None:
 def test_tables_have_their_columns(tables: Tables, built: dict[str, Any]) -> None:
     ids, floats = "array<bigint>", "array<float>"
     examples = {"user": "bigint", "history": ids, "history_age": floats, "target": "bigint", "new": "float"}
+    examples |= {"history_weight": floats}
     examples |= {"weight": "float", "time": "timestamp", "known_at": "timestamp", "piece": "string"}
     queries = {"user": "bigint", "user_id": "string", "history": ids, "history_age": floats, "seen": ids, "truth": ids}
     catalogue = {"item": "bigint", "item_id": "string", "name": "string", "first_sold": "timestamp", "split": "string"}

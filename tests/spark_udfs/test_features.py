@@ -290,8 +290,10 @@ def test_kinds_are_worth_their_weights_and_lists_are_judged_by_the_heaviest(spar
     items = spark.createDataFrame([(n, f"i{n}") for n in (1, 2, 3)], "index bigint, id string")
     known = features.indexed(lines, users, items)
     (asked,) = asked_at(known, users, CUTS.test, None).collect()
+    assert asked["history_weight"] == [0.25, 1.0, 0.25]
     assert (asked["history"], asked["seen"], asked["truth"]) == ([1, 1, 2], [1], [])  # nobody had met i3 before
     examples = features.examples(known, CUTS, MAX_HISTORY).collect()
-    assert [(row["target"], row["history"], row["weight"]) for row in sorted(examples, key=days_of)] == [
-        (1, [], 0.25), (1, [1], 1.0), (2, [1, 1], 0.25),
+    columns = ("target", "history", "history_weight", "weight")
+    assert [tuple(row[name] for name in columns) for row in sorted(examples, key=days_of)] == [
+        (1, [], [], 0.25), (1, [1], [0.25], 1.0), (2, [1, 1], [0.25, 1.0], 0.25),
     ]  # fmt: skip
