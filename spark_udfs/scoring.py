@@ -33,6 +33,7 @@ ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items and 64 dim
 
 _loaded: dict[str, Any] = {}
 QUERY_COLUMNS = ("user", "history", "history_age")
+IF_ANY = ("history_weight",)  # a part of a query where the bundle's schema has it
 SPARK_TYPES = {"user": "bigint", "seen": "array<bigint>"}
 
 
@@ -57,7 +58,7 @@ def recommend(
         exclude_seen: leave out each row's `seen`.
         fallback: some of these in one order for users without one known item in their history, deep enough for K and
             the longest `seen`; None: no rows for them.
-        columns: the columns of the bundle's schema that make a query.
+        columns: the columns of the bundle's schema that make a query; with IF_ANY, where it has those.
 
     Returns:
         user, rank (from 1), item, score, fallback (whether the row comes from `fallback`, whose scores are places).
@@ -67,6 +68,7 @@ def recommend(
         SchemaError: `queries` lacks columns of the bundle's schema, or has them of another type.
     """
     schema = bundle_schema(bundle_path)
+    columns = (*columns, *(name for name in IF_ANY if name in schema and name not in columns))
     check_queries(queries, schema, columns, bundle_path)
     order = Order(np.zeros(0, np.int64), 0) if fallback is None else fallback
     wanted = [schema[name] for name in columns]

@@ -299,7 +299,7 @@ def _lines_of_asked(ground: Ground, moment: datetime) -> DataFrame:
 
 
 def _queries(ground: Ground, moment: datetime) -> DataFrame:
-    """A row per user who is asked: user, user_id, history, history_age, seen, in_vocabulary.
+    """A row per user who is asked: user, user_id, history, history_age, history_weight, seen, in_vocabulary.
 
     A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown: past
     the indices of erased users too.
@@ -320,16 +320,17 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
     length = ground.settings.examples.max_history
     held = histories(known, numbered, moment, features.LOOKED_AT * length, cap)
     asked = queries(held, known, known.select("item").limit(0), moment, None, length, cap)
-    empty_ids, empty_ages = F.array().cast("array<bigint>"), F.array().cast("array<float>")
+    no_ids, nothing = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
         numbered.withColumnRenamed("index", "user")
         .join(asked.drop("user_id"), on="user", how="left")
         .select(
             "user",
             F.col("id").alias("user_id"),
-            F.coalesce("history", empty_ids).alias("history"),
-            F.coalesce("history_age", empty_ages).alias("history_age"),
-            F.coalesce("seen", empty_ids).alias("seen"),
+            F.coalesce("history", no_ids).alias("history"),
+            F.coalesce("history_age", nothing).alias("history_age"),
+            F.coalesce("history_weight", nothing).alias("history_weight"),
+            F.coalesce("seen", no_ids).alias("seen"),
             "in_vocabulary",
         )
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from jobs.settings import Settings
 from jobs.tasks import TASKS
 from spark_udfs.item_files import ItemFile
 from training.models import MODELS
@@ -18,14 +19,22 @@ from training.state.bundle import Bundle
 from training.state.publish import write_bundle
 
 
-def example_schema(users: int, items: int) -> Schema:
-    """The columns of the recommendation task's examples."""
-    return TASKS["recommend"].schema({"users": users, "items": items})
+def example_schema(users: int, items: int, weights: Mapping[str, float] | None = None) -> Schema:
+    """The columns of the recommendation task's examples, where kinds of events are worth so much."""
+    settings = None if weights is None else Settings(**{"examples": {"weights": weights}})
+    return TASKS["recommend"].schema({"users": users, "items": items}, settings)
 
 
-def two_tower_bundle(folder: Path, *, users: int, items: int, provenance: dict[str, Any] | None = None) -> Bundle:
+def two_tower_bundle(
+    folder: Path,
+    *,
+    users: int,
+    items: int,
+    provenance: dict[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Bundle:
     """An untrained two-tower model of these vocabularies' sizes (index 0 included), the same each time."""
-    schema = example_schema(users, items)
+    schema = example_schema(users, items, weights)
     kind = MODELS["two_tower"]
     with torch.random.fork_rng():
         torch.manual_seed(3)

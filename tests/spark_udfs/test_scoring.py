@@ -163,3 +163,22 @@ def test_numbers_must_be_finite_or_have_a_fill() -> None:
     with pytest.raises(SchemaError, match="column 'x' must be finite and not null; it is not in 2 places"):
         to_batch(rows, [Column("x", Kind.DENSE)])
     assert to_batch(rows, [Column("x", Kind.DENSE, fill=7)])["x"].tolist() == [1, 7, 7]
+
+
+def test_histories_are_weighed_where_the_bundle_has_learnt_what_lines_are_worth(
+    spark: SparkSession, tmp_path: Path, allowed: ItemFile, queries: DataFrame
+) -> None:
+    weighed = two_tower_bundle(tmp_path, users=USERS, items=ITEMS, weights={"purchase": 1.0, "view": 0.1})
+
+    def asked(*worth: float) -> dict[int, list[tuple[int, float, bool]]]:
+        rows = spark.createDataFrame(
+            [(1, [3, 4, 5], [9.0, 4.0, 1.0], list(worth), [3, 4, 5])],
+            "user bigint, history array<bigint>, history_age array<float>, history_weight array<float>, "
+            "seen array<bigint>",
+        )
+        return answers(recommend(rows, str(weighed.path), k=5, allowed=allowed))
+
+    assert asked(1.0, 1.0, 1.0) != asked(1.0, 0.1, 0.1)
+    assert asked(1.0, 0.1, 0.1) == asked(1.0, 0.1, 0.1)
+    with pytest.raises(SchemaError, match="history_weight"):
+        recommend(queries, str(weighed.path), k=5, allowed=allowed)
