@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import sources
+from jobs import dispositions, source_files, sources
 from jobs.console import say, show_table, step
 from jobs.ingest_rules import CORRECT_TIMES
 from jobs.sessions import session_settings
 from jobs.settings_sources import AttributeSource
-from jobs.sources import Source
+from jobs.source import Source
 from spark_udfs import attributes, typed_texts
 from spark_udfs.attributes import GOOD, REASONS, TIME, TYPES, AttributeRules
 from spark_udfs.order_lines import REPLACED
@@ -91,24 +91,22 @@ def made_from(readings: Sequence[AttributeReading]) -> dict[str, Any]:
     return {"attributes": listed} if listed else {}
 
 
-def add(
+def gathered(
     tables: Tables,
     name: str,
-    facts: DataFrame,
     readings: Sequence[AttributeReading],
     inputs: Mapping[str, Any],
     *,
     limit: float,
     persons: Erased | None,
 ) -> DataFrame:
-    """Facts of events with the attributes of all sources; counts, bad rows and histories are written.
+    """The attributes of all sources, a row an id; counts, bad rows and histories are written.
 
     Args:
         tables: where these go.
         name: items or users.
-        facts: a row an id.
         readings: the sources.
-        inputs: what the table is made from.
+        inputs: what the attributes are made from.
         limit: the share of bad rows of a source past which nothing is written.
         persons: who was erased: they get no row.
 
@@ -117,6 +115,7 @@ def add(
         TooManyBadRows: a source passed the limit.
     """
     spark, batch, parts, histories = tables.spark, _batch(inputs), list[DataFrame](), list[DataFrame]()
+    of_batch = f"held.batch = '{batch}'"
     with session_settings(spark, CORRECT_TIMES | sources.DECODING):
         for source, rules in readings:
             with step(f"reading {source.name}"), sources.readable(source):
@@ -128,18 +127,16 @@ def add(
                 counts = {row["disposition"]: row["rows"] for row in attributes.counts(sorted_out).collect()}
                 is_replaced = not sorted_out.where(F.contains("row", F.lit(REPLACED))).isEmpty()
             if is_replaced and source.table is None and source.asked.format in ("csv", "json"):
-                sources.refuse_undecodable(spark, source)
+                source_files.refuse_undecodable(spark, source)
             _check(source, counts, limit)
             aside = attributes.set_aside(sorted_out)
             if persons is not None:
                 aside = persons.unmentioned(aside, "row", frozenset(), str.strip).distinct()
             aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
-            tally = spark.createDataFrame(
-                [(batch, source.name, what, count) for what, count in counts.items()],
-                "batch string, source string, disposition string, rows bigint",
-            )
-            tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs)
-            tables.merge_new("dispositions", tally, ["batch", "source", "disposition"], job=JOB, inputs=inputs)
+            tally = dispositions.tally(tables, batch, {source.name: counts})
+            tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs, where=of_batch)
+            keys = ["batch", "source", "disposition"]
+            tables.merge_new(dispositions.TABLE, tally, keys, job=JOB, inputs=inputs, where=of_batch)
             made_of = sorted_out
             if persons is not None and rules.id == "user_id":
                 made_of = persons.without(sorted_out, F.col("user_id"))
@@ -147,8 +144,9 @@ def add(
             if keeps_history(source):
                 histories.append(attributes.history(made_of, rules))
             show_table(f"Rows of {source.name}", ("disposition", "rows"), sorted(counts.items()))
-    made = attributes.joined(facts, IDS[name], parts, TEXTS[name])
-    _refuse_other_types(tables, name, made, [each for _, rules in readings for each in rules.attributes])
+    made = attributes.joined(parts[0], IDS[name], parts[1:], ())
+    named = [each for _, rules in readings for each in rules.attributes]
+    _refuse_other_types(tables, name, made, [each for each in named if each not in TEXTS[name]])
     if histories:
         every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
         with step(f"writing {HISTORIES[name]}"):
@@ -163,10 +161,7 @@ def keeps_history(source: Source) -> bool:
 
 def counts_of(tables: Tables, inputs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Rows by disposition of each source, as they were counted."""
-    held: dict[str, dict[str, int]] = {}
-    for row in tables.read("dispositions").where(F.col("batch") == _batch(inputs)).orderBy("source").collect():
-        held.setdefault(row["source"], {})[row["disposition"]] = row["rows"]
-    return held
+    return dispositions.of_batch(tables, _batch(inputs))
 
 
 def _problems(place: str, table: str, rules: AttributeRules) -> list[str]:

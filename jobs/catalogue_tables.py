@@ -24,11 +24,12 @@ _FORBIDDEN = re.compile(r"PERMISSION|PRIVILEGE|AccessControl|AccessDenied|ermiss
 
 
 class Named(NamedTuple):
-    """A catalogue's table: its rows, lazily; its version and bytes, if it has versions."""
+    """A catalogue's table: its rows, lazily; its version, its bytes and where it lies, if it has versions."""
 
     rows: DataFrame
-    pin: Pin | None
-    size: int | None
+    pin: Pin | None = None
+    size: int | None = None
+    folder: str | None = None
 
 
 def find(spark: SparkSession, name: str, place: str) -> Named:
@@ -50,13 +51,13 @@ def find(spark: SparkSession, name: str, place: str) -> Named:
         raise refusal(error, name, place) or error from error
     try:
         pin = pin_of(commits.newest_first(lambda limit: spark.sql(f"DESCRIBE HISTORY {full} LIMIT {limit}")))
-        size = spark.sql(f"DESCRIBE DETAIL {full}").select("sizeInBytes").collect()[0][0]
-        return Named(spark.sql(f"SELECT * FROM {full} VERSION AS OF {pin.version}"), pin, int(size))
+        size, folder = spark.sql(f"DESCRIBE DETAIL {full}").select("sizeInBytes", "location").collect()[0]
+        return Named(spark.sql(f"SELECT * FROM {full} VERSION AS OF {pin.version}"), pin, int(size), folder)
     except AnalysisException as error:
         if _FORBIDDEN.search(str(error)):
             raise refusal(error, name, place) or error from error
         warn(f"'{name}' is a view or no Delta table, without versions to pin: it is read as it is, twice")
-        return Named(rows, None, None)
+        return Named(rows)
 
 
 def refuse_other(spark: SparkSession, schema: str, name: str, path: str) -> bool:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from jobs import catalogue_tables, delta_sql
 from jobs.settings_sources import TableSource
-from jobs.sources import Source, column
+from jobs.source import Source, column
 
 
 def place_of(source: Source) -> str:

@@ -17,15 +17,16 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
-from jobs import in_place, sources
+from jobs import dispositions, in_place, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
 from jobs.erasure.persons import of_no_person_in
+from jobs.ingest_rules import CORRECT_TIMES
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.settings_sources import TableSource, Wide
-from jobs.sources import Raw
+from jobs.source import Raw, Source, column
 from jobs.tables import Tables
 from jobs.task import Task, said_persons
 from spark_udfs import typed_texts
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from spark_udfs.erased import Erased
 
 JOB = "ingest"
-CORRECT_TIMES = {"spark.sql.legacy.timeParserPolicy": "CORRECTED"}
 YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 KEPT, MALFORMED = "kept", "malformed line"
 
@@ -59,8 +59,8 @@ def ingest(
     """
     reads = {name.removesuffix("?"): dict(columns) for name, columns in task.reads(settings).items()}
     for name, columns in reads.items():
-        for column in said_persons(settings, name):
-            columns.setdefault(column, "string?")  # one that the task does not read is kept for an erasure
+        for of_persons in said_persons(settings, name):
+            columns.setdefault(of_persons, "string?")  # one that the task does not read is kept for an erasure
     _refuse_strangers(settings, task, reads)
     made = {
         name: _ingest(settings, tables, task, name, columns, frames or {})
@@ -138,13 +138,11 @@ def _ingest(
         aside = _aside(typed, persons, of_no_person_in(settings, task, name)).select(
             F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )
-        tally = tables.spark.createDataFrame(
-            [(batch, source.name, reason, count) for reason, count in counts.items()],
-            "batch string, source string, disposition string, rows bigint",
-        )
+        tally = dispositions.tally(tables, batch, {source.name: counts})
         watch.before_writing()
-        tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], job=JOB, inputs=inputs)
-        tables.merge_new("dispositions", tally, ["batch", "disposition"], job=JOB, inputs=inputs)
+        of_batch: dict[str, Any] = {"job": JOB, "inputs": inputs, "where": f"held.batch = '{batch}'"}
+        tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], **of_batch)
+        tables.merge_new(dispositions.TABLE, tally, ["batch", "disposition"], **of_batch)
         if asked.in_place and _is_as_read(source, asked, columns, counts):
             version = tables.stand_for(name, in_place.place_of(source), source.version or 0, job=JOB, inputs=inputs)
         else:
@@ -157,7 +155,7 @@ def _ingest(
 
 def _find(
     settings: Settings, tables: Tables, task: Task, name: str, asked: TableSource, frames: Mapping[str, DataFrame]
-) -> sources.Source:
+) -> Source:
     if asked.name is not None:
         return sources.find(f"sources.{name}", asked, tables.spark, frames)
     if name not in task.simulated:
@@ -167,9 +165,7 @@ def _find(
     return sources.simulated(settings, tables.spark, task.simulated[name], asked)
 
 
-def _is_as_read(
-    source: sources.Source, asked: TableSource, columns: Mapping[str, str], counts: Mapping[str, int]
-) -> bool:
+def _is_as_read(source: Source, asked: TableSource, columns: Mapping[str, str], counts: Mapping[str, int]) -> bool:
     """Whether a table can be read where it lies; says why not."""
     why = in_place.obstacle(source, asked, columns, sum(counts.values()) - counts.get(KEPT, 0))
     if why is not None:
@@ -246,12 +242,12 @@ def _melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFra
         *(
             F.struct(
                 F.timestamp_micros(F.lit(first + number * wide.days * DAY_US)).alias(wide.time),
-                sources.column(name).alias(wide.value),
+                column(name).alias(wide.value),
             )
             for name, number in sorted(found.items(), key=lambda item: item[1])
         )
     )
-    held = [sources.column(name) for name in raw.rows.columns if name not in found]
+    held = [column(name) for name in raw.rows.columns if name not in found]
     wanted |= {wide.time: wide.time, wide.value: wide.value}
     return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(
         *(F.col(c) for c in _names(raw, found)), "_cell.*"
@@ -267,13 +263,13 @@ def _typed(
 ) -> DataFrame:
     """Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits)."""
     values, reasons = [], []
-    texts = {name: F.trim(sources.column(wanted[name]).cast("string")) for name in columns}
+    texts = {name: F.trim(column(wanted[name]).cast("string")) for name in columns}
     with_texts = rows.select(
-        *(sources.column(name) for name in rows.columns),
+        *(column(name) for name in rows.columns),
         *(_number_text(text, asked).alias(_place_of(name)) for name, text in texts.items()),
     )
     for name, kind in columns.items():
-        held, wanted_type = sources.column(wanted[name]), kind.removesuffix("?")
+        held, wanted_type = column(wanted[name]), kind.removesuffix("?")
         value = _value(held, wanted_type, rows.schema, name, wanted[name], asked)
         values.append(value.alias(name))
         is_there = held.isNotNull() & (F.trim(held.cast("string")) != "")
@@ -281,8 +277,8 @@ def _typed(
         if not kind.endswith("?"):
             reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
     if malformed is not None:
-        reasons.insert(0, F.when(sources.column(malformed).isNotNull(), F.lit(MALFORMED)))
-    shown = [sources.column(name).cast("string").alias(name) for name in rows.columns]
+        reasons.insert(0, F.when(column(malformed).isNotNull(), F.lit(MALFORMED)))
+    shown = [column(name).cast("string").alias(name) for name in rows.columns]
     return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
 
 

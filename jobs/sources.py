@@ -8,72 +8,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StringType, StructField, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import DateType, StructField, TimestampNTZType, TimestampType
 
-from jobs import catalogue_tables
+from jobs import catalogue_tables, source_files
 from jobs.catalogue_tables import Named
 from jobs.sessions import SPARK_ERRORS
 from jobs.settings import Settings
 from jobs.settings_sources import SourceSettings
 from jobs.simulate import raw_tables
+from jobs.source import Raw, Source, column
 from jobs.tables import Tables
 from training.errors import DataError, SchemaError, TableError
 
-MALFORMED, OTHERS = "_malformed_line", "_other_fields"
 UNKNOWN_SIZE = 1 << 50  # bytes, for as many tasks as the session is set up for
-FILE_COLUMNS = ("path", "modificationTime", "length", "content")
 ORDER_LINES_TABLE = "order_lines"
-LITERAL = {"__globPaths__": "false"}  # Spark's own switch: a path is no pattern
 # Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
 DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
 _GONE = re.compile(r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND")
 TIMES = (TimestampType, TimestampNTZType, DateType)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where rows lie.
-
-    Attributes:
-        name: its path.
-        place: of the settings that name it, for messages.
-        asked: these settings.
-        state: what tells whether it changed: its files with size and time, or the Delta version that last changed rows.
-        size: bytes.
-        options: of Spark's reader, so that it reads what was listed.
-        partitions: columns that are folders, such as country=UK.
-        version: the Delta version to read; housekeeping may have made it since rows changed.
-        table: that version, or rows without versions; None: files.
-        rows: how many there were when it was found; None: not counted.
-    """
-
-    name: str
-    place: str
-    asked: SourceSettings
-    state: list[Any]
-    size: int
-    options: Mapping[str, str]
-    partitions: tuple[str, ...] = ()
-    version: int | None = None
-    table: DataFrame | None = None
-    rows: int | None = None
-
-
-class Raw(NamedTuple):
-    """The source's rows, as text or times; and the column that holds a malformed line, if there may be one."""
-
-    rows: DataFrame
-    malformed: str | None
 
 
 def find(
@@ -92,11 +51,11 @@ def find(
     """
     if asked.table is not None:
         frame = (frames or {}).get(asked.table)
-        named = catalogue_tables.find(spark, asked.table, place) if frame is None else Named(frame, None, None)
+        named = catalogue_tables.find(spark, asked.table, place) if frame is None else Named(frame)
         return _by_name(place, asked, asked.table, named)
     assert asked.path is not None
     if asked.format != "delta":
-        return _files(place, asked, asked.path, spark)
+        return source_files.find(place, asked, asked.path, spark)
     folder, _, name = asked.path.rstrip("/").rpartition("/")
     try:
         return _pinned(place, asked, Tables(spark, folder or "."), name, asked.path)
@@ -138,13 +97,14 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
     """
     asked, place = source.asked, source.place
     if source.table is not None:
-        raw = Raw(source.table, None)
+        raw = Raw(source.table, None, source.table.dtypes)
     elif asked.format == "csv":
-        raw = _csv(spark, source)
+        raw = source_files.csv(spark, source)
     elif asked.format == "json":
-        raw = _json_lines(spark, source, columns)
+        raw = source_files.json_lines(spark, source, columns)
     else:
-        raw = Raw(spark.read.options(**source.options, mergeSchema="true").parquet(source.name), None)
+        rows = spark.read.options(**source.read_options, mergeSchema="true").parquet(*source.paths)
+        raw = Raw(rows, None, rows.dtypes)
     held = raw.rows.columns
     missing = [f"'{column}' (our {name})" for name, column in columns.items() if column not in held]
     if missing:
@@ -159,7 +119,7 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
     if typed:
         return raw
     texts = [_text(field) for field in raw.rows.schema.fields]
-    return Raw(raw.rows.select(*texts), raw.malformed)
+    return raw._replace(rows=raw.rows.select(*texts))
 
 
 @contextmanager
@@ -211,41 +171,27 @@ def _meant(sources: Sequence[Source], text: str) -> Source:
     return next((source for source in sources if source.name in text), sources[0])
 
 
-def refuse_undecodable(spark: SparkSession, source: Source) -> None:
-    """Look for the lines whose bytes the encoding does not know; one that holds U+FFFD itself is as it was written.
-
-    Raises:
-        DataError: there are such lines; names their files and how many.
-    """
-    lines, encoding = spark.read.options(**source.options).text(source.name), source.asked.encoding
-    decoded = F.decode(F.col("value").cast("binary"), encoding)
-    lost = F.encode(decoded, encoding) != F.col("value").cast("binary")
-    found = lines.where(lost).groupBy(F.col("_metadata.file_path").alias("file")).count().orderBy("file")
-    files = [(row["file"], row["count"]) for row in found.limit(5).collect()]
-    if files:
-        listed = ", ".join(f"{count:,} lines of {file}" for file, count in files)
-        raise DataError(
-            f"bytes that are no {encoding} stand in {listed}: ids would be mistaken for each other. Name the "
-            f"files' encoding in {source.place}.encoding, e.g. windows-1252; nothing was written"
-        )
-
-
-def column(name: str) -> Column:
-    """A column by its name as it stands, whatever dots or backticks it has."""
-    escaped = name.replace("`", "``")
-    return F.col(f"`{escaped}`")
-
-
 def _pinned(place: str, asked: SourceSettings, tables: Tables, name: str, path: str) -> Source:
     pin = tables.pin(name)
     table = tables.read(name, pin.version)
-    return Source(path, place, asked, [pin.content], tables.size(name), {}, version=pin.version, table=table)
+    return Source(
+        path,
+        place,
+        asked,
+        [pin.content],
+        tables.size(name),
+        {},
+        version=pin.version,
+        table=table,
+        folder=tables.path(name),
+    )
 
 
 def _by_name(place: str, asked: SourceSettings, name: str, named: Named) -> Source:
     if named.pin is not None:
         pin, size = named.pin, named.size or 0
-        return Source(name, place, asked, [pin.content], size, {}, version=pin.version, table=named.rows)
+        source = Source(name, place, asked, [pin.content], size, {}, version=pin.version, table=named.rows)
+        return replace(source, folder=named.folder)
     texts = [_text(each).cast("string").alias(f"c{number}") for number, each in enumerate(named.rows.schema.fields)]
     try:
         rows, total = _sum_of(named.rows.select(*texts))
@@ -262,110 +208,9 @@ def _sum_of(texts: DataFrame) -> tuple[int, str]:
     return int(found["rows"]), str(found["sum"])
 
 
-def _files(place: str, asked: SourceSettings, path: str, spark: SparkSession) -> Source:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is None and ":" in path:
-        raise _colon(path)
-    options = LITERAL
-    rows = _listed(spark, path, options)
-    if not rows:  # no path as it stands: Spark does not look whether one with brackets exists
-        options = {}
-        rows = _listed(spark, path, options)
-    if rows is None:
-        raise DataError(f"{place}.path '{path}' does not exist; name a file, a folder or a glob")
-    if not rows:  # files without a byte are not listed
-        raise DataError(f"{place}.path '{path}' is empty; name files that hold rows")
-    wrong = next((row["path"] for row in rows if ":" in row["path"].rpartition("/")[2]), None)
-    if wrong is not None:
-        raise _colon(wrong)
-    epoch = datetime(1970, 1, 1)
-    state = sorted([row["path"], row["length"], str(epoch + timedelta(microseconds=row["modified"]))] for row in rows)
-    # Spark finds columns in folders such as country=UK only where it does not look for files itself.
-    partitions = _partitions(spark, path, options)
-    recursive = {} if partitions else {"recursiveFileLookup": "true"}
-    return Source(path, place, asked, state, sum(row["length"] for row in rows), {**options, **recursive}, partitions)
-
-
-def _partitions(spark: SparkSession, path: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """Columns that are folders; none where only some of the files lie in such."""
-    listed = spark.read.format("binaryFile").options(**options)
-    try:
-        return tuple(listed.load(path).columns[len(FILE_COLUMNS) :])
-    except SPARK_ERRORS:  # an assertion of Spark's: folders of several kinds
-        return ()
-
-
-def _listed(spark: SparkSession, path: str, options: Mapping[str, str]) -> list[Any] | None:
-    listed = spark.read.format("binaryFile").options(**options, recursiveFileLookup="true")
-    modified = F.unix_micros("modificationTime").alias("modified")
-    try:
-        return listed.load(path).select("path", "length", modified).collect()  # no more, so no file is opened
-    except AnalysisException:
-        return None
-
-
-def _colon(path: str) -> DataError:
-    return DataError(f"Hadoop's file systems cannot read a file whose name has a colon, got '{path}'; rename it")
-
-
-def _csv(spark: SparkSession, source: Source) -> Raw:
-    asked = source.asked
-    options = {
-        **source.options,
-        "encoding": asked.encoding,
-        "multiLine": str(asked.multiline).lower(),
-        "sep": asked.delimiter,
-        "quote": asked.quote,
-        "escape": asked.escape or asked.quote or "\\",
-    }
-    first = tuple(spark.read.options(**options).csv(source.name).first() or ())
-    names = [name or "" for name in first[: len(first) - len(source.partitions)]]
-    if not asked.header:
-        names = [str(number) for number in range(1, len(names) + 1)]
-    every = Counter(name.lower() for name in [*names, *source.partitions])
-    twice = [name for name, count in every.items() if count > 1]
-    if twice:
-        raise SchemaError(
-            f"the header of '{source.name}' has the column {', '.join(repr(name) for name in twice)} more than once "
-            "(upper and lower case are one); rename all but one"
-        )
-    malformed = _unused(MALFORMED, [*names, *source.partitions])
-    schema = StructType([StructField(name, StringType()) for name in [*names, *source.partitions, malformed]])
-    # Every file's own header must be this one: columns go by position.
-    checked = {"header": str(asked.header).lower(), "enforceSchema": "false", "columnNameOfCorruptRecord": malformed}
-    return Raw(spark.read.schema(schema).options(**options, **checked).csv(source.name), malformed)
-
-
-def _json_lines(spark: SparkSession, source: Source, columns: Mapping[str, str]) -> Raw:
-    """An object a line: the fields wanted as columns, and all others in one, so that no two rows become one."""
-    lines = spark.read.options(**source.options).text(source.name)
-    line = F.decode(F.col("value").cast("binary"), source.asked.encoding)
-    folders = F.struct(*(column(name) for name in source.partitions)) if source.partitions else F.lit(None)
-    parsed = lines.select(line.alias("line"), folders.alias("folders")).where(F.trim("line") != "")
-    parsed = parsed.select("line", "folders", F.from_json("line", "map<string,string>").alias("fields"))
-    wanted = [name for name in columns.values() if name not in source.partitions]
-    rest = F.filter(F.map_entries("fields"), lambda field: ~field["key"].isin(wanted) & field["value"].isNotNull())
-    others = F.when(F.size(rest) > 0, F.to_json(F.array_sort(rest)))
-    malformed = _unused(MALFORMED, [*wanted, *source.partitions])
-    return Raw(
-        parsed.select(
-            *(F.try_element_at("fields", F.lit(name)).alias(name) for name in wanted),
-            *(F.col("folders").getField(name).alias(name) for name in source.partitions),
-            others.alias(_unused(OTHERS, [*wanted, *source.partitions])),
-            F.when(F.col("fields").isNull(), F.col("line")).alias(malformed),
-        ),
-        malformed,
-    )
-
-
 def _text(field: StructField) -> Column:
     held = column(field.name)
     return held if isinstance(field.dataType, TIMES) else held.cast("string").alias(field.name)
-
-
-def _unused(name: str, taken: list[str]) -> str:
-    while name.lower() in {other.lower() for other in taken}:
-        name += "_"
-    return name
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,6 @@
 """Raw order lines to events: every raw row gets exactly one disposition, by rules in a stated order.
 
     raw strings --sort_out--> one row per distinct raw row: disposition, number of copies, typed columns
-                --events----> the kept ones
-                --set_aside-> the others, with their reason
 
 A row that equals another in every column is a duplicate: one copy goes on, the others are counted. Malformed lines
 have no columns to compare: each of them counts as one.
@@ -10,13 +8,12 @@ have no columns to compare: each of them counts as one.
 
 from __future__ import annotations
 
-import functools
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, TimestampType
 
@@ -63,7 +60,6 @@ TEXTS = ("order_id", "user_id", "item_id", "name", "category", "country")
 IDS = ("order_id", "user_id", "item_id")
 NUMBERS = ("quantity", "price", "rating")
 OF_NO_PERSON = ("order_id", "item_id", "kind", *TIMES, *NUMBERS)
-ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 REPLACED = "\ufffd"  # what stands for bytes that the encoding does not know
 EARLIEST = datetime(1970, 1, 1)
 EARLIEST_EPOCH = datetime(1990, 1, 1)  # seconds that are taken for milliseconds lie in 1970
@@ -142,17 +138,6 @@ def sort_out(
     )  # fmt: skip
 
 
-def together(parts: Sequence[DataFrame]) -> DataFrame:
-    """The rows of several sources, sorted out: one that an earlier source has too is a duplicate."""
-    if len(parts) == 1:
-        return parts[0]
-    numbered = (part.withColumn("part", F.lit(number)) for number, part in enumerate(parts))
-    rows = functools.reduce(DataFrame.unionByName, numbered)
-    is_first = F.col("part") == F.min("part").over(Window.partitionBy("event_id"))
-    is_again = ~is_first & (F.col("disposition") != "malformed_line")
-    return rows.withColumn("disposition", F.when(is_again, DUPLICATE).otherwise(F.col("disposition"))).drop("part")
-
-
 def names_no_zone(raw: DataFrame, rules: Rules) -> bool:
     """Whether the rows have times without a zone, which are then taken as of `rules.time_zone`."""
     return any(
@@ -169,80 +154,9 @@ def of_no_person(columns: Mapping[str, str]) -> frozenset[str]:
     return frozenset(columns[name] for name in OF_NO_PERSON if name in columns)
 
 
-def unknown_kinds(sorted_out: DataFrame) -> DataFrame:
-    """`kind` (a word of the source that is mapped to none of ours; null for none), `rows`: the most frequent first."""
-    rows = sorted_out.where("disposition = 'unknown_kind'").groupBy(F.col("said_kind").alias("kind"))
-    return rows.agg(F.count(F.lit(1)).alias("rows")).orderBy(F.desc("rows"), "kind")
-
-
-def oddities(sorted_out: DataFrame) -> DataFrame:
-    """One row: `replaced` (rows with a character that stands for lost bytes), `odd_ids` (kept rows, see ODD_ID)."""
-    is_odd = F.greatest(*(F.coalesce(F.col(name).rlike(ODD_ID), F.lit(False)) for name in IDS))
-    return sorted_out.agg(
-        F.count_if(F.contains("row", F.lit(REPLACED))).alias("replaced"),
-        F.count_if(is_odd & F.col("disposition").isin(*KEPT)).alias("odd_ids"),
-    )
-
-
-def events(sorted_out: DataFrame) -> DataFrame:
-    """The kept rows, as events: EVENT_COLUMNS, one row per event_id."""
-    return sorted_out.where(F.col("disposition").isin(*KEPT)).select(*EVENT_COLUMNS)
-
-
-def days(events: DataFrame) -> DataFrame:
-    """`day`: the days on which there are events, each once."""
-    return events.select(F.to_date("time").alias("day")).distinct()
-
-
-def set_aside(sorted_out: DataFrame) -> DataFrame:
-    """The rows that were not kept, but for those of erased persons: `reason`, `row` (JSON), `source`."""
-    rows = sorted_out.where(~F.col("disposition").isin(*KEPT, ERASED, DUPLICATE))
-    return rows.select(F.col("disposition").alias("reason"), "row", "source")
-
-
-def counts(sorted_out: DataFrame) -> DataFrame:
-    """`disposition`, `rows` (bigint), `source`: they add up to the raw rows; further copies count as duplicates."""
-    is_malformed = F.col("disposition") == "malformed_line"
-    rows = F.when(is_malformed, F.col("copies")).otherwise(1)
-    first = sorted_out.select("disposition", rows.alias("rows"), "source")
-    further = sorted_out.where(~is_malformed & (F.col("copies") > 1))
-    further = further.select(F.lit(DUPLICATE).alias("disposition"), (F.col("copies") - 1).alias("rows"), "source")
-    tallied = first.unionByName(further).groupBy("source", "disposition").agg(F.sum("rows").alias("rows"))
-    return tallied.select("disposition", "rows", "source")
-
-
-def items(events: DataFrame) -> DataFrame:
-    """items(item_id, name, category, first_sold, last_sold, price): of the items with an event that is no return.
-
-    Name and category are the most frequent ones (of equally frequent ones, the first by alphabet); the price is that of
-    the last purchase with one. Sales are purchases: an item without has no times and no price.
-    """
-    met, is_sale = events.where("kind != 'return'"), F.col("kind") == "purchase"
-    is_priced = is_sale & F.col("price").isNotNull()
-    facts = met.groupBy("item_id").agg(
-        F.min(F.when(is_sale, F.col("time"))).alias("first_sold"),
-        F.max(F.when(is_sale, F.col("time"))).alias("last_sold"),
-        F.max_by("price", F.when(is_priced, F.struct("time", "event_id"))).alias("price"),
-    )
-    named = facts.join(_most_frequent(met, "item_id", "name"), on="item_id", how="left")
-    named = named.join(_most_frequent(met, "item_id", "category"), on="item_id", how="left")
-    name = F.coalesce("name", "item_id").alias("name")
-    return named.select("item_id", name, "category", "first_sold", "last_sold", "price")
-
-
-def users(events: DataFrame) -> DataFrame:
-    """users(user_id, country, first_seen, last_seen): of the users with at least one event."""
-    known = events.where("user_id IS NOT NULL")
-    facts = known.groupBy("user_id").agg(F.min("time").alias("first_seen"), F.max("time").alias("last_seen"))
-    placed = facts.join(_most_frequent(known, "user_id", "country"), on="user_id", how="left")
-    return placed.select("user_id", "country", "first_seen", "last_seen")
-
-
-def _most_frequent(events: DataFrame, key: str, column: str) -> DataFrame:
-    tallied = events.where(F.col(column).isNotNull()).groupBy(key, column).agg(F.count(F.lit(1)).alias("lines"))
-    # The most lines, then the first by alphabet: min over (-lines, value).
-    best = F.min(F.struct((-F.col("lines")).alias("fewest"), F.col(column))).alias("best")
-    return tallied.groupBy(key).agg(best).select(key, F.col(f"best.{column}").alias(column))
+def event_id(row: Column) -> Column:
+    """The id of an event, by the raw row as JSON."""
+    return F.substring(F.sha2(row, 256), 1, 32)
 
 
 def _with_constants(raw: DataFrame, rules: Rules) -> tuple[DataFrame, Rules]:
@@ -297,7 +211,7 @@ def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
     rating = F.expr("try_cast(raw_rating AS double)")
     signed = F.when(whole, quantity.cast("bigint"))
     return [
-        F.substring(F.sha2("row", 256), 1, 32).alias("event_id"),
+        event_id(F.col("row")).alias("event_id"),
         *(F.col(f"raw_{name}").alias(name) for name in TEXTS),
         kind.alias("kind"),
         time.alias("time"),

@@ -113,8 +113,7 @@ def test_persons_who_were_erased_get_no_row(spark: SparkSession, tmp_path: Path)
     reading = AttributeReading(sources.find("ingest.users[0]", asked, spark, {"users": rows}), rules)
     tables = Tables(spark, str(tmp_path))
     erased.remember(tables, ["v9"])
-    facts, persons = spark.createDataFrame([], "user_id string, country string"), erased.known(tables)
-    made = attributes_job.add(tables, "users", facts, [reading], {"n": 1}, limit=0.5, persons=persons)
+    made = attributes_job.gathered(tables, "users", [reading], {"n": 1}, limit=0.5, persons=erased.known(tables))
     assert [(row["user_id"], row["segment"]) for row in made.collect()] == [("v1", "a")]
 
 

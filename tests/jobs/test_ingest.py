@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest
+from jobs import descriptions, ingest, ingest_batch, ingest_inputs
 from jobs.erasure import erased
 from jobs.sessions import session_settings
 from jobs.settings import Settings
@@ -134,14 +134,16 @@ def test_a_second_run_changes_nothing_and_another_file_adds(
     assert again == ingested | {"up_to_date": True}
     # One line that the first file has, and one new one.
     more = settings_for(folder, write_lines(folder / "more.csv", CLEAN[0], "20,10003,jar,1,2024-04-01 10:00:00,2,9,UK"))
-    assert ingest.run(more, spark)["dispositions"] == {"sale": 2}
+    added = ingest.run(more, spark)
+    assert added["dispositions"] == {"sale": 1, "duplicate": 1}
+    assert added["all"]["raw_rows"] == ingested["raw_rows"] + 2
+    assert added["all"]["dispositions"]["sale"] == ingested["dispositions"]["sale"] + 1
     tables = Tables(spark, settings.tables.root)
     assert tables.read("events").count() == len(CLEAN) + 1
     assert tables.read("items").count() == 3
     contents = {name: tables.pin(name).content for name in ("events", "items", "users", "quarantine")}
-    third = ingest.run(settings, spark)  # all of its rows are there, under the other file's: read whole once more
-    assert (third["dispositions"], third["up_to_date"]) == (ingested["dispositions"], False)
-    assert ingest.run(settings, spark)["up_to_date"]
+    third = ingest.run(settings, spark)  # its rows are known, whatever other file came since
+    assert third == ingested | {"all": added["all"], "up_to_date": True, "versions": added["versions"]}
     assert contents == {name: tables.pin(name).content for name in contents}
 
 
@@ -158,9 +160,9 @@ def test_other_rules_are_refused_with_what_keeps_the_erased_out(spark: SparkSess
     events = spark.createDataFrame([("a",)], "event_id string")
     tables.write("events", events, mode="overwrite", job="ingest", inputs={"rules": {"now": None}})
     with pytest.raises(DataError, match=r"\(changed: now\); name a new folder in tables.root, or remove this one"):
-        ingest._refuse_other_rules(tables, {"rules": {"now": "x"}})
+        ingest_inputs.refuse_other_rules(tables, tables.made_from("events"), {"rules": {"now": "x"}})
     with pytest.raises(DataError, match=r"copy the tables 'erased' and 'erasure_key' there first, or remove all but"):
-        ingest._refuse_other_rules(tables, {"rules": {"now": "x"}, "erased": 1})
+        ingest_inputs.refuse_other_rules(tables, tables.made_from("events"), {"rules": {"now": "x"}, "erased": 1})
 
 
 def test_too_many_bad_rows_stop_and_write_nothing(spark: SparkSession, tmp_path: Path) -> None:
@@ -172,9 +174,9 @@ def test_too_many_bad_rows_stop_and_write_nothing(spark: SparkSession, tmp_path:
 
 
 def test_charges_and_duplicates_are_not_bad(spark: SparkSession, tmp_path: Path) -> None:
-    ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 11, "here", limit=0.0)
+    ingest_batch._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 11, "here", limit=0.0)
     with pytest.raises(DataError, match="must add up to its 12 rows, they add up to 11"):
-        ingest._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 12, "here", limit=0.0)
+        ingest_batch._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 12, "here", limit=0.0)
 
 
 def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +238,8 @@ def test_who_is_erased_while_ingest_reads_is_written_nowhere(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", CLEAN[0], "9,10001,mug,1,never,1,7,UK"))
-    tables, check = Tables(spark, settings.tables.root), ingest._check
-    monkeypatch.setattr(ingest, "_check", lambda *args: (check(*args), erased.remember(tables, ["7"])))
+    tables, check = Tables(spark, settings.tables.root), ingest_batch._check
+    monkeypatch.setattr(ingest_batch, "_check", lambda *args: (check(*args), erased.remember(tables, ["7"])))
     with pytest.raises(DataError, match=r"would bring them back; nothing was written"):
         ingest.run(settings, spark)
     assert not any(tables.exists(name) for name in ("quarantine", "dispositions", "events"))
@@ -249,10 +251,10 @@ def test_who_is_erased_while_ingest_writes_is_taken_out_again(
 ) -> None:
     lines = write_lines(tmp_path / "lines.csv", CLEAN[0], CLEAN[2], "9,10001,mug,1,never,1,7,UK")
     settings = settings_for(tmp_path, lines)
-    tables, describe = Tables(spark, settings.tables.root), ingest._describe
+    tables, describe = Tables(spark, settings.tables.root), descriptions.describe
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "_describe", lambda *args: (describe(*args), erased.remember(tables, ["7"]))[0])
-        with pytest.raises(DataError, match=r"\(1 of 'events', 1 of 'users', 1 of 'quarantine'\)"):
+        patch.setattr(descriptions, "describe", lambda *args: (describe(*args), erased.remember(tables, ["7"]))[0])
+        with pytest.raises(DataError, match=r"\(1 of 'events', 1 of 'users', 2 of 'user_sums', 1 of 'quarantine'\)"):
             ingest.run(settings, spark)
     for name in ("events", "users"):
         assert [row["user_id"] for row in tables.read(name).collect()] == ["8"]

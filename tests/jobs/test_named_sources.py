@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs import catalogue_tables, ingest, sources
 from jobs.settings import Settings, load_settings
 from jobs.settings_sources import EventSource
+from jobs.source import Source
 from jobs.tables import Tables
 from training.errors import DataError, SettingsError
 
@@ -39,21 +40,23 @@ def schema(spark: SparkSession, tmp_path: Path) -> Iterator[str]:
     spark.sql("DROP SCHEMA a_shop CASCADE")
 
 
-def find(spark: SparkSession, table: str, **frames: DataFrame) -> sources.Source:
+def find(spark: SparkSession, table: str, **frames: DataFrame) -> Source:
     return sources.find("ingest", EventSource(table=table, columns=SALES), spark, frames)
 
 
-def count(spark: SparkSession, source: sources.Source) -> int:
+def count(spark: SparkSession, source: Source) -> int:
     return sources.read(spark, source, SALES).rows.count()
 
 
-def test_a_catalogue_s_table_is_read_at_one_version(spark: SparkSession, schema: str) -> None:
+def test_a_catalogue_s_table_is_read_at_one_version(spark: SparkSession, schema: str, tmp_path: Path) -> None:
     for name in (f"{schema}.sales", f"spark_catalog.`{schema}`.sales"):
         sales(spark, "a").write.format("delta").mode("overwrite").saveAsTable(f"{schema}.sales")
         source = find(spark, name)
         sales(spark, "b", "c").write.format("delta").mode("append").saveAsTable(f"{schema}.sales")
         assert (count(spark, source), count(spark, find(spark, name))) == (1, 3)
-        assert find(spark, name).state == [source.state[0] + 1]
+        after = find(spark, name)
+        assert after.state == [source.state[0] + 1]
+        assert Path(str(after.folder).removeprefix("file:")) == tmp_path / "a_shop" / "sales"
 
 
 def test_a_view_is_read_as_it_is_and_compared_by_its_rows(spark: SparkSession, schema: str) -> None:

@@ -11,13 +11,14 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest, ingest_rules, sources
+from jobs import ingest, ingest_rules, source_files, sources
 from jobs.ingest_rules import rules_of
 from jobs.sessions import session_settings
 from jobs.settings import Settings, load_settings
 from jobs.settings_sources import Kind
+from jobs.source import Source
 from jobs.tables import Tables
-from spark_udfs import order_lines
+from spark_udfs import order_lines, sorted_lines
 from spark_udfs.event_names import KINDS
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows
 
@@ -33,7 +34,7 @@ def of(path: Path | str, **section: Any) -> Settings:
     return Settings.model_validate({"ingest": {"path": str(path), "columns": COLUMNS, **section}})
 
 
-def find(settings: Settings, spark: SparkSession) -> sources.Source:
+def find(settings: Settings, spark: SparkSession) -> Source:
     return sources.find("ingest", settings.ingest, spark)
 
 
@@ -60,12 +61,12 @@ def counts(spark: SparkSession, settings: Settings) -> dict[str, int]:
         session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING),
         sources.readable(find(settings, spark)),
     ):
-        return {row[0]: row[1] for row in order_lines.counts(sort_out(spark, settings)).collect()}
+        return {row[0]: row[1] for row in sorted_lines.counts(sort_out(spark, settings)).collect()}
 
 
 def events(spark: SparkSession, settings: Settings) -> list[dict[str, Any]]:
     with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
-        rows = order_lines.events(sort_out(spark, settings)).withColumn("time", F.col("time").cast("string"))
+        rows = sorted_lines.events(sort_out(spark, settings)).withColumn("time", F.col("time").cast("string"))
         return [row.asDict() for row in rows.orderBy("order_id").collect()]
 
 
@@ -100,7 +101,7 @@ def test_what_is_listed_is_read(spark: SparkSession, tmp_path: Path) -> None:
     csv(tmp_path / "sub" / "a.csv", SALE)
     csv(tmp_path / "sub" / "deep[1]" / "b{c}*.csv", SALE.replace("1,", "2,", 1))
     settings = of(tmp_path / "sub")
-    assert len(find(settings, spark).state) == 2
+    assert find(settings, spark).state[0] == 2
     assert counts(spark, settings) == {"sale": 2}
     assert counts(spark, of(tmp_path / "sub" / "deep[1]" / "b{c}*.csv")) == {"sale": 1}
     assert counts(spark, of(f"{tmp_path}/s*b/*.csv")) == {"sale": 1}
@@ -149,13 +150,13 @@ def test_undecodable_bytes_are_refused_and_an_encoding_reads_them(spark: SparkSe
     assert {event["user_id"] for event in events(spark, of(path, encoding="windows-1252"))} == {"é", "è"}
     written_so = csv(tmp_path / "written.csv", SALE.replace("u,", "\ufffd,"))
     with session_settings(spark, sources.DECODING):
-        sources.refuse_undecodable(spark, find(of(written_so), spark))
+        source_files.refuse_undecodable(spark, find(of(written_so), spark))
 
 
 def test_one_id_in_several_forms(spark: SparkSession, tmp_path: Path) -> None:
     forms = ["zo\u00eb", "zoe\u0308", "zo\u00eb\u200b", "\u00a0zo\u00eb"]
     path = csv(tmp_path / "lines.csv", *(SALE.replace("u,", f"{form},") for form in forms))
-    assert order_lines.oddities(sort_out(spark, of(path))).collect()[0]["odd_ids"] == 3
+    assert sorted_lines.oddities(sort_out(spark, of(path))).collect()[0]["odd_ids"] == 3
     normal = of(path, normalise_ids=True)
     assert [event["user_id"] for event in events(spark, normal)] == 4 * [forms[0]]
 
@@ -320,7 +321,7 @@ def test_a_shop_s_own_words_are_kinds_and_only_sales_need_prices(spark: SparkSes
     assert [(event["kind"], event["price"]) for event in events(spark, settings) if event["kind"] == "cart"] == [
         ("cart", None)
     ]
-    unknown = order_lines.unknown_kinds(sort_out(spark, settings)).collect()
+    unknown = sorted_lines.unknown_kinds(sort_out(spark, settings)).collect()
     assert [tuple(row) for row in unknown] == [("wishlist", 2), (None, 1)]
 
 

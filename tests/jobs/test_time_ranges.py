@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import ingest
+from jobs import ingest, ingest_batch
 from jobs.tables import Tables
 from jobs.time_ranges import MOST_RANGES, within
 from tests.jobs.test_ingest import settings_for, write_lines
@@ -49,7 +49,7 @@ def test_one_day_more_reads_the_files_of_that_day_alone(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """60 days in 20 files: a day that is brought in again, with one row more, is compared with two files at most."""
-    monkeypatch.setattr(ingest, "ROWS_PER_FILE", 10 * DAYS // 20)
+    monkeypatch.setattr(ingest_batch, "ROWS_PER_FILE", 10 * DAYS // 20)
     spark.conf.set("spark.sql.adaptive.enabled", "false")  # its plans hide their leaves
     all_lines = [line for day in range(DAYS) for line in lines_of(day)]
     ingest.run(settings_for(tmp_path, write_lines(tmp_path / "all.csv", *all_lines)), spark)
