@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
-from jobs import builds, ingest
+from jobs import builds
+from jobs.appended import appended
 from jobs.task import Before
 from spark_udfs import features, pieces
 from spark_udfs.features import Cuts
@@ -128,7 +129,7 @@ def growth(
         return "versions that the build in force names have lost files"
     grown = {}
     for name in task.grows:
-        rows = tables.appended(name, manifest["read"][name], pins[name].version, ingest.JOB)
+        rows = appended(tables, name, manifest["read"][name], pins[name].version)
         if rows is None:
             return f"rows of {name} were changed or removed since"
         grown[name] = rows

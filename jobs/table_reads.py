@@ -6,13 +6,11 @@ what, and whether its rows have changed since.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -147,26 +145,6 @@ class TableReads:
                 f"table '{name}' at {self.path(name)} has no version {pinned} any more (newest: {self.version(name)}); "
                 f"run `millrace {maker(name)}` again, or name a version that VACUUM has not removed"
             ) from error
-
-    def appended(self, name: str, since: int, until: int, job: str) -> DataFrame | None:
-        """The rows that a job has added to a table between two versions; None where something else was done to it, or
-        its log does not tell any more.
-
-        Raises:
-            TableError: there is no such table or no such version.
-        """
-        commits_between = itertools.takewhile(lambda commit: commit.version > since, self.history(name))
-        between = [commit for commit in commits_between if commit.version <= until and not commit.is_housekeeping]
-        if any(commit.made is None or json.loads(commit.made)["job"] != job for commit in between):
-            return None
-        before, now = self.read(name, since), self.read(name, until)
-        files, left = {*now.inputFiles()}, {*before.inputFiles()}
-        if left - files or "delta.columnMapping.mode" in self.detail(name)["properties"]:
-            return None
-        added = sorted(unquote(path) for path in files - left)
-        if not added:
-            return now.limit(0)
-        return self.spark.read.schema(now.schema).option("__globPaths__", "false").parquet(*added).select(*now.columns)
 
     def made_from(self, name: str) -> dict[str, Any] | None:
         """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
