@@ -23,7 +23,7 @@ from jobs import builds
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
-from jobs.growth import Growth, growth
+from jobs.growth import Growth, growth, table_ids
 from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings
@@ -119,6 +119,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             "pieces": of_splits,
             "starts": [start.isoformat() for start in in_pieces.starts],
             "span": span,
+            "ids": table_ids(tables, task),
             "schema": task.schema(sizes, settings).to_json(),
             "numbers": {
                 kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)

@@ -117,8 +117,10 @@ def growth(
         pins: the tables to be read now.
         inputs: what decides the rows now.
     """
-    if not task.grows or "span" not in manifest:
+    if "ids" not in manifest:
         return "the build in force does not say enough"
+    if manifest["ids"] != table_ids(tables, task):
+        return "other tables lie there now"  # a clone counts its versions from 0 again
     others = [name for name in pins if name not in (*task.grows, *task.looked_up)]
     if others:
         return f"{others[0]} makes lines too, and some that were added may be the same ones"
@@ -134,6 +136,11 @@ def growth(
             return f"rows of {name} were changed or removed since"
         grown[name] = rows
     return Growth(manifest, task.lines(grown, settings))
+
+
+def table_ids(tables: Tables, task: Task) -> dict[str, str]:
+    """Delta's own ids of the tables that grow: versions of another one mean other rows."""
+    return {name: str(tables.detail(name)["id"]) for name in task.grows}
 
 
 def _decisive(task: Task, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,5 +253,6 @@ def test_the_default_cut_is_the_last_tenth(spark: SparkSession) -> None:
     rows = [("u", "i", START), ("u", "i", START + timedelta(days=100)), (None, "i", START + timedelta(days=900))]
     lines = spark.createDataFrame(rows, "user_id string, item_id string, time timestamp")
     settings = Settings.model_validate({"examples": {"validation_days": 20}})
-    cuts = build_examples._cuts(lines, TASKS["recommend"], settings, Tables(spark, "here"))
+    span = build_examples._span(lines.where("user_id IS NOT NULL"))
+    cuts = build_examples._cuts(span, TASKS["recommend"], settings, Tables(spark, "here"))
     assert (cuts.test - START, cuts.validation - START) == (timedelta(days=90), timedelta(days=70))

@@ -126,4 +126,9 @@ def test_why_a_build_is_made_of_all_rows(
     tables.remove("events", spark.createDataFrame([("e1",)], "event_id string"), job="erase", inputs={})
     assert "rows of events were changed or removed since" in build(spark, settings, capsys)[1]
     ingest(spark, settings, [event(30_002, "u1", "i1", 43)], 2)
+    root = str(tmp_path / "cloned")
+    for name in ("builds", "events", "items"):
+        tables.clone(name, root)
+    elsewhere = settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": root})})
+    assert "other tables lie there now" in build(spark, elsewhere, capsys)[1]
     assert "a cut lies before the last one" in build(spark, settings_for(folder, day(39)), capsys)[1]
