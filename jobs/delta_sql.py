@@ -44,12 +44,12 @@ def history(spark: SparkSession, path: str, limit: int) -> DataFrame:
 
 
 def detail(spark: SparkSession, path: str) -> Row:
-    """What Delta tells of a table: sizeInBytes, partitionColumns, properties, tableFeatures.
+    """What Delta tells of a table: id, sizeInBytes, partitionColumns, properties, tableFeatures.
 
     Raises:
         AnalysisException: there is no table at the path.
     """
-    columns = ("sizeInBytes", "partitionColumns", "properties", "tableFeatures")
+    columns = ("id", "sizeInBytes", "partitionColumns", "properties", "tableFeatures")
     return spark.sql(f"DESCRIBE DETAIL {place(path)}").select(*columns).collect()[0]
 
 
