@@ -1,4 +1,4 @@
-"""A customer with a million lines beside others with twenty: seconds over those without, the cap at 20,000 lines.
+"""A customer with half as many lines as all others have together: seconds over those without, the cap at 20,000 lines.
 
 python benchmarks/examples_skew.py [LINES_OF_ONE USERS ROUNDS]
 """
@@ -15,7 +15,7 @@ GOAL, EACH = 1.5, 20
 
 
 def main() -> None:
-    of_one, users, rounds = arguments(1_000_000, 50_000, 3)
+    of_one, users, rounds = arguments(1_000_000, 100_000, 3)
     spark = session("bench-skew")
     asked = ExampleSettings()
     held = {"even": lines(spark, users, EACH).persist(), "skewed": lines(spark, users, EACH, of_one).persist()}

@@ -30,7 +30,7 @@ from jobs.source import Raw, Source, column
 from jobs.tables import Tables
 from jobs.task import Task, said_persons
 from spark_udfs import typed_texts
-from spark_udfs.features import DAY_US
+from spark_udfs.moments import DAY_US
 from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import ERASED, NOT_KEPT
 from training.errors import DataError, SchemaError, SettingsError, TooManyBadRows

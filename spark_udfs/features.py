@@ -9,16 +9,21 @@ history before it. Work grows with the number of lines: each user's sorted lines
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from spark_udfs.moments import DAY_US, LINE_COLUMNS, ROW_TYPE, with_histories
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 PURCHASES: Mapping[str, float] = {"purchase": 1.0}
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-DAY_US = 86_400_000_000
 LOOKED_AT = 2  # times the length of a history: so many arrivals are looked at for its most recent lines
 EXAMPLE_COLUMNS = (
     "user", "history", "history_age", "history_weight", "target", "new", "weight", "time", "known_at",
@@ -151,83 +156,32 @@ def examples(
         that it is `known_before`).
     """
     known = lines.where(known_before(cuts.test))
+    if cap is None:
+        known = known.repartition("user")  # which what follows asks for, so that lines are moved once
     before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
     met = F.min("arrival_time").over(before)  # when the first of the earlier lines with this item had arrived
     is_new = met.isNull() | (met > F.col("time"))
-    line = F.struct(
-        "time", "tie", "item", "arrival_time", "weight", is_new.alias("is_new"), known_at().alias("known_at")
-    )
-    held = newest(known.withColumn("line", line), cap)
-    sequences = held.groupBy("user").agg(F.sort_array(F.collect_list("line")).alias("lines"))
-    baskets = _baskets(sequences, max_history, since)
-    rows = baskets.select(
+    held = newest(known.withColumn("is_new", is_new), cap).select(
         "user",
-        F.transform("history", lambda line: line["item"]).alias("history"),
-        ages(F.col("history"), F.col("moment")).alias("history_age"),
-        weights(F.col("history")).alias("history_weight"),
-        "moment",
-        F.explode("targets").alias("target"),
+        F.unix_micros("time").alias("time_us"),
+        F.unix_micros("arrival_time").alias("arrival_us"),
+        F.unix_micros(known_at()).alias("known_us"),
+        "item",
+        "weight",
+        "is_new",
+        "tie",
     )
-    if since is not None:
-        rows = rows.where(F.col("target.known_at") >= F.lit(utc(since)))
-    return rows.select(
-        "user",
-        "history",
-        "history_age",
-        "history_weight",
-        F.col("target.item").alias("target"),
-        F.col("target.is_new").cast("float").alias("new"),
-        F.col("target.weight").cast("float").alias("weight"),
-        F.col("moment").alias("time"),
-        F.col("target.known_at").alias("known_at"),
+    in_order = held.sortWithinPartitions("user", "time_us", "tie", "item").select(*LINE_COLUMNS)
+    looked_at, first = LOOKED_AT * max_history, None if since is None else round(utc(since).timestamp() * 1e6)
+
+    def made(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return with_histories(batches, max_history, looked_at, first)
+
+    return in_order.mapInArrow(made, ROW_TYPE).select(
+        *EXAMPLE_COLUMNS[:-2],
+        F.timestamp_micros("time_us").alias("time"),
+        F.timestamp_micros("known_us").alias("known_at"),
     )
-
-
-def _baskets(sequences: DataFrame, length: int, since: datetime | None) -> DataFrame:
-    """user, moment, targets (the lines of that moment), history (lines before it that had arrived, by `LOOKED_AT`).
-
-    Args:
-        sequences: user, lines (in the order of time).
-        length: of a history at most.
-        since: moments with a line that was known since then alone; None: all.
-    """
-    lines, starts, arrivals = F.col("lines"), F.col("starts"), F.col("arrivals")
-    positions = F.sequence(F.lit(0), F.size(lines) - 1)
-
-    def opens(position: Column) -> Column:
-        before = F.get(lines, position - 1)["time"]
-        return before.isNull() | (before < F.get(lines, position)["time"])
-
-    def span(start: Column, number: Column) -> Column:
-        return F.struct(start.alias("start"), F.coalesce(F.get(starts, number + 1), F.size(lines)).alias("stop"))
-
-    def targets(span: Column) -> Column:
-        return F.slice(lines, span["start"] + 1, span["stop"] - span["start"])
-
-    def is_asked(span: Column, since: datetime) -> Column:
-        return F.exists(targets(span), lambda line: line["known_at"] >= F.lit(utc(since)))
-
-    def basket(span: Column) -> Column:
-        start, moment = span["start"], F.get(lines, span["start"])["time"]
-        at_once = F.slice(lines, F.greatest(start - length, F.lit(0)) + 1, F.least(start, F.lit(length)))
-        arrived = _arrived_by(arrivals, moment) - F.size(F.filter(targets(span), lambda line: _is_there(line, moment)))
-        window = LOOKED_AT * length
-        looked_at = F.slice(arrivals, F.greatest(arrived - window, F.lit(0)) + 1, F.least(arrived, F.lit(window)))
-        late = last(F.sort_array(F.transform(looked_at, lambda arrival: arrival["line"])), length)
-        history = F.when(arrivals.isNull(), F.transform(at_once, in_time)).otherwise(late)
-        return F.struct(moment.alias("moment"), targets(span).alias("targets"), history.alias("history"))
-
-    some_late = F.exists(lines, lambda line: line["arrival_time"] > line["time"])
-    by_arrival = F.transform(
-        lines, lambda line: F.struct(line["arrival_time"].alias("arrival_time"), in_time(line).alias("line"))
-    )
-    opened = sequences.withColumn("starts", F.filter(positions, opens)).select(
-        "*",
-        F.transform("starts", span).alias("spans"),
-        F.when(some_late, F.sort_array(by_arrival)).alias("arrivals"),  # null: as the lines are
-    )
-    spans = F.col("spans") if since is None else F.filter("spans", lambda span: is_asked(span, since))
-    return opened.select("user", F.explode(F.transform(spans, basket)).alias("basket")).select("user", "basket.*")
 
 
 def in_time(line: Column) -> Column:
@@ -235,31 +189,9 @@ def in_time(line: Column) -> Column:
     return F.struct(*(line[name].alias(name) for name in ("time", "tie", "item", "weight")))
 
 
-def _is_there(line: Column, moment: Column) -> Column:
-    return line["arrival_time"] <= moment
-
-
 def last(array: Column, count: int) -> Column:
     """The last elements of an array, all of them where there are fewer."""
     return F.slice(array, F.greatest(F.size(array) - count, F.lit(0)) + 1, F.lit(count))
-
-
-def _arrived_by(arrivals: Column, moment: Column) -> Column:
-    """How many of the arrivals, which are in their order, lie at or before a moment: by halving."""
-
-    def halved(bounds: Column, _: Column) -> Column:
-        low, high = bounds["low"], bounds["high"]
-        middle = F.floor((low + high) / 2).cast("int")
-        is_there = F.get(arrivals, middle)["arrival_time"] <= moment
-        done = low >= high
-        return F.struct(
-            F.when(done | ~is_there, low).otherwise(middle + 1).alias("low"),
-            F.when(done | is_there, high).otherwise(middle).alias("high"),
-        )
-
-    bounds = F.struct(F.lit(0).alias("low"), F.size(arrivals).alias("high"))
-    steps = F.sequence(F.lit(0), F.ceil(F.log2(F.size(arrivals) + 1)).cast("int"))
-    return F.aggregate(steps, bounds, halved, lambda bounds: bounds["low"])
 
 
 def _days(earlier: Column, later: Column) -> Column:

@@ -8,7 +8,8 @@ from datetime import datetime
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from spark_udfs.features import DAY_US, utc
+from spark_udfs.features import utc
+from spark_udfs.moments import DAY_US
 
 
 @dataclass(frozen=True)

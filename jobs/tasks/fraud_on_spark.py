@@ -19,7 +19,7 @@ from jobs.task import OURS, Answer, Ground, Scored, Slice
 from jobs.tasks.fraud import COUNTS, options_of
 from spark_udfs import features, rows, windows
 from spark_udfs.baselines import trees
-from spark_udfs.features import DAY_US
+from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
 
 if TYPE_CHECKING:
