@@ -70,6 +70,7 @@ class Inputs(nn.Module):
 class Standard(nn.Module):
     """Numbers less their mean, over their standard deviation, as BatchNorm does it, of all ranks' rows together.
 
+    The running statistics begin with those of the first step, so that they are nobody's guess after a few steps either.
     While training a call is a collective: every rank makes it, with no rows too. Less than two rows in all have no
     variance, and go by the running statistics.
 
@@ -105,9 +106,14 @@ class Standard(nn.Module):
             return self.running_mean, self.running_var
         mean = sums[0] / rows
         variance = (sums[1] / rows - mean.square()).clamp(min=0)
-        self.running_mean.lerp_(mean.float(), MOMENTUM)
-        self.running_var.lerp_((variance * rows / (rows - 1)).float(), MOMENTUM)
+        share = torch.where(self._is_fresh(), 1.0, MOMENTUM)
+        self.running_mean.lerp_(mean.float(), share)
+        self.running_var.lerp_((variance * rows / (rows - 1)).float(), share)
         return mean.float(), variance.float()
+
+    def _is_fresh(self) -> Tensor:
+        """Whether the running statistics are still those that it was made with; on the device, nobody waits for it."""
+        return (self.running_mean == 0).all() & (self.running_var == 1).all()
 
 
 class WideAndDeep(nn.Module):

@@ -34,6 +34,7 @@ from training.tables.sharded import Tables
 LEAST_SCALE = 1e-6
 LEAST_DISPERSION = 1e-4
 COUNTED = 1024  # counts below are summed up exactly, those above come from the gamma distribution of the same moments
+LIFTED = 700.0  # log: the chance of no count at all is below a float's smallest number where counts lie near COUNTED
 HALVINGS = 50
 
 
@@ -151,11 +152,13 @@ def count_quantiles(mean: Tensor, dispersion: Tensor, levels: tuple[float, ...])
     mean, shape = mean.double(), 1 / dispersion.double()
     wanted = torch.tensor(levels, dtype=torch.float64, device=mean.device).expand(*mean.shape, len(levels))
     found = torch.full(wanted.shape, -1.0, dtype=torch.float64, device=mean.device)
-    chance = torch.exp(-shape * torch.log1p(mean / shape))
+    log_none = -shape * torch.log1p(mean / shape)
+    lift = (-log_none).clamp(max=LIFTED)  # chances are walked through times its exponential
+    chance, lifted = torch.exp(log_none + lift), wanted * torch.exp(lift)[..., None]
     growth, below = mean / (mean + shape), torch.zeros_like(mean)
     for count in range(COUNTED):
         below = below + chance
-        found = torch.where((found < 0) & (below[..., None] >= wanted), float(count), found)
+        found = torch.where((found < 0) & (below[..., None] >= lifted), float(count), found)
         if bool((found >= 0).all()):
             return found.float()
         chance = chance * growth * (count + shape) / (count + 1)
