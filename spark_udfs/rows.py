@@ -32,6 +32,7 @@ RESAMPLES_AT_ONCE = 50
 ROWS_AT_ONCE = 512  # whose weights are held at once: 512 x 1,000 doubles are 4 MB
 FALSE_ALARMS = 0.01
 BANDS = 10  # of about equally many rows, in which predicted and actual shares are compared
+_HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 64))])  # further ones by their series
 SMALLEST = 1e-6  # a probability is taken for no smaller, and for no nearer to 1
 
 
@@ -66,12 +67,10 @@ class Cells:
         no, yes = counts[:, 0], counts[:, 1]
         every = no + yes
         rows, frauds, others = every.sum(axis=1), yes.sum(axis=1), no.sum(axis=1)
-        before, found = (np.cumsum(part, axis=1) - part for part in (every, yes))
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = (found + (yes + 1) / 2) / (before + (every + 1) / 2)
             expected = (counts * self.p).sum(axis=1)
             values = (
-                (yes * precision).sum(axis=1) / frauds,
+                _precisions(yes, every).sum(axis=1) / frauds,
                 pairs_in_order(no, yes) / (frauds * others),
                 reached(yes, no, FALSE_ALARMS * others) / frauds,
                 reached(yes, every, budget * rows) / (budget * rows),
@@ -110,16 +109,17 @@ def judge(
         seed: of the bootstrap's hashes.
 
     Returns:
-        By model, metrics by NAMES: average_precision (expected, where scores are equal), auc,
+        By model, metrics by NAMES: average_precision (that expected of equal scores in random order), auc,
         recall_at_1_percent_false_alarms (the share of frauds found where 1 % of all others are taken for one),
         precision_at_budget (the share of frauds among the rows that are looked at), log_loss, calibration_error (the
         mean over BANDS of |predicted - actual share|) and predicted_to_actual (all that is predicted over all that is).
 
     Raises:
-        DataError: a model did not answer a row.
+        DataError: a model did not answer a row, or all labels are the same.
     """
     wide = _wide(answers, truth, names)
     held = _counted(wide, names)
+    _refuse_one_label(held[0])
     edges, blocks = [cells.edges for cells in held], -(-resamples // RESAMPLES_AT_ONCE)
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -156,6 +156,15 @@ def judge(
         values = cells.metrics(cells.rows[None], budget)[0]
         judged[name] = Judged(int(cells.rows.sum()), NAMES, values, resampled[told])
     return judged
+
+
+def _refuse_one_label(cells: Cells) -> None:
+    others, frauds = cells.rows.sum(axis=1)
+    if not others or not frauds:
+        raise DataError(
+            f"what is judged must hold rows of both labels; it holds {int(frauds):,} of label 1 and {int(others):,} of "
+            "label 0; move examples.test_from"
+        )
 
 
 def cells(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> dict[str, Cells]:
@@ -245,6 +254,26 @@ def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
 def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
     columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
     return pa.record_batch(columns, ["model", "block", "values"])
+
+
+def _precisions(yes: Doubles, every: Doubles) -> Doubles:
+    """(..., cells) the precisions at a cell's positives added up, as expected where its rows stand in random order.
+
+    At the k-th of n rows, y of them positive, stands a positive with probability y / n; on the average the cell's rows
+    before it hold (k - 1) (y - 1) / (n - 1) others. The sum over k has a closed form in harmonic numbers.
+    """
+    before, found = (np.cumsum(part, axis=-1) - part for part in (every, yes))
+    density = (yes - 1) / np.maximum(every - 1, 1)
+    head = (found + 1 - density * (before + 1)) * (_harmonic(before + every) - _harmonic(before))
+    return yes / np.maximum(every, 1) * (every * density + head)
+
+
+def _harmonic(count: Doubles) -> Doubles:
+    """1 + 1/2 + ... + 1/count, of whole numbers from 0 on."""
+    large = np.maximum(count, len(_HARMONIC))
+    series = np.log(large) + np.euler_gamma + 1 / (2 * large) - 1 / (12 * large**2) + 1 / (120 * large**4)
+    small = np.minimum(count, len(_HARMONIC) - 1).astype(np.int64)
+    return np.where(count < len(_HARMONIC), _HARMONIC[small], series)
 
 
 def _by_band(values: Doubles, bands: Ints) -> Doubles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
@@ -70,10 +72,35 @@ def test_equal_scores_count_as_in_random_order(spark: SparkSession) -> None:
     answers, truth = frames(spark, label, {"flat": np.full(800, 0.25)})
     found = rows.judge(answers, truth, ["flat"], budget=BUDGET, resamples=100)["flat"].intervals()
     assert found["auc"]["value"] == pytest.approx(0.5)
-    assert found["average_precision"]["value"] == pytest.approx(0.25, abs=0.003)
+    in_random_order = 199 / 799 + (1 - 199 / 799) * float((1 / np.arange(1, 801)).sum()) / 800
+    assert found["average_precision"]["value"] == pytest.approx(in_random_order, abs=1e-9)
     assert found["recall_at_1_percent_false_alarms"]["value"] == pytest.approx(0.01)
     assert found["precision_at_budget"]["value"] == pytest.approx(0.25)
     assert found["predicted_to_actual"]["value"] == pytest.approx(1)
+
+
+def test_the_precision_of_equal_scores_is_that_of_all_their_orders() -> None:
+    """Cells of 2 rows (1 positive), 5 (2), none and 3 (3); every order of each cell's rows."""
+    cells = [(1, 2), (2, 5), (0, 0), (3, 3)]
+    orders = [sorted(set(permutations([1.0] * yes + [0.0] * (every - yes)))) for yes, every in cells]
+    found = []
+    for order in product(*orders):
+        hit = np.concatenate([np.array(of_cell) for of_cell in order])
+        found.append((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum())
+    yes, every = (np.array(part, np.float64) for part in zip(*cells, strict=True))
+    assert rows._precisions(yes, every).sum() == pytest.approx(np.mean(found), abs=1e-12)
+    many = np.array([[3.0, 500.0, 700.0], [0.0, 2e6, 3e6]])
+    one_by_one = rows._precisions(np.ones((1, 700)), np.ones((1, 700)))
+    assert one_by_one == pytest.approx(np.ones((1, 700)), abs=1e-9)  # past the harmonic numbers that are counted up
+    assert rows._precisions(many, many) == pytest.approx(many, rel=1e-9)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_labels_of_one_kind_are_refused(spark: SparkSession, label: float) -> None:
+    answers, truth = frames(spark, np.full(20, label), {"flat": np.full(20, 0.25)})
+    words = r"must hold rows of both labels; it holds (20 of label 1 and 0|0 of label 1 and 20) of label 0"
+    with pytest.raises(DataError, match=words):
+        rows.judge(answers, truth, ["flat"], budget=BUDGET, resamples=100)
 
 
 def test_curves_say_what_the_metrics_do(spark: SparkSession) -> None:
