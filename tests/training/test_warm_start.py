@@ -124,6 +124,20 @@ def test_a_checkpoint_goes_on_with_its_own_bundle_alone(bundle: Bundle, tmp_path
         train(build(), 2, publish(tmp_path / "bundles", build()))
 
 
+def of_columns(card: str, *numbers: str, length: int | None = 2) -> RowMlp:
+    columns = (Column(name, Kind.DENSE, length=length) for name in numbers)
+    made = Schema((Column(card, Kind.ID, "cards", CARDS), *columns, Column("label", Kind.LABEL)))
+    return RowMlp(RowMlp.Config.parse({}), made)
+
+
+def test_columns_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Their weights have one shape, and would be those of one another."""
+    bundle = publish(tmp_path, of_columns("card", "amount", "age", length=None))
+    warm_start(of_columns("card", "amount", "age", length=None), bundle)
+    with pytest.raises(BundleError, match=r"in their order; here they are card of cards, age, amount, in '.*' card of"):
+        warm_start(of_columns("card", "age", "amount", length=None), bundle)
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_a_rank_takes_the_rows_that_it_holds(bundle: Bundle, rank: int) -> None:
     world = World()
@@ -169,7 +183,8 @@ def test_a_catalogues_own_figures_stay() -> None:
     [
         (lambda: build(CARDS - 1), r"vocabulary 'cards' must have grown at most.*it has 11 indices here and 12 in"),
         (lambda: build(dim=4), r"'inputs\.tables\.cards\.weight' is \[12, 4\] here and \[12, 8\] in"),
-        (lambda: build(numbers=3), r"'network\.deep\.0\.weight' is \[64, 11\] here and \[64, 10\] in"),
+        (lambda: build(numbers=3), r"here they are card of cards, numbers of 3, in '.*' card of cards, numbers of 2;"),
+        (lambda: of_columns("shade", "numbers"), r"here they are shade of cards, numbers of 2, in '.*' card of cards,"),
         (lambda: build(hidden=[64, 32, 16]), r"'network\.deep\.6\.weight' is \[16, 32\] here and \[1, 32\] in"),
         (lambda: build(hidden=[64, 32, 1, 1]), r"'network\.deep\.9\.weight' is \[1, 1\] here and not there in"),
     ],

@@ -31,6 +31,7 @@ class Inputs(nn.Module):
         dim: embedding width.
 
     Attributes:
+        columns: in the order in which they make up a vector: ids, then numbers.
         width: of the vectors.
 
     Raises:
@@ -39,8 +40,9 @@ class Inputs(nn.Module):
 
     def __init__(self, schema: Schema, table: Tables, dim: int) -> None:
         super().__init__()
-        self._ids = [column for kind in (Kind.ID, Kind.IDS) for column in schema if column.kind is kind]
-        self._numbers = [column for column in schema if column.kind is Kind.DENSE]
+        self.columns = taken_in(schema)
+        self._ids = [column for column in self.columns if column.kind is not Kind.DENSE]
+        self._numbers = [column for column in self.columns if column.kind is Kind.DENSE]
         ragged = [column.name for column in self._numbers if column.ragged]
         if ragged or not (self._ids or self._numbers):
             raise SchemaError(
@@ -147,6 +149,11 @@ class WideAndDeep(nn.Module):
         for layer in self.deep:
             hidden = _dropped(hidden, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(hidden)
         return hidden + cast("Tensor", self.linear(rows))
+
+
+def taken_in(schema: Schema) -> tuple[Column, ...]:
+    """A schema's columns that `Inputs` takes, in its order."""
+    return tuple(column for kind in (Kind.ID, Kind.IDS, Kind.DENSE) for column in schema if column.kind is kind)
 
 
 def only_label(schema: Schema, model: str) -> Column:

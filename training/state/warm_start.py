@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.errors import BundleError
-from training.models.inputs import Standard
-from training.schema import Schema
+from training.models.inputs import Inputs, Standard, taken_in
+from training.schema import Column, Schema
 from training.state.bundle import Bundle
 from training.tables.sharded import ShardedEmbedding, sharded_tables
 
@@ -22,10 +22,11 @@ def warm_start(model: nn.Module, bundle: Bundle) -> None:
     reads the rows that it holds.
 
     Raises:
-        BundleError: the bundle lacks a parameter, or has it of another shape, or a vocabulary has shrunk. Then nothing
-            is changed.
+        BundleError: the bundle lacks a parameter, or has it of another shape, a vocabulary has shrunk, or the model
+            takes in other columns, or in another order. Then nothing is changed.
     """
     _check_vocabularies(getattr(model, "schema", None), bundle)
+    _check_columns(model, bundle)
     held = {name: bundle.tensor(name) for name in bundle.tensor_names()}
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     sharded = sharded_tables(model)
@@ -68,3 +69,21 @@ def _check_vocabularies(schema: Schema | None, bundle: Bundle) -> None:
                 f"indices here and {size} in '{bundle.path}'; build the examples with the vocabulary that the bundle "
                 "was trained with, or start from none"
             )
+
+
+def _check_columns(model: nn.Module, bundle: Bundle) -> None:
+    """Weights of inputs are told apart by their place alone: one shape holds other columns' weights as well."""
+    for inputs in (module for module in model.modules() if isinstance(module, Inputs)):
+        here = [_place(column) for column in inputs.columns]
+        there = [_place(column) for column in taken_in(bundle.schema)]
+        if here != [place for place in there if place in here]:
+            raise BundleError(
+                "a bundle to start from must have learnt from the model's columns, in their order; here they are "
+                f"{', '.join(here)}, in '{bundle.path}' {', '.join(there)}; name them in the settings in that order, "
+                "or start from none"
+            )
+
+
+def _place(column: Column) -> str:
+    of = f" of {column.vocabulary}" if column.vocabulary else f" of {column.length}" if column.length else ""
+    return f"{column.name}{of}"
