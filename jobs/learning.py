@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from training.data.transform import Transform
     from training.fit import FitResult, FitSettings
     from training.models.base import Model
+    from training.state.bundle import Bundle
     from training.state.files import Streamed
     from training.tables.sharded import Tables
     from training.watch.observers import Observers
@@ -126,10 +127,13 @@ def _fit(
     from training.data.snapshot import open_snapshot
     from training.fit import FitSettings
     from training.state.export import export
+    from training.state.publish import check_attachments
     from training.step.device import pick_device, sum_in_order
     from training.tables.sharded import Tables
 
     settings = FitSettings(**spec["training"])
+    if spec["bundle_dir"] is not None:  # rank 0's host need not be the one where the settings were checked
+        world.on_first("looking for what is to be attached", partial(check_attachments, spec.get("attachments") or {}))
     columns = Schema.from_json(spec["schema"])
     examples = open_snapshot(**place(spec, "examples"), columns=columns.names, world=world)
     torch.manual_seed(settings.seed)  # every rank starts from the same weights
@@ -172,7 +176,6 @@ def _fitted(
     from training.data.cache import cache_of
     from training.data.loader import Loader
     from training.fit import fit
-    from training.state.bundle import load_bundle
 
     share = {"rank": world.rank, "world_size": world.size, "cache": cache_of(**spec["cache"]), **spec["reader"]}
     share["transform"] = transform
@@ -186,13 +189,25 @@ def _fitted(
             checkpoint_dir=spec["checkpoint_dir"],
             validate=validate,
             report=report,
-            start_from=load_bundle(start["path"]) if (start := spec.get("start_from")) else None,
+            start_from=_start_from(spec, world),
             identity={
                 "examples": examples.fingerprint,
                 "schema": columns.fingerprint,
                 "model": model_identity(spec["model"]),
             },
         )
+
+
+def _start_from(spec: Mapping[str, Any], world: World) -> Bundle | None:
+    """The bundle whose weights are the first ones, checked on each rank, however long its disk takes."""
+    from training.state.bundle import load_bundle
+
+    start = spec.get("start_from")
+    if start is None:
+        return None
+    found: list[Bundle] = []
+    world.on_each("checking the bundle to start from", lambda: found.append(load_bundle(start["path"])))
+    return found[0]
 
 
 def _write(

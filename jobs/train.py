@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
         SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
-            training.tuned and nothing to take.
+            training.tuned and nothing to take; a bundle to start from that has seen the answers, or means other ids.
         CheckpointError: another training is under way in the run folder.
         UnreadableError: the bundle of this training cannot be read just now.
     """
@@ -140,7 +141,9 @@ def observation(settings: Settings, identity: str) -> dict[str, Any]:
 
 def _learn_spec(settings: Settings) -> dict[str, Any]:
     """What the ranks of a training are told: all examples before the test cut."""
-    return learn_spec(settings, splits=("train", "validation"), validate=False)
+    spec = learn_spec(settings, splits=("train", "validation"), validate=False)
+    check_start(spec, "test")
+    return spec
 
 
 def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -> dict[str, Any]:
@@ -175,6 +178,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "task": settings.task,
         "tables": {"examples": pinned | {"splits": list(splits), "partitions": {"piece": taken}}, **siblings},
         "build": facts,
+        "vocabularies": _vocabularies(settings.tables.root, facts),
         "schema": Schema.from_json(facts["schema"]).to_json(),
         "model": settings.model,
         "training": settings.training.model_dump(exclude=LAUNCHER_KEYS),
@@ -227,6 +231,49 @@ def _start_from(settings: Settings) -> dict[str, str] | None:
             "name another bundle, or that model"
         )
     return {"name": bundle.name, "path": str(bundle.path)}
+
+
+def _vocabularies(root: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Delta's own id of each vocabulary: one of another id means others by its numbers."""
+    names = sorted(name for name in facts["versions"] if name.startswith("vocabulary_"))
+    return {name.removeprefix("vocabulary_"): open_log(f"{root}/{name}").table_id for name in names}
+
+
+def check_start(spec: Mapping[str, Any], cut: str) -> None:
+    """See that the bundle to start from has not learnt from what lies behind a cut, and means ids by the same numbers.
+
+    Args:
+        spec: from `learn_spec`.
+        cut: "test" or "validation"; what lies behind it judges what is trained now.
+
+    Raises:
+        SettingsError: it has, or it does not.
+    """
+    start = spec.get("start_from")
+    if start is None:
+        return
+    made = provenance_of(start["path"]) or {}
+    then, now = made.get("build", {}), spec["build"]
+    trained_to = then.get("cuts", {}).get("test")
+    if trained_to is not None and datetime.fromisoformat(trained_to) > datetime.fromisoformat(now["cuts"][cut]):
+        raise SettingsError(
+            f"training.start_from must be a bundle that has learnt from nothing behind the {cut} cut, "
+            f"{now['cuts'][cut]}; '{start['name']}' was trained on what was known before {trained_to}: it has seen "
+            "the answers. Name an older bundle, or move examples.test_from"
+        )
+    held = {kind: table for kind, table in made.get("vocabularies", {}).items() if kind in spec["vocabularies"]}
+    for kind in sorted({*held, *then.get("numbers", {})}):
+        told, tells = (build.get("numbers", {}).get(kind) for build in (then, now))
+        if told and tells and told["ids"] == tells["ids"]:
+            is_same = told == tells
+        else:  # one of them has grown since, and appends alone as long as it is the same table
+            is_same = kind not in held or held[kind] == spec["vocabularies"][kind]
+        if not is_same:
+            raise SettingsError(
+                f"training.start_from must be a bundle that means the same {kind} by its numbers; those of "
+                f"'{start['name']}' are of a vocabulary that was made elsewhere, or anew since: its weights would go "
+                "to others. Name a bundle that was trained on these tables, or none"
+            )
 
 
 def _attachments(settings: Settings) -> dict[str, str]:
@@ -296,6 +343,7 @@ def provenance(settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
         "tables": spec["tables"],
         "build": spec["build"],
         "settings": settings.model_dump(mode="json", exclude=places),
+        "vocabularies": spec.get("vocabularies", {}),
         "identity": spec_identity(spec),
         **({"start_from": start["name"]} if (start := spec.get("start_from")) else {}),
         "versions": {name: installed(name) for name in ("millrace", "torch", "horovod", "petastorm", "deltalake")},

@@ -21,7 +21,7 @@ from jobs.command import main_of
 from jobs.console import say, show_table
 from jobs.settings import Settings
 from jobs.tasks import TASKS
-from jobs.train import learn_spec, open_for_ranks
+from jobs.train import check_start, learn_spec, open_for_ranks
 from training.configs import CONFIGS, model_identity
 from training.errors import CheckpointError, SettingsError
 from training.masking import masked
@@ -51,7 +51,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         best (model, training, value, trial, epochs), start (value of the configured settings), counts by state, path.
 
     Raises:
-        SettingsError: the metric or the search space is wrong, or the ranks could not reach the study's storage.
+        SettingsError: the metric or the search space is wrong, the ranks could not reach the study's storage, or the
+            bundle to start from has seen what trials are judged on.
         TuningError: the study is another one's, its storage cannot be opened, or its first trials all failed.
         TableError: no examples, or a version that is gone.
     """
@@ -59,6 +60,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         say("tune: tuning.trials is 0; nothing to do")
         return {"best": None, "start": None, "counts": {}, "path": None}
     spec = learn_spec(settings, splits=("train",), validate=True)
+    check_start(spec, "validation")
     spec["training"] |= {"metric": settings.tuning.metric, "metric_mode": "max", "epochs": settings.tuning.epochs}
     plan = study_plan(settings, spec)
     varied = ", ".join(parameter.name for parameter in plan.space.parameters)
@@ -146,7 +148,10 @@ def _fixed(spec: Mapping[str, Any], space: Space) -> dict[str, Any]:
         for key, value in held.items()
         if f"{section}.{key}" not in searched and key not in INDECISIVE
     }
-    return {**tables, **values, "ranks": spec["ranks"]}
+    # What came later is named only where it is used.
+    started = {"training.start_from": start["name"]} if (start := spec.get("start_from")) else {}
+    mixed = {"training.shuffle_mb": megabytes} if (megabytes := spec.get("reader", {}).get("shuffle_mb")) else {}
+    return {**tables, **values, **started, **mixed, "ranks": spec["ranks"]}
 
 
 def _of_table(table: Mapping[str, Any]) -> str:

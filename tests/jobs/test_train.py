@@ -266,8 +266,8 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
             **{"provenance": {}, "settings": spec["training"] | changes, "metrics": {"loss": 1.0}},
         ).name
 
-    def told() -> tuple[str, dict[str, Any], str]:
-        spec = {
+    def plain() -> dict[str, Any]:
+        return {
             "task": "recommend",
             "tables": {},
             "schema": [],
@@ -277,11 +277,17 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
             "build": {"cuts": {"test": ""}},
             "ranks": 2,
         }
+
+    def told() -> tuple[str, dict[str, Any], str]:
+        spec = plain()
         return train.spec_identity(spec), tune._fixed(spec, Space(())), name(spec)
 
     before = told()
     assert before[2] == "two_tower-65ee18040ca1"
     assert {"model.dim", "training.seed", "training.epochs"} <= before[1].keys()
+    used = {**plain(), "start_from": {"name": "two_tower-1"}, "reader": {"shuffle_rows": 100, "shuffle_mb": 2.0}}
+    added = {"training.start_from": "two_tower-1", "training.shuffle_mb": 2.0}
+    assert tune._fixed(used, Space(())) == before[1] | added
     monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
     for module in (train, tune, publish):
         monkeypatch.setattr(module, "FitSettings", LaterSettings)
@@ -434,7 +440,53 @@ def test_a_training_begins_with_another_bundles_weights(trained: tuple[Settings,
         train.learn_spec(with_training(started, start_from="/nowhere"), splits=("train",), validate=False)
 
 
-def test_files_are_attached_and_other_files_make_another_bundle(spark: SparkSession, tmp_path: Path) -> None:
+MARCH, APRIL, MAY = (f"2025-0{month}-01T00:00:00+00:00" for month in (3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("made", "cut", "words"),
+    [
+        (
+            {"build": {"cuts": {"test": MAY}}},
+            "test",
+            r"behind the test cut, 2025-04-01.*; 'two_.*' was .* before 2025-05",
+        ),
+        (
+            {"build": {"cuts": {"test": APRIL}}},
+            "validation",
+            "behind the validation cut, 2025-03-01.*has seen the answ",
+        ),
+        ({"build": {"numbers": {"items": {"ids": 7, "hash": "b"}}}}, "test", "same items by its numbers; those of 'tw"),
+        ({"vocabularies": {"users": "v9"}}, "test", "same users by its numbers; those of 'two_.*made elsewhere, or an"),
+        ({"build": {"cuts": {"test": APRIL}}, "vocabularies": {"users": "v1", "other": "v0"}}, "test", None),
+        ({"build": {"cuts": {"test": MARCH}}}, "validation", None),
+        ({"build": {"numbers": {"items": {"ids": 7, "hash": "a"}}}, "vocabularies": {"items": "v9"}}, "test", None),
+        ({"build": {"numbers": {"items": {"ids": 5, "hash": "c"}}}, "vocabularies": {"items": "v2"}}, "test", None),
+        ({}, "validation", None),
+    ],
+)
+def test_a_bundle_to_start_from_has_seen_no_answer_and_means_the_same_ids(
+    tmp_path: Path, made: dict[str, Any], cut: str, words: str | None
+) -> None:
+    """A cut at which it ended is none that it has seen behind; a vocabulary may have grown, in its own table."""
+    bundle = write_bundle(
+        tmp_path,
+        **{"model_name": "two_tower", "config": {}, "schema": Schema((Column("user", Kind.ID, "users", 3),))},
+        **{"tensors": {"w": torch.ones(2)}, "provenance": made, "settings": {}, "metrics": {}},
+    )
+    build = {"cuts": {"test": APRIL, "validation": MARCH}, "numbers": {"items": {"ids": 7, "hash": "a"}}}
+    vocabularies = {"users": "v1", "items": "v2"}
+    spec = {"start_from": {"name": bundle.name, "path": str(bundle.path)}, "build": build, "vocabularies": vocabularies}
+    if words is None:
+        train.check_start(spec, cut)
+        return
+    with pytest.raises(SettingsError, match=words):
+        train.check_start(spec, cut)
+
+
+def test_files_are_attached_and_other_files_make_another_bundle(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the same weights: no step is done again."""
     limits = tmp_path / "limits.json"
     settings = shop(spark, tmp_path, ranks=1, epochs=1, shuffle_mb=0.01, attachments={"limits.json": str(limits)})
@@ -447,6 +499,13 @@ def test_files_are_attached_and_other_files_make_another_bundle(spark: SparkSess
     limits.write_text("[2]")
     second = train.run(settings)
     assert load_bundle(second["bundle_path"]).attachment("limits.json").read_text() == "[2]"
+    spec = train.learn_spec(settings, splits=("train",), validate=False) | {"bundle_dir": str(tmp_path / "bundles")}
+    limits.unlink()  # as it may not be there on the host of rank 0
+    monkeypatch.setattr(learning, "_fitted", lambda *_: pytest.fail("it trained first"))
+    with pytest.raises(
+        BundleError, match=r"attachment 'limits.json' must be a file that can be read; .*: No such file"
+    ):
+        recommend.learn(spec, World())
     assert (second["bundle"] != first["bundle"], second["final_loss"]) == (True, first["final_loss"])
 
 

@@ -106,15 +106,33 @@ def _attach(folder: Path, files: Mapping[str, Path | str]) -> dict[str, Written]
         try:
             shutil.copyfile(source, folder / name)
         except OSError as error:
-            raise BundleError(
-                f"attachment '{name}' must be a file that can be read; '{source}' is not: {error.strerror or error}; "
-                "name another, or leave it out"
-            ) from error
+            raise _unreadable(name, source, error) from error
         sync_to_disk(folder / name)
         attached[name] = Written((folder / name).stat().st_size, sha256(folder / name))
     if attached:
         sync_to_disk(folder)
     return attached
+
+
+def check_attachments(files: Mapping[str, Path | str]) -> None:
+    """See that files can be attached, before anything is done that would be lost.
+
+    Raises:
+        BundleError: an attachment's name is none of a file, or it cannot be read.
+    """
+    for name, source in sorted(files.items()):
+        check_attached_name(name, "be attached")
+        try:
+            Path(source).open("rb").close()
+        except OSError as error:
+            raise _unreadable(name, source, error) from error
+
+
+def _unreadable(name: str, source: Path | str, error: OSError) -> BundleError:
+    return BundleError(
+        f"attachment '{name}' must be a file that can be read; '{source}' is not: {error.strerror or error}; "
+        "name another, or leave it out"
+    )
 
 
 def _whole(folder: Path) -> Bundle | None:
