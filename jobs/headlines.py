@@ -18,6 +18,14 @@ def main_k(ks: Sequence[int]) -> int:
     return max((k for k in ks if k <= PREFERRED_K), default=min(ks))
 
 
+def gained(now: float, was: float) -> float:
+    """What a metric has gained, as a share of what it was; above 0 where it is more, whatever the sign of what it was.
+
+    0 where it was 0, of which there is no share.
+    """
+    return (now - was) / abs(was) if was else 0.0
+
+
 @dataclass(frozen=True)
 class Lead:
     """Ours less a baseline's, user by user, with its 95 % interval.

@@ -89,6 +89,7 @@ def settings_of(bundle: Bundle, settings: Settings) -> Settings:
     today = {
         name: getattr(settings.training, name) for name in ("launcher", "timeout_s", "stall_s", "restarts", "device")
     }
+    today["attachments"] = {}  # they decide no weight, and what was attached need not lie there any more
     return then.model_copy(update={"training": then.training.model_copy(update=today), "spark": settings.spark})
 
 
@@ -167,7 +168,6 @@ def _spec(bundle: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
         "schema": bundle.schema.to_json(),
         "checkpoint_dir": str(folder / "checkpoints"),
         "bundle_dir": str(folder),
-        "attachments": {},
         "provenance": recorded,
     }
 

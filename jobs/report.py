@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, SCORE, STAGES, TUNING, read_json
 from jobs.command import main_of
 from jobs.console import say
-from jobs.headlines import JUDGED, hardest, main_k
+from jobs.headlines import JUDGED, gained, hardest, main_k
 from jobs.page.frame import Html, facts, join, page, paragraph, tag, tiles
 from jobs.page.lists import examples_section, popularity_section
 from jobs.page.results import (
@@ -114,7 +114,7 @@ def _tiles(held: Mapping[str, Any]) -> Html:
         found += _headlines(evaluation)
     tuning = held[TUNING]
     if tuning and tuning["best"] and tuning["start"] and tuning["start"]["value"]:
-        gain = tuning["best"]["value"] / tuning["start"]["value"] - 1
+        gain = gained(tuning["best"]["value"], tuning["start"]["value"])
         found.append((f"{gain:+.1%}", "gained by tuning", f"{tuning['metric']} on the validation split"))
     stages = held[STAGES]
     if stages:

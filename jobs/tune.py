@@ -19,6 +19,7 @@ from cluster.launch import launch
 from jobs.artefacts import BEST, TUNING, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table
+from jobs.headlines import gained
 from jobs.settings import Settings
 from jobs.tasks import TASKS
 from jobs.train import check_start, learn_spec, open_for_ranks
@@ -230,7 +231,7 @@ def _show(summary: Mapping[str, Any]) -> None:
     show_table(f"Trials, by {summary['metric']}", ("trial", "state", "value", "epochs", "seconds", "values"), rows)
     best, start = summary["best"], summary["start"]
     if best is not None and start is not None:
-        gain = best["value"] / start["value"] - 1 if start["value"] else 0.0
+        gain = gained(best["value"], start["value"])
         was, now = f"{start['value']:.4f}", f"{best['value']:.4f}"
         say(f"tune: as configured {was}; best, trial {best['number']}, {now} ({gain:+.1%})")
 

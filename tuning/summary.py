@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -52,7 +54,7 @@ def best_overrides(summary: dict[str, Any]) -> dict[str, Any] | None:
     if best is None:
         return None
     sections = {"model": {}, "training": {}, **by_section(best["params"])}
-    epochs = 1 + max(range(len(best["epochs"])), key=best["epochs"].__getitem__)
+    epochs = 1 + best["epochs"].index(max(_finite(best["epochs"])))
     return {**sections, "value": best["value"], "trial": best["number"], "metric": summary["metric"], "epochs": epochs}
 
 
@@ -61,13 +63,18 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "value": trial.value if trial.state == TrialState.COMPLETE else max(values, default=None),
+        "value": trial.value if trial.state == TrialState.COMPLETE else max(_finite(values), default=None),
         "params": trial.params,
         "epochs": values,
         "seconds": round(trial.user_attrs.get(SECONDS, 0.0), 3),
         "error": trial.user_attrs.get(ERROR),
         "is_start": bool(trial.user_attrs.get(IS_START)),
     }
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    """Without those of epochs whose metric nothing decided, which are neither more nor less than any other."""
+    return [value for value in values if math.isfinite(value)]
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:

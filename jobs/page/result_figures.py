@@ -195,7 +195,7 @@ def panel(held: Mapping[str, Any]) -> go.Figure:
             fillcolor="rgba(86, 180, 233, 0.25)",
             name=f"{float(low):.0%} to {float(high):.0%}",
         )
-    middle = held["quantiles"][levels[len(levels) // 2]]
+    middle = held["quantiles"][min(levels, key=lambda level: abs(float(level) - 0.5))]
     named = (("known", held["history"], INK), ("forecast", middle, BLUE), ("came", held["truth"], SKY))
     for name, points, colour in named:
         figure.add_scatter(

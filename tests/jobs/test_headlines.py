@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.headlines import hardest, main_k
+from jobs.headlines import gained, hardest, main_k
 
 
 @pytest.mark.parametrize(("ks", "shown"), [((5, 10, 20, 50), 20), ((5, 10, 50), 10), ((1, 5, 100), 5), ((50, 100), 50)])
@@ -36,3 +36,8 @@ def test_the_hardest_comparison_is_named_with_its_interval(leads: dict[str, Any]
 def test_without_comparisons_there_is_nothing_to_say() -> None:
     assert hardest({}, "ndcg_at_20") is None
     assert hardest(protocol(als=(0.0, 0.0, 0.0)), "recall_at_20") is None
+
+
+@pytest.mark.parametrize(("now", "was", "share"), [(0.3, 0.2, 0.5), (0.2, -0.4, 1.5), (-0.6, -0.4, -0.5), (0.1, 0, 0)])
+def test_a_gain_is_one_from_below_0_too(now: float, was: float, share: float) -> None:
+    assert gained(now, was) == pytest.approx(share)

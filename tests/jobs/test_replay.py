@@ -185,6 +185,14 @@ def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
         replay.settings_of(strange, trained)
 
 
+def test_what_was_attached_need_not_be_there_any_more(trained: Settings) -> None:
+    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    held = {**bundle.provenance["settings"]}
+    held["training"] = {**held["training"], "attachments": {"limits.json": "/gone/limits.json"}}
+    then = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
+    assert replay._spec(then, replay.settings_of(then, trained), Path("out"))["attachments"] == {}
+
+
 def test_a_replay_goes_on_from_nothing(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """One differed and left its checkpoint; the cause was removed."""
     with monkeypatch.context() as patched:

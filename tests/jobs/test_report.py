@@ -13,6 +13,7 @@ import pytest
 from jobs import report
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, STAGES, TUNING, write_json
 from jobs.page.frame import html, table
+from jobs.page.result_figures import panel
 from jobs.page.results import feedback_section
 from jobs.settings import Settings
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
@@ -43,6 +44,13 @@ class Outline(HTMLParser):
 def made(run_dir: Path) -> tuple[str, dict[str, Any]]:
     summary = report.run(Settings(run_dir=str(run_dir)))
     return Path(summary["path"]).read_text(encoding="utf-8"), summary
+
+
+def test_the_middle_of_a_forecast_is_its_median() -> None:
+    """Whatever the levels beside it."""
+    of = {level: [["2025-01-06", float(level)]] for level in ("0.5", "0.75", "0.9")}
+    drawn = panel({"quantiles": of, "history": [], "truth": []}).to_dict()["data"]
+    assert [line["y"] for line in drawn if line.get("name") == "forecast"] == [[0.5]]
 
 
 def without_plotly(text: str) -> str:

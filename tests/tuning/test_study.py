@@ -47,6 +47,13 @@ def study_of(plan: StudyPlan) -> optuna.Study:
     return optuna.load_study(study_name=plan.name, storage=open_storage(plan.storage))
 
 
+def test_an_epoch_whose_metric_nothing_decided_is_not_the_best() -> None:
+    found = {"params": {}, "epochs": [float("nan"), 0.2, 0.5, 0.4], "value": 0.5, "number": 3}
+    best = best_overrides({"best": found, "metric": "skill"})
+    assert best is not None
+    assert best["epochs"] == 3
+
+
 def test_the_study_finds_what_was_planted(tmp_path: Path) -> None:
     plan = toy.plan(tmp_path, storage=f"journal:{tmp_path}/deep/study.log", trials=14)
     ends: list[TrialEnd] = []
