@@ -28,6 +28,7 @@ from spark_udfs.arrow import fixed_lists
 from spark_udfs.features import Cuts
 from spark_udfs.panel_level import PRIOR, Levels, levels, newest_of, spread_out
 from spark_udfs.periods import Form
+from training.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -49,11 +50,19 @@ def whole_before(lines: DataFrame, form: Form) -> int:
     the start of a period, as sums do.
 
     Args:
-        lines: `time`; not empty.
+        lines: `time`.
         form: of the panel.
+
+    Raises:
+        DataError: there are no lines.
     """
     number = form.holds(F.col("time"))
     last, stamped = lines.agg(F.max(number), F.min(form.start(number) == F.col("time"))).collect()[0]
+    if last is None:
+        raise DataError(
+            "a forecast needs sales of an earlier time, and there are none before the moment that is asked of; set a "
+            "later scoring.moment, or leave it out"
+        )
     return int(last) + bool(stamped)
 
 

@@ -21,6 +21,7 @@ from spark_udfs import features, rows, windows
 from spark_udfs.baselines import trees
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
+from training.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -38,10 +39,33 @@ def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     cases = read["cases"].where("time IS NOT NULL")
     if "case_id" not in cases.columns:
         told = sorted({*cases.columns} - {"label"})
+        times = [name for name, kind in cases.dtypes if kind == "timestamp"]
         cases = cases.groupBy(*told).agg(F.max("label").alias("label"))
-        cases = cases.withColumn("case_id", F.sha2(F.to_json(F.struct(*told)), 256))
+        named = F.concat(F.to_json(F.struct(*told)), *(_below_a_millisecond(name) for name in times))
+        cases = cases.withColumn("case_id", F.sha2(named, 256))
     arrival = F.coalesce("arrival_time", "time") if "arrival_time" in cases.columns else F.col("time")
     return cases.where("case_id IS NOT NULL").withColumn("arrival_time", arrival)
+
+
+def _below_a_millisecond(time: str) -> Column:
+    """What JSON leaves out of a time; nothing where it leaves out nothing."""
+    rest = F.pmod(F.unix_micros(time), F.lit(1_000))
+    return F.when(rest > 0, F.concat(F.lit(f" {time} {{"), rest.cast("string"), F.lit("}"))).otherwise("")
+
+
+def _refuse_repeated(cases: DataFrame) -> None:
+    """A case that stands twice would be told what was known of it at its later moment.
+
+    Raises:
+        DataError: a case_id stands more than once.
+    """
+    repeated = cases.groupBy("case_id").count().where("count > 1")
+    found, example = repeated.agg(F.count(F.lit(1)), F.min("case_id")).collect()[0]
+    if found:
+        raise DataError(
+            f"a case_id must stand once in table 'cases'; {found:,} stand more often, such as '{example}'; keep one "
+            "row of each case, with what is known of its label by now, and run `millrace ingest` again"
+        )
 
 
 def _cases(ground: Ground) -> DataFrame:
@@ -52,6 +76,8 @@ def _cases(ground: Ground) -> DataFrame:
 
 def _with_features(ground: Ground) -> DataFrame:
     options, read = options_of(ground.settings), ground.read
+    if "case_id" in options.has:
+        _refuse_repeated(read["lines"])
     delayed = _delayed(ground)
     label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
     given = read["lines"].select(
@@ -247,9 +273,9 @@ def score(ground: Ground, moment: datetime) -> Scored:
     open_cases = _cases(ground).where(features.known_before(moment) & ~_labelled_before(moment))
     answered = ground.keep("answers", lambda: predict(open_cases, str(ground.bundle), key="case_id"))
     share = options_of(ground.settings).alarm_share
-    limit = answered.agg(F.percentile_approx("p", 1 - share, 100_000)).collect()[0][0]
+    limit = answered.agg(F.percentile_approx(-F.col("p"), share, 100_000)).collect()[0][0]
     named = open_cases.select("case_id", "time", _reasons(ground).alias("reasons"))
-    alarm = F.col("p") >= F.lit(limit).cast("double")
+    alarm = -F.col("p") <= F.lit(limit).cast("double")
     return Scored(named.join(answered, on="case_id", how="inner").withColumn("alarm", alarm), _counts)
 
 

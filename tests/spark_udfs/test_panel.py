@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_udfs import panel
 from spark_udfs.features import Cuts
 from spark_udfs.periods import Form
+from training.errors import DataError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = datetime(2025, 1, 6, tzinfo=UTC)  # a Monday
@@ -198,3 +199,5 @@ def test_the_last_period_counts_where_lines_are_sums_of_periods(spark: SparkSess
     assert panel.whole_before(moments, WEEK) == WEEK.number(last)
     assert panel.whole_before(mondays, WEEK) == WEEK.number(START) + 2
     assert WEEK.number(EPOCH) == 0 == DAY.number(EPOCH)
+    with pytest.raises(DataError, match=r"a forecast needs sales of an earlier time, .*; set a later scoring.moment"):
+        panel.whole_before(moments.where("false"), WEEK)
