@@ -19,6 +19,7 @@ from jobs.sessions import open_session
 from jobs.settings import DEFAULT_TASK, Settings, load_settings
 from jobs.stages import timed
 from jobs.tasks import TASKS
+from jobs.trained import latest_bundle
 from jobs.yaml_settings import cut
 from training.errors import SettingsError
 
@@ -99,5 +100,5 @@ def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, pa
         [(name, round(seconds, 1)) for name, seconds in stages.seconds.items()],
     )
     say(f"tables  {settings.tables.root}")
-    say(f"bundle  {train.latest_bundle(settings.run_dir)}")
+    say(f"bundle  {latest_bundle(settings.run_dir)}")
     say(f"report  {page['path']}   (open it in a browser; it needs no server)")

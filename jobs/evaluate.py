@@ -28,7 +28,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Answer, Ground, Headline, Task
 from jobs.tasks import TASKS
-from jobs.train import latest_bundle
+from jobs.trained import latest_bundle
 from training.errors import BundleError, TableError
 from training.state.json_files import read_json as read_checked
 

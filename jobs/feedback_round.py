@@ -32,6 +32,7 @@ from jobs.console import say, show_table, step
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.trained import latest_bundle
 from jobs.tuned import with_best
 from spark_udfs import features
 from spark_udfs.item_files import save_items
@@ -64,7 +65,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
             f"examples.test_from {settings.examples.test_from}; use jobs/pipelines/shop.yaml"
         )
     spark = open_session(settings, spark, beside=TO_SCORE)
-    cut, bundle = settings.examples.test_from, train.latest_bundle(settings.run_dir)
+    cut, bundle = settings.examples.test_from, latest_bundle(settings.run_dir)
     source = Tables(spark, settings.tables.root)
     inputs: dict[str, Any] = {"bundle": bundle.name, "shop": settings.shop.model_dump(mode="json"), "cut": str(cut)}
     built = builds.published(source)
@@ -83,7 +84,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     bundles = {"trained before": bundle}
     later = _with(settings, examples={"test_from": cut + timedelta(days=DAYS_BETWEEN)})
     # A loop that was killed after this point has the bundle, and tables that hold the feedback by now.
-    nothing_shown = train.latest_bundle if tables.exists("feedback") else partial(_trained, later, spark)
+    nothing_shown = latest_bundle if tables.exists("feedback") else partial(_trained, later, spark)
     bundles["trained a week later, had nothing been shown"] = nothing_shown(f"{settings.run_dir}/nothing_shown")
     answered = ingest_feedback.run(first, spark, shop.respond(shown, settings.shop))
     bundles["trained a week later, with what the lists sold"] = _trained(
@@ -118,7 +119,7 @@ def _apart(settings: Settings, source: Tables, built: builds.Manifest, inputs: M
         versions = {name: apart.version(name) for name in built["versions"]}
         builds.publish(apart, built | {"versions": versions}, job=JOB, since=-1)
     run_dir = Path(settings.run_dir) / "loop" / digest
-    bundle = train.latest_bundle(settings.run_dir)
+    bundle = latest_bundle(settings.run_dir)
     shutil.copytree(bundle, run_dir / "bundles" / bundle.name, dirs_exist_ok=True)
     shutil.copyfile(Path(settings.run_dir) / LATEST, run_dir / LATEST)
     return _with(settings, tables={"root": root, "catalogue": None}).model_copy(update={"run_dir": str(run_dir)})
@@ -135,7 +136,7 @@ def _trained(settings: Settings, spark: SparkSession, run_dir: str) -> Path:
     own = settings.model_copy(update={"run_dir": run_dir})
     build_examples.run(own, spark)
     train.run(own, spark)
-    return train.latest_bundle(own.run_dir)
+    return latest_bundle(own.run_dir)
 
 
 def _shown_at(tables: Tables, cut: datetime) -> DataFrame:

@@ -45,7 +45,7 @@ def fit_task(
     """Fit a model on this rank; rank 0 writes the bundle.
 
     Args:
-        spec: from `jobs.train.learn_spec`.
+        spec: from `jobs.learn_spec.learn_spec`.
         world: the ranks.
         make_model: (spec, the examples' columns, tables) -> the model, equal on every rank.
         make_validation: (spec, the examples' columns, world) -> what judges the model after an epoch, or None.
@@ -83,7 +83,7 @@ def validation_of_rows(
     """Judge a model by what it predicts of the side table `queries`, each rank its share; None where none is asked.
 
     Args:
-        spec: from `jobs.train.learn_spec`.
+        spec: from `jobs.learn_spec.learn_spec`.
         columns: of the queries.
         world: the ranks.
         width: of the sums.

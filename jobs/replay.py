@@ -20,9 +20,11 @@ from pydantic import ValidationError
 from jobs.artefacts import REPLAY, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table, warn
+from jobs.learn_spec import learn_spec, provenance
 from jobs.learning import place_of
+from jobs.ranks import start
 from jobs.settings import Settings
-from jobs.train import latest_bundle, learn_spec, provenance, start
+from jobs.trained import latest_bundle
 from training.data.snapshot import open_snapshot
 from training.errors import BundleError, SnapshotError, TableError, TrainingError
 from training.state.bundle import Bundle, load_bundle

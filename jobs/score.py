@@ -31,7 +31,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import BY_ID, BY_LINE, Ground, Task
 from jobs.tasks import TASKS
-from jobs.train import latest_bundle
+from jobs.trained import latest_bundle
 from spark_udfs import features
 from training.errors import SettingsError, TableError
 

@@ -20,9 +20,10 @@ from jobs.artefacts import BEST, TUNING, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table
 from jobs.headlines import gained
+from jobs.learn_spec import check_start, learn_spec
+from jobs.ranks import open_for_ranks
 from jobs.settings import Settings
 from jobs.tasks import TASKS
-from jobs.train import check_start, learn_spec, open_for_ranks
 from training.configs import CONFIGS, model_identity
 from training.errors import CheckpointError, SettingsError
 from training.masking import masked

@@ -80,7 +80,7 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
 
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a model of quantiles on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    """Fit a model of quantiles on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
     from jobs.learning import fit_task
 
     return fit_task(spec, world, make_model=_model, make_validation=validation, shown=SHOWN)

@@ -107,7 +107,7 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
 
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
     from jobs.learning import fit_task, model_of_rows
 
     return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)

@@ -78,7 +78,7 @@ def query_schema(columns: Schema) -> Schema:
 
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.train.learn_spec` makes the spec."""
+    """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
     from jobs.learning import fit_task
 
     return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN, make_transform=_with_age)

@@ -9,9 +9,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import build_examples, builds, verify_epoch
+from jobs.learn_spec import learn_spec
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.train import learn_spec
 from spark_udfs import vocabularies
 from tests.jobs.small_shop import small_shop
 from tests.spark_udfs.bundles import two_tower_bundle

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, builds, evaluate, score, train
+from jobs.learn_spec import learn_spec
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS, demand
@@ -180,7 +181,7 @@ def test_wrong_options_are_refused(flag: str, message: str) -> None:
 
 
 def test_validation_gives_0_to_nothing_forecast_and_1_to_the_truth(settings: Settings) -> None:
-    spec = train.learn_spec(settings, splits=("train",), validate=True)
+    spec = learn_spec(settings, splits=("train",), validate=True)
     validate = demand.validation(spec, Schema.from_json(spec["schema"]), World())
     assert validate is not None
     assert validate(Says(0.0))["skill"] == pytest.approx(0)

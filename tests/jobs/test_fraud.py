@@ -14,6 +14,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
+from jobs.learn_spec import learn_spec
 from jobs.settings import Settings
 from jobs.table_reads import maker
 from jobs.tables import Tables
@@ -235,7 +236,7 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], prob
 
 def test_validation_counts_what_a_model_ranks_right(settings: Settings) -> None:
     """On one rank: of the cases held out at the validation cut, by a model that knows which addresses are bad."""
-    spec = train.learn_spec(settings, splits=("train",), validate=True)
+    spec = learn_spec(settings, splits=("train",), validate=True)
     columns = Schema.from_json(spec["schema"])
 
     class Knowing(torch.nn.Linear):

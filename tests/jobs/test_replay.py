@@ -20,6 +20,7 @@ from jobs import builds, replay, train
 from jobs.artefacts import REPLAY, read_json
 from jobs.settings import Settings, load_settings
 from jobs.tasks import TASKS
+from jobs.trained import latest_bundle
 from spark_udfs import pieces
 from training.data.snapshot import open_snapshot
 from training.errors import BundleError, CheckpointError, SnapshotError, TableError, TrainingError, UnreadableError
@@ -96,7 +97,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def test_a_training_removes_what_killed_ones_left_beside_the_bundles(trained: Settings) -> None:
-    bundle = train.latest_bundle(trained.run_dir)
+    bundle = latest_bundle(trained.run_dir)
     left = bundle.with_name(".partial-0123456789ab-replaced")
     bundle.rename(left)
     assert train.run(trained)["bundle"] == bundle.name
@@ -120,7 +121,7 @@ def examples_of(settings: Settings) -> DeltaTable:
 
 
 def test_a_replay_of_the_pinned_version_gives_the_same_bits(trained: Settings) -> None:
-    before = train.latest_bundle(trained.run_dir)
+    before = latest_bundle(trained.run_dir)
     other_seed = load_settings(None, [f"run_dir={trained.run_dir}", "training.seed=8", "tables.root=elsewhere"])
     result = replay.run(other_seed)  # the bundle's settings count, not today's
     assert result["bundle"] == before.name
@@ -128,12 +129,12 @@ def test_a_replay_of_the_pinned_version_gives_the_same_bits(trained: Settings) -
     assert result["weights"]["then"] == result["weights"]["now"]
     assert result["versions"] == {}
     assert read_json(trained.run_dir, REPLAY) == result
-    assert train.latest_bundle(trained.run_dir) == before
+    assert latest_bundle(trained.run_dir) == before
     assert not (Path(trained.run_dir) / "replay").exists()
 
 
 def test_a_replay_has_the_threads_of_the_bundle(trained: Settings) -> None:
-    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    bundle = load_bundle(latest_bundle(trained.run_dir))
     recorded = dataclasses.replace(bundle, provenance={**bundle.provenance, "threads": 3})
     assert replay.threads_of(recorded) == {"OMP_NUM_THREADS": "3"}
     assert replay.threads_of(bundle) == {}  # of an older version
@@ -150,7 +151,7 @@ def test_another_result_is_an_error_with_both(trained: Settings, monkeypatch: py
 
 
 def test_a_changed_package_is_the_first_suspect(trained: Settings) -> None:
-    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    bundle = load_bundle(latest_bundle(trained.run_dir))
     held = dict(bundle.provenance["versions"])
     other = dataclasses.replace(bundle, metrics={"loss": 1e9})
     with pytest.raises(TrainingError, match=r"Look first at torch was .*, is 9\.9"):
@@ -169,7 +170,7 @@ def test_a_vacuumed_version_is_named(trained: Settings) -> None:
 
 
 def test_another_table_at_the_same_place_is_noticed(trained: Settings) -> None:
-    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    bundle = load_bundle(latest_bundle(trained.run_dir))
     provenance = {**bundle.provenance, "examples_fingerprint": "0123456789abcdef"}
     with pytest.raises(
         TableError, match=r"fingerprint 0123456789abcdef; version 0 of .*: another table lies there now"
@@ -178,7 +179,7 @@ def test_another_table_at_the_same_place_is_noticed(trained: Settings) -> None:
 
 
 def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
-    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    bundle = load_bundle(latest_bundle(trained.run_dir))
     held = {**bundle.provenance["settings"], "shape": "round"}
     strange = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
     with pytest.raises(BundleError, match=r"(?s)carries settings that this version .*round.* wrote it: "):
@@ -186,7 +187,7 @@ def test_settings_of_another_version_of_millrace(trained: Settings) -> None:
 
 
 def test_what_was_attached_need_not_be_there_any_more(trained: Settings) -> None:
-    bundle = load_bundle(train.latest_bundle(trained.run_dir))
+    bundle = load_bundle(latest_bundle(trained.run_dir))
     held = {**bundle.provenance["settings"]}
     held["training"] = {**held["training"], "attachments": {"limits.json": "/gone/limits.json"}}
     then = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})

@@ -16,6 +16,7 @@ from jobs.artefacts import LATEST, read_json
 from jobs.command import guarded
 from jobs.settings import load_settings
 from jobs.tasks import TASKS
+from jobs.trained import latest_bundle
 from tests.jobs.test_replay import write_tables
 from training.errors import CheckpointError
 from training.state import lock
@@ -62,7 +63,7 @@ def test_two_trainings(tmp_path: Path) -> None:
     both(tmp_path)
     for number in range(ROUNDS):
         run_dir = tmp_path / f"run {number}"
-        assert load_bundle(train.latest_bundle(str(run_dir))).name == read_json(run_dir, LATEST)["bundle"]
+        assert load_bundle(latest_bundle(str(run_dir))).name == read_json(run_dir, LATEST)["bundle"]
         assert len(list((run_dir / "bundles").iterdir())) == 1
 
 

@@ -22,15 +22,17 @@ from pyspark.sql import SparkSession
 from cluster.errors import LaunchError
 from jobs import learning, train, tune
 from jobs.checks import pipeline as doctor_checks
+from jobs.learn_spec import LAUNCHER_KEYS, check_start, learn_spec, provenance, spec_identity
+from jobs.ranks import start
 from jobs.settings import Settings
 from jobs.tasks import recommend
+from jobs.trained import latest_bundle
 from training import configs
 from training.configs import TwoTowerConfig
 from training.errors import BundleError, SettingsError, TableError
 from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
 from training.schema import Column, Kind, Schema
-from training.state import publish
 from training.state.bundle import load_bundle
 from training.state.publish import write_bundle
 from training.watch.record import read_record
@@ -64,7 +66,7 @@ def test_ranks_in_sparks_tasks_get_a_session(
     """Nobody has opened one where the job is a command of its own; and it need not be the active one."""
     done: list[str | None] = []
     monkeypatch.setattr("jobs.sessions.open_session", lambda *_: done.append("opened") or "the session")
-    monkeypatch.setattr(train, "launch", lambda *_, **given: done.append(given["spark"]) or {})
+    monkeypatch.setattr("jobs.ranks.launch", lambda *_, **given: done.append(given["spark"]) or {})
     monkeypatch.setattr(tune, "launch", lambda *_, **given: done.append(given["spark"]) or {})
     spec = {"training": {}, "model": Settings().model}
     monkeypatch.setattr("jobs.tune.learn_spec", lambda *_, **__: spec)
@@ -77,7 +79,7 @@ def test_ranks_in_sparks_tasks_get_a_session(
     monkeypatch.setattr("jobs.tune.summarise", lambda _: {})
     monkeypatch.setattr("jobs.tune._finish", lambda *_: {})
     settings = Settings(training={"launcher": launcher, "ranks": ranks})
-    for job in (lambda: train.start(settings, {}, None), lambda: tune.run(settings)):
+    for job in (lambda: start(settings, {}, None), lambda: tune.run(settings)):
         job()
         assert done == (["opened", "the session"] if opens else [None])
         done.clear()
@@ -88,7 +90,7 @@ def test_horovod_spark_is_refused_on_spark_connect(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("cluster.spark_ranks.is_remote", lambda: True)
     settings = Settings(training={"launcher": "spark", "ranks": 2})
     with pytest.raises(LaunchError, match=r"spark needs a classic session, .* set training.launcher=barrier"):
-        train.start(settings, {}, None)
+        start(settings, {}, None)
     (found,) = doctor_checks.slots(settings, SimpleNamespace())  # type: ignore[arg-type]
     assert (found.level, found.remedy) == ("fail", "training.launcher=barrier")
 
@@ -97,7 +99,7 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[
     settings, summary = trained
     timeline = json.loads(Path(settings.run_dir, "timeline.json").read_text())
     assert any(str(event.get("name", "")).endswith("ALLGATHER") for event in timeline)
-    bundle = load_bundle(train.latest_bundle(settings.run_dir))
+    bundle = load_bundle(latest_bundle(settings.run_dir))
     assert bundle.name == summary["bundle"]
     pinned = bundle.provenance["tables"]["examples"]
     assert pinned["uri"] == f"{settings.tables.root}/examples"
@@ -226,7 +228,7 @@ def test_the_identity_is_what_decides_the_result() -> None:
     }
 
     def identity(**changes: Any) -> str:
-        return train.spec_identity({**spec, **changes})
+        return spec_identity({**spec, **changes})
 
     def fit_with(**changes: Any) -> dict[str, Any]:
         return {"training": FitSettings(**changes).model_dump()}
@@ -272,7 +274,7 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
             "tables": {},
             "schema": [],
             "model": {"name": "two_tower", **configs.CONFIGS["two_tower"]().model_dump()},
-            "training": train.FitSettings().model_dump(),
+            "training": tune.FitSettings().model_dump(),
             "reader": {"shuffle_rows": 100},
             "build": {"cuts": {"test": ""}},
             "ranks": 2,
@@ -280,7 +282,7 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
 
     def told() -> tuple[str, dict[str, Any], str]:
         spec = plain()
-        return train.spec_identity(spec), tune._fixed(spec, Space(())), name(spec)
+        return spec_identity(spec), tune._fixed(spec, Space(())), name(spec)
 
     before = told()
     assert before[2] == "two_tower-65ee18040ca1"
@@ -289,8 +291,8 @@ def test_a_later_field_changes_no_identity_no_study_and_no_name(
     added = {"training.start_from": "two_tower-1", "training.shuffle_mb": 2.0}
     assert tune._fixed(used, Space(())) == before[1] | added
     monkeypatch.setitem(configs.CONFIGS, "two_tower", LaterConfig)
-    for module in (train, tune, publish):
-        monkeypatch.setattr(module, "FitSettings", LaterSettings)
+    for module in ("jobs.learn_spec", "jobs.tune", "training.state.publish"):
+        monkeypatch.setattr(f"{module}.FitSettings", LaterSettings)
     assert told() == before
     spec = {"model": {"name": "two_tower"}, "training": LaterSettings().model_dump()}
     assert len({name(spec), name(spec, momentum=0.5), name(spec, matmul_precision="high")}) == 3
@@ -363,7 +365,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_before_any_rank_starts(
     trained: tuple[Settings, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, _ = trained
-    monkeypatch.setattr(train, "launch", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr("jobs.ranks.launch", lambda *_, **__: pytest.fail("started"))
     odd = settings.model_copy(update={"training": settings.training.model_copy(update={"batch_size": 63})})
     for job in (train, tune):
         with pytest.raises(SettingsError, match=r"batch_size must be a multiple of ranks x accumulate = 2 x 1; got 63"):
@@ -380,7 +382,7 @@ def test_the_places_of_spark_study_and_mlflow_are_not_in_the_bundle() -> None:
     )
     decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "training")}
     decisive |= {"build": {"cuts": {"test": ""}}, "model": settings.model, "reader": {"shuffle_rows": 1}}
-    carried = train.provenance(settings, decisive)
+    carried = provenance(settings, decisive)
     assert "hidden" not in json.dumps(carried)
     again = Settings.model_validate(carried["settings"])
     assert (again.tuning.trials, again.tuning.storage) == (3, "")
@@ -394,7 +396,7 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
         "mlflow": {"uri": "", "experiment": "recommend-two_tower", "name": "1f"},
     }
     assert train.observation(Settings(), "1f") == {"tensorboard": None, "mlflow": None}
-    named = {name for name in Settings().training.model_dump() if name not in train.LAUNCHER_KEYS}
+    named = {name for name in Settings().training.model_dump() if name not in LAUNCHER_KEYS}
     assert named == set(FitSettings.model_fields)
     made: list[Any] = []
     monkeypatch.setattr("training.watch.observers.TensorBoard", lambda folder: made.append(folder))
@@ -420,24 +422,24 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
 
 def test_a_run_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"there is no bundle in .*run.*millrace train"):
-        train.latest_bundle(str(tmp_path / "run"))
+        latest_bundle(str(tmp_path / "run"))
 
 
 def test_a_training_begins_with_another_bundles_weights(trained: tuple[Settings, dict[str, Any]]) -> None:
     """It is another training than one that begins with none, and its bundle says with whose it began."""
     settings, summary = trained
     started = with_training(settings, ranks=1, epochs=1, timeline=False, start_from=summary["bundle_path"])
-    spec = train.learn_spec(started, splits=("train",), validate=False)
+    spec = learn_spec(started, splits=("train",), validate=False)
     assert spec["start_from"] == {"name": summary["bundle"], "path": summary["bundle_path"]}
-    other = train.learn_spec(with_training(started, start_from=None), splits=("train",), validate=False)
-    assert train.spec_identity(spec) != train.spec_identity(other)
-    assert train.provenance(started, spec)["start_from"] == summary["bundle"]
+    other = learn_spec(with_training(started, start_from=None), splits=("train",), validate=False)
+    assert spec_identity(spec) != spec_identity(other)
+    assert provenance(started, spec)["start_from"] == summary["bundle"]
     warm = recommend.learn(spec, World())
     assert warm["final_loss"] < summary["history"][0]["loss"], "of a first epoch from drawn weights"
     with pytest.raises(SettingsError, match=r"must be a bundle of model.name 'row_mlp'; '.*' is of 'two_tower'"):
-        train.learn_spec(started.model_copy(update={"model": {"name": "row_mlp"}}), splits=("train",), validate=False)
+        learn_spec(started.model_copy(update={"model": {"name": "row_mlp"}}), splits=("train",), validate=False)
     with pytest.raises(BundleError, match=r"a bundle is a folder with bundle.json; '/nowhere' has none"):
-        train.learn_spec(with_training(started, start_from="/nowhere"), splits=("train",), validate=False)
+        learn_spec(with_training(started, start_from="/nowhere"), splits=("train",), validate=False)
 
 
 MARCH, APRIL, MAY = (f"2025-0{month}-01T00:00:00+00:00" for month in (3, 4, 5))
@@ -478,10 +480,10 @@ def test_a_bundle_to_start_from_has_seen_no_answer_and_means_the_same_ids(
     vocabularies = {"users": "v1", "items": "v2"}
     spec = {"start_from": {"name": bundle.name, "path": str(bundle.path)}, "build": build, "vocabularies": vocabularies}
     if words is None:
-        train.check_start(spec, cut)
+        check_start(spec, cut)
         return
     with pytest.raises(SettingsError, match=words):
-        train.check_start(spec, cut)
+        check_start(spec, cut)
 
 
 def test_files_are_attached_and_other_files_make_another_bundle(
@@ -499,7 +501,7 @@ def test_files_are_attached_and_other_files_make_another_bundle(
     limits.write_text("[2]")
     second = train.run(settings)
     assert load_bundle(second["bundle_path"]).attachment("limits.json").read_text() == "[2]"
-    spec = train.learn_spec(settings, splits=("train",), validate=False) | {"bundle_dir": str(tmp_path / "bundles")}
+    spec = learn_spec(settings, splits=("train",), validate=False) | {"bundle_dir": str(tmp_path / "bundles")}
     limits.unlink()  # as it may not be there on the host of rank 0
     monkeypatch.setattr(learning, "_fitted", lambda *_: pytest.fail("it trained first"))
     with pytest.raises(

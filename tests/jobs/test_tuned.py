@@ -12,6 +12,7 @@ from jobs.artefacts import BEST, write_json
 from jobs.settings import Settings, load_settings
 from jobs.tuned import with_best
 from training.errors import SettingsError
+from training.settings import FitSettings
 
 FOUND: dict[str, Any] = {
     "model_name": "two_tower",
@@ -49,7 +50,7 @@ def test_train_takes_it_and_the_bundle_says_so(tmp_path: Path, monkeypatch: pyte
     told: list[dict[str, Any]] = []
 
     def spec_of(settings: Settings, **_: Any) -> dict[str, Any]:
-        training = {name: getattr(settings.training, name) for name in train.FitSettings.model_fields}
+        training = {name: getattr(settings.training, name) for name in FitSettings.model_fields}
         pinned = {"uri": "examples", "version": 3, "splits": ["train"]}
         spec: dict[str, Any] = {
             "task": "recommend",
