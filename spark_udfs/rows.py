@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from spark_udfs.bootstrap import Judged, added, poisson_weights
 from training.errors import DataError
-from training.metrics.additive import equal_groups, pairs_in_order, reached
+from training.metrics.in_bins import equal_groups, pairs_in_order, precisions_in_random_order, reached
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -32,7 +32,6 @@ RESAMPLES_AT_ONCE = 50
 ROWS_AT_ONCE = 512  # whose weights are held at once: 512 x 1,000 doubles are 4 MB
 FALSE_ALARMS = 0.01
 BANDS = 10  # of about equally many rows, in which predicted and actual shares are compared
-_HARMONIC = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 64))])  # further ones by their series
 SMALLEST = 1e-6  # a probability is taken for no smaller, and for no nearer to 1
 
 
@@ -70,7 +69,7 @@ class Cells:
         with np.errstate(invalid="ignore", divide="ignore"):
             expected = (counts * self.p).sum(axis=1)
             values = (
-                _precisions(yes, every).sum(axis=1) / frauds,
+                precisions_in_random_order(yes, every).sum(axis=1) / frauds,
                 pairs_in_order(no, yes) / (frauds * others),
                 reached(yes, no, FALSE_ALARMS * others) / frauds,
                 reached(yes, every, budget * rows) / (budget * rows),
@@ -254,26 +253,6 @@ def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
 def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
     columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
     return pa.record_batch(columns, ["model", "block", "values"])
-
-
-def _precisions(yes: Doubles, every: Doubles) -> Doubles:
-    """(..., cells) the precisions at a cell's positives added up, as expected where its rows stand in random order.
-
-    At the k-th of n rows, y of them positive, stands a positive with probability y / n; on the average the cell's rows
-    before it hold (k - 1) (y - 1) / (n - 1) others. The sum over k has a closed form in harmonic numbers.
-    """
-    before, found = (np.cumsum(part, axis=-1) - part for part in (every, yes))
-    density = (yes - 1) / np.maximum(every - 1, 1)
-    head = (found + 1 - density * (before + 1)) * (_harmonic(before + every) - _harmonic(before))
-    return yes / np.maximum(every, 1) * (every * density + head)
-
-
-def _harmonic(count: Doubles) -> Doubles:
-    """1 + 1/2 + ... + 1/count, of whole numbers from 0 on."""
-    large = np.maximum(count, len(_HARMONIC))
-    series = np.log(large) + np.euler_gamma + 1 / (2 * large) - 1 / (12 * large**2) + 1 / (120 * large**4)
-    small = np.minimum(count, len(_HARMONIC) - 1).astype(np.int64)
-    return np.where(count < len(_HARMONIC), _HARMONIC[small], series)
 
 
 def _by_band(values: Doubles, bands: Ints) -> Doubles:

@@ -105,7 +105,7 @@ def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callab
     import numpy as np
 
     from jobs.learning import validation_of_rows
-    from training.metrics.additive import Quantiles
+    from training.metrics.quantities import Quantiles
 
     metric = Quantiles(spec["build"]["inputs"]["options"]["quantiles"])
     return validation_of_rows(

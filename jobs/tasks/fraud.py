@@ -116,7 +116,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Average precision and AUC of the cases held out, counted on each rank and added up; None where none is asked."""
     from jobs.learning import validation_of_rows
-    from training.metrics.additive import Binary
+    from training.metrics.probabilities import Binary
 
     metric = Binary()
     return validation_of_rows(

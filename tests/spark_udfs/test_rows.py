@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import rows
 from training.errors import DataError
+from training.metrics.in_bins import precisions_in_random_order
 
 BUDGET = 0.1
 
@@ -88,11 +89,11 @@ def test_the_precision_of_equal_scores_is_that_of_all_their_orders() -> None:
         hit = np.concatenate([np.array(of_cell) for of_cell in order])
         found.append((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum())
     yes, every = (np.array(part, np.float64) for part in zip(*cells, strict=True))
-    assert rows._precisions(yes, every).sum() == pytest.approx(np.mean(found), abs=1e-12)
+    assert precisions_in_random_order(yes, every).sum() == pytest.approx(np.mean(found), abs=1e-12)
     many = np.array([[3.0, 500.0, 700.0], [0.0, 2e6, 3e6]])
-    one_by_one = rows._precisions(np.ones((1, 700)), np.ones((1, 700)))
+    one_by_one = precisions_in_random_order(np.ones((1, 700)), np.ones((1, 700)))
     assert one_by_one == pytest.approx(np.ones((1, 700)), abs=1e-9)  # past the harmonic numbers that are counted up
-    assert rows._precisions(many, many) == pytest.approx(many, rel=1e-9)
+    assert precisions_in_random_order(many, many) == pytest.approx(many, rel=1e-9)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from training.errors import DataError, SettingsError
-from training.metrics.additive import Binary, Errors, Metric, Quantiles
+from training.metrics.additive import Metric
+from training.metrics.probabilities import Binary
+from training.metrics.quantities import Errors, Quantiles
 
 Array = NDArray[np.float64]
 LEVELS = (0.1, 0.5, 0.9)
@@ -183,5 +185,5 @@ def test_what_cannot_be_judged_is_refused() -> None:
 
 
 def test_it_loads_without_torch() -> None:
-    code = "import sys, training.metrics.additive; sys.exit('torch' in sys.modules)"
+    code = "import sys, training.metrics.probabilities, training.metrics.quantities; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from tests.training import row_ranks
 from training.batch import Batch
 from training.errors import SchemaError, SettingsError
 from training.fit import FitSettings, fit
-from training.metrics.additive import Quantiles
+from training.metrics.quantities import Quantiles
 from training.models import MODELS
 from training.models.inputs import MOMENTUM, Standard
 from training.models.quantile_mlp import QuantileMlp, count_quantiles
