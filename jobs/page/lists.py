@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobs.headlines import JUDGED, main_k
@@ -112,31 +112,39 @@ def metric_cell(name: str, metrics: Json, differences: Json) -> Html:
 
 def popularity_section(evaluation: Json | None) -> Section:
     """Whether the model recommends only what everyone buys."""
-    title = "Popularity"
-    held = (evaluation or {}).get("popularity_of_recommended")
-    if not held:
-        return Section("popularity", title, absent("What is recommended has not been counted.", "evaluate"))
-    figure = plot(
+    missing = "What is recommended has not been counted."
+    return _section("popularity", "Popularity", evaluation, "popularity_of_recommended", missing, _popularity)
+
+
+def examples_section(evaluation: Json | None) -> Section:
+    """Ten customers: bought, recommended, then bought."""
+    return _section("examples", "Ten customers", evaluation, "examples", "There are no examples.", _customers)
+
+
+def _section(
+    key: str, title: str, evaluation: Json | None, part: str, missing: str, show: Callable[[Any], Html]
+) -> Section:
+    """A section of one part of an evaluation; where that is not there, words and the command that makes it."""
+    held = (evaluation or {}).get(part)
+    return Section(key, title, show(held) if held else absent(missing, "evaluate"))
+
+
+def _popularity(held: Json) -> Html:
+    return plot(
         figures.popularity(held["bought"], held["recommended"]),
         "Bars: where purchases lie when items are ranked by popularity and cut into tenths; lines: where "
         "recommendations lie. A line far above the bars at the left recommends only what sells anyway.",
         key="popularity",
     )
-    return Section("popularity", title, figure)
 
 
-def examples_section(evaluation: Json | None) -> Section:
-    """Ten customers: bought, recommended, then bought."""
-    title = "Ten customers"
-    customers = (evaluation or {}).get("examples")
-    if not customers:
-        return Section("examples", title, absent("There are no examples.", "evaluate"))
+def _customers(customers: Sequence[Json]) -> Html:
     intro = paragraph(
         "What a customer had bought, what was recommended on that ground, and what the customer then bought. "
         "A recommendation that was bought is marked."
     )
     people = [_customer(customer, is_open=number < CUSTOMERS_OPEN) for number, customer in enumerate(customers)]
-    return Section("examples", title, join(intro, *people))
+    return join(intro, *people)
 
 
 def _customer(customer: Json, *, is_open: bool) -> Html:
