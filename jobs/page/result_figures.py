@@ -14,13 +14,14 @@ Metric = Mapping[str, float]
 MARKED = 20  # points of a line at most that are marked
 
 
-def bars_with_intervals(models: Mapping[str, Metric]) -> go.Figure:
+def bars_with_intervals(models: Mapping[str, Metric], *, lower: bool = False) -> go.Figure:
     """One bar a model, best on top, each with its interval and its value.
 
     Args:
         models: {"value", "low", "high"} by model.
+        lower: whether less is better.
     """
-    order = sorted(models, key=lambda key: models[key]["value"])
+    order = sorted(models, key=lambda key: models[key]["value"], reverse=lower)  # from the bottom up
     values = [models[key]["value"] for key in order]
     highs = [models[key].get("high", models[key]["value"]) for key in order]
     lows = [models[key].get("low", models[key]["value"]) for key in order]

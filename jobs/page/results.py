@@ -61,7 +61,7 @@ def _plain_metrics(evaluation: Json) -> Html:
         ]
         bars = [
             plot(
-                figures.bars_with_intervals({model: models[model][name] for model in models}),
+                figures.bars_with_intervals({model: models[model][name] for model in models}, lower=name in lower),
                 f"{title}: {'a shorter' if name in lower else 'a longer'} bar is better.",
                 key=f"{key}-{name}",
                 title=title,
@@ -106,8 +106,8 @@ def panels_section(evaluation: Json | None) -> Section | None:
     plots = [
         plot(
             figures.panel(panel),
-            "What was known, the forecast's middle and its bands, and what came: it should lie in the wide band nine "
-            "times in ten at most, and in the middle of it as often above as below.",
+            "What was known, the forecast's middle and its bands, and what came: it should lie in a band as often as "
+            "its two shares lie apart, and as often above the middle as below.",
             key=f"panel-{number}",
             title=str(panel["name"]),
         )

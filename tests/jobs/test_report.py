@@ -13,7 +13,7 @@ import pytest
 from jobs import report
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, STAGES, TUNING, write_json
 from jobs.page.frame import html, table
-from jobs.page.result_figures import panel
+from jobs.page.result_figures import bars_with_intervals, panel
 from jobs.page.results import feedback_section
 from jobs.settings import Settings
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
@@ -51,6 +51,13 @@ def test_the_middle_of_a_forecast_is_its_median() -> None:
     of = {level: [["2025-01-06", float(level)]] for level in ("0.5", "0.75", "0.9")}
     drawn = panel({"quantiles": of, "history": [], "truth": []}).to_dict()["data"]
     assert [line["y"] for line in drawn if line.get("name") == "forecast"] == [[0.5]]
+
+
+def test_the_best_bar_is_on_top() -> None:
+    found = {"ours": {"value": 0.2}, "theirs": {"value": 0.3}}
+    for lower, bottom_up in ((False, ["ours", "theirs"]), (True, ["theirs", "ours"])):
+        drawn = bars_with_intervals(found, lower=lower).to_dict()["data"][0]
+        assert list(drawn["y"]) == bottom_up
 
 
 def without_plotly(text: str) -> str:
