@@ -57,7 +57,7 @@ FLOORS = {
     "state": {"state", "step", "tables", "models"},
     "watch": {"watch", "state"},
 }
-ROOF = {"fit", "checks"}
+ROOF = {"fit", "loop", "checks"}
 
 
 def _module(package: str, name: str) -> str:

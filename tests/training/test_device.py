@@ -120,13 +120,13 @@ def test_a_training_cut_with_a_batch_ahead_ends_like_an_unbroken_one(
 ) -> None:
     spec: dict[str, Any] = {"settings": {"batch_size": 24, "epochs": 2, "checkpoint_every_steps": 4, "seed": 5}}
     unbroken = tiny.train(spec, World())
-    monkeypatch.setattr("training.fit.Feed", lambda loader, device: Feed(loader, device, _Copier()))
+    monkeypatch.setattr("training.loop.Feed", lambda loader, device: Feed(loader, device, _Copier()))
 
     def cut(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.check_skipped", cut)
+        patch.setattr("training.loop.check_skipped", cut)
         broken = tiny.Poisoned({6})
         broken.load_state_dict(tiny.TinyModel().state_dict())
         settings = FitSettings(**spec["settings"])
@@ -153,7 +153,7 @@ def test_the_next_batch_is_fetched_between_a_steps_launch_and_its_end(monkeypatc
         return synchronise(self, *given, **named)
 
     compute, synchronise = Compute.__call__, Synchroniser.synchronise
-    monkeypatch.setattr("training.fit.Feed", lambda loader, device: Feed(loader, device, Logged()))
+    monkeypatch.setattr("training.loop.Feed", lambda loader, device: Feed(loader, device, Logged()))
     monkeypatch.setattr(Compute, "__call__", launched)
     monkeypatch.setattr(Synchroniser, "synchronise", synchronised)
     result = fit(tiny.TinyModel(), _loader(), FitSettings(batch_size=24), world=World())
