@@ -69,7 +69,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     with step("build examples: comparing with the build in force"):
         before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
         pins = pinned(tables, task, settings)
-        inputs = _inputs(task, pins, settings)
+        inputs = inputs_of(task, pins, settings)
         same = before.manifest is not None and before.manifest["inputs"] == inputs
         held = builds.readable(tables, before.manifest) if same and before.manifest is not None else None
     if same:
@@ -120,6 +120,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             "starts": [start.isoformat() for start in in_pieces.starts],
             "span": span,
             "ids": table_ids(tables, task),
+            "sides": builds.SIDES,
             "schema": task.schema(sizes, settings).to_json(),
             "numbers": {
                 kind: vocabularies.digest(numbered[f"vocabulary_{kind}"], sizes[kind] - 1)
@@ -157,18 +158,23 @@ def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> build
     return held | {"up_to_date": same}
 
 
-def _inputs(task: Task, pins: dict[str, Pin], settings: Settings) -> dict[str, Any]:
+def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[str, Any]:
     """What decides the rows: the tables read, by the last change of their rows, and the settings.
 
     What came later is named only where it is used, so that what was built before stays.
     """
-    unused = {"weights"} if settings.examples.weights == features.PURCHASES else set()
     return {
         "task": task.name,
         **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
-        "settings": settings.examples.model_dump(mode="json", exclude=unused),
+        "settings": settings.examples.model_dump(mode="json", exclude={"weights"}) | worth(settings),
         **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
     }
+
+
+def worth(settings: Settings) -> dict[str, Any]:
+    """`weights`, as an input of what is made of lines; nothing where purchases alone are lines."""
+    weights = settings.examples.weights
+    return {} if weights == features.PURCHASES else {"weights": {str(kind): weights[kind] for kind in weights}}
 
 
 def _lines(tables: Tables, task: Task, settings: Settings, read: dict[str, DataFrame]) -> DataFrame:
@@ -277,8 +283,10 @@ def _write(
     for name, rows in planned.items():
         with step(f"writing {name}"):
             versions[name] = write(name, rows, partition_by=["split"], properties={"compression": "zstd"})
-    rows, where, count = made, None, counts["training_lines"]
+    rows, where, since, count = made, None, None, counts["training_lines"]
     if goes_on is not None:
+        with step("build examples: opening the examples of the build before"):
+            since = goes_on.put_back(tables, JOB)
         rows, where = goes_on.rows(tables, made), goes_on.replaces()
         count -= goes_on.manifest["counts"]["examples_train"]
     rows = rows.withColumn(pieces.COLUMN, _pieces(cuts, goes_on).of(F.col("known_at")))
@@ -287,6 +295,7 @@ def _write(
             "examples",
             _laid_out(rows, task, count, examples),
             where=where,
+            since=since,
             partition_by=[pieces.COLUMN],
             properties=_file_layout(examples),
         )

@@ -7,7 +7,7 @@ leaves the one before it in force, and whoever trains, tunes, evaluates or score
 A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
 `inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`;
 `pieces`, the examples' pieces of time by split (spark_udfs/pieces.py); `numbers`, what the numbers of a vocabulary mean
-(`vocabularies.digest`).
+(`vocabularies.digest`); `sides`, of which form its side tables are; `moved`, where rows were removed from them since.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TABLE, COLUMN = "builds", "manifest"
 FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema", "pieces")
+SIDES = 2  # the form of the side tables: a later build goes on from those of its own form alone
 Manifest = dict[str, Any]
 
 
@@ -122,6 +123,20 @@ def publish(tables: Tables, manifest: Manifest, *, job: str, since: int) -> int:
     return tables.write(TABLE, row, mode="overwrite", job=job, inputs=manifest["inputs"], since=since)
 
 
+def refuse_other_task(tables: Tables, manifest: Manifest, task: str) -> None:
+    """See that the build in force is a task's own.
+
+    Raises:
+        TableError: it is another's.
+    """
+    held = manifest["inputs"].get("task", task)
+    if held != task:
+        raise TableError(
+            f"the build in force at {tables.path(TABLE)} is of task {held}, and the settings' task is {task}: run "
+            "`millrace build-examples` with these settings, or set tables.root to where the tables of that task lie"
+        )
+
+
 def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
     """Versions at which the tables that a build was made from can be read: the newest ones where rows are the same.
 
@@ -158,7 +173,8 @@ def movable(tables: Tables) -> list[str]:
 def move(tables: Tables, names: Collection[str], movable: Collection[str], *, job: str) -> int | None:
     """Publish the build in force at the newest versions of some of its tables: earlier ones are to be read no more.
 
-    What it was made from has changed with them, so the next build is made anew. Who looks on learns what was not moved.
+    What it was made from has changed with them, and its sums still have these rows, so the next build is made anew. Who
+    looks on learns what was not moved.
 
     Args:
         tables: where they lie.
@@ -194,7 +210,7 @@ def move(tables: Tables, names: Collection[str], movable: Collection[str], *, jo
         return version
     examples = tables.read("examples", moved["versions"]["examples"])
     counts = manifest["counts"] | count_examples(examples, manifest["pieces"])
-    return publish(tables, manifest | moved | {"counts": counts}, job=job, since=version)
+    return publish(tables, manifest | moved | {"counts": counts, "moved": True}, job=job, since=version)
 
 
 def count_examples(examples: DataFrame, pieces: Mapping[str, Sequence[str]]) -> dict[str, int]:

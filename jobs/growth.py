@@ -53,6 +53,12 @@ class Growth(NamedTuple):
     def starts(self) -> tuple[datetime, ...]:
         return tuple(datetime.fromisoformat(start) for start in self.manifest["starts"])
 
+    def put_back(self, tables: Tables, job: str) -> int:
+        """See that the examples are those of the build before: a later one that was not published may have written
+        others. Returns their version."""
+        version = self.manifest["versions"]["examples"]
+        return tables.put_back("examples", version, job=job, inputs=self.manifest["inputs"])
+
     def before(self, tables: Tables) -> Before:
         """What the task goes on from."""
         versions = self.manifest["versions"]
@@ -67,8 +73,9 @@ class Growth(NamedTuple):
     def span(self, lines: DataFrame) -> list[int | None]:
         """The times of the first and of the last line, in microseconds, by the build before and lines added since."""
         first, last = self.manifest["span"]
-        added = lines.agg(F.max(F.unix_micros("time"))).collect()[0][0]
-        return [first, max(last, added or last)]
+        time = F.unix_micros("time")
+        earliest, latest = lines.agg(F.min(time), F.max(time)).collect()[0]
+        return [first, last] if latest is None else [min(first, earliest), max(last, latest)]
 
     def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Counts of the lines that were not known before the last test cut, with those of the build before."""
@@ -117,8 +124,10 @@ def growth(
         pins: the tables to be read now.
         inputs: what decides the rows now.
     """
-    if "ids" not in manifest:
-        return "the build in force does not say enough"
+    if manifest.get("sides") != builds.SIDES:
+        return "the build in force is of an earlier version of Millrace"
+    if "moved" in manifest:
+        return "persons were erased since, whose lines are in the sums of the build in force"
     if manifest["ids"] != table_ids(tables, task):
         return "other tables lie there now"  # a clone counts its versions from 0 again
     others = [name for name in pins if name not in (*task.grows, *task.looked_up)]

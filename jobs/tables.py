@@ -191,6 +191,33 @@ class Tables(TableWrites):
                 delta_sql.merge(self.spark, self.path(name), gone, same, "WHEN MATCHED THEN DELETE")
         return rows
 
+    def put_back(self, name: str, version: int, *, job: str, inputs: Mapping[str, Any]) -> int:
+        """See that a table's rows are those of one of its versions: where they are others, a commit puts these back.
+
+        Args:
+            name: the table.
+            version: one whose files are still there.
+            job: the job that asks for it.
+            inputs: what determines the rows of that version.
+
+        Returns:
+            The table's version.
+
+        Raises:
+            TableError: there is no such table, or another writer changed it meanwhile.
+        """
+        pin = self.pin(name)
+        if pin.content <= version <= pin.version:
+            return pin.version
+        metadata = commits.metadata(job, inputs)
+        with (
+            self._named(name),
+            self._one_writer(name, job),
+            session_settings(self.spark, {USER_METADATA: metadata.text}),
+        ):
+            self.spark.sql(f"RESTORE TABLE {delta_sql.place(self.path(name))} TO VERSION AS OF {version}")
+        return self._version_of(name, metadata)
+
     def clone(self, name: str, root: str, version: int | None = None) -> None:
         """Make the same table below another root, if there is none: a clone that shares the files, not a copy.
 

@@ -14,7 +14,8 @@ RECENT = ("recent_count", "recent_customers")
 
 
 def catalogue(lines: DataFrame, items: DataFrame, names: DataFrame, cut: datetime, recent_days: int) -> DataFrame:
-    """One row per index of the items' vocabulary, with its sales known before a cut; all zero if there were none.
+    """One row per index of the items' vocabulary, with its sales known before a cut; all zero if there were none. And
+    one per item without an index that was sold before, to customers whom nobody knows: it may have one at a later cut.
 
     Args:
         lines: from `features.purchases`, those without a customer too.
@@ -24,9 +25,9 @@ def catalogue(lines: DataFrame, items: DataFrame, names: DataFrame, cut: datetim
         recent_days: the window of RECENT.
 
     Returns:
-        item, item_id, name, first_sold (null if not sold before), and SALES: count (all lines), user_count (lines of
-        known customers), recent_count (those of the last `recent_days`), customers and recent_customers (distinct ones
-        in the same two).
+        item (null: no index), item_id, name, first_sold (null if not sold before), and SALES: count (all lines),
+        user_count (lines of known customers), recent_count (those of the last `recent_days`), customers and
+        recent_customers (distinct ones in the same two).
     """
     has_user = F.col("user_id").isNotNull()
     known = lines.where(known_before(cut))
@@ -87,7 +88,8 @@ def _recent(cut: datetime, recent_days: int) -> list[Column]:
 
 def _listed(sales: DataFrame, items: DataFrame, names: DataFrame) -> DataFrame:
     rows = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
-    named = rows.join(sales, on="item_id", how="left").join(names.select("item_id", "name"), on="item_id", how="left")
+    listed = rows.join(sales.where("item_id IS NOT NULL"), on="item_id", how="full")
+    named = listed.join(names.select("item_id", "name"), on="item_id", how="left")
     return named.select(
         "item",
         "item_id",

@@ -40,6 +40,7 @@ PROTOCOLS = {
 }
 EXAMPLES = 10
 ITEM_FILES = "baselines"  # in the run folder: what executors write of items
+UNLISTED = "_unlisted"  # after the name of a split: of items without an index
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
@@ -86,8 +87,11 @@ def _asked(cuts: Cuts) -> dict[str, tuple[datetime, datetime | None]]:
     return {features.VALIDATION: (cuts.validation, cuts.test), features.TEST: (cuts.test, None)}
 
 
-def _of_split(split: str, **tables: DataFrame) -> dict[str, DataFrame]:
-    return {name: rows.withColumn("split", F.lit(split)) for name, rows in tables.items()}
+def _of_split(split: str, *, catalogue: DataFrame, **tables: DataFrame) -> dict[str, DataFrame]:
+    """Side tables with their split; items without an index lie apart, for a later build alone."""
+    apart = F.when(F.col("item").isNull(), F.lit(split + UNLISTED)).otherwise(F.lit(split))
+    rest = {name: rows.withColumn("split", F.lit(split)) for name, rows in tables.items()}
+    return {"catalogue": catalogue.withColumn("split", apart)} | rest
 
 
 def _together(parts: Sequence[Mapping[str, DataFrame]]) -> dict[str, DataFrame]:
@@ -119,7 +123,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
             f"catalogue {split}",
             partial(
                 sold_later,
-                before.read["catalogue"].where(F.col("split") == split),
+                before.read["catalogue"].where(F.col("split").isin(split, split + UNLISTED)),
                 recent.where(in_between), first_lines(held, new), recent, items, read["items"], cut, asked.recent_days,
             ),
         )  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples
+from jobs import build_examples, builds
+from jobs.growth import Growth
 from jobs.settings import Settings
 from jobs.tables import Tables
 
@@ -32,7 +33,8 @@ def event(number: int, user: str | None, item: str, at: float, late: float = 0) 
 
 
 def planted() -> list[tuple[Any, ...]]:
-    """Twelve customers, of whom one has very many lines; some lines arrive days later, some twice; new ids come."""
+    """Twelve customers, of whom one has very many lines; some lines arrive days later, some twice; new ids come, one of
+    an item that only strangers had bought."""
     rng, rows = random.Random(7), []
     for number in range(900):
         at = rng.randrange(60 * 4) / 4
@@ -43,6 +45,7 @@ def planted() -> list[tuple[Any, ...]]:
         if number % 50 == 0:
             rows.append(event(10_000 + number, user, item, at, late + 5))
     rows += [event(20_000, "rare", "i1", 2), event(20_001, "rare", "i2", 3, 44), event(20_002, "rare", "i2", 45)]
+    rows += [event(21_000, None, "of strangers", 4), event(21_001, "rare", "of strangers", 46)]
     return rows
 
 
@@ -113,6 +116,51 @@ def test_it_gives_what_a_build_of_all_rows_gives(
     found, wanted = (content(spark, settings, manifest) for manifest in (grown, whole))
     for name in COMPARED:
         assert found[name] == wanted[name], name
+
+
+def test_what_a_build_that_was_killed_has_written_is_no_part(
+    spark: SparkSession,
+    begun: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Older pieces stay as they are: those of the build in force, whatever lies there now."""
+    folder = copied(begun, tmp_path)
+    settings = settings_for(folder, day(40))
+    with monkeypatch.context() as patched:
+        patched.setattr(builds, "publish", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_examples.run(settings_for(folder, day(40), max_history=2), spark)
+    ingest(spark, settings, [row for row in planted() if day(41) <= known_at(row) < day(43)], 1)
+    settings = settings_for(folder, day(42))
+    grown, said = build(spark, settings, capsys)
+    assert "from all rows" not in said
+    whole, _ = build(spark, settings_for(folder, day(42), rows_per_group=101), capsys)
+    assert content(spark, settings, grown)["examples"] == content(spark, settings, whole)["examples"]
+
+
+def test_the_span_is_of_all_lines(spark: SparkSession) -> None:
+    added = spark.createDataFrame([(day(-1),), (day(1),)], "time timestamp")
+    first, last = (round(day(number).timestamp() * 1e6) for number in (0, 3))
+    held = Growth({"span": [first, last]}, added)
+    assert held.span(added) == [round(day(-1).timestamp() * 1e6), last]
+    assert held.span(added.limit(0)) == [first, last]
+
+
+def test_after_an_erasure_the_sums_are_made_anew(
+    spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(copied(begun, tmp_path), day(40))
+    tables = Tables(spark, settings.tables.root)
+    movable, person = builds.movable(tables), spark.createDataFrame([("u1",)], "user_id string")
+    assert tables.remove("events", person, job="erase", inputs={})
+    builds.move(tables, ["events"], movable, job="erase")
+    built, said = build(spark, settings, capsys)
+    assert "persons were erased since" in said
+    rows = tables.read("catalogue", built["versions"]["catalogue"]).where("split LIKE 'test%'")
+    known = tables.read("events").where((F.col("time") < day(40)) & (F.col("arrival_time") <= day(40))).count()
+    assert rows.agg(F.sum("count")).collect()[0][0] == known
 
 
 def test_why_a_build_is_made_of_all_rows(

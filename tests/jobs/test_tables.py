@@ -211,6 +211,17 @@ def test_rows_are_replaced_where_they_belong_from_the_first_write_on(tables: Tab
     assert (Path(tables.path("scores")) / "of=b").is_dir()
 
 
+def test_rows_of_a_version_are_put_back(tables: Tables) -> None:
+    for size in (2, 3):
+        tables.write("numbers", tables.spark.range(size), mode="overwrite", job="count", inputs={"size": size})
+    assert tables.put_back("numbers", 1, job="count", inputs={"size": 3}) == 1
+    delta_sql.set_properties(tables.spark, tables.path("numbers"), {"a": "b"})
+    assert tables.put_back("numbers", 1, job="count", inputs={"size": 3}) == 2  # its rows are there
+    assert tables.put_back("numbers", 0, job="count", inputs={"size": 2}) == 3
+    assert tables.read("numbers").count() == 2
+    assert tables.made_from("numbers") == {"size": 2}
+
+
 def test_a_write_on_top_of_an_unseen_change_is_refused(tables: Tables) -> None:
     seen = tables.write("builds", numbers(tables, 1), mode="overwrite", job="build", inputs={"n": 1})
     assert tables.write("builds", numbers(tables, 2), mode="overwrite", job="build", inputs={"n": 2}, since=seen) == 1
