@@ -21,15 +21,16 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
-from jobs.build_examples import pinned
+from jobs.build_examples import inputs_of, pinned, worth
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import JOB as ERASE
 from jobs.erasure.erased import Watch
+from jobs.growth import growth
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import BY_ID, BY_LINE, Ground, Task
+from jobs.task import BY_ID, BY_LINE, Before, Ground, Task
 from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
 from spark_udfs import features
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyspark.sql import Column, DataFrame, SparkSession
+
+    from jobs.table_reads import Pin
 
 JOB = "score"
 # A time as a folder's name has no zone, and a reader in another one takes it for another time: the folder has text.
@@ -73,10 +76,11 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         watch = Watch(
             tables, JOB, task.table, by_id, partial(_take_out, tables, task) if BY_LINE in marks.values() else None
         )
-        pins = pinned(tables, task, settings)
+        made_of = pinned(tables, task, settings)
         build = builds.published(tables)
+        builds.refuse_other_task(tables, build, task.name)
         built = build["versions"]
-        pins |= {name: tables.pin(name) for name in task.asks if name not in built}
+        pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
         named = [
             *(f"vocabulary_{kind}" for kind in task.kinds(settings)),
             *(name for name in task.asks if name in built),
@@ -101,6 +105,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         "max_lines": settings.examples.max_lines,
         "recent_days": settings.examples.recent_days,
         "options": settings.options.model_dump(mode="json"),
+        **worth(settings),
         **watch.inputs,
     }
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
@@ -112,7 +117,11 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if since is not None:
         _keep_more(tables, task, bundle.name, moment, since)
     cut = datetime.fromisoformat(build["cuts"]["test"])
-    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle, cut=cut)
+    goes_on = None
+    if since is not None:
+        with step("score: comparing with the build in force"):
+            goes_on = _before(tables, task, settings, build, made_of)
+    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)
     with (
         giving_back(spark, ground.release),
         step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"),
@@ -165,6 +174,21 @@ def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) ->
             f"the first is of {begins.isoformat()}"
         )
     return moment
+
+
+def _before(
+    tables: Tables, task: Task, settings: Settings, build: builds.Manifest, pins: Mapping[str, Pin]
+) -> Before | None:
+    """The build in force, where a build could go on from it: then all of the lines that it knew is in its side tables.
+
+    None where it cannot; it is said why.
+    """
+    grown = growth(tables, task, settings, build, pins, inputs_of(task, pins, settings))
+    refused = grown if isinstance(grown, str) else grown.refused(grown.cuts)
+    if refused is None and not isinstance(grown, str):
+        return grown.before(tables)
+    say(f"histories are made of all lines: {refused}")
+    return None
 
 
 def _keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: datetime) -> None:

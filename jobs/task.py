@@ -42,6 +42,7 @@ class Ground:
         bundle: the folder of the bundle that answers; None while there is none.
         counts: what the task counts on the way; the build's manifest has it.
         cut: of the build in force, where tables of it are read: they hold what was known before it.
+        before: the build in force, where its side tables say all of the lines that were known before its cuts.
     """
 
     read: Mapping[str, DataFrame]
@@ -50,6 +51,7 @@ class Ground:
     bundle: Path | None = None
     counts: dict[str, int] = field(default_factory=dict)
     cut: datetime | None = None
+    before: Before | None = None
     _kept: dict[str, DataFrame] = field(default_factory=dict)
 
     def keep(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:

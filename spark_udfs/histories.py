@@ -34,7 +34,8 @@ def histories(lines: DataFrame, users: DataFrame, cut: datetime, kept: int, cap:
 
     Returns:
         user, user_id, lines (array of LINE, in the order in which they arrived), items (array<bigint>, ascending: those
-        of all lines), seen (the same of goals), whole (whether lines are all that the user has).
+        of all lines), seen (the same of goals), whole (whether lines are all that the user has), in_all (how many the
+        user has, `cap` at most).
     """
     return _named(_gathered(newest(lines.where(known_before(cut)), cap), kept, cap), users)
 
@@ -60,7 +61,7 @@ def advanced(before: DataFrame, new: DataFrame, users: DataFrame, kept: int, cap
     return _named(both.select("user", *_joined(kept, cap)), users)
 
 
-_HELD = ("lines", "items", "seen", "whole")
+_HELD = ("lines", "items", "seen", "whole", "in_all")
 
 
 def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
@@ -71,9 +72,10 @@ def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
             F.sort_array(F.collect_list(F.struct(*LINE))).alias("lines"),
             F.sort_array(F.collect_set("item")).alias("items"),
             F.sort_array(F.collect_set(goal)).alias("seen"),
-            (F.count(F.lit(1)) <= min(kept, kept if cap is None else cap - 1)).alias("whole"),
+            F.count(F.lit(1)).alias("in_all"),
         )
         .withColumn("lines", last(F.col("lines"), kept))
+        .withColumn("whole", F.col("in_all") <= min(kept, kept if cap is None else cap - 1))
     )
 
 
@@ -89,11 +91,13 @@ def _joined(kept: int, cap: int) -> list[Column]:
 
     lines = F.sort_array(both("lines", _LINES))
     both_whole = F.coalesce("whole", F.lit(True)) & F.coalesce("new_whole", F.lit(True))
+    in_all = F.coalesce("in_all", F.lit(0)) + F.coalesce("new_in_all", F.lit(0))
     return [
         last(lines, kept).alias("lines"),
         of_all("items"),
         of_all("seen"),
         (both_whole & (F.size(lines) <= min(kept, cap - 1))).alias("whole"),
+        F.least(in_all, F.lit(cap)).cast("bigint").alias("in_all"),
     ]
 
 
@@ -162,6 +166,44 @@ def out_of_reach(held: DataFrame, new: DataFrame, since: datetime) -> DataFrame:
     """
     late = new.where(F.col("time") < F.lit(utc(since))).select("user").distinct()
     return late.join(held.where("NOT whole").select("user"), on="user", how="left_semi")
+
+
+def unsaid(held: DataFrame, new: DataFrame, since: datetime, cap: int) -> DataFrame:
+    """`user`: those whose history at a later moment only all their lines say, and `continued` does not.
+
+    They have a new line that lies before the cut of a history which does not hold all that was before, or as many lines
+    as count at most.
+
+    Args:
+        held: `histories` as of a cut.
+        new: the lines that were known from that cut on and before the moment, from `features.indexed`.
+        since: the cut.
+        cap: as in `histories`.
+    """
+    come = new.groupBy("user").agg(F.count(F.lit(1)).alias("come"), F.min("time").alias("first"))
+    both = held.select("user", "whole", "in_all").join(come, on="user", how="full")
+    is_late = ~F.coalesce("whole", F.lit(True)) & (F.col("first") < F.lit(utc(since)))
+    is_full = F.coalesce("in_all", F.lit(0)) + F.coalesce("come", F.lit(0)) >= cap
+    return both.where(is_full | is_late).select("user")
+
+
+def continued(held: DataFrame, new: DataFrame, users: DataFrame, kept: int) -> DataFrame:
+    """What `queries` need of the histories at a later moment: user, user_id, lines, seen.
+
+    Args:
+        held: `histories` as of a cut.
+        new: the lines that were known from that cut on and before the moment; none of users that are `unsaid`.
+        users: the users' numbers and ids.
+        kept: as in `histories`.
+
+    Returns:
+        What `histories` gives of all lines. A line that is told again is worth what the best telling is.
+    """
+    both = merged(as_lines(held).unionByName(new.select("user", *LINE)))
+    before = held.select("user", F.col("seen").alias("seen_before"))
+    seen = F.sort_array(F.array_union("seen", F.coalesce("seen_before", F.array().cast(_IDS))))
+    rows = _named(_gathered(both, kept, None), users).join(before, on="user", how="left")
+    return rows.select("user", "user_id", "lines", seen.alias("seen"))
 
 
 def later_examples(

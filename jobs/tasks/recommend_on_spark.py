@@ -24,7 +24,17 @@ from spark_udfs.catalogue import advanced as sold_later
 from spark_udfs.catalogue import catalogue
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
-from spark_udfs.histories import advanced, first_lines, histories, later_examples, not_held, out_of_reach, queries
+from spark_udfs.histories import (
+    advanced,
+    continued,
+    first_lines,
+    histories,
+    later_examples,
+    not_held,
+    out_of_reach,
+    queries,
+    unsaid,
+)
 from spark_udfs.item_files import save_items
 from spark_udfs.lists import by_order, longest
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
@@ -294,12 +304,20 @@ def _touched(ground: Ground, moment: datetime) -> DataFrame | None:
     return ground.keep("touched", lambda: ground.read["lines"].where(lately).select("user_id").distinct())
 
 
+def _build_before(ground: Ground, moment: datetime) -> Before | None:
+    """The build whose histories those of a moment go on from; None: they are made of all lines."""
+    before, is_of_few = ground.before, ground.settings.scoring.since is not None
+    return before if is_of_few and before is not None and before.cuts.test <= features.utc(moment) else None
+
+
 def _lines_of_asked(ground: Ground, moment: datetime) -> DataFrame:
-    """All lines of the users who are asked."""
-    touched, every = _touched(ground, moment), ground.read["lines"]
+    """The lines of the users who are asked: all that histories are made of, beside those of the build before."""
+    touched, before, lines = _touched(ground, moment), _build_before(ground, moment), ground.read["lines"]
     if touched is None:
-        return every
-    return ground.keep("lines of touched", lambda: every.join(touched, on="user_id", how="left_semi"))
+        return lines
+    if before is not None:
+        lines = lines.where(features.known_since(before.cuts.test))  # files without such a line are passed over
+    return ground.keep("lines of touched", lambda: lines.join(touched, on="user_id", how="left_semi"))
 
 
 def _queries(ground: Ground, moment: datetime) -> DataFrame:
@@ -318,12 +336,15 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
         .unionByName(joined_since.select("index", "id", F.lit(False).alias("in_vocabulary")))
     )
     if touched is not None:
-        numbered = numbered.join(everybody, on="id", how="left_semi").select(*numbered.columns)
+        of_touched = numbered.join(everybody, on="id", how="left_semi").select(*numbered.columns)
+        numbered = ground.keep("numbered", lambda: of_touched)
     known = features.indexed(_lines_of_asked(ground, moment), numbered, read["vocabulary_items"])
-    cap = _cap(ground, known, moment)
-    length = ground.settings.examples.max_history
-    held = histories(known, numbered, moment, features.LOOKED_AT * length, cap)
-    asked = queries(held, known, known.select("item").limit(0), moment, None, length, cap)
+    before, length = _build_before(ground, moment), ground.settings.examples.max_history
+    if before is None:
+        held = histories(known, numbered, moment, features.LOOKED_AT * length, _cap(ground, known, moment))
+    else:
+        held = _continued(ground, before, known, numbered, moment)
+    asked = queries(held, known, known.select("item").limit(0), moment, None, length)
     no_ids, nothing = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
         numbered.withColumnRenamed("index", "user")
@@ -338,6 +359,27 @@ def _queries(ground: Ground, moment: datetime) -> DataFrame:
             "in_vocabulary",
         )
     )
+
+
+def _continued(ground: Ground, before: Before, known: DataFrame, numbered: DataFrame, moment: datetime) -> DataFrame:
+    """What queries need of histories: those of the build before with the lines since its cut. All lines are read only
+    for users of whom these do not say all."""
+    cut, cap = before.cuts.test, ground.settings.examples.max_lines
+    kept = features.LOOKED_AT * ground.settings.examples.max_history
+    of_test = before.read["histories"].where(F.col("split") == features.TEST)
+    users = numbered.select(F.col("index").alias("user"))
+    held = ground.keep("histories", lambda: of_test.join(users, on="user", how="left_semi").drop("split"))
+    new = ground.keep("new lines", lambda: known.where(features.known_before(moment)))
+    beyond = ground.keep("beyond", partial(unsaid, held, new, cut, cap))
+    held, new = (rows.join(beyond, on="user", how="left_anti") for rows in (held, new))
+    found = continued(held, new, numbered, kept)
+    if beyond.isEmpty():
+        return found
+    theirs = numbered.join(beyond, F.col("index") == F.col("user"), "left_semi")
+    lines = ground.read["lines"].where(features.known_before(moment))
+    every = ground.keep("all lines", lambda: features.indexed(lines, theirs, ground.read["vocabulary_items"]))
+    anew = histories(every, numbered, moment, kept, _cap(ground, every, moment))
+    return found.unionByName(anew.select(*found.columns))
 
 
 def _sold(ground: Ground, moment: datetime) -> DataFrame:

@@ -7,17 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import ingest_feedback, report, score
+from jobs import builds, ingest_feedback, report, score
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Ground
 from jobs.tasks import recommend_on_spark
 from spark_udfs import features
 from tests.jobs.silences import silences
-from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, USERS, small_shop
+from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
 from training.errors import BundleError, SettingsError, TableError
 
 SINCE = START + timedelta(days=58, hours=12)
@@ -138,8 +138,15 @@ def _lists(settings: Settings, spark: SparkSession, moment: str) -> dict[str, li
     return found
 
 
-def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(lately: Settings, spark: SparkSession) -> None:
-    summary = score.run(_scoring(lately, since=SINCE), spark)
+def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
+    lately: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, indexed = list[DataFrame](), features.indexed
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "indexed", lambda lines, *ids: read.append(lines) or indexed(lines, *ids))
+        summary = score.run(_scoring(lately, since=SINCE), spark)
+    # Of lines that the build has known, its histories say all: none of them is looked for.
+    assert [lines.where(features.known_before(TEST_FROM)).count() for lines in read] == [0]
     events = Tables(spark, lately.tables.root).read("events").where("kind = 'purchase'")
     touched = {row[0] for row in events.where(features.known_since(SINCE)).select("user_id").distinct().collect()}
     lists = _lists(lately, spark, summary["moment"])
@@ -164,6 +171,23 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(lately: 
     assert {user: of_all[user] for user in touched} == lists
     with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
         score.run(_scoring(lately, since=SINCE), spark)
+
+
+def test_where_settings_are_others_than_the_builds_all_lines_are_read(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_shop(spark, tmp_path)
+    score.run(_scoring(settings, since=SINCE), spark)
+    assert "histories are made of all lines" not in capsys.readouterr().err
+    viewed = settings.model_copy(
+        update={"examples": settings.examples.model_copy(update={"weights": {"purchase": 1.0, "view": 0.5}})}
+    )
+    summary = score.run(_scoring(viewed, since=SINCE), spark)
+    assert not summary["up_to_date"]  # what is a line is another thing now
+    assert "histories are made of all lines: settings, or tables" in capsys.readouterr().err
+    assert score.run(_scoring(viewed, since=SINCE), spark)["up_to_date"]
+    with pytest.raises(TableError, match=r"is of task recommend, and the settings' task is fraud: run `millrace build"):
+        builds.refuse_other_task(Tables(spark, "here"), {"inputs": {"task": "recommend"}}, "fraud")
 
 
 def test_nobody_since_a_time_changes_nothing(lately: Settings, spark: SparkSession) -> None:
