@@ -20,8 +20,10 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
+from jobs.build_examples import worth
 from jobs.command import main_of
 from jobs.console import say, show_table, step
+from jobs.erasure.erased import Watch
 from jobs.headlines import hardest
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
@@ -35,6 +37,8 @@ from training.state.json_files import read_json as read_checked
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+JOB = "evaluate"
+
 
 @in_utc
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
@@ -47,12 +51,15 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         BundleError: no bundle, or one of another schema or trained on other items.
         TableError: a table is missing, or the cut holds out nothing to judge.
+        DataError: persons were erased meanwhile: what it would write may name them.
     """
     task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     with step("evaluate: opening the tables"):
+        watch = Watch(tables, JOB, "builds")
         build = builds.published(tables)
+        builds.refuse_other_task(tables, build, task.name)
         cut = datetime.fromisoformat(build["cuts"]["test"])
         _refuse_a_bundle_that_knows_the_answers(bundle, cut)
         versions = build["versions"]
@@ -60,7 +67,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     same = versions | {name: build["inputs"][name] for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json")
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
-    inputs["options"] = settings.options.model_dump(mode="json")
+    inputs |= {"options": settings.options.model_dump(mode="json"), **worth(settings)}
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before.get("inputs") == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
@@ -73,6 +80,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         result = _evaluated(task, ground, cut)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result
     result |= {"test_from": cut.isoformat(), "ks": list(settings.evaluation.ks), "inputs": inputs}
+    with step("evaluate: looking for who was erased"):
+        watch.before_publishing()
     write_json(settings.run_dir, EVALUATION, result)
     show(result)
     return result

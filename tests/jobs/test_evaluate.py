@@ -12,11 +12,12 @@ from pyspark.sql import SparkSession
 
 from jobs import builds, evaluate
 from jobs.artefacts import EVALUATION, LATEST, read_json, write_json
+from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
 from tests.jobs.small_shop import small_shop
 from tests.spark_udfs.bundles import two_tower_bundle
-from training.errors import BundleError, TableError
+from training.errors import BundleError, DataError, TableError
 
 MODELS = ["millrace", "popularity", "recent_popularity", "item_item", "als"]
 
@@ -96,6 +97,21 @@ def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_
     write_json(settings.run_dir, LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
     with pytest.raises(BundleError, match=r"trained on events up to 2025-03-01.*the test split begins at 2025-02-20"):
         evaluate.run(settings, spark)
+
+
+def test_an_evaluation_of_persons_who_were_erased_meanwhile_is_not_written(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_shop(spark, tmp_path)
+
+    def judged(*_: object) -> dict[str, object]:
+        erased.remember(Tables(spark, settings.tables.root), ["user 1"])
+        return {}
+
+    monkeypatch.setattr(evaluate, "_evaluated", judged)
+    with pytest.raises(DataError, match=r"persons were erased .* while `millrace evaluate` .* are not published"):
+        evaluate.run(settings, spark)
+    assert read_json(settings.run_dir, EVALUATION) is None
 
 
 def test_no_bundle_and_nobody_to_judge_are_refused(spark: SparkSession, tmp_path: Path) -> None:
