@@ -15,10 +15,12 @@ from typing import Any
 import pyspark
 import pytest
 from delta import configure_spark_with_delta_pip
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from cluster import session
 from cluster.errors import EnvironmentProblem
+from tests.conftest import AS_THEY_STAND
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(pyspark.__file__).parent
@@ -56,6 +58,7 @@ def submit(port: int) -> list[str]:
         "spark.sql.session.timeZone": "America/New_York",
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
+        **AS_THEY_STAND,
     }
     pairs = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
     name = "org.apache.spark.sql.connect.service.SparkConnectServer"
@@ -99,16 +102,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shop")
 
 
-def run_client(server: str, folder: Path, *stages: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.jobs.connect_client", server, str(folder), *stages]
-    return subprocess.run(
-        command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=CLIENT_S, check=False
-    )
-
-
 def told(server: str, folder: Path, *stages: str) -> dict[str, dict[str, Any]]:
     """What each stage gives, by its name."""
-    done = run_client(server, folder, *stages)
+    command = [sys.executable, "-m", "tests.jobs.connect_client", server, str(folder), *stages]
+    done = subprocess.run(
+        command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=CLIENT_S, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"stage"')]
     return {line["stage"]: line for line in lines}
@@ -138,10 +137,14 @@ def test_raw_lines_come_to_tables(begun: dict[str, dict[str, Any]]) -> None:
     assert begun["mistaken"]["path"].endswith("nowhere.csv' does not exist; name a file, a folder or a glob")
 
 
-def test_a_client_that_has_ended_leaves_no_session(begun: dict[str, dict[str, Any]], server: str, folder: Path) -> None:
+def test_a_client_that_has_ended_leaves_no_session(begun: dict[str, dict[str, Any]], server: str) -> None:
     """The server would keep it for an hour, with what it holds."""
-    done = run_client(f"{server}/;session_id={begun['session']['id']}", folder, "session")
-    assert "SESSION_CLOSED" in done.stderr
+    from pyspark.sql.connect.client import SparkConnectClient
+
+    late = SparkConnectClient(f"{server}/;session_id={begun['session']['id']}")
+    with pytest.raises(PySparkException, match="SESSION_CLOSED"):
+        late.get_configs("spark.sql.session.timeZone")
+    late.close()
 
 
 @pytest.mark.slow

@@ -164,19 +164,30 @@ def test_after_an_erasure_the_sums_are_made_anew(
 
 
 def test_why_a_build_is_made_of_all_rows(
-    spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession,
+    begun: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It says why before it makes anything, and is stopped there."""
+    monkeypatch.setattr(build_examples, "_vocabulary", lambda *_: 1 / 0)
+
+    def said(settings: Settings) -> str:
+        with pytest.raises(ZeroDivisionError):
+            build(spark, settings, capsys)
+        return capsys.readouterr().err
+
     folder = copied(begun, tmp_path)
     settings = settings_for(folder, day(40))
+    assert "a cut lies before the last one" in said(settings_for(folder, day(39)))
     tables, events = Tables(spark, settings.tables.root), [event(30_000, "u1", "i1", 3), event(30_001, "u1", "i1", 42)]
     ingest(spark, settings, events, 1)
-    assert "1 lines were added that would have been known at the last cut" in build(spark, settings, capsys)[1]
+    assert "1 lines were added that would have been known at the last cut" in said(settings)
     tables.remove("events", spark.createDataFrame([("e1",)], "event_id string"), job="erase", inputs={})
-    assert "rows of events were changed or removed since" in build(spark, settings, capsys)[1]
-    ingest(spark, settings, [event(30_002, "u1", "i1", 43)], 2)
+    assert "rows of events were changed or removed since" in said(settings)
     root = str(tmp_path / "cloned")
     for name in ("builds", "events", "items"):
         tables.clone(name, root)
     elsewhere = settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": root})})
-    assert "other tables lie there now" in build(spark, elsewhere, capsys)[1]
-    assert "a cut lies before the last one" in build(spark, settings_for(folder, day(39)), capsys)[1]
+    assert "other tables lie there now" in said(elsewhere)
