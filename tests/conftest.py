@@ -18,6 +18,8 @@ from pyspark.sql import SparkSession
 # A test's rows are few and its plans many: Spark would spend most of its time on the Java that it writes for each and
 # compiles. Without it, plans are interpreted.
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+# The whole heap at once: one that grows bit by bit is collected in full, for seconds, each time that it is full.
+WHOLE_HEAP = "-XX:+UseSerialGC -Xms2g -XX:MetaspaceSize=256m"
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 MEMORY_EACH = 4 * 2**30  # of a process with its Spark, and the ranks that its test starts
@@ -56,7 +58,7 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": "-XX:+UseSerialGC", **AS_THEY_STAND},
+        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND},
     )
     yield session
     session.stop()

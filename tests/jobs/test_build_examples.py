@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs import build_examples, builds
 from jobs.erasure import erased
+from jobs.erasure.removal import ANY_AGE, few_tasks
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -164,6 +165,12 @@ def test_indices_stay_when_ids_are_added(
     assert [(row["target"], row["time"].astimezone(UTC)) for row in weighted] == [(after["i0"], shown)]
 
 
+def vacuum(tables: Tables, name: str) -> None:
+    """Remove the files that are no part of the table any more."""
+    with few_tasks(tables, name), session_settings(tables.spark, ANY_AGE):
+        tables.spark.sql(f"VACUUM delta.`{tables.path(name)}` RETAIN 0 HOURS")
+
+
 def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them(
     spark: SparkSession,
     settings: Settings,
@@ -176,8 +183,7 @@ def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them
     place = tables.path("examples")
     spark.sql(f"OPTIMIZE delta.`{place}` ZORDER BY (user)")
     assert build_examples.run(settings, spark) == built | {"up_to_date": True}  # its files are still there
-    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
-        spark.sql(f"VACUUM delta.`{place}` RETAIN 0 HOURS")
+    vacuum(tables, "examples")
     moved = built["versions"] | {"examples": tables.version("examples")}
     again = build_examples.run(settings, spark)
     assert again == built | {"versions": moved, "up_to_date": False}
@@ -186,8 +192,7 @@ def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them
     # The newest rows are others, and VACUUM takes those of the build: only building them again brings them back.
     spark.sql(f"DELETE FROM delta.`{place}` WHERE user = 1")
     assert builds.readable(tables, builds.published(tables)) is not None
-    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
-        spark.sql(f"VACUUM delta.`{place}` RETAIN 0 HOURS")
+    vacuum(tables, "examples")
     assert builds.readable(tables, builds.published(tables)) is None
     for gone in ("examples", "queries"):
         shutil.rmtree(tables.path(gone))

@@ -50,7 +50,7 @@ def submit(port: int) -> list[str]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": port,
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",  # it lives shortly
         "spark.sql.extensions": session.DELTA_EXTENSION,
         "spark.sql.catalog.spark_catalog": session.DELTA_CATALOG,
         "spark.sql.shuffle.partitions": 2,
