@@ -9,7 +9,7 @@ the raw rows. A second run on the same files reads and changes nothing; of more 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -31,6 +31,7 @@ from jobs.command import main_of
 from jobs.console import say, step, warn
 from jobs.dispositions import ODD_IDS, UNKNOWN_KIND
 from jobs.erasure.erased import Watch
+from jobs.ingest_batch import Batch
 from jobs.ingest_inputs import Reading
 from jobs.sessions import in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
@@ -73,12 +74,12 @@ def run(
         SchemaError: a source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
     """
-    task = TASKS[settings.task]
-    _refuse_unnamed(frames or {}, settings)
+    task, given = TASKS[settings.task], frames or {}
+    _refuse_unnamed(given, settings)
     if EVENTS not in task.tables(settings):
         spark = open_session(settings, spark)
         tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
-        return source_tables.ingest(settings, tables, task, frames)
+        return source_tables.ingest(settings, tables, task, given)
     if settings.sources:
         raise SettingsError(f"sources is for tasks that read tables of their own; '{task.name}' reads {EVENTS}: ingest")
     of_attributes = attributes.rules_of(settings.ingest)
@@ -89,28 +90,45 @@ def run(
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     _try_rules(settings, spark)
     with step("ingest: looking at the sources and the tables"):
-        readings = _found(settings, spark, rules, frames)
-        described = _described(settings, spark, of_attributes, frames)
-        name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
+        readings = _found(settings, spark, rules, given)
+        described = _described(settings, spark, of_attributes, given)
         watch = Watch(tables, JOB, EVENTS)
-        inputs = ingest_inputs.inputs_of(readings) | watch.inputs  # rows that were kept before may be dropped now
-    compared = step("ingest: comparing the sources with what was taken in")
-    with session_settings(spark, partitions_for(spark, 0)), compared:
-        batch = ingest_batch.planned(tables, readings, ingested.known(tables, watch.inputs), inputs)
-        is_unknown = batch.known is None and tables.exists(EVENTS)
-    if is_unknown:
-        say("what the events hold is not known by files (they are of an earlier version, or were changed): all is read")
+    batch = _planned(tables, readings, watch)
+    name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
     with session_settings(spark, partitions_for(spark, sum(source.size for source, _ in batch.readings))):
         if batch.readings:
             ingest_batch.take_in(settings, tables, batch, watch)
         else:
             say(f"events are up to date with {name}")
         made = descriptions.describe(settings, tables, described, watch)
-        with step("ingest: reading the dispositions"):
-            of_users = [table for table in descriptions.OF_USERS if tables.exists(table)]
-            watch.after_writing([EVENTS, *of_users], batch.name)
-            held, all_batches = dispositions.of_batch(tables, batch.name), dispositions.of_all(tables)
-    by_source = {source: dispositions.named(rows) for source, rows in held.items()}
+        of_users = [table for table in descriptions.OF_USERS if tables.exists(table)]
+        watch.after_writing([EVENTS, *of_users], batch.name)
+        told = _told(tables, batch.name)
+    return {
+        "source": name,
+        **told,
+        "attributes": made.attributes,
+        "up_to_date": not batch.readings,
+        "versions": made.versions,
+    }
+
+
+def _planned(tables: Tables, readings: Sequence[Reading], watch: Watch) -> Batch:
+    """What of the sources is to be read."""
+    inputs = ingest_inputs.inputs_of(readings) | watch.inputs  # rows that were kept before may be dropped now
+    compared = step("ingest: comparing the sources with what was taken in")
+    with session_settings(tables.spark, partitions_for(tables.spark, 0)), compared:
+        batch = ingest_batch.planned(tables, readings, ingested.known(tables, watch.inputs), inputs)
+        is_unknown = batch.known is None and tables.exists(EVENTS)
+    if is_unknown:
+        say("what the events hold is not known by files (they are of an earlier version, or were changed): all is read")
+    return batch
+
+
+def _told(tables: Tables, batch: str) -> dict[str, Any]:
+    """Rows by disposition of a batch and of all, shown, with warnings of what is odd."""
+    with step("ingest: reading the dispositions"):
+        held, all_batches = dispositions.of_batch(tables, batch), dispositions.of_all(tables)
     all_rows = sum((Counter(rows) for rows in held.values()), Counter[str]())
     of_last, odd = dispositions.named(all_rows), all_rows[ODD_IDS]
     dispositions.show(of_last, all_batches)
@@ -124,16 +142,12 @@ def run(
         words = dispositions.listed(unknown)
         warn(f"kinds that are mapped to none of ours: {words}; map them in kinds (null: set aside)")
     return {
-        "source": name,
         "raw_rows": sum(of_last.values()),
         "dispositions": of_last,
-        "sources": by_source,
+        "sources": {source: dispositions.named(rows) for source, rows in held.items()},
         "all": {"raw_rows": sum(all_batches.values()), "dispositions": all_batches},
-        "attributes": made.attributes,
         "odd_ids": odd,
         "unknown_kinds": unknown,
-        "up_to_date": not batch.readings,
-        "versions": made.versions,
     }
 
 
@@ -149,7 +163,7 @@ def _try_rules(settings: Settings, spark: SparkSession) -> None:
 
 
 def _found(
-    settings: Settings, spark: SparkSession, rules: Mapping[str, Rules], frames: Mapping[str, DataFrame] | None
+    settings: Settings, spark: SparkSession, rules: Mapping[str, Rules], frames: Mapping[str, DataFrame]
 ) -> list[Reading]:
     """The sources of events; the simulated shop if the settings name none."""
     asked = settings.ingest.events()
@@ -161,7 +175,7 @@ def _described(
     settings: Settings,
     spark: SparkSession,
     rules: Mapping[str, AttributeRules],
-    frames: Mapping[str, DataFrame] | None,
+    frames: Mapping[str, DataFrame],
 ) -> dict[str, list[AttributeReading]]:
     """The sources of attributes, by table."""
     return {

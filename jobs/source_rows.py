@@ -1,0 +1,126 @@
+"""Rows of a source as its task reads them: periods that are columns melted, columns by name and type, faults named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
+
+from jobs.settings_sources import TableSource, Wide
+from jobs.source import Raw, column
+from spark_udfs import typed_texts
+from spark_udfs.moments import DAY_US
+from training.errors import SchemaError
+
+YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
+MALFORMED = "malformed line"
+
+
+def wanted_of(asked: TableSource, columns: Mapping[str, str]) -> dict[str, str]:
+    """The source's column of each of ours; where none is named, the one of the same name."""
+    made = set() if asked.wide is None else {asked.wide.time, asked.wide.value}
+    return {name: asked.columns.get(name, name) for name in columns if name not in made}
+
+
+def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFrame:
+    """A row for each column that holds one period: its time, and the value.
+
+    Args:
+        raw: a row for each series.
+        wide: which columns are periods.
+        place: of the settings that name the source, for messages.
+        wanted: the source's column of each of ours; gets these two.
+
+    Raises:
+        SchemaError: no column is named so.
+    """
+    pattern = re.compile(f"{re.escape(wide.prefix)}([0-9]+)")
+    found = {name: int(match[1]) for name in raw.rows.columns if (match := pattern.fullmatch(name))}
+    if not found:
+        raise SchemaError(
+            f"{place}.wide.prefix is '{wide.prefix}', and no column is named so with a number behind; the source has: "
+            f"{', '.join(raw.rows.columns)}"
+        )
+    first = int((wide.start.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds() * 1_000_000)
+    cells = F.array(
+        *(
+            F.struct(
+                F.timestamp_micros(F.lit(first + number * wide.days * DAY_US)).alias(wide.time),
+                column(name).alias(wide.value),
+            )
+            for name, number in sorted(found.items(), key=lambda item: item[1])
+        )
+    )
+    held = [column(name) for name in raw.rows.columns if name not in found]
+    wanted |= {wide.time: wide.time, wide.value: wide.value}
+    return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(*held, "_cell.*")
+
+
+def typed(
+    rows: DataFrame, asked: TableSource, columns: Mapping[str, str], wanted: Mapping[str, str], malformed: str | None
+) -> DataFrame:
+    """Type the rows.
+
+    Args:
+        rows: of the source.
+        asked: its settings.
+        columns: ours, with their types; one whose type ends in "?" may be null.
+        wanted: the source's column of each of ours.
+        malformed: the column that holds a malformed line, if there may be one.
+
+    Returns:
+        Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits).
+    """
+    values, reasons = [], []
+    texts = {name: F.trim(column(wanted[name]).cast("string")) for name in columns}
+    with_texts = rows.select(
+        *(column(name) for name in rows.columns),
+        *(_number_text(text, asked).alias(_place_of(name)) for name, text in texts.items()),
+    )
+    for name, kind in columns.items():
+        held, wanted_type = column(wanted[name]), kind.removesuffix("?")
+        value = _value(held, wanted_type, rows.schema, name, wanted[name], asked)
+        values.append(value.alias(name))
+        is_there = held.isNotNull() & (F.trim(held.cast("string")) != "")
+        reasons.append(F.when(is_there & value.isNull(), F.lit(f"{name} is no {wanted_type}")))
+        if not kind.endswith("?"):
+            reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
+    if malformed is not None:
+        reasons.insert(0, F.when(column(malformed).isNotNull(), F.lit(MALFORMED)))
+    shown = [column(name).cast("string").alias(name) for name in rows.columns]
+    return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
+
+
+def _place_of(name: str) -> str:
+    return f"_text of {name}"
+
+
+def _number_text(text: Column, asked: TableSource) -> Column:
+    return typed_texts.with_point(text) if asked.decimal == "," else text
+
+
+def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, asked: TableSource) -> Column:
+    """A value of a kind, null where it is none; `_text of OURS` has the text of a number."""
+    text, words = F.trim(held.cast("string")), asked.words.get(ours)
+    if words is not None:
+        pairs = [F.when(text == word, F.lit(float(value))) for word, value in words.items()]
+        return F.coalesce(*pairs, F.lit(None).cast("double")).cast(kind)
+    if kind == "string":
+        return F.when(text != "", text)
+    if kind == "timestamp":
+        held_as = schema[name].dataType
+        if isinstance(held_as, TimestampType):
+            return held
+        if isinstance(held_as, DateType | TimestampNTZType):
+            return typed_texts.in_zone(held.cast("timestamp"), asked.time_zone)
+        return typed_texts.time(text, asked.time_format, asked.time_zone)
+    if kind == "boolean":
+        return F.when(F.lower(text).isin(YES), True).when(F.lower(text).isin(NO), False)
+    value = F.expr(f"try_cast(`{_place_of(ours)}` AS {kind})")
+    if kind in ("double", "float"):
+        return F.when(~F.isnan(value) & (F.abs(value) != F.lit(float("inf"))), value)
+    return value
