@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def text(task: str, data: str) -> str:
     lines = [
         f"# Settings for the task '{task}': {TASKS[task].what}.",
         "# Go through the marks ??? first; then: millrace doctor --settings FILE, millrace ingest --settings FILE",
-        f"# The file's columns: {', '.join(look.columns)}",
+        f"# The file's columns: {_one_line(', '.join(look.columns))}",
         f"task: {task}",
         f"run_dir: out/{task}/run         # checkpoints, bundle, report",
         f"tables: {{root: out/{task}/tables}}",
@@ -120,7 +121,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
         found = _match(name, [column for column in look.columns if column not in taken])
         taken |= {found} if found else set()
         if found:
-            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {', '.join(look.columns[found][:3])}"
+            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(look.columns[found][:3]))}"
         elif needed:
             yield f"{indent}  {name}: ???"
         else:
@@ -130,6 +131,11 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
     yield f"{indent}time_format: {json.dumps(pattern or '???')}"
     if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
         yield f"{indent}time_zone: UTC   # of times that name none"
+
+
+def _one_line(text: str) -> str:
+    """A text as it can stand in a comment."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _options(task: Task) -> Iterator[str]:
@@ -172,16 +178,20 @@ def _pattern(values: Sequence[str]) -> str | None:
 
 def _look(path: Path) -> Look:
     if path.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = next(pq.ParquetFile(path).iter_batches(ROWS), None)
+        try:
+            rows = next(pq.ParquetFile(path).iter_batches(ROWS), None)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"'{path}' cannot be read: {error}") from error
         held = {} if rows is None else rows.to_pydict()
         return Look("parquet", ",", {name: [str(value) for value in values] for name, values in held.items()})
     opened: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
             lines = list(itertools.islice(file, ROWS + 1))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' cannot be read: {error}") from error
     if lines and lines[0].lstrip().startswith("{"):
         return Look("json", ",", _json_columns(lines))

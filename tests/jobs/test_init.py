@@ -48,6 +48,22 @@ def test_a_stream_of_clicks_is_matched(tmp_path: Path) -> None:
     assert asked.constants == {"order_id": None, "quantity": None, "price": None}
 
 
+def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> None:
+    data = tmp_path / "lines.csv"
+    data.write_text('sku,user,at,"two\nlines",event\n"a\nb: [",u,2024-01-01,x,view\n', encoding="utf-8-sig")
+    asked = settings_of("recommend", data).ingest
+    assert asked.columns == {"item_id": "sku", "user_id": "user", "time": "at", "kind": "event"}
+
+
+@pytest.mark.parametrize("name", ["torn.csv.gz", "torn.parquet"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    damaged = bytearray(gzip.compress(bytes(range(256)) * 99))
+    damaged[20:40] = b"\xff" * 20
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(DataError, match=rf"{name}' cannot be read: "):
+        init.text("recommend", str(tmp_path / name))
+
+
 def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
     data = tmp_path / "cases.parquet"
     pq.write_table(pa.table({"stamp": ["2025-01-01T10:00:00Z"], "isFraud": [1], "zz": ["x"]}), data)
