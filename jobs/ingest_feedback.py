@@ -81,7 +81,8 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         say(f"feedback on what was shown at {moment} is up to date")
         return before | {"up_to_date": True}
     shown = _shown(every, moment, settings.feedback.window_days).persist()
-    checked = check(happened, shown.where(F.col("shown_at") <= _at(moment)))
+    of_moment = shown.where(F.col("shown_at") <= _at(moment))
+    checked = check(happened, of_moment, of_moment if outcomes is None else every)
     with step(f"feedback on what was shown at {moment}"):
         watch.before_writing()
         bad = _quarantine(settings, tables, checked, inputs, outcomes)

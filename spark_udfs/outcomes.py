@@ -54,16 +54,17 @@ def from_events(events: DataFrame, *, start: Column, end: Column) -> DataFrame:
     )
 
 
-def check(outcomes: DataFrame, shown: DataFrame) -> Checked:
+def check(outcomes: DataFrame, shown: DataFrame, bundles: DataFrame) -> Checked:
     """Set aside the rows of given outcomes that cannot be true.
 
-    Reasons: a null key, an unknown outcome, no time (of what was not ignored), a bundle that showed nothing, an
+    Reasons: a null key, an unknown outcome, no time (of what was not ignored), a bundle that never showed anything, an
     outcome before its showing.
 
     Args:
         outcomes: user_id, item_id, outcome (ignored, viewed or purchased), outcome_time, and optionally bundle (the one
             that showed it; null or no such column: any).
         shown: user_id, item_id, rank, bundle, shown_at.
+        bundles: `bundle`: of all that was ever shown, not of these showings alone.
 
     Raises:
         SchemaError: columns are missing or of another type.
@@ -72,10 +73,10 @@ def check(outcomes: DataFrame, shown: DataFrame) -> Checked:
     require_columns(shown, "shown", SHOWN)
     named = outcomes if "bundle" in outcomes.columns else outcomes.withColumn("bundle", F.lit(None).cast("string"))
     first_shown = shown.groupBy("user_id", "item_id").agg(F.min("shown_at").alias("first_shown"))
-    bundles = shown.select(F.col("bundle")).distinct().withColumn("known", F.lit(True))
+    known = bundles.select("bundle").distinct().withColumn("known", F.lit(True))
     reasoned = (
         named.select(*OUTCOMES, "bundle")
-        .join(F.broadcast(bundles), on="bundle", how="left")
+        .join(F.broadcast(known), on="bundle", how="left")
         .join(first_shown, on=["user_id", "item_id"], how="left")
         .withColumn("reason", _reason())
     )

@@ -160,6 +160,12 @@ def test_given_outcomes_of_erased_persons_are_dropped(spark: SparkSession, setti
         ingest_feedback.run(of(settings, FIRST), spark, spark.createDataFrame([(7,)], "user_id bigint"))
 
 
+def test_outcomes_of_what_was_shown_at_another_moment_are_no_bad_rows(spark: SparkSession, settings: Settings) -> None:
+    rows = given(spark, ("u", "a", "viewed", at(8), "b2"), ("u", "a", "viewed", at(1), "b1"))
+    summary = ingest_feedback.run(of(settings, FIRST), spark, rows)
+    assert (summary["viewed"], summary["quarantined"]) == (1, {})
+
+
 def test_too_many_bad_rows_stop_the_job(spark: SparkSession, settings: Settings) -> None:
     rows = given(spark, ("u", "a", "liked", at(1), None), ("u", "b", "viewed", at(1), None))
     with pytest.raises(

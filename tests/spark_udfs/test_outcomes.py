@@ -114,7 +114,7 @@ def test_bad_rows_are_set_aside_with_a_reason(spark: SparkSession, shown: DataFr
         ("u", "a", "purchased", at(1), "b1"),
         ("u", "z", "purchased", at(-1)),  # never shown, so not before its showing
     )
-    checked = check(outcomes, shown)
+    checked = check(outcomes, shown, shown)
     reasons = sorted(row["reason"] for row in checked.bad.collect())
     assert reasons == [
         "null key",
@@ -131,7 +131,7 @@ def test_bad_rows_are_set_aside_with_a_reason(spark: SparkSession, shown: DataFr
 def test_outcomes_of_other_columns_are_refused(spark: SparkSession, shown: DataFrame) -> None:
     wrong = spark.createDataFrame([("u", "a", 1)], "user_id string, item_id string, outcome int")
     with pytest.raises(SchemaError, match="'outcome' must be string, it is int; column 'outcome_time' must"):
-        check(wrong, shown)
+        check(wrong, shown, shown)
 
 
 def test_events_become_outcomes(spark: SparkSession) -> None:
