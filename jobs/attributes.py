@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from pyspark.sql import functions as F
 from jobs import dispositions, source_files, sources
 from jobs.console import say, show_table, step
 from jobs.ingest_rules import CORRECT_TIMES
-from jobs.sessions import session_settings
+from jobs.sessions import persisted, session_settings
 from jobs.settings_sources import AttributeSource
 from jobs.source import Source
 from spark_udfs import attributes, typed_texts
@@ -86,11 +87,13 @@ def made_from(readings: Sequence[AttributeReading]) -> dict[str, Any]:
     listed = [
         {"source": source.name, "files": source.state, "rules": vars(rules), "encoding": source.asked.encoding}
         | ({"history": True} if keeps_history(source) else {})
+        | ({"written": written} if (written := source.asked.written) else {})
         for source, rules in readings
     ]
     return {"attributes": listed} if listed else {}
 
 
+@contextmanager
 def gathered(
     tables: Tables,
     name: str,
@@ -99,8 +102,8 @@ def gathered(
     *,
     limit: float,
     persons: Erased | None,
-) -> DataFrame:
-    """The attributes of all sources, a row an id; counts, bad rows and histories are written.
+) -> Iterator[DataFrame]:
+    """The attributes of all sources, a row an id, for a while; counts, bad rows and histories are written.
 
     Args:
         tables: where these go.
@@ -116,27 +119,26 @@ def gathered(
     """
     spark, batch, parts, histories = tables.spark, _batch(inputs), list[DataFrame](), list[DataFrame]()
     of_batch = f"held.batch = '{batch}'"
-    with session_settings(spark, CORRECT_TIMES | sources.DECODING):
+    tallied: dict[str, Counter[str]] = {}
+    with session_settings(spark, CORRECT_TIMES | sources.AS_TEXTS), ExitStack() as held:
         for source, rules in readings:
             with step(f"reading {source.name}"), sources.readable(source):
                 raw = sources.read(spark, source, rules.columns, typed=True)
                 _refuse_maps(source, raw.rows, rules)
                 if TIME in rules.columns and typed_texts.zoneless(raw.rows, rules.columns[TIME], rules.time_format):
                     say(f"times of {source.name} name no zone: taken as {rules.time_zone} ({source.place}.time_zone)")
-                sorted_out = attributes.sort_out(raw.rows, rules, raw.malformed).persist()
+                sorted_out = held.enter_context(persisted(attributes.sort_out(raw.rows, rules, raw.malformed)))
                 counts = {row["disposition"]: row["rows"] for row in attributes.counts(sorted_out).collect()}
                 is_replaced = not sorted_out.where(F.contains("row", F.lit(REPLACED))).isEmpty()
-            if is_replaced and source.table is None and source.asked.format in ("csv", "json"):
+            if is_replaced:
                 source_files.refuse_undecodable(spark, source)
             _check(source, counts, limit)
             aside = attributes.set_aside(sorted_out)
             if persons is not None:
                 aside = persons.unmentioned(aside, "row", frozenset(), str.strip).distinct()
             aside = aside.select(F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch"))
-            tally = dispositions.tally(tables, batch, {source.name: counts})
             tables.merge_new("quarantine", aside, ["batch", "row"], job=JOB, inputs=inputs, where=of_batch)
-            keys = ["batch", "source", "disposition"]
-            tables.merge_new(dispositions.TABLE, tally, keys, job=JOB, inputs=inputs, where=of_batch)
+            tallied[source.name] = tallied.get(source.name, Counter()) + Counter(counts)  # a file may be read twice
             made_of = sorted_out
             if persons is not None and rules.id == "user_id":
                 made_of = persons.without(sorted_out, F.col("user_id"))
@@ -144,14 +146,16 @@ def gathered(
             if keeps_history(source):
                 histories.append(attributes.history(made_of, rules))
             show_table(f"Rows of {source.name}", ("disposition", "rows"), sorted(counts.items()))
-    made = attributes.joined(parts[0], IDS[name], parts[1:], ())
-    named = [each for _, rules in readings for each in rules.attributes]
-    _refuse_other_types(tables, name, made, [each for each in named if each not in TEXTS[name]])
-    if histories:
-        every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
-        with step(f"writing {HISTORIES[name]}"):
-            tables.write(HISTORIES[name], every, mode="overwrite", job=JOB, inputs=inputs)
-    return made
+        tally, keys = dispositions.tally(tables, batch, tallied), ["batch", "source", "disposition"]
+        tables.merge_new(dispositions.TABLE, tally, keys, job=JOB, inputs=inputs, where=of_batch)
+        made = attributes.joined(parts[0], IDS[name], parts[1:], ())
+        named = [each for _, rules in readings for each in rules.attributes]
+        _refuse_other_types(tables, name, made, [each for each in named if each not in TEXTS[name]])
+        if histories:
+            every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
+            with step(f"writing {HISTORIES[name]}"):
+                tables.write(HISTORIES[name], every, mode="overwrite", job=JOB, inputs=inputs)
+        yield made
 
 
 def keeps_history(source: Source) -> bool:

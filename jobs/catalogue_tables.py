@@ -24,12 +24,13 @@ _FORBIDDEN = re.compile(r"PERMISSION|PRIVILEGE|AccessControl|AccessDenied|ermiss
 
 
 class Named(NamedTuple):
-    """A catalogue's table: its rows, lazily; its version, its bytes and where it lies, if it has versions."""
+    """A catalogue's table: its rows, lazily; its version, bytes, place and id, if it has versions."""
 
     rows: DataFrame
     pin: Pin | None = None
     size: int | None = None
     folder: str | None = None
+    id: str | None = None
 
 
 def find(spark: SparkSession, name: str, place: str) -> Named:
@@ -51,8 +52,8 @@ def find(spark: SparkSession, name: str, place: str) -> Named:
         raise refusal(error, name, place) or error from error
     try:
         pin = pin_of(commits.newest_first(lambda limit: spark.sql(f"DESCRIBE HISTORY {full} LIMIT {limit}")))
-        size, folder = spark.sql(f"DESCRIBE DETAIL {full}").select("sizeInBytes", "location").collect()[0]
-        return Named(spark.sql(f"SELECT * FROM {full} VERSION AS OF {pin.version}"), pin, int(size), folder)
+        size, *where = spark.sql(f"DESCRIBE DETAIL {full}").select("sizeInBytes", "location", "id").collect()[0]
+        return Named(spark.sql(f"SELECT * FROM {full} VERSION AS OF {pin.version}"), pin, int(size), *where)
     except AnalysisException as error:
         if _FORBIDDEN.search(str(error)):
             raise refusal(error, name, place) or error from error

@@ -121,8 +121,10 @@ def _gather(
         if tables.up_to_date(kind.attributes, JOB, inputs):
             return
     limit, persons = settings.tables.quarantine_limit, erased.known(tables)
-    rows = attributes.gathered(tables, kind.name, readings, inputs, limit=limit, persons=persons)
-    with step(f"writing the attributes of {kind.name}"):
+    with (
+        attributes.gathered(tables, kind.name, readings, inputs, limit=limit, persons=persons) as rows,
+        step(f"writing the attributes of {kind.name}"),
+    ):
         tables.write(kind.attributes, rows, mode="overwrite", job=JOB, inputs=inputs)
 
 

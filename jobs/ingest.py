@@ -77,6 +77,11 @@ def run(
     task, given = TASKS[settings.task], frames or {}
     _refuse_unnamed(given, settings)
     if EVENTS not in task.tables(settings):
+        if named := settings.ingest.all_sources():
+            raise SettingsError(
+                f"{next(iter(named))} is for tasks that read {EVENTS}; '{task.name}' has tables of its own: say where "
+                f"their rows lie in sources, e.g. sources.{next(iter(task.tables(settings)))}"
+            )
         spark = open_session(settings, spark)
         tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
         return source_tables.ingest(settings, tables, task, given)
@@ -153,8 +158,8 @@ def _told(tables: Tables, batch: str) -> dict[str, Any]:
 
 def _try_rules(settings: Settings, spark: SparkSession) -> None:
     """Try the settings of all sources on a row, before a file is blamed for them."""
-    decoding = ingest_rules.CORRECT_TIMES | sources.DECODING
-    with step("ingest: trying the rules on a row"), session_settings(spark, decoding):
+    reading = ingest_rules.CORRECT_TIMES | sources.AS_TEXTS
+    with step("ingest: trying the rules on a row"), session_settings(spark, reading):
         for place, source in settings.ingest.all_sources().items():
             ingest_rules.try_out(spark, place, source)
         if settings.ingest.events() and settings.ingest.item_pattern is not None:

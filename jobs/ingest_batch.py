@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame
@@ -18,7 +19,7 @@ from jobs.dispositions import ODD_IDS, UNKNOWN_KIND
 from jobs.erasure import erased
 from jobs.ingest_inputs import Reading
 from jobs.ingested import Known
-from jobs.sessions import session_settings
+from jobs.sessions import persisted, session_settings
 from spark_udfs import order_lines, sorted_lines
 from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import BY_RULE, KEPT
@@ -102,19 +103,23 @@ def take_in(settings: Settings, tables: Tables, batch: Batch, watch: Watch) -> N
     """
     with step("looking for who was erased"):
         persons = erased.known(tables)
-    with session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
+    reading = session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS)
+    with reading, ExitStack() as held:
         parts, raw_rows, taken = list[DataFrame](), Counter[str](), {}
         for source, rules in batch.readings:
             part, rows, columns = _read(tables, batch, Reading(source, rules), persons)
             parts.append(part)
             raw_rows[source.name] += rows
             taken[source.name] = (source, columns)
-        sorted_out = sorted_lines.together(parts).persist()
+        sorted_out = held.enter_context(persisted(sorted_lines.together(parts)))
         with step("sorting out"), sources.readable(*(source for source, _ in batch.readings)):
             where = _where(batch, sorted_lines.events(sorted_out))
-            marked = sorted_out if batch.whole else _marked(tables, batch, sorted_out, where).persist()
+            marked = sorted_out
+            if not batch.whole:
+                marked = held.enter_context(persisted(_marked(tables, batch, sorted_out, where)))
             rows_of = sorted_lines.counts(marked).collect()
             odd = sorted_lines.oddities(marked).collect()[0]
+            _tell_unsaid(batch, sorted_out)
         counts = {
             name: {row["disposition"]: row["rows"] for row in rows_of if row["source"] == name} for name in raw_rows
         }
@@ -139,8 +144,6 @@ def take_in(settings: Settings, tables: Tables, batch: Batch, watch: Watch) -> N
             tables.append_new("events", kept, "event_id", order_by="time", files=files, where=where, **given)
             if not tables.up_to_date("events", JOB, batch.inputs):  # it had them all: no commit says so yet
                 tables.note_nothing_new("events", JOB, batch.inputs)
-        for held in {id(rows): rows for rows in (sorted_out, marked)}.values():
-            held.unpersist()
 
 
 def _read(tables: Tables, batch: Batch, reading: Reading, persons: Erased | None) -> tuple[DataFrame, int, str]:
@@ -172,12 +175,23 @@ def _where(batch: Batch, kept: DataFrame) -> str | None:
 def _marked(tables: Tables, batch: Batch, sorted_out: DataFrame, where: str | None) -> DataFrame:
     """The rows; those that earlier batches had are duplicates."""
     events = tables.read("events")
-    ids = (events if where is None else events.where(where)).select("event_id")
+    ids = (events if where is None else events.where(where)).select("event_id", F.lit(True).alias("is_event"))
     if batch.known is not None and not sorted_lines.set_aside(sorted_out).isEmpty():
         of_batches = batch.known.rows.select("batch").distinct()
         aside = tables.read("quarantine").join(of_batches, on="batch", how="left_semi")
-        ids = ids.union(aside.select(order_lines.event_id(F.col("row"))))
+        ids = ids.union(aside.select(order_lines.event_id(F.col("row")), F.lit(False)))
     return sorted_lines.met_before(sorted_out, ids)
+
+
+def _tell_unsaid(batch: Batch, sorted_out: DataFrame) -> None:
+    """Name the fields of JSON that no line has; a file that is new may lack some."""
+    if not any(source.asked.format == "json" and not source.is_cut_down for source, _ in batch.readings):
+        return
+    said = {row["source"]: row.asDict() for row in sorted_lines.said(sorted_out).collect()}
+    for source, rules in batch.readings:
+        if source.name in said:
+            held = {"arrival_time", *(name for name, is_said in said[source.name].items() if is_said)}
+            source_files.tell_unsaid(source, rules.columns, held)
 
 
 def _aside(settings: Settings, batch: Batch, marked: DataFrame, persons: Erased | None) -> DataFrame:
@@ -202,7 +216,7 @@ def _check_all(
 ) -> None:
     """Check the counts of each source, and note in them which words were unknown."""
     for source, _ in batch.readings:
-        if is_replaced and source.table is None and source.asked.format in ("csv", "json"):
+        if is_replaced:
             source_files.refuse_undecodable(tables.spark, source)
     cut_down = {source.name for source, _ in batch.readings if source.is_cut_down}
     for name, of_source in counts.items():
@@ -219,7 +233,7 @@ def _check(
     counts: Mapping[str, int], raw_rows: int, source: str, limit: float, unknown_kinds: Mapping[str, int] | None = None
 ) -> None:
     if not raw_rows:
-        raise DataError(f"'{source}' holds a header but no rows; name files that hold order lines")
+        raise DataError(f"'{source}' holds a header but no rows, or not even that; name files that hold order lines")
     if sum(counts.values()) != raw_rows:
         raise DataError(
             f"dispositions of '{source}' must add up to its {raw_rows:,} rows, they add up to "

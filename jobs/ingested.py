@@ -47,9 +47,9 @@ class Known(NamedTuple):
         return str(of_sources.select(F.max_by("batch", "number")).collect()[0][0])
 
     def columns(self, source: str) -> list[dict[str, str]]:
-        """The columns, with types, that a source had; several where they differ by file."""
+        """The columns, with types, that a source had; several where they differ by file. Empty files tell none."""
         held = self.rows.where(F.col("source") == source).select("columns").distinct().collect()
-        return [json.loads(row["columns"]) for row in held]
+        return [columns for row in held if (columns := json.loads(row["columns"]))]
 
 
 class Unread(NamedTuple):
@@ -157,7 +157,7 @@ def refuse_other_columns(source: Source, raw: Raw, held: Sequence[Mapping[str, s
         DataError: a csv file has another header than those of before.
         SchemaError: a column has another type.
     """
-    if source.asked.format == "json" and source.table is None:
+    if not raw.columns or (source.asked.format == "json" and source.table is None):
         return
     if source.asked.format == "csv" and source.table is None:
         names = [name for name, _ in raw.columns]
@@ -202,10 +202,13 @@ def _unread_table(tables: Tables, source: Source, held: DataFrame) -> Unread:
     before = held.orderBy(F.desc("number")).limit(1).collect()
     if not before:
         return Unread(source)
-    if before[0]["file"] == json.dumps(source.state):
-        return Unread(None)
+    was = json.loads(before[0]["file"])
     if source.version is None or source.folder is None or before[0]["size"] is None:
+        return Unread(None) if was == source.state else Unread(source, is_changed=True)
+    if was[1:] not in ([], source.state[1:]):  # once the table's id was not noted
         return Unread(source, is_changed=True)
+    if was[0] == source.state[0]:
+        return Unread(None)
     root, _, name = source.folder.rpartition("/")
     rows = appended(Tables(tables.spark, root), name, before[0]["size"], source.version)
     return Unread(source, is_changed=True) if rows is None else Unread(replace(source, table=rows, is_cut_down=True))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
@@ -99,6 +99,17 @@ def giving_back(spark: SparkSession, give_back: Callable[[], object]) -> Iterato
             give_back()
         raise
     give_back()
+
+
+@contextmanager
+def persisted(rows: DataFrame) -> Iterator[DataFrame]:
+    """Rows that are made once, and given up at the end, after an error too.
+
+    Spark takes rows that it holds for those of any other reading of the same paths, whatever lies there by then.
+    """
+    held = rows.persist()
+    with giving_back(held.sparkSession, held.unpersist):
+        yield held
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from jobs.places import SourcePath, TableName
 from jobs.settings_base import Moment, Section
 
-CSV_ONLY = ("delimiter", "quote", "escape", "header", "decimal", "multiline")
+OF_LINES = ("delimiter", "quote", "escape", "header", "multiline")
+CSV_ONLY = (*OF_LINES, "decimal")
 
 
 AttributeType = Literal["text", "number", "whole", "flag", "time", "texts", "numbers", "wholes"]
@@ -67,6 +68,12 @@ class SourceSettings(Section):
     def name(self) -> str | None:
         """What it reads; None: nothing."""
         return self.path or self.table
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """How a csv file is written, where that is not as most are."""
+        held = {name: getattr(self, name) for name in OF_LINES}
+        return {name: value for name, value in held.items() if value != SourceSettings.model_fields[name].default}
 
 
 class EventSource(SourceSettings):

@@ -24,7 +24,7 @@ class Source:
         place: of the settings that name it, for messages.
         asked: these settings.
         state: what tells whether it changed: how many files, their bytes, and a sum over their names, sizes and times;
-            or the Delta version that last changed rows.
+            or the Delta version that last changed rows, and the table's id: one that is made anew counts from 0 again.
         size: bytes.
         options: of Spark's reader, so that it reads what was listed.
         partitions: columns that are folders, such as country=UK.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -13,6 +12,7 @@ from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampT
 from jobs.settings_sources import TableSource, Wide
 from jobs.source import Raw, column
 from spark_udfs import typed_texts
+from spark_udfs.features import utc
 from spark_udfs.moments import DAY_US
 from training.errors import SchemaError
 
@@ -45,7 +45,7 @@ def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFram
             f"{place}.wide.prefix is '{wide.prefix}', and no column is named so with a number behind; the source has: "
             f"{', '.join(raw.rows.columns)}"
         )
-    first = int((wide.start.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds() * 1_000_000)
+    first = int(utc(wide.start).timestamp()) * 1_000_000
     cells = F.array(
         *(
             F.struct(
@@ -120,7 +120,6 @@ def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, as
         return typed_texts.time(text, asked.time_format, asked.time_zone)
     if kind == "boolean":
         return F.when(F.lower(text).isin(YES), True).when(F.lower(text).isin(NO), False)
-    value = F.expr(f"try_cast(`{_place_of(ours)}` AS {kind})")
     if kind in ("double", "float"):
-        return F.when(~F.isnan(value) & (F.abs(value) != F.lit(float("inf"))), value)
-    return value
+        return typed_texts.number(_place_of(ours)).cast(kind)
+    return F.expr(f"try_cast(`{_place_of(ours)}` AS {kind})")

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import dispositions, in_place, source_rows, sources
+from jobs import dispositions, in_place, ingest_rules, source_files, source_rows, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
 from jobs.erasure.persons import of_no_person_in
-from jobs.ingest_rules import CORRECT_TIMES
-from jobs.sessions import session_settings
+from jobs.sessions import persisted, session_settings
 from jobs.settings import Settings
 from jobs.settings_sources import TableSource
 from jobs.source import Source
 from jobs.source_rows import MALFORMED
 from jobs.tables import Tables
 from jobs.task import Task, said_persons
+from spark_udfs import typed_texts
 from spark_udfs.occurrences import trimmed
-from spark_udfs.order_lines import ERASED, NOT_KEPT
+from spark_udfs.order_lines import ERASED, NOT_KEPT, REPLACED
 from training.errors import DataError, SettingsError, TooManyBadRows
 
 if TYPE_CHECKING:
@@ -156,12 +156,12 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
     with step("looking for who was erased"):
         persons = _erased(tables, settings, name)
     with (
-        session_settings(tables.spark, CORRECT_TIMES | sources.DECODING),
+        session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS),
         step(f"reading {source.name}"),
         sources.readable(source),
+        persisted(_typed(settings, tables, table, persons)) as typed,
     ):
-        typed = _typed(settings, tables, table, persons).persist()
-        counts = {row["reason"] or KEPT: row["count"] for row in typed.groupBy("reason").count().collect()}
+        counts = _counts(tables, table, typed)
         _check(counts, source.name, f"sources.{name}", settings.tables.quarantine_limit)
         batch = _batch(name, inputs)
         aside = _aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
@@ -177,7 +177,6 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
         else:
             kept = typed.where("reason IS NULL").select(*table.columns)
             version = tables.write(name, kept, mode="overwrite", job=JOB, inputs=inputs)
-        typed.unpersist()
         watch.after_writing([name], batch)
     return counts, version
 
@@ -185,7 +184,11 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
 def _typed(settings: Settings, tables: Tables, table: _Table, persons: Erased | None) -> DataFrame:
     """All rows with their types, and what is wrong with each."""
     asked, wanted = table.asked, source_rows.wanted_of(table.asked, table.columns)
+    ingest_rules.try_out(tables.spark, f"sources.{table.name}", asked)
     raw = sources.read(tables.spark, table.source, wanted)
+    times = [wanted[name] for name, kind in table.columns.items() if kind.startswith("timestamp") and name in wanted]
+    if any(typed_texts.zoneless(raw.rows, name, asked.time_format) for name in times):
+        say(f"times of {table.source.name} name no zone: taken as {asked.time_zone} (sources.{table.name}.time_zone)")
     rows = source_rows.melted(raw, asked.wide, f"sources.{table.name}", wanted) if asked.wide else raw.rows
     typed = source_rows.typed(rows, asked, table.columns, wanted, raw.malformed)
     return erased.marked(typed, persons, said_persons(settings, table.name))
@@ -239,6 +242,23 @@ def _aside(typed: DataFrame, persons: Erased | None, of_nobody: frozenset[str]) 
         return rows
     row = F.when(F.col("reason") == MALFORMED, NOT_KEPT).otherwise(F.col("row"))
     return persons.unmentioned(rows.withColumn("row", row), "row", of_nobody, trimmed)
+
+
+def _counts(tables: Tables, table: _Table, typed: DataFrame) -> dict[str, int]:
+    """Rows by reason; columns that no row has are named.
+
+    Raises:
+        DataError: there are bytes that the encoding does not know.
+    """
+    is_replaced = F.max(F.contains("row", F.lit(REPLACED))).alias("is_replaced")
+    is_said = [F.max(F.col(name).isNotNull()).alias(f"says {name}") for name in table.columns]
+    held = typed.groupBy("reason").agg(F.count(F.lit(1)).alias("rows"), is_replaced, *is_said).collect()
+    if any(row["is_replaced"] for row in held):
+        source_files.refuse_undecodable(tables.spark, table.source)
+    said = [name for name in table.columns if any(row[f"says {name}"] for row in held)]
+    if held:
+        source_files.tell_unsaid(table.source, source_rows.wanted_of(table.asked, table.columns), said)
+    return {row["reason"] or KEPT: row["rows"] for row in held}
 
 
 def _bad(counts: Mapping[str, int]) -> dict[str, int]:

@@ -29,8 +29,13 @@ from training.errors import DataError, SchemaError, TableError
 
 UNKNOWN_SIZE = 1 << 50  # bytes, for as many tasks as the session is set up for
 ORDER_LINES_TABLE = "order_lines"
-# Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for.
-DECODING = {"spark.sql.legacy.javaCharsets": "true", "spark.sql.legacy.codingErrorAction": "true"}
+# Every charset of the JVM, and undecodable bytes as U+FFFD, which is looked for; folders such as month=01 as texts, not
+# as what those that are read together look like.
+AS_TEXTS = {
+    "spark.sql.legacy.javaCharsets": "true",
+    "spark.sql.legacy.codingErrorAction": "true",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+}
 _GONE = re.compile(r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND")
 TIMES = (TimestampType, TimestampNTZType, DateType)
 
@@ -56,13 +61,19 @@ def find(
     assert asked.path is not None
     if asked.format != "delta":
         return source_files.find(place, asked, asked.path, spark)
-    folder, _, name = asked.path.rstrip("/").rpartition("/")
+    folder, name = delta_place(asked.path)
     try:
-        return _pinned(place, asked, Tables(spark, folder or "."), name, asked.path)
+        return _pinned(place, asked, Tables(spark, folder), name, asked.path)
     except SchemaError:
         raise
     except TableError as error:
         raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct it, or {place}.format") from error
+
+
+def delta_place(path: str) -> tuple[str, str]:
+    """The folder in which a Delta table lies, which may be the top of a store, and its name there."""
+    folder, slash, name = path.rstrip("/").rpartition("/")
+    return (folder if folder and not folder.endswith(":") else folder + slash) or ".", name
 
 
 def simulated(
@@ -99,7 +110,7 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
     if source.table is not None:
         raw = Raw(source.table, None, source.table.dtypes)
     elif asked.format == "csv":
-        raw = source_files.csv(spark, source)
+        raw = source_files.csv(spark, source, columns)
     elif asked.format == "json":
         raw = source_files.json_lines(spark, source, columns)
     else:
@@ -173,13 +184,13 @@ def _meant(sources: Sequence[Source], text: str) -> Source:
 
 def _pinned(place: str, asked: SourceSettings, tables: Tables, name: str, path: str) -> Source:
     pin = tables.pin(name)
-    table = tables.read(name, pin.version)
+    table, detail = tables.read(name, pin.version), tables.detail(name)
     return Source(
         path,
         place,
         asked,
-        [pin.content],
-        tables.size(name),
+        [pin.content, detail["id"]],
+        int(detail["sizeInBytes"]),
         {},
         version=pin.version,
         table=table,
@@ -190,7 +201,7 @@ def _pinned(place: str, asked: SourceSettings, tables: Tables, name: str, path: 
 def _by_name(place: str, asked: SourceSettings, name: str, named: Named) -> Source:
     if named.pin is not None:
         pin, size = named.pin, named.size or 0
-        source = Source(name, place, asked, [pin.content], size, {}, version=pin.version, table=named.rows)
+        source = Source(name, place, asked, [pin.content, named.id], size, {}, version=pin.version, table=named.rows)
         return replace(source, folder=named.folder)
     texts = [_text(each).cast("string").alias(f"c{number}") for number, each in enumerate(named.rows.schema.fields)]
     try:

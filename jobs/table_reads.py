@@ -78,7 +78,7 @@ class TableReads:
             )
         self.spark = spark
         # Spark's SQL resolves a relative path against its warehouse, everything else against the working folder.
-        self.root = root.rstrip("/") if ":/" in root else str(Path(root).absolute())
+        self.root = (root if ":/" in root else str(Path(root).absolute())).rstrip("/")
 
     def path(self, name: str) -> str:
         """Where a table lies, whether it exists or not."""

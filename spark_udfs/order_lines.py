@@ -204,11 +204,9 @@ def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
     # A prefix of None makes this null, and no row a return.
     is_return = F.startswith(F.col("raw_order_id"), F.lit(rules.cancelled_prefix).cast("string"))
     time, arrival = (_time(rules, rows, name) for name in TIMES)
-    quantity = F.expr("try_cast(raw_quantity AS double)")
+    quantity, price, rating = (typed_texts.number(f"raw_{name}") for name in NUMBERS)
     whole = (quantity == F.floor(quantity)) & (F.abs(quantity) < 2**53)
-    price = F.expr("try_cast(raw_price AS double)")
     kind = F.when(is_return, F.lit("return")).otherwise(_kind(rules))
-    rating = F.expr("try_cast(raw_rating AS double)")
     signed = F.when(whole, quantity.cast("bigint"))
     return [
         event_id(F.col("row")).alias("event_id"),
@@ -219,13 +217,9 @@ def _typed(rules: Rules, rows: DataFrame) -> list[Column]:
         # What is not said to be late is known at once; nothing is known before it happens.
         F.greatest(time, arrival).alias("arrival_time"),
         F.when(kind == "return", F.abs(signed)).otherwise(signed).alias("quantity"),
-        _finite(price).alias("price"),
-        _finite(rating).alias("rating"),
+        price.alias("price"),
+        rating.alias("rating"),
     ]
-
-
-def _finite(number: Column) -> Column:
-    return F.when(F.isnan(number) | (F.abs(number) == float("inf")), None).otherwise(number)
 
 
 def _kind(rules: Rules) -> Column:

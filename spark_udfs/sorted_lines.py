@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_udfs.order_lines import DUPLICATE, ERASED, EVENT_COLUMNS, IDS, KEPT, REPLACED
+from spark_udfs.order_lines import DUPLICATE, ERASED, EVENT_COLUMNS, IDS, KEPT, NUMBERS, REPLACED, TEXTS
 
 ODD_ID = r"[\p{Cf}\p{Cc}\p{M}]|^\p{Z}|\p{Z}$"  # what two ids that look alike may differ in
 
@@ -44,6 +44,13 @@ def oddities(sorted_out: DataFrame) -> DataFrame:
     )
 
 
+def said(sorted_out: DataFrame) -> DataFrame:
+    """`source`, and by the name of a column whether any of its rows says something in it."""
+    names = (*NUMBERS, *TEXTS, "time")
+    is_said = [F.max(F.col(name).isNotNull()).alias(name) for name in names]
+    return sorted_out.groupBy("source").agg(*is_said, F.max(F.col("said_kind").isNotNull()).alias("kind"))
+
+
 def events(sorted_out: DataFrame) -> DataFrame:
     """The kept rows, as events: EVENT_COLUMNS, one row per event_id."""
     return sorted_out.where(F.col("disposition").isin(*KEPT)).select(*EVENT_COLUMNS)
@@ -55,12 +62,18 @@ def days(events: DataFrame) -> DataFrame:
 
 
 def met_before(sorted_out: DataFrame, ids: DataFrame) -> DataFrame:
-    """The rows; those that an earlier batch had (a column `event_id`) are duplicates. Malformed lines count each."""
-    held = ids.distinct().withColumn("is_held", F.lit(True))
+    """The rows; those that an earlier batch had are duplicates. Malformed lines count each.
+
+    Args:
+        sorted_out: the rows.
+        ids: `event_id`, `is_event` (else an earlier batch set it aside; one that lay in the future then is kept now).
+    """
+    held = ids.groupBy("event_id").agg(F.max("is_event").alias("is_event"))
     marked = sorted_out.join(held, on="event_id", how="left")
-    is_again = F.col("is_held") & ~F.col("disposition").isin("malformed_line", ERASED)
-    disposition = F.when(is_again, DUPLICATE).otherwise(F.col("disposition"))
-    return marked.withColumn("disposition", disposition).drop("is_held")
+    counts_again = ~F.col("disposition").isin("malformed_line", ERASED)
+    is_again = F.col("is_event") | (F.col("is_event").isNotNull() & ~F.col("disposition").isin(*KEPT))
+    disposition = F.when(is_again & counts_again, DUPLICATE).otherwise(F.col("disposition"))
+    return marked.withColumn("disposition", disposition).drop("is_event")
 
 
 def set_aside(sorted_out: DataFrame) -> DataFrame:

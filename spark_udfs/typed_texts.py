@@ -48,6 +48,12 @@ def zoneless(rows: DataFrame, column: str, time_format: str) -> bool:
     return isinstance(kind, ZONELESS) or (kind.simpleString() == "string" and not names_zone(time_format))
 
 
+def number(text: str) -> Column:
+    """A column of texts as numbers; null where one is none, or not finite. To Java 12d is a number too, and NaN."""
+    value, last = F.expr(f"try_cast(`{text}` AS double)"), F.substring(F.trim(F.col(f"`{text}`")), -1, 1)
+    return F.when(last.isin(*"0123456789.") & (F.abs(value) < float("inf")), value)
+
+
 def with_point(text: Column) -> Column:
     """A number that has a decimal comma, and maybe marks between thousands, as one with a point; else no number.
 

@@ -113,8 +113,9 @@ def test_persons_who_were_erased_get_no_row(spark: SparkSession, tmp_path: Path)
     reading = AttributeReading(sources.find("ingest.users[0]", asked, spark, {"users": rows}), rules)
     tables = Tables(spark, str(tmp_path))
     erased.remember(tables, ["v9"])
-    made = attributes_job.gathered(tables, "users", [reading], {"n": 1}, limit=0.5, persons=erased.known(tables))
-    assert [(row["user_id"], row["segment"]) for row in made.collect()] == [("v1", "a")]
+    persons = erased.known(tables)
+    with attributes_job.gathered(tables, "users", [reading], {"n": 1}, limit=0.5, persons=persons) as made:
+        assert [(row["user_id"], row["segment"]) for row in made.collect()] == [("v1", "a")]
 
 
 def sort_out(spark: SparkSession, rows: list[tuple[Any, ...]], columns: str, **rules: Any) -> dict[str, int]:
@@ -152,6 +153,26 @@ def test_bad_rows_past_the_limit_stop_and_name_the_settings(spark: SparkSession,
 def test_attributes_that_cannot_be(section: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         rules_of(IngestSettings(items=({"path": "x", **section},)))  # type: ignore[arg-type]
+
+
+def test_a_file_of_attributes_that_changes_or_is_read_otherwise(spark: SparkSession, tmp_path: Path) -> None:
+    """By the same Spark; one that is read twice counts twice."""
+    place, settings = tmp_path / "brands.csv", shop(tmp_path, "v0;a;1;yes;01.01.2024", limit=1.0)
+    brand = {"path": str(place), "columns": {"item_id": "sku", "brand": "brand"}}
+    size = {"path": str(place), "columns": {"item_id": "sku", "size": "size"}}
+
+    def run(text: str, *sources: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+        place.write_text(f"sku,brand,size\n{text}\n")
+        section = IngestSettings.model_validate(settings.ingest.model_dump() | {"items": sources, "users": ()})
+        made = ingest.run(settings.model_copy(update={"ingest": section}), spark)["attributes"]["items"]
+        rows = Tables(spark, settings.tables.root).read("items").where("brand IS NOT NULL").collect()
+        return made[str(place)], {row["item_id"]: row["brand"] for row in rows}
+
+    assert run("s1,A,1", brand) == ({"attributes": 1}, {"s1": "A"})
+    assert run("s1,Changed,1", brand) == ({"attributes": 1}, {"s1": "Changed"})
+    assert run("s1,'A, B',1", brand) == ({"malformed_line": 1}, {})
+    assert run("s1,'A, B',1", brand | {"quote": "'"}) == ({"attributes": 1}, {"s1": "A, B"})
+    assert run("s1,C,1", brand, size) == ({"attributes": 2}, {"s1": "C"})
 
 
 def test_an_attribute_of_two_sources_and_a_map_are_refused(spark: SparkSession, tmp_path: Path) -> None:

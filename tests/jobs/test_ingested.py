@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import ingest, ingest_batch, ingested, sources
 from jobs.appended import appended
@@ -16,7 +19,7 @@ from jobs.settings import Settings
 from jobs.source import Source
 from jobs.tables import Tables
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines
-from training.errors import DataError, SchemaError, TableError
+from training.errors import DataError, SchemaError, TableError, TooManyBadRows
 
 pytestmark = pytest.mark.timeout(900)
 ENDS = {
@@ -106,6 +109,19 @@ def test_tables_of_before_files_were_known_go_on(
     assert read == [["lines"], ["lines"], ["c.csv"]]
 
 
+def test_a_day_without_a_line(spark: SparkSession, tmp_path: Path) -> None:
+    """Compressed, nothing has bytes too; the days after it go on."""
+    write(tmp_path / "lines", "a")
+    settings = settings_for(tmp_path, tmp_path / "lines")
+    first = ingest.run(settings, spark)
+    (tmp_path / "lines" / "b.csv.gz").write_bytes(gzip.compress(b""))
+    assert ingest.run(settings, spark)["all"] == first["all"]
+    write_lines(tmp_path / "lines" / "c.csv", NEW)
+    assert ingest.run(settings, spark)["dispositions"] == {"sale": 1}
+    with pytest.raises(DataError, match=r"holds a header but no rows"):
+        ingest.run(settings_for(tmp_path / "other", tmp_path / "lines" / "b.csv.gz"), spark)
+
+
 def test_a_new_file_that_does_not_go_with_those_of_before_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "lines", "a")
     settings = settings_for(tmp_path, tmp_path / "lines")
@@ -162,6 +178,48 @@ def test_rows_that_were_added_to_a_delta_table(spark: SparkSession, tmp_path: Pa
     assert appended(tables, "raw", 1, 0) is None
     Path(f"{tmp_path}/raw/_delta_log/{1:020d}.json").unlink()
     assert appended(tables, "raw", 0, 1 + 1) is None
+
+
+def test_a_row_that_lay_in_the_future_is_kept_when_it_comes_again(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lines").mkdir()
+    write_lines(tmp_path / "lines" / "a.csv", CLEAN[0], NEW)
+    asked = settings_for(tmp_path, tmp_path / "lines", now=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(F, "current_timestamp", lambda: F.lit(datetime(2024, 2, 1, tzinfo=UTC)))
+        assert ingest.run(asked, spark)["dispositions"] == {"sale": 1, "future_time": 1}
+    write_lines(tmp_path / "lines" / "b.csv", NEW, CLEAN[0])
+    again = ingest.run(asked, spark)
+    assert again["dispositions"] == {"sale": 1, "duplicate": 1}
+    assert again["all"] == {"raw_rows": 4, "dispositions": {"sale": 2, "duplicate": 1, "future_time": 1}}
+
+
+def test_a_file_that_was_refused_is_read_anew(spark: SparkSession, tmp_path: Path) -> None:
+    """By the same Spark: what it holds of a path is not what lies there later."""
+    lines = write_lines(tmp_path / "lines.csv", DIRTY["missing_time"])
+    settings = settings_for(tmp_path, lines)
+    with pytest.raises(TooManyBadRows, match="1 of 1 rows"):
+        ingest.run(settings, spark)
+    write_lines(lines, *CLEAN[:2])
+    assert ingest.run(settings, spark)["dispositions"] == {"sale": 2}
+
+
+def test_a_delta_source_that_is_made_anew_under_its_old_versions(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {name: name for name in ("order_id", "item_id", "quantity", "time", "price", "user_id")}
+    section = {"path": str(tmp_path / "raw"), "format": "delta", "columns": columns}
+    settings = Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}, "ingest": section})
+    delta(tmp_path / "raw", spark, CLEAN[1])
+    ingest.run(settings, spark)
+    shutil.rmtree(tmp_path / "raw")
+    delta(tmp_path / "raw", spark, CLEAN[2])
+    assert ingest.run(settings, spark)["dispositions"] == {"sale": 1}
+    shutil.rmtree(tmp_path / "raw")
+    delta(tmp_path / "raw", spark, CLEAN[3])
+    delta(tmp_path / "raw", spark, NEW)
+    made = ingest.run(settings, spark)
+    assert (made["raw_rows"], made["up_to_date"]) == (2, False)
+    assert Tables(spark, settings.tables.root).read("events").count() == 4
 
 
 def test_a_delta_source_that_grows_and_is_written_anew(spark: SparkSession, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import source_tables
+from jobs import ingest, source_tables
 from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -95,7 +96,7 @@ def test_rows_that_do_not_fit_are_counted_and_past_the_limit_refused(spark: Spar
 
 def test_a_column_for_each_period_becomes_rows(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "wide.csv").write_text("code,W0,W1,MIN\np1,3,0,0\np2,4,5,4\n")
-    wide = {"prefix": "W", "start": "2025-01-06", "days": 7}
+    wide = {"prefix": "W", "start": "2025-01-06T02:00:00+02:00", "days": 7}
     source = {"path": str(tmp_path / "wide.csv"), "columns": {"series": "code"}, "wide": wide}
     reads = {"series": "string", "time": "timestamp", "quantity": "double"}
     asked = settings(tmp_path, sales=source)
@@ -108,6 +109,12 @@ def test_a_column_for_each_period_becomes_rows(spark: SparkSession, tmp_path: Pa
     other = settings(tmp_path, sales=source | {"wide": wide | {"prefix": "week "}})
     with pytest.raises(SchemaError, match=r"sources\.sales\.wide\.prefix is 'week ', and no column is named so"):
         run(spark, other, sales=reads)
+
+
+def test_a_place_for_events_is_refused_by_a_task_that_reads_none() -> None:
+    asked = Settings.model_validate({"task": "demand", "ingest": {"path": "x.csv", "columns": {}}})
+    with pytest.raises(SettingsError, match=r"ingest is for tasks that read events; 'demand' .* e\.g\. sources\.sales"):
+        ingest.run(asked)
 
 
 def test_sources_that_do_not_fit_the_task_are_refused(spark: SparkSession, tmp_path: Path) -> None:
@@ -125,6 +132,54 @@ def test_sources_that_do_not_fit_the_task_are_refused(spark: SparkSession, tmp_p
     empty = of_file(tmp_path / "empty.csv", "id,when,label,amount,old,n\n")
     with pytest.raises(DataError, match=r"holds no rows; name files that hold some in sources\.cases\.path"):
         run(spark, settings(tmp_path, cases=empty), cases=CASES)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"time_format": "yyyy-MM-dd hh:mm:ss"}, r"sources\.cases\.time_format 'yyyy-MM-dd hh:mm:ss' writes"),
+        ({"time_zone": "Mars/Base"}, r"sources\.cases\.time_zone is 'Mars/Base', which Spark does not take"),
+        ({"encoding": "nonsense"}, r"sources\.cases\.encoding is 'nonsense'"),
+        (
+            {"format": "json", "delimiter": ";"},
+            r"sources\.cases\.delimiter is for sources\.cases\.format csv, got json",
+        ),
+    ],
+)
+def test_wrong_settings_are_named_before_the_file_is_blamed(
+    spark: SparkSession, tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run(spark, settings(tmp_path, cases=of_file(tmp_path / "cases.csv", **more)), cases=CASES)
+
+
+def test_undecodable_bytes_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    source = of_file(tmp_path / "cases.csv")
+    (tmp_path / "cases.csv").write_bytes(FILE.replace("\nb,", "\nbé,").replace("\nc,", "\nbè,").encode("latin-1"))
+    with pytest.raises(DataError, match=r"no UTF-8 stand in 2 lines of file:.*cases.csv.* sources\.cases\.encoding"):
+        run(spark, settings(tmp_path, cases=source), cases=CASES)
+    assert (
+        run(spark, settings(tmp_path, cases=source | {"encoding": "latin-1"}), cases=CASES)["tables"]["cases"]["rows"]
+        == 3
+    )
+
+
+def test_a_file_that_changes_is_read_anew(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same Spark, after a run that failed too: what it holds of a path is not what lies there later."""
+    path = tmp_path / "cases.json"
+    path.write_text('{"id": "a", "n": 1}\n')
+    source = {"path": str(path), "format": "json", "columns": {"case_id": "id", "old": "oldd"}}
+    asked, reads = settings(tmp_path, cases=source), {"case_id": "string", "n": "bigint", "old": "boolean?"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Tables, "write", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(spark, asked, cases=reads)
+    assert "says anything in 'oldd' (our old): see sources.cases.columns" in "".join(capsys.readouterr())
+    path.write_text('{"id": "a", "n": 2}\n')
+    run(spark, asked, cases=reads)
+    assert [row["n"] for row in Tables(spark, asked.tables.root).read("cases").collect()] == [2]
 
 
 def test_who_was_erased_does_not_come_back(spark: SparkSession, tmp_path: Path) -> None:
@@ -174,6 +229,10 @@ def test_a_delta_table_that_needs_no_cleaning_is_read_where_it_lies(
     assert run(spark, asked, cases=reads)["up_to_date"]
     assert made(("c", 3)) == ([("c", 3)], 0)
     capsys.readouterr()
+    shutil.rmtree(shop)  # made anew, its versions begin again
+    assert [made((name, 3))[0] for name in "xy"] == [[("x", 3)], [("y", 3)]]
+    shutil.rmtree(shop)
+    assert made(("z", 3)) == ([("z", 3)], 0)
     assert made(("c", 3), (" d ", 4)) == ([("c", 3), ("d", 4)], 1)
     assert made(("c", 3), ("", 4))[0] == [("c", 3)]
     said = " ".join("".join(capsys.readouterr()).split())

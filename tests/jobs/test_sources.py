@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from jobs.sessions import session_settings
 from jobs.settings import Settings, load_settings
 from jobs.settings_sources import Kind
 from jobs.source import Source
+from jobs.sources import delta_place
 from jobs.tables import Tables
 from spark_udfs import order_lines, sorted_lines
 from spark_udfs.event_names import KINDS
@@ -58,14 +60,14 @@ def sort_out(spark: SparkSession, settings: Settings) -> Any:
 
 def counts(spark: SparkSession, settings: Settings) -> dict[str, int]:
     with (
-        session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING),
+        session_settings(spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS),
         sources.readable(find(settings, spark)),
     ):
         return {row[0]: row[1] for row in sorted_lines.counts(sort_out(spark, settings)).collect()}
 
 
 def events(spark: SparkSession, settings: Settings) -> list[dict[str, Any]]:
-    with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.DECODING):
+    with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS):
         rows = sorted_lines.events(sort_out(spark, settings)).withColumn("time", F.col("time").cast("string"))
         return [row.asDict() for row in rows.orderBy("order_id").collect()]
 
@@ -115,6 +117,70 @@ def test_what_is_listed_is_read(spark: SparkSession, tmp_path: Path) -> None:
     assert counts(spark, of(tmp_path / "parts" / "land=01")) == {"sale": 1}
 
 
+def test_of_a_folder_the_files_of_the_format_are_read(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the ends of their names; others are named. A file that is named, and all that a pattern matches, is read."""
+    for number, name in enumerate(("a.csv", "B.CSV", "c d.csv.gz", ".d.csv", "_e.csv", "f.txt", "sub/LICENSE")):
+        path = csv(tmp_path / "raw" / name, SALE.replace("1,", f"{number},", 1))
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    assert find(of(tmp_path / "raw"), spark).state[0] == 3
+    assert "2 files of" in (said := " ".join("".join(capsys.readouterr()).split()))
+    assert said.endswith("names of csv end in .csv, .tsv, .psv: 'LICENSE', 'f.txt'")
+    assert counts(spark, of(tmp_path / "raw")) == {"sale": 3}
+    assert counts(spark, of(tmp_path / "raw" / "f.txt")) == {"sale": 1}
+    capsys.readouterr()
+    assert counts(spark, of(f"{tmp_path}/raw/*")) == {"sale": 5}
+    assert "passed over" not in "".join(capsys.readouterr())
+    with pytest.raises(
+        DataError, match=r"is a folder without json files: .* in .json, .jsonl, .ndjson .*such as 'B.CS"
+    ):
+        find(of(tmp_path / "raw", format="json"), spark)
+    with pytest.raises(
+        DataError, match=r"raw/sub' is a folder without csv files: .* 1 files .*'LICENSE'\. .*raw/sub/\*"
+    ):
+        find(of(tmp_path / "raw" / "sub"), spark)
+    with pytest.raises(DataError, match=r"is empty; name files that hold rows .*begin with \. or _ are passed over"):
+        find(of(tmp_path / "raw" / "_e.csv"), spark)
+
+
+def test_folders_are_texts_whatever_they_look_like(spark: SparkSession, tmp_path: Path) -> None:
+    for number, month in enumerate(("01", "02")):
+        (tmp_path / "raw" / f"month={month}").mkdir(parents=True)
+        json_lines(tmp_path / "raw" / f"month={month}" / "a.json", [row(order_id=number)])
+    settings = of(tmp_path / "raw", format="json", columns=COLUMNS | {"country": "month"})
+    assert [event["country"] for event in events(spark, settings)] == ["01", "02"]
+
+
+def test_numbers_of_java_alone_are_none(spark: SparkSession, tmp_path: Path) -> None:
+    sales = [
+        f"{n},i,u,2024-01-01 10:00:00,{q},{p}" for n, (q, p) in enumerate([(1, ".5"), (" 2 ", "5."), ("3e0", "1")])
+    ]
+    bad = ["8,i,u,2024-01-01 10:00:00,12d,1", "9,i,u,2024-01-01 10:00:00,1,3F"]
+    settings = of(csv(tmp_path / "lines.csv", *sales, *bad))
+    assert counts(spark, settings) == {"sale": 3, "unreadable_quantity": 1, "unreadable_price": 1}
+    assert [event["quantity"] for event in events(spark, settings)] == [1, 2, 3]
+
+
+def test_fields_that_no_line_of_json_has_are_named(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = json_lines(tmp_path / "lines.json", [row(), row(order_id="2")])
+    asked = of(path, format="json", columns=COLUMNS | {"user_id": "usr"}).model_dump()
+    ingest.run(Settings(**asked | {"tables": {"root": str(tmp_path / "tables")}}), spark)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "lines.json' says anything in 'usr' (our user_id): see ingest.columns" in said
+
+
+def test_a_delta_table_at_the_top_of_a_store(spark: SparkSession) -> None:
+    with pytest.raises(DataError, match=r"ingest.path '/nowhere' is no Delta table"):
+        find(of("/nowhere", format="delta"), spark)
+    assert delta_place("dbfs:/events") == ("dbfs:/", "events")
+    assert delta_place("/events/") == ("/", "events")
+    assert delta_place("events") == (".", "events")
+
+
 def test_a_colon_in_a_name_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has a colon, got 'li:ne.csv'"):
         find(of("li:ne.csv"), spark)
@@ -149,7 +215,7 @@ def test_undecodable_bytes_are_refused_and_an_encoding_reads_them(spark: SparkSe
     assert not Tables(spark, settings.tables.root).exists("events")
     assert {event["user_id"] for event in events(spark, of(path, encoding="windows-1252"))} == {"é", "è"}
     written_so = csv(tmp_path / "written.csv", SALE.replace("u,", "\ufffd,"))
-    with session_settings(spark, sources.DECODING):
+    with session_settings(spark, sources.AS_TEXTS):
         source_files.refuse_undecodable(spark, find(of(written_so), spark))
 
 
@@ -218,7 +284,7 @@ def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path)
     with pytest.raises(DataError, match=r"different headers: .*cost"):
         counts(spark, of(tmp_path / "mixed"))
     with pytest.raises(DataError, match=r"Check that it is whole"):
-        counts(spark, of(tmp_path / "mixed", format="parquet"))
+        counts(spark, of(tmp_path / "mixed" / "a.csv", format="parquet"))
     source = find(of(tmp_path / "mixed"), spark)
     with (
         pytest.raises(DataError, match=r"UNRESOLVED_COLUMN.*Check ingest.format and ingest.columns"),
