@@ -4,7 +4,7 @@
     lines  --examples--> one row per (user, moment, target item), with the history before that moment
 
 A moment is a point in time at which a user bought something; all that was bought then is a target of it and part of no
-history before it. Work grows with the number of lines: each user's sorted lines are collected once and sliced.
+history before it. Work grows with the number of lines.
 """
 
 from __future__ import annotations
