@@ -42,7 +42,9 @@ START, HELD_OUT, GOAL, GOAL_ROWS = datetime(2024, 1, 1, tzinfo=UTC), 14, 0.10, 0
 
 def main() -> None:
     lines, days, users, items = (int(value) for value in [*sys.argv[1:], "20000000", "200", "1000000", "50000"][:4])
-    spark = build_session("bench-one-more-day", master="local[2]", driver_memory="14g", shuffle_partitions=16, conf=KEPT)
+    spark = build_session(
+        "bench-one-more-day", master="local[2]", driver_memory="14g", shuffle_partitions=16, conf=KEPT
+    )
     with tempfile.TemporaryDirectory(dir=".") as folder:
         print(json.dumps(measured(spark, Path(folder), lines, days, users, items)))
 

@@ -97,7 +97,11 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     if isinstance(grown, str):
         say(f"examples are built from all rows: {grown}")
     with step("appending to the vocabularies"):
-        vocabulary = {kind: _vocabulary(tables, kinds, kind, later, cuts, inputs) for kind in kinds}
+        checked = {} if before.manifest is None else before.manifest["versions"]
+        vocabulary = {
+            kind: _vocabulary(tables, kinds, kind, later, cuts, inputs, checked.get(f"vocabulary_{kind}"))
+            for kind in kinds
+        }
         numbered = {
             f"vocabulary_{kind}": tables.read(f"vocabulary_{kind}", version) for kind, version in vocabulary.items()
         }
@@ -109,7 +113,8 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         sizes = {kind: numbered[f"vocabulary_{kind}"].count() + 1 for kind in kinds}
         in_pieces = _pieces(cuts, goes_on)
         of_splits = in_pieces.of_splits(cuts)
-        counts |= builds.count_examples(tables.read("examples", written["examples"]), of_splits)
+        made = tables.read("examples", written["examples"])
+        counts |= builds.count_examples(made, of_splits) if goes_on is None else goes_on.count_examples(made, of_splits)
         manifest = {
             "versions": {f"vocabulary_{kind}": version for kind, version in vocabulary.items()} | written,
             "read": {name: pin.version for name, pin in pins.items()},
@@ -242,17 +247,28 @@ def _count(lines: DataFrame, kinds: Mapping[str, str], cuts: Cuts) -> dict[str, 
 
 
 def _vocabulary(
-    tables: Tables, kinds: Mapping[str, str], kind: str, lines: DataFrame, cuts: Cuts, inputs: dict[str, Any]
+    tables: Tables,
+    kinds: Mapping[str, str],
+    kind: str,
+    lines: DataFrame,
+    cuts: Cuts,
+    inputs: dict[str, Any],
+    checked: int | None,
 ) -> int:
-    """Append the ids that lines with all ids before the test cut have; returns the vocabulary's version."""
+    """Append the ids that lines with all ids before the test cut have; returns the vocabulary's version.
+
+    A build was made with the version `checked`: it is not looked into again.
+    """
     name = f"vocabulary_{kind}"
-    ids = lines.where(features.known_before(cuts.test) & _known(kinds)).select(F.col(kinds[kind]).alias("id"))
+    known = lines.where(features.known_before(cuts.test) & _known(kinds))
     held = tables.read(name) if tables.exists(name) else tables.spark.createDataFrame([], vocabularies.SCHEMA)
     # Serializable: of two merges at once the second is refused, so no index is given twice.
     properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
-    new = vocabularies.new_entries(ids, held)
-    version = tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties)
-    faults = vocabularies.faults(tables.read(name, version))
+    ids = known.select(F.col(kinds[kind]).alias("id")).distinct().persist()  # so that lines are read once
+    with giving_back(tables.spark, ids.unpersist):
+        new = vocabularies.new_entries(ids, held)
+        version = tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties)
+    faults = {} if version == checked else vocabularies.faults(tables.read(name, version))
     if faults:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise DataError(

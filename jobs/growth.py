@@ -7,7 +7,7 @@ where settings differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,6 +100,12 @@ class Growth(NamedTuple):
         held = tables.read("examples", self.manifest["versions"]["examples"])
         validation = held.where(F.col(pieces.COLUMN).isin(self.manifest["pieces"][features.VALIDATION]))
         return validation.drop(pieces.COLUMN).unionByName(new)
+
+    def count_examples(self, made: DataFrame, of_splits: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """How many examples each split has, of which those of pieces that stayed are counted."""
+        counts = builds.count_examples(made.where(self.replaces()), of_splits)
+        stayed = f"examples_{features.TRAIN}"
+        return counts | {stayed: counts[stayed] + self.manifest["counts"][stayed]}
 
     def replaces(self) -> str:
         """Which rows of the examples `rows` stand for, as a condition of Spark's SQL."""

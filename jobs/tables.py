@@ -65,18 +65,21 @@ class Tables(TableWrites):
         self._make(name, df, (), properties or {})
         self.give_name(name)
         version = self.version(name)
-        held = self.read(name, version).alias("held")
-        if df.join(
-            (held if where is None else held.where(where)).select(*keys), on=list(keys), how="left_anti"
-        ).isEmpty():
-            return version
+        held = self.read(name, version)
+        there = (held if where is None else held.where(where)).select(*keys)
         same = " AND ".join([f"held.`{key}` = new.`{key}`" for key in keys] + ([] if where is None else [f"({where})"]))
         metadata = commits.metadata(job, inputs)
-        with (
-            self._one_writer(name, job),
-            session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
-        ):
-            delta_sql.merge(self.spark, self.path(name), df, same, "WHEN NOT MATCHED THEN INSERT *")
+        asked = df.persist()  # which is looked at twice
+        try:
+            if asked.join(there, on=list(keys), how="left_anti").isEmpty():
+                return version
+            with (
+                self._one_writer(name, job),
+                session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
+            ):
+                delta_sql.merge(self.spark, self.path(name), asked, same, "WHEN NOT MATCHED THEN INSERT *")
+        finally:
+            asked.unpersist()
         return self._version_of(name, metadata)
 
     def append_new(

@@ -54,11 +54,11 @@ def advanced(before: DataFrame, new: DataFrame, users: DataFrame, kept: int, cap
         What `histories` gives of all lines as of the later cut; of a user with more lines than `cap`, items and seen
         may be those of older lines too, `cap` of them at most.
     """
-    come = _gathered(newest(new, cap), kept, cap)
-    both = before.drop("user_id").join(
-        come.select("user", *(F.col(name).alias(f"new_{name}") for name in _HELD)), "user", "full"
+    come = _named(_gathered(newest(new, cap), kept, cap), users)
+    both = before.join(
+        come.select("user", *(F.col(name).alias(f"new_{name}") for name in ("user_id", *_HELD))), "user", "full"
     )
-    return _named(both.select("user", *_joined(kept, cap)), users)
+    return both.select("user", F.coalesce("user_id", "new_user_id").alias("user_id"), *_joined(kept, cap))
 
 
 _HELD = ("lines", "items", "seen", "whole", "in_all")
@@ -147,10 +147,15 @@ def queries(
     )
 
 
+def of_users(held: DataFrame, lines: DataFrame) -> DataFrame:
+    """The histories of users who have one of these lines."""
+    return held.join(lines.select("user").distinct(), on="user", how="left_semi")
+
+
 def not_held(lines: DataFrame, held: DataFrame) -> DataFrame:
-    """Lines without those that histories hold: one that is told again, and arrived later, is known already."""
-    touched = held.join(lines.select("user").distinct(), on="user", how="left_semi")
-    return lines.join(as_lines(touched).select("user", "item", "time"), on=["user", "item", "time"], how="left_anti")
+    """Lines without those that their users' histories hold: one that is told again, and arrived later, is known
+    already."""
+    return lines.join(as_lines(held).select("user", "item", "time"), on=["user", "item", "time"], how="left_anti")
 
 
 def first_lines(held: DataFrame, new: DataFrame) -> DataFrame:
@@ -212,7 +217,7 @@ def later_examples(
     """The examples of lines that were known since a cut, as `features.examples` of all lines gives them.
 
     Args:
-        held: `histories` as of that cut, with LOOKED_AT * `max_history` lines kept.
+        held: `histories` as of that cut, with LOOKED_AT * `max_history` lines kept; of the lines' users alone.
         new: the lines that were known since and before `cuts.test`; none that `held` holds, none of users that are
             `out_of_reach`.
         cuts: the examples are known before `cuts.test`.
@@ -220,11 +225,10 @@ def later_examples(
         max_history: as in `features.examples`.
         cap: as in `features.examples`. Of users who have more lines, older examples stay as they were made.
     """
-    touched = held.join(new.select("user").distinct(), on="user", how="left_semi")
-    known = merged(as_lines(touched).unionByName(new.select("user", *LINE)))
+    known = merged(as_lines(held).unionByName(new.select("user", *LINE)))
     made = examples(known, cuts, max_history, cap, since)
     # What was met before the kept lines. Where these are all, the order of time tells: some may be late ones.
-    met = touched.where("NOT whole").select("user", "items")
+    met = held.where("NOT whole").select("user", "items")
     is_met = F.coalesce(F.array_contains("items", F.col("target")), F.lit(False))
     new_to = F.when(is_met, F.lit(0.0)).otherwise(F.col("new")).cast("float")
     return made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")

@@ -31,6 +31,7 @@ from spark_udfs.histories import (
     histories,
     later_examples,
     not_held,
+    of_users,
     out_of_reach,
     queries,
     unsaid,
@@ -115,16 +116,19 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     users, items = read["vocabulary_users"], read["vocabulary_items"]
     cap = asked.max_lines
     first = min(before.cuts.validation, cuts.validation - timedelta(days=asked.recent_days))
-    recent = read["lines"].where(features.known_since(first))  # files without such a line are passed over
+    # Files without such a line are passed over.
+    recent = ground.keep("recent", lambda: read["lines"].where(features.known_since(first)))
     known = ground.keep("known", lambda: features.indexed(recent, users, items))
     ends = {features.VALIDATION: before.cuts.validation, features.TEST: before.cuts.test}
     parts: list[dict[str, DataFrame]] = []
     for split, (cut, until) in _asked(cuts).items():
         in_between = features.known_since(ends[split]) & features.known_before(cut)
         held = before.read["histories"].where(F.col("split") == split).drop("split")
-        new = ground.keep(f"new {split}", partial(not_held, known.where(in_between), held))
+        come = known.where(in_between)
+        theirs = ground.keep(f"theirs {split}", partial(of_users, held, come))
+        new = ground.keep(f"new {split}", partial(not_held, come, theirs))
         near, far = new, None
-        beyond = ground.keep(f"out of reach {split}", partial(out_of_reach, held, new, ends[split]))
+        beyond = ground.keep(f"out of reach {split}", partial(out_of_reach, theirs, new, ends[split]))
         if not beyond.isEmpty():
             near = new.join(beyond, on="user", how="left_anti")
             far = ground.keep(f"all lines {split}", partial(_lines_of, ground, cuts.test, beyond))
@@ -134,14 +138,20 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
             partial(
                 sold_later,
                 before.read["catalogue"].where(F.col("split").isin(split, split + UNLISTED)),
-                recent.where(in_between), first_lines(held, new), recent, items, read["items"], cut, asked.recent_days,
+                recent.where(in_between),
+                first_lines(theirs, new),
+                recent,
+                items,
+                read["items"],
+                cut,
+                asked.recent_days,
             ),
-        )  # fmt: skip
+        )
         wanted = queries(later, known, sold.where("user_count > 0"), cut, until, asked.max_history, cap)
         parts.append(_of_split(split, catalogue=sold, histories=later, queries=wanted))
     ground.counts["training_users"] = parts[1]["histories"].count()
     ground.counts["training_items"] = parts[1]["catalogue"].where("user_count > 0").count()
-    made = later_examples(held, near, cuts, before.cuts.test, asked.max_history, cap)
+    made = later_examples(theirs, near, cuts, before.cuts.test, asked.max_history, cap)
     if far is not None:
         made = made.unionByName(features.examples(far, cuts, asked.max_history, cap, before.cuts.test))
     return _together(parts) | {"examples": made}
