@@ -61,7 +61,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
 
 def _size(settings: Settings, tables: Tables) -> int:
     """Bytes of the tables that a build reads."""
-    return sum(tables.size(name) for name in pinned(tables, TASKS[settings.task], settings))
+    wanted = TASKS[settings.task].tables(settings)
+    return sum(tables.size(name) for name, optional in wanted.items() if not optional or tables.exists(name))
 
 
 def _build(settings: Settings, tables: Tables) -> builds.Manifest:

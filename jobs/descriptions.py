@@ -94,19 +94,20 @@ def describe(
 
 def _sums(tables: Tables, kind: Kind, pin: Pin) -> DataFrame:
     """What the events say by now."""
-    inputs = {EVENTS: pin.content}
+    inputs: dict[str, Any] = {EVENTS: pin.content}
+    made: int | None = None
     if not tables.up_to_date(kind.sums, JOB, inputs):
         since = tables.version(kind.sums) if tables.exists(kind.sums) else -1
-        added = _added(tables, kind.sums, pin)
+        added = _added(tables, tables.made_from(kind.sums), pin)
         if added is not None:
             new, keys = kind.sums_of(added), [kind.id, *descriptions.KEYS]
-            tables.merge(kind.sums, new, keys, update=descriptions.ADDED, since=since, job=JOB, inputs=inputs)
+            made = tables.merge(kind.sums, new, keys, update=descriptions.ADDED, since=since, job=JOB, inputs=inputs)
         else:
             if tables.exists(kind.name):
                 say(f"what events say of {kind.name} is counted anew, from all of them")
             sums = kind.sums_of(tables.read(EVENTS, pin.version))
-            tables.write(kind.sums, sums, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
-    return tables.read(kind.sums)
+            made = tables.write(kind.sums, sums, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
+    return tables.read(kind.sums, made)
 
 
 def _gather(
@@ -134,10 +135,11 @@ def _write(
     """Write the rows that the events since have touched; all where that is not known, or what else they are made of."""
     of_attributes = tables.read(kind.attributes) if with_attributes else None
     rows = _rows(kind, sums, of_attributes)
-    if tables.exists(kind.name) and rows.dtypes == tables.read(kind.name).dtypes:
-        since, before = tables.version(kind.name), tables.made_from(kind.name)
+    since = tables.version(kind.name) if tables.exists(kind.name) else -1
+    if since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
+        before = tables.made_from(kind.name)
         is_same_but_for_events = before is not None and {**before, EVENTS: pin.content} == inputs
-        added = _added(tables, kind.name, pin) if is_same_but_for_events else None
+        added = _added(tables, before, pin) if is_same_but_for_events else None
         if added is not None:
             touched = _rows(kind, sums, of_attributes, added.select(kind.id).distinct())
             return tables.merge(kind.name, touched, [kind.id], since=since, job=JOB, inputs=inputs)
@@ -155,7 +157,7 @@ def _rows(kind: Kind, sums: DataFrame, of_attributes: DataFrame | None, ids: Dat
     return joined(rows, kind.id, [own], attributes.TEXTS[kind.name])
 
 
-def _added(tables: Tables, name: str, pin: Pin) -> DataFrame | None:
+def _added(tables: Tables, made_from: Mapping[str, Any] | None, pin: Pin) -> DataFrame | None:
     """The events that a table does not know yet, by what its last commit says; None: nobody knows."""
-    since = (tables.made_from(name) or {}).get(EVENTS)
+    since = (made_from or {}).get(EVENTS)
     return appended(tables, EVENTS, since, pin.version) if isinstance(since, int) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -32,7 +33,7 @@ def tally(tables: Tables, batch: str, counts: Mapping[str, Mapping[str, int]]) -
 def of_batch(tables: Tables, batch: str) -> dict[str, dict[str, int]]:
     """The rows of a batch, by source."""
     held: dict[str, dict[str, int]] = {}
-    for row in tables.read(TABLE).where(F.col("batch") == batch).orderBy("source").collect():
+    for row in sorted(tables.read(TABLE).where(F.col("batch") == batch).collect(), key=itemgetter("source")):
         held.setdefault(row["source"], {})[row["disposition"]] = row["rows"]
     return held
 

@@ -146,10 +146,18 @@ class TableReads:
                 f"run `millrace {maker(name)}` again, or name a version that VACUUM has not removed"
             ) from error
 
-    def made_from(self, name: str) -> dict[str, Any] | None:
-        """Inputs of the table's last change; None if there is no table, or it was changed by other means."""
-        made = self._last_change(name)
-        return dict(json.loads(made.made)["inputs"]) if made is not None and made.made is not None else None
+    def made_from(self, name: str, by: str | None = None) -> dict[str, Any] | None:
+        """Inputs of the table's last change; None if there is no table, or it was changed by other means.
+
+        Args:
+            name: the table.
+            by: a job; changes by others are other means.
+        """
+        last = self._last_change(name)
+        if last is None or last.made is None:
+            return None
+        made = json.loads(last.made)
+        return dict(made["inputs"]) if by in (None, made["job"]) else None
 
     def made_by(self, name: str) -> str | None:
         """The job of the table's last change; None if there is no table, or it was changed by other means."""

@@ -126,7 +126,7 @@ class Watch:
                 f"what it read would bring them back; nothing was written. Run `{self._command}` again once the "
                 "erasure has ended"
             )
-        made = self._tables.made_from(self._name) if self._tables.made_by(self._name) == self._job else None
+        made = self._tables.made_from(self._name, by=self._job)
         if made is not None and made.get("erased") != self._known:
             self._refuse(self._take_out([self._name]))
 
