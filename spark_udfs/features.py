@@ -156,12 +156,11 @@ def examples(
         that it is `known_before`).
     """
     known = lines.where(known_before(cuts.test))
-    if cap is None:
-        known = known.repartition("user")  # which what follows asks for, so that lines are moved once
     before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
     met = F.min("arrival_time").over(before)  # when the first of the earlier lines with this item had arrived
-    is_new = met.isNull() | (met > F.col("time"))
-    held = newest(known.withColumn("is_new", is_new), cap).select(
+    told = known.withColumn("is_new", met.isNull() | (met > F.col("time")))
+    whole_users = told.repartition("user") if cap is None else newest(told, cap)  # each in one partition
+    held = whole_users.select(
         "user",
         F.unix_micros("time").alias("time_us"),
         F.unix_micros("arrival_time").alias("arrival_us"),
