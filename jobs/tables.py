@@ -65,7 +65,7 @@ class Tables(TableWrites):
         self._make(name, df, (), properties or {})
         self.give_name(name)
         version = self.version(name)
-        held = self.read(name, version)
+        held = self.read(name, version).alias("held")  # as `where` names it
         there = (held if where is None else held.where(where)).select(*keys)
         same = " AND ".join([f"held.`{key}` = new.`{key}`" for key in keys] + ([] if where is None else [f"({where})"]))
         metadata = commits.metadata(job, inputs)
