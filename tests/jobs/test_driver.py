@@ -73,7 +73,7 @@ class Driver:
             return found
 
         def mapped(rows: DataFrame, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-            self.sent.append(len(cloudpickle.dumps(function)) // 100)
+            self.sent.append(len(cloudpickle.dumps(function)))
             return in_arrow(rows, function, *given, **named)
 
         def refused(*_: Any) -> Any:
@@ -122,9 +122,11 @@ def test_it_is_the_same_for_ten_times_the_items_and_users(
             assert recommend_on_spark.score(ground, CUT).rows.count() == 4 * items // 5
             scored.append(driver.take())
         ground.release()
-    assert judged[0] == judged[1]
+    for (values, sent), (of_more, sent_of_more) in (judged, scored):
+        assert values == of_more
+        # A number or a folder's name may be a few bytes longer.
+        assert all(abs(one - other) < 100 for one, other in zip(sent, sent_of_more, strict=True))
     assert sum(judged[0][0]) > 1_000  # the bootstrap's sums: it was counted
-    assert scored[0] == scored[1]
     assert max(looked_at) < TO_LOOK_AT
 
 
