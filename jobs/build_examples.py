@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from operator import and_
@@ -24,7 +25,7 @@ from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
 from jobs.growth import Growth, growth, table_ids
-from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
+from jobs.sessions import giving_back, in_utc, open_session, partitions_for, persisted, session_settings
 from jobs.settings import Settings
 from jobs.settings_sections import ExampleSettings
 from jobs.table_reads import Pin
@@ -262,21 +263,26 @@ def _vocabulary(
     """
     name = f"vocabulary_{kind}"
     known = lines.where(features.known_before(cuts.test) & _known(kinds))
-    held = tables.read(name) if tables.exists(name) else tables.spark.createDataFrame([], vocabularies.SCHEMA)
-    # Serializable: of two merges at once the second is refused, so no index is given twice.
-    properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
-    ids = known.select(F.col(kinds[kind]).alias("id")).distinct().persist()  # so that lines are read once
-    with giving_back(tables.spark, ids.unpersist):
-        new = vocabularies.new_entries(ids, held)
-        version = tables.merge_new(name, new, ["id"], job=JOB, inputs=inputs, properties=properties)
-    faults = {} if version == checked else vocabularies.faults(tables.read(name, version))
+    held, version = tables.spark.createDataFrame([], vocabularies.SCHEMA), -1
+    if tables.exists(name):
+        version = tables.version(name)
+        held = tables.read(name, version)
+    made = version
+    with ExitStack() as kept:  # so that lines and vocabulary are read once
+        ids = kept.enter_context(persisted(known.select(F.col(kinds[kind]).alias("id")).distinct()))
+        new = kept.enter_context(persisted(vocabularies.new_entries(ids, held)))
+        if version < 0 or not new.isEmpty():
+            # Serializable, and of two that add to one version the second is refused, so no index is given twice.
+            properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
+            made = tables.write(name, new, mode="append", since=version, job=JOB, inputs=inputs, properties=properties)
+    faults = {} if version == checked else vocabularies.faults(tables.read(name, made))
     if faults:
         listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
         raise DataError(
             f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
             "Restore an earlier version (RESTORE TABLE), or remove all vocabularies and train anew"
         )
-    return version
+    return made
 
 
 def _write(
@@ -297,9 +303,12 @@ def _write(
         )
         made = planned.pop("examples")
     write = partial(tables.write, mode="overwrite", job=JOB, inputs=inputs)
+    if goes_on is not None:
+        versions |= {name: goes_on.manifest["versions"][name] for name in builds.side_tables(goes_on.manifest)}
     for name, rows in planned.items():
+        folders = ["split"] if "split" in rows.columns else []
         with step(f"writing {name}"):
-            versions[name] = write(name, rows, partition_by=["split"], properties={"compression": "zstd"})
+            versions[name] = write(name, rows, partition_by=folders, properties={"compression": "zstd"})
     rows, where, since, count = made, None, None, counts["training_lines"]
     if goes_on is not None:
         with step("build examples: opening the examples of the build before"):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TABLE, COLUMN = "builds", "manifest"
 FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema", "pieces")
-SIDES = 2  # the form of the side tables: a later build goes on from those of its own form alone
+SIDES = 3  # the form of the side tables: a later build goes on from those of its own form alone
 Manifest = dict[str, Any]
 
 

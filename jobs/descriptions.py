@@ -8,6 +8,7 @@ rows that were added to them since are added up. Where more was done to the even
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import attributes
@@ -15,6 +16,7 @@ from jobs.appended import appended
 from jobs.attributes import AttributeReading
 from jobs.console import say, step
 from jobs.erasure import erased
+from jobs.sessions import persisted
 from spark_udfs import descriptions
 from spark_udfs.attributes import joined
 
@@ -80,34 +82,54 @@ def describe(
         with step(f"ingest: comparing {kind.name} with the events"):
             held = tables.version(kind.name) if tables.up_to_date(kind.name, JOB, inputs) else None
         if held is None:
-            with step(f"adding up what events say of {kind.name}"):
-                sums = _sums(tables, kind, pin)
-            if of_attributes:
-                _gather(settings, tables, kind, described[kind.name], of_attributes)
-            with step(f"writing {kind.name}"):
-                held = _write(tables, kind, sums, pin, inputs, with_attributes=bool(of_attributes))
+            with ExitStack() as kept:
+                with step(f"adding up what events say of {kind.name}"):
+                    sums = _sums(tables, kind, pin, kept)
+                if of_attributes:
+                    _gather(settings, tables, kind, described[kind.name], of_attributes)
+                with step(f"writing {kind.name}"):
+                    held = _write(tables, kind, sums, pin, inputs, with_attributes=bool(of_attributes))
         made.versions[kind.name] = held
         if of_attributes:
             made.attributes[kind.name] = attributes.counts_of(tables, of_attributes)
     return made
 
 
-def _sums(tables: Tables, kind: Kind, pin: Pin) -> DataFrame:
-    """What the events say by now."""
+class Sums(NamedTuple):
+    """What the events say by now.
+
+    Attributes:
+        rows: the table.
+        touched: those of the ids that the last events name; None: they were not added to an earlier table now.
+        since: the version of the events that the earlier table was made from.
+    """
+
+    rows: DataFrame
+    touched: DataFrame | None = None
+    since: int | None = None
+
+
+def _sums(tables: Tables, kind: Kind, pin: Pin, kept: ExitStack) -> Sums:
+    """Bring the sums up to the events; those of ids that were touched are kept, so that the table is read once."""
     inputs: dict[str, Any] = {EVENTS: pin.content}
-    made: int | None = None
-    if not tables.up_to_date(kind.sums, JOB, inputs):
-        since = tables.version(kind.sums) if tables.exists(kind.sums) else -1
-        added = _added(tables, tables.made_from(kind.sums), pin)
-        if added is not None:
-            new, keys = kind.sums_of(added), [kind.id, *descriptions.KEYS]
-            made = tables.merge(kind.sums, new, keys, update=descriptions.ADDED, since=since, job=JOB, inputs=inputs)
-        else:
-            if tables.exists(kind.name):
-                say(f"what events say of {kind.name} is counted anew, from all of them")
-            sums = kind.sums_of(tables.read(EVENTS, pin.version))
-            made = tables.write(kind.sums, sums, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
-    return tables.read(kind.sums, made)
+    if tables.up_to_date(kind.sums, JOB, inputs):
+        return Sums(tables.read(kind.sums))
+    since = tables.version(kind.sums) if tables.exists(kind.sums) else -1  # before what it is made from is asked
+    before = tables.made_from(kind.sums)
+    added = _added(tables, before, pin)
+    if added is None or before is None:
+        if tables.exists(kind.name):
+            say(f"what events say of {kind.name} is counted anew, from all of them")
+        sums = kind.sums_of(tables.read(EVENTS, pin.version))
+        made = tables.write(kind.sums, sums, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
+        return Sums(tables.read(kind.sums, made))
+    new = kept.enter_context(persisted(kind.sums_of(added)))
+    held = tables.read(kind.sums, since).join(new.select(kind.id).distinct(), on=kind.id, how="left_semi")
+    touched = kept.enter_context(persisted(descriptions.added_up(held.unionByName(new), kind.id)))
+    keys = [kind.id, *descriptions.KEYS]
+    changed = touched.join(new.select(*keys), on=keys, how="left_semi")
+    made = tables.merge(kind.sums, changed, keys, since=since, job=JOB, inputs=inputs)
+    return Sums(tables.read(kind.sums, made), touched, before[EVENTS])
 
 
 def _gather(
@@ -130,26 +152,34 @@ def _gather(
 
 
 def _write(
-    tables: Tables, kind: Kind, sums: DataFrame, pin: Pin, inputs: Mapping[str, Any], *, with_attributes: bool
+    tables: Tables, kind: Kind, sums: Sums, pin: Pin, inputs: Mapping[str, Any], *, with_attributes: bool
 ) -> int:
     """Write the rows that the events since have touched; all where that is not known, or what else they are made of."""
     of_attributes = tables.read(kind.attributes) if with_attributes else None
-    rows = _rows(kind, sums, of_attributes)
+    rows = _rows(kind, sums.rows, of_attributes)
     since = tables.version(kind.name) if tables.exists(kind.name) else -1
     if since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
         before = tables.made_from(kind.name)
         is_same_but_for_events = before is not None and {**before, EVENTS: pin.content} == inputs
-        added = _added(tables, before, pin) if is_same_but_for_events else None
-        if added is not None:
-            touched = _rows(kind, sums, of_attributes, added.select(kind.id).distinct())
-            return tables.merge(kind.name, touched, [kind.id], since=since, job=JOB, inputs=inputs)
+        touched = _touched(tables, kind, sums, before, pin) if is_same_but_for_events else None
+        if touched is not None:
+            with persisted(_rows(kind, touched, of_attributes, touched.select(kind.id).distinct())) as changed:
+                return tables.merge(kind.name, changed, [kind.id], since=since, job=JOB, inputs=inputs)
     return tables.write(kind.name, rows, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
 
 
+def _touched(tables: Tables, kind: Kind, sums: Sums, made_from: Mapping[str, Any] | None, pin: Pin) -> DataFrame | None:
+    """The sums of the ids that events name which a table does not know yet; None: nobody knows which."""
+    if sums.touched is not None and made_from is not None and made_from.get(EVENTS) == sums.since:
+        return sums.touched
+    added = _added(tables, made_from, pin)
+    if added is None:
+        return None
+    return sums.rows.join(added.select(kind.id).distinct(), on=kind.id, how="left_semi")
+
+
 def _rows(kind: Kind, sums: DataFrame, of_attributes: DataFrame | None, ids: DataFrame | None = None) -> DataFrame:
-    """The rows of these ids; of all where none are given."""
-    if ids is not None:
-        sums = sums.join(ids, on=kind.id, how="left_semi")
+    """The rows of sums, with the attributes of these ids; of all where none are given."""
     rows = kind.rows_of(sums)
     if of_attributes is None:
         return rows

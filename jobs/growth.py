@@ -62,9 +62,8 @@ class Growth(NamedTuple):
     def before(self, tables: Tables) -> Before:
         """What the task goes on from."""
         versions = self.manifest["versions"]
-        return Before(
-            self.cuts, {name: tables.read(name, versions[name]) for name in builds.side_tables(self.manifest)}
-        )
+        read = {name: tables.read(name, versions[name]) for name in builds.side_tables(self.manifest)}
+        return Before(self.cuts, read, self.manifest["counts"])
 
     def pieces(self, cuts: Cuts) -> Pieces:
         """The pieces of the build before, and one that begins with the validation of this one."""

@@ -118,7 +118,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         _keep_more(tables, task, bundle.name, moment, since)
     cut = datetime.fromisoformat(build["cuts"]["test"])
     goes_on = None
-    if since is not None:
+    if task.grows:
         with step("score: comparing with the build in force"):
             goes_on = _before(tables, task, settings, build, made_of)
     ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)

@@ -83,6 +83,12 @@ class ExampleSettings(Section):
     max_lines: int = Field(
         20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
     )
+    max_queries: int = Field(
+        200_000,
+        ge=1,
+        le=2**31 - 1,
+        description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
+    )
     recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
     rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
     rows_per_group: int = Field(

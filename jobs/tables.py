@@ -138,9 +138,8 @@ class Tables(TableWrites):
         since: int,
         job: str,
         inputs: Mapping[str, Any],
-        update: Mapping[str, str] | None = None,
     ) -> int:
-        """Change the rows whose keys the table holds, and insert the others, in one commit.
+        """Put rows in place of those with the same keys, and insert the others, in one commit.
 
         Args:
             name: the table.
@@ -149,7 +148,6 @@ class Tables(TableWrites):
             since: the version that the rows take account of.
             job: the job that writes.
             inputs: what the table is made from then.
-            update: what columns become: SQL over `held` and `new`; default: a row takes the place of the one held.
 
         Returns:
             The version that this made.
@@ -158,7 +156,6 @@ class Tables(TableWrites):
             TableError: another writer changed the table since; nothing was written.
         """
         same = " AND ".join(f"held.`{key}` = new.`{key}`" for key in keys)
-        change = ", ".join(f"held.`{column}` = {value}" for column, value in update.items()) if update else "*"
         metadata = commits.metadata(job, inputs)
         # The transaction of those who replace the table whole; see `write`.
         transaction = {TRANSACTION: f"millrace/{job}/{name}", TRANSACTION_VERSION: str(since + 1)}
@@ -166,7 +163,7 @@ class Tables(TableWrites):
             self._one_writer(name, job),
             session_settings(self.spark, MICROSECONDS | transaction | {USER_METADATA: metadata.text}),
         ):
-            then = f"WHEN MATCHED THEN UPDATE SET {change} WHEN NOT MATCHED THEN INSERT *"
+            then = "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
             delta_sql.merge(self.spark, self.path(name), df, same, then)
         return self._version_of(name, metadata)
 

@@ -73,10 +73,12 @@ class Before:
     Attributes:
         cuts: its own; no later ones than those to come.
         read: its side tables by name, at its versions.
+        counts: what it counted.
     """
 
     cuts: Cuts
     read: Mapping[str, DataFrame]
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class OnSpark(Protocol):
 
     def go_on(self, ground: Ground, cuts: Cuts, before: Before) -> Mapping[str, DataFrame]:
         """What `examples` gives, of the build before and of the lines that were not known before its cuts; of the
-        examples only those not known before its test cut. Asked for where the task has `grows`."""
+        examples only those not known before its test cut. A side table that is not given stays as it is. Asked for
+        where the task has `grows`."""
 
     def slices(self, ground: Ground, cut: datetime) -> Mapping[str, Slice]:
         """What is asked after the cut, by name."""

@@ -14,13 +14,7 @@ from pyspark.sql import functions as F
 
 FACTS = ""  # `what` of an id's one row of facts; else it is the name of a text
 KEYS = ("what", "value")
-# How a row of sums and one of the same keys become one: SQL over `held` and `new`.
-ADDED = {
-    "lines": "held.lines + new.lines",
-    "first": "least(held.`first`, new.`first`)",
-    "last": "greatest(held.`last`, new.`last`)",
-    "priced": "greatest(held.priced, new.priced)",
-}
+_SUMS = ("lines", "first", "last", "priced")
 
 
 def item_sums(events: DataFrame) -> DataFrame:
@@ -39,6 +33,16 @@ def user_sums(events: DataFrame) -> DataFrame:
     """Sums of the users with an event: `user_id`, else as `item_sums`; `first` and `last` are of any event."""
     none = F.lit(None).cast("struct<time:timestamp,event_id:string,price:double>")
     return _sums(events.where("user_id IS NOT NULL"), "user_id", ("country",), F.col("time"), none)
+
+
+def added_up(parts: DataFrame, key: str) -> DataFrame:
+    """Sums of which some are of the same keys as one each."""
+    return parts.groupBy(key, *KEYS).agg(
+        F.sum("lines").alias("lines"),
+        F.min("first").alias("first"),
+        F.max("last").alias("last"),
+        F.max("priced").alias("priced"),
+    )
 
 
 def items(sums: DataFrame) -> DataFrame:
@@ -77,7 +81,7 @@ def _sums(events: DataFrame, key: str, texts: Sequence[str], time: Column, price
         said = events.where(F.col(text).isNotNull()).groupBy(key, F.col(text).alias("value")).agg(lines)
         parts.append(said.withColumn("what", F.lit(text)))
     rows = functools.reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
-    return rows.select(key, *KEYS, *ADDED)
+    return rows.select(key, *KEYS, *_SUMS)
 
 
 def _most_frequent(sums: DataFrame, key: str, text: str) -> DataFrame:

@@ -1,14 +1,17 @@
-"""The last lines of every user as of a cut, kept so that a later cut goes on from them; and what is asked at a cut.
+"""The last lines of every user as of a cut, kept so that later cuts go on from them; and what is asked at a cut.
 
-    lines --histories--> one row per user as of a cut            histories + new lines --advanced--> as of a later one
+    lines --histories--> one row per user as of a cut
+    histories + lines since --gone_on--> Stock        Stock --as_of--> the histories of some users as of a later cut
     histories + lines after the cut --queries--> what a list is asked for, with its truth
 
-A history as of a later cut is made of the one before and of the lines that were known in between alone: work grows with
-these lines and with the users, not with all that was ever bought.
+Histories as of a later cut are made of kept ones and of the lines that were known since alone: work grows with these
+lines and with the users who are asked for, not with all that was ever bought.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
@@ -20,48 +23,104 @@ LINE = ("arrival_time", "time", "tie", "item", "weight", "is_goal")
 
 _LINES = "array<struct<arrival_time:timestamp,time:timestamp,tie:bigint,item:bigint,weight:double,is_goal:boolean>>"
 _IDS = "array<bigint>"
+_NO_CAP = 2**31 - 1  # no array is longer
 
 
-def histories(lines: DataFrame, users: DataFrame, cut: datetime, kept: int, cap: int | None = None) -> DataFrame:
+def histories(lines: DataFrame, ids: DataFrame, cut: datetime, kept: int, cap: int | None = None) -> DataFrame:
     """One row per user known before a cut.
 
     Args:
         lines: from `features.indexed`.
-        users: the users' vocabulary.
+        ids: `user` and `user_id` of the lines' users, at least.
         cut: what was not known before it is no part.
         kept: of a user's lines those that arrived last are kept as they are, so many.
         cap: of a user's lines the newest so many count; None: all.
 
     Returns:
         user, user_id, lines (array of LINE, in the order in which they arrived), items (array<bigint>, ascending: those
-        of all lines), seen (the same of goals), whole (whether lines are all that the user has), in_all (how many the
-        user has, `cap` at most).
+        of all lines), seen (the same of goals), whole (whether lines are all that the user has).
     """
-    return _named(_gathered(newest(lines.where(known_before(cut)), cap), kept, cap), users)
+    rows = _gathered(newest(lines.where(known_before(cut)), cap), kept, cap)
+    return rows.join(ids, on="user", how="inner").select("user", "user_id", *_HELD)
 
 
-def advanced(before: DataFrame, new: DataFrame, users: DataFrame, kept: int, cap: int) -> DataFrame:
-    """The histories as of a later cut.
+@dataclass(frozen=True)
+class Stock:
+    """What is known of users' lines: histories as of a cut, and what came since.
 
-    Args:
-        before: `histories` as of a cut.
-        new: the lines that were known from that cut on and before the later one, from `features.indexed`.
-        users: the users' vocabulary.
+    Attributes:
+        held: `histories` as of the cut.
+        new: the lines that were known from the cut on and that `held` does not hold.
+        ids: `user` and `user_id`, at least of the users of `new` who are not in `held`.
         kept: as in `histories`.
         cap: as in `histories`.
-
-    Returns:
-        What `histories` gives of all lines as of the later cut; of a user with more lines than `cap`, items and seen
-        may be those of older lines too, `cap` of them at most.
+        far: all lines of the users of whom `held` and `new` do not say all (`out_of_reach`); None: there are none.
     """
-    come = _named(_gathered(newest(new, cap), kept, cap), users)
-    both = before.join(
-        come.select("user", *(F.col(name).alias(f"new_{name}") for name in ("user_id", *_HELD))), "user", "full"
-    )
-    return both.select("user", F.coalesce("user_id", "new_user_id").alias("user_id"), *_joined(kept, cap))
+
+    held: DataFrame
+    new: DataFrame
+    ids: DataFrame
+    kept: int
+    cap: int | None
+    far: DataFrame | None = None
+
+    def of(self, which: Callable[[DataFrame], DataFrame]) -> Stock:
+        """That of some users.
+
+        Args:
+            which: rows with a column `user` to those of the users who are asked for.
+        """
+        far = None if self.far is None else which(self.far)
+        return Stock(which(self.held), which(self.new), self.ids, self.kept, self.cap, far)
+
+    def as_of(self, cut: datetime) -> DataFrame:
+        """What `histories` gives of all lines as of a later cut. Of a user with more lines than `cap`, items and seen
+        may be those of older lines too, `cap` of them at most; a line that is told again is worth what it was."""
+        near, new = self._near()
+        later = _advanced(near, new.where(known_before(cut)), self.ids, self.kept, self.cap)
+        if self.far is None:
+            return later
+        return later.unionByName(histories(self.far, self.held.select("user", "user_id"), cut, self.kept, self.cap))
+
+    def examples(self, cuts: Cuts, since: datetime, max_history: int) -> DataFrame:
+        """The examples of lines that were known from a time on, as `features.examples` of all lines gives them.
+
+        Args:
+            cuts: the examples are known before `cuts.test`.
+            since: the time, no earlier than the cut of the histories.
+            max_history: as in `features.examples`; LOOKED_AT times as many lines are `kept`.
+        """
+        near, new = self._near()
+        known = merged(as_lines(near).unionByName(new.select("user", *LINE)))
+        made = examples(known, cuts, max_history, self.cap, since)
+        # What was met before the kept lines. Where these are all, the order of time tells: some may be late ones.
+        met = near.where("NOT whole").select("user", "items")
+        is_met = F.coalesce(F.array_contains("items", F.col("target")), F.lit(False))
+        new_to = F.when(is_met, F.lit(0.0)).otherwise(F.col("new")).cast("float")
+        of_near = made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")
+        if self.far is None:
+            return of_near
+        return of_near.unionByName(examples(self.far, cuts, max_history, self.cap, since))
+
+    def _near(self) -> tuple[DataFrame, DataFrame]:
+        """Histories and new lines of the others."""
+        if self.far is None:
+            return self.held, self.new
+        others = self.far.select("user").distinct()
+        held, new = (rows.join(others, on="user", how="left_anti") for rows in (self.held, self.new))
+        return held, new
 
 
-_HELD = ("lines", "items", "seen", "whole", "in_all")
+def _advanced(before: DataFrame, new: DataFrame, ids: DataFrame, kept: int, cap: int | None) -> DataFrame:
+    """The histories as of a later cut, with the lines that were known in between."""
+    come = _gathered(newest(new, cap), kept, cap)
+    come = come.select("user", *(F.col(name).alias(f"new_{name}") for name in _HELD))
+    named = ids.select("user", F.col("user_id").alias("new_id"))
+    both = before.join(come, on="user", how="full").join(named, on="user", how="left")
+    return both.select("user", F.coalesce("user_id", "new_id").alias("user_id"), *_joined(kept, cap))
+
+
+_HELD = ("lines", "items", "seen", "whole")
 
 
 def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
@@ -72,38 +131,31 @@ def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
             F.sort_array(F.collect_list(F.struct(*LINE))).alias("lines"),
             F.sort_array(F.collect_set("item")).alias("items"),
             F.sort_array(F.collect_set(goal)).alias("seen"),
-            F.count(F.lit(1)).alias("in_all"),
         )
+        .withColumn("whole", F.size("lines") <= min(kept, (_NO_CAP if cap is None else cap) - 1))
         .withColumn("lines", last(F.col("lines"), kept))
-        .withColumn("whole", F.col("in_all") <= min(kept, kept if cap is None else cap - 1))
     )
 
 
-def _joined(kept: int, cap: int) -> list[Column]:
+def _joined(kept: int, cap: int | None) -> list[Column]:
     """_HELD of both together."""
+    most = _NO_CAP if cap is None else cap
 
     def both(name: str, kind: str) -> Column:
         nothing = F.array().cast(kind)
         return F.concat(F.coalesce(name, nothing), F.coalesce(f"new_{name}", nothing))
 
     def of_all(name: str) -> Column:
-        return F.slice(F.sort_array(F.array_distinct(both(name, _IDS))), 1, cap).alias(name)
+        return F.slice(F.sort_array(F.array_distinct(both(name, _IDS))), 1, most).alias(name)
 
     lines = F.sort_array(both("lines", _LINES))
     both_whole = F.coalesce("whole", F.lit(True)) & F.coalesce("new_whole", F.lit(True))
-    in_all = F.coalesce("in_all", F.lit(0)) + F.coalesce("new_in_all", F.lit(0))
     return [
         last(lines, kept).alias("lines"),
         of_all("items"),
         of_all("seen"),
-        (both_whole & (F.size(lines) <= min(kept, cap - 1))).alias("whole"),
-        F.least(in_all, F.lit(cap)).cast("bigint").alias("in_all"),
+        (both_whole & (F.size(lines) <= min(kept, most - 1))).alias("whole"),
     ]
-
-
-def _named(rows: DataFrame, users: DataFrame) -> DataFrame:
-    ids = users.select(F.col("index").alias("user"), F.col("id").alias("user_id"))
-    return rows.join(ids, on="user", how="inner").select("user", "user_id", *_HELD)
 
 
 def as_lines(held: DataFrame) -> DataFrame:
@@ -147,21 +199,26 @@ def queries(
     )
 
 
-def of_users(held: DataFrame, lines: DataFrame) -> DataFrame:
-    """The histories of users who have one of these lines."""
-    return held.join(lines.select("user").distinct(), on="user", how="left_semi")
-
-
-def not_held(lines: DataFrame, held: DataFrame) -> DataFrame:
+def not_held(lines: DataFrame, held: DataFrame, since: datetime) -> DataFrame:
     """Lines without those that their users' histories hold: one that is told again, and arrived later, is known
-    already."""
-    return lines.join(as_lines(held).select("user", "item", "time"), on=["user", "item", "time"], how="left_anti")
+    already.
+
+    Args:
+        lines: those that were known from a cut on.
+        held: `histories` as of that cut.
+        since: the cut; a line from then on is in no history.
+    """
+    late = lines.where(F.col("time") < F.lit(utc(since)))
+    theirs = as_lines(held.join(late.select("user").distinct(), on="user", how="left_semi"))
+    other = late.join(theirs.select("user", "item", "time"), on=["user", "item", "time"], how="left_anti")
+    return lines.where(F.col("time") >= F.lit(utc(since))).unionByName(other.select(*lines.columns))
 
 
-def first_lines(held: DataFrame, new: DataFrame) -> DataFrame:
-    """user, item: a row for each user and item of new lines that no line of the histories has."""
-    pairs = new.select("user", "item").distinct().join(held.select("user", "items"), on="user", how="left")
-    return pairs.where(~F.coalesce(F.array_contains("items", F.col("item")), F.lit(False))).select("user", "item")
+def first_lines(held: DataFrame, earlier: DataFrame, new: DataFrame) -> DataFrame:
+    """user, item: a row for each user and item of new lines that neither the histories nor earlier lines have."""
+    pairs = new.select("user", "item").distinct().join(earlier, on=["user", "item"], how="left_anti")
+    both = pairs.join(held.select("user", "items"), on="user", how="left")
+    return both.where(~F.coalesce(F.array_contains("items", F.col("item")), F.lit(False))).select("user", "item")
 
 
 def out_of_reach(held: DataFrame, new: DataFrame, since: datetime) -> DataFrame:
@@ -171,64 +228,3 @@ def out_of_reach(held: DataFrame, new: DataFrame, since: datetime) -> DataFrame:
     """
     late = new.where(F.col("time") < F.lit(utc(since))).select("user").distinct()
     return late.join(held.where("NOT whole").select("user"), on="user", how="left_semi")
-
-
-def unsaid(held: DataFrame, new: DataFrame, since: datetime, cap: int) -> DataFrame:
-    """`user`: those whose history at a later moment only all their lines say, and `continued` does not.
-
-    They have a new line that lies before the cut of a history which does not hold all that was before, or as many lines
-    as count at most.
-
-    Args:
-        held: `histories` as of a cut.
-        new: the lines that were known from that cut on and before the moment, from `features.indexed`.
-        since: the cut.
-        cap: as in `histories`.
-    """
-    come = new.groupBy("user").agg(F.count(F.lit(1)).alias("come"), F.min("time").alias("first"))
-    both = held.select("user", "whole", "in_all").join(come, on="user", how="full")
-    is_late = ~F.coalesce("whole", F.lit(True)) & (F.col("first") < F.lit(utc(since)))
-    is_full = F.coalesce("in_all", F.lit(0)) + F.coalesce("come", F.lit(0)) >= cap
-    return both.where(is_full | is_late).select("user")
-
-
-def continued(held: DataFrame, new: DataFrame, users: DataFrame, kept: int) -> DataFrame:
-    """What `queries` need of the histories at a later moment: user, user_id, lines, seen.
-
-    Args:
-        held: `histories` as of a cut.
-        new: the lines that were known from that cut on and before the moment; none of users that are `unsaid`.
-        users: the users' numbers and ids.
-        kept: as in `histories`.
-
-    Returns:
-        What `histories` gives of all lines. A line that is told again is worth what the best telling is.
-    """
-    both = merged(as_lines(held).unionByName(new.select("user", *LINE)))
-    before = held.select("user", F.col("seen").alias("seen_before"))
-    seen = F.sort_array(F.array_union("seen", F.coalesce("seen_before", F.array().cast(_IDS))))
-    rows = _named(_gathered(both, kept, None), users).join(before, on="user", how="left")
-    return rows.select("user", "user_id", "lines", seen.alias("seen"))
-
-
-def later_examples(
-    held: DataFrame, new: DataFrame, cuts: Cuts, since: datetime, max_history: int, cap: int
-) -> DataFrame:
-    """The examples of lines that were known since a cut, as `features.examples` of all lines gives them.
-
-    Args:
-        held: `histories` as of that cut, with LOOKED_AT * `max_history` lines kept; of the lines' users alone.
-        new: the lines that were known since and before `cuts.test`; none that `held` holds, none of users that are
-            `out_of_reach`.
-        cuts: the examples are known before `cuts.test`.
-        since: the cut that `held` is of.
-        max_history: as in `features.examples`.
-        cap: as in `features.examples`. Of users who have more lines, older examples stay as they were made.
-    """
-    known = merged(as_lines(held).unionByName(new.select("user", *LINE)))
-    made = examples(known, cuts, max_history, cap, since)
-    # What was met before the kept lines. Where these are all, the order of time tells: some may be late ones.
-    met = held.where("NOT whole").select("user", "items")
-    is_met = F.coalesce(F.array_contains("items", F.col("target")), F.lit(False))
-    new_to = F.when(is_met, F.lit(0.0)).otherwise(F.col("new")).cast("float")
-    return made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")

@@ -153,8 +153,9 @@ def test_of_two_that_add_the_same_up_one_is_refused(spark: SparkSession, tmp_pat
     sums = spark.sql("SELECT 'a' item_id, 1L lines")
     held: dict[str, Any] = {"job": "ingest", "properties": NO_REWRITE}
     since = tables.write("item_sums", sums, mode="overwrite", inputs={"events": 1}, **held)
-    more: dict[str, Any] = {"update": {"lines": "held.lines + new.lines"}, "since": since, "job": "ingest"}
-    tables.merge("item_sums", sums, ["item_id"], inputs={"events": 2}, **more)
+    more: dict[str, Any] = {"since": since, "job": "ingest"}
+    added = spark.sql("SELECT 'a' item_id, 2L lines")
+    tables.merge("item_sums", added, ["item_id"], inputs={"events": 2}, **more)
     with pytest.raises(TableError, match=r"'item_sums' .* was changed by another writer while `ingest` wrote to it"):
-        tables.merge("item_sums", sums, ["item_id"], inputs={"events": 2}, **more)
+        tables.merge("item_sums", added, ["item_id"], inputs={"events": 2}, **more)
     assert rows(tables, "item_sums") == [("a", 2)]

@@ -144,7 +144,8 @@ def test_ties_have_one_order(known: DataFrame, examples: list[Row]) -> None:
 def asked_at(
     known: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, cap: int | None = None
 ) -> DataFrame:
-    held = histories(known, users, cut, features.LOOKED_AT * MAX_HISTORY, cap)
+    ids = users.toDF("user", "user_id")
+    held = histories(known, ids, cut, features.LOOKED_AT * MAX_HISTORY, cap)
     met = known.where(features.known_before(cut)).select("item").distinct()
     return queries(held, known, met, cut, until, MAX_HISTORY, cap)
 

@@ -1,0 +1,155 @@
+"""Full rankings, judged.
+
+Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
+`any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
+sampled. A user is judged if there is something to find. Values are means over users, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs.console import step
+from jobs.headlines import main_k
+from jobs.task import OURS, Answer, Ground, Slice
+from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed
+from spark_udfs import features
+from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
+from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
+from spark_udfs.evaluation import judge as judged
+from spark_udfs.evaluation import popularity_deciles, spread
+from spark_udfs.item_files import save_items
+from spark_udfs.lists import by_order, longest
+from spark_udfs.scoring import recommend
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+PROTOCOLS = {
+    "new": "items new to the customer; what was bought before is left out",
+    "any": "any item bought after the cut; nothing is left out",
+}
+EXAMPLES = 10
+
+
+def _of_test(ground: Ground) -> DataFrame:
+    """A row per user known before the cut."""
+    return ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
+
+
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
+    """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
+    asked, most = _of_test(ground), ground.settings.examples.max_queries
+    users = ground.read["vocabulary_users"].count()
+    of_these = f"; of {users:,} customers about {most:,}, drawn by a hash" if users > most else ""
+    truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
+    return {
+        name: Slice(PROTOCOLS[name] + of_these, asked.withColumn("truth", truth).where(F.size("truth") > 0))
+        for name, truth in truths.items()
+    }
+
+
+def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
+    """The bundle, and the baselines that the settings name."""
+    wanted, known, folder = ground.settings.evaluation, catalogue_of_test(ground), ground.folder / ITEM_FILES
+    k = max(wanted.ks)
+    with step("evaluate: order what was sold"):
+        allowed = save_items(known.select("item"), folder, "allowed")
+        depth = k + longest(_of_test(ground))
+        of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
+    counts = ground.keep("counts", lambda: interactions(indexed(ground).where(features.known_before(cut))))
+    rankers: dict[str, Callable[..., DataFrame]] = {
+        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=of_late),
+        "popularity": partial(by_order, order=of_all_time),
+        "recent_popularity": partial(by_order, order=of_late),
+    }
+    if "item_item" in wanted.baselines:
+        with step("evaluate: count item-item neighbours"):
+            near = save_neighbours(neighbours(counts), folder)
+        rankers["item_item"] = partial(item_item, near=near)
+    if "als" in wanted.baselines:
+        with step("evaluate: fit ALS"):
+            als = fit_als(
+                counts,
+                folder,
+                rank=wanted.als_rank,
+                iterations=wanted.als_iterations,
+                alpha=wanted.als_alpha,
+                regularisation=wanted.als_regularisation,
+            )
+        rankers["als"] = als.recommend
+
+    def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
+        return ranker(asked, k=k, exclude_seen=protocol == "new")
+
+    return {name: partial(answer, ranker=rankers[name]) for name in rankers if name in (OURS, *wanted.baselines)}
+
+
+def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Means over users, and how much of the catalogue is shown."""
+    ks = ground.settings.evaluation.ks
+    values = judged(answers, asked, ks=ks, resamples=ground.settings.evaluation.bootstrap)
+    spreads = spread(answers, catalogue_of_test(ground), ks=ks)
+    shown = [name for name in names if name in values]
+    return {
+        "users": values[OURS].users,
+        "models": {name: values[name].intervals() | spreads[name] for name in shown},
+        "differences": {name: values[OURS].minus(values[name]) for name in shown[1:]},
+    }
+
+
+def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
+    """How popular the recommended items are, and ten customers by product name."""
+    asked, ranked = held["new"]
+    top = ranked.where(F.col("rank") <= main_k(ground.settings.evaluation.ks))
+    bought = asked.select(F.lit("bought").alias("source"), F.explode("truth").alias("item"))
+    rows = bought.unionByName(top.select(F.concat(F.lit("model "), "model").alias("source"), "item"))
+    deciles = popularity_deciles(rows, catalogue_of_test(ground))
+    customers = _ten_customers(ground, asked, top.where(F.col("model") == OURS))
+    return {
+        "drawn": {
+            "title": "Ten customers",
+            "columns": ["customer", "bought last", "recommended"],
+            "rows": [
+                [row["user_id"], "; ".join(row["bought"][-3:]), "; ".join(row["recommended"][:5])] for row in customers
+            ],
+        },
+        "popularity_of_recommended": {
+            "bought": deciles.pop("bought"),
+            "recommended": {source.removeprefix("model "): counts for source, counts in deciles.items()},
+        },
+        "examples": customers,
+    }
+
+
+def _ten_customers(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str, Any]]:
+    """Ten users, drawn by hash, with the names of what they bought, got shown and then bought."""
+    drawn = (
+        asked.where(F.size("history") > 0)
+        .orderBy(F.xxhash64("user_id"))
+        .limit(EXAMPLES)
+        .select("user", "user_id", "history", "truth")
+        .collect()
+    )
+    shown: dict[int, list[int]] = {row["user"]: [] for row in drawn}
+    for row in ours.where(F.col("user").isin(list(shown))).orderBy("user", "rank").collect():
+        shown[row["user"]].append(row["item"])
+    items = {item for row in drawn for item in (*row["history"], *row["truth"], *shown[row["user"]])}
+    named = (
+        catalogue_of_test(ground).where(F.col("item").isin(sorted(items))).select("item", F.coalesce("name", "item_id"))
+    )
+    names = {row[0]: row[1] for row in named.collect()}
+    return [
+        {
+            "user_id": row["user_id"],
+            "bought": [names[item] for item in dict.fromkeys(row["history"]) if item in names][-10:],
+            "recommended": [names[item] for item in shown[row["user"]]][:10],
+            "then_bought": [names[item] for item in row["truth"] if item in names],
+        }
+        for row in drawn
+    ]

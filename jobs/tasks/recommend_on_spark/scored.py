@@ -1,0 +1,221 @@
+"""Lists for everybody, or for those who have a line since a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from pyspark.sql import functions as F
+
+from jobs.task import Before, Ground, Scored
+from jobs.tasks.recommend_on_spark.known import (
+    AS_OF,
+    ITEM_FILES,
+    cap_of,
+    catalogue_of_test,
+    cut_of,
+    ids_of,
+    kept_of,
+    stock,
+    without_held,
+)
+from spark_udfs import features, vocabularies
+from spark_udfs.baselines.classic import popularity_order
+from spark_udfs.histories import histories, queries
+from spark_udfs.item_files import save_items
+from spark_udfs.lists import longest
+from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is scored.
+
+    Attributes:
+        ground: the job's.
+        moment: as of which.
+        before: the build whose histories those of the moment go on from; None: they are made of all lines.
+        since: the cut of its histories.
+    """
+
+    ground: Ground
+    moment: datetime
+    before: Before | None
+    since: datetime | None
+
+    def touched(self) -> DataFrame | None:
+        """The ids of the users with a line since `scoring.since`; None: everybody is asked."""
+        since = self.ground.settings.scoring.since
+        if since is None:
+            return None
+        lately = self._until().where(features.known_since(since) & F.col("user_id").isNotNull())
+        return self.ground.keep("touched", lambda: lately.select("user_id").distinct())
+
+    def lately(self) -> DataFrame:
+        """The lines since the cut of the histories, and those of the last `recent_days`; all where there is no cut."""
+        if self.since is None:
+            return self._until()
+        days = timedelta(days=self.ground.settings.examples.recent_days)
+        first = min(self.since, features.utc(self.moment) - days)
+        # Files without such a line are passed over.
+        return self.ground.keep("lately", lambda: self._until().where(features.known_since(first)))
+
+    def lines(self) -> DataFrame:
+        """The lines that histories are made of, beside those of the build before: of the users who are asked alone."""
+        touched, lines = self.touched(), self.lately()
+        if self.since is not None:
+            lines = lines.where(features.known_since(self.since))
+        if touched is None:
+            return lines
+        return self.ground.keep("lines of touched", lambda: lines.join(touched, on="user_id", how="left_semi"))
+
+    def _until(self) -> DataFrame:
+        return self.ground.read["lines"].where(features.known_before(self.moment))
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """The top K items of the whole catalogue for every user, or for those with a line since `scoring.since`.
+
+    Every user of the shop gets rows: one that the bundle does not know is scored by the history alone, one without a
+    known item in the history gets what sold most lately, marked `fallback`.
+    """
+    before = ground.before
+    if before is not None and before.cuts.test > features.utc(moment):
+        before = None
+    asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
+    queries = ground.keep("queries", lambda: _queries(asked))
+    return Scored(_rows(asked, queries), partial(_counts, asked, queries))
+
+
+def _numbered(asked: _Asked) -> DataFrame:
+    """The users who are asked: `index`, `id`, `in_vocabulary`.
+
+    A user who came after the vocabulary was built gets a number past its end, which every bundle takes as unknown: past
+    the indices of erased users too.
+    """
+    ground, touched, held = asked.ground, asked.touched(), asked.ground.read["vocabulary_users"]
+    everybody = (ground.read["users"] if touched is None else touched).select(F.col("user_id").alias("id"))
+    known = held.where("id IS NOT NULL")
+    if touched is not None:
+        of_touched = known.join(everybody, on="id", how="left_semi")
+        known = ground.keep("known", lambda: of_touched)
+        everybody = everybody.join(known, on="id", how="left_anti")
+    joined_since = vocabularies.new_entries(everybody, held)
+    numbered = known.select("index", "id", F.lit(True).alias("in_vocabulary")).unionByName(
+        joined_since.select("index", "id", F.lit(False).alias("in_vocabulary"))
+    )
+    return numbered if touched is None else ground.keep("numbered", lambda: numbered)
+
+
+def _queries(asked: _Asked) -> DataFrame:
+    """A row per user who is asked: user, user_id, history, history_age, history_weight, seen, in_vocabulary."""
+    ground, moment, numbered = asked.ground, asked.moment, _numbered(asked)
+    known = features.indexed(asked.lines(), numbered, ground.read["vocabulary_items"])
+    if asked.before is None:
+        held = histories(known, ids_of(numbered), moment, kept_of(ground), cap_of(ground, known, moment))
+    else:
+        held = _gone_on(asked, asked.before.read["histories"].drop(AS_OF), known, numbered)
+    length = ground.settings.examples.max_history
+    of_known = queries(held, known, known.select("item").limit(0), moment, None, length)
+    no_ids, nothing = F.array().cast("array<bigint>"), F.array().cast("array<float>")
+    return (
+        numbered.withColumnRenamed("index", "user")
+        .join(of_known.drop("user_id"), on="user", how="left")
+        .select(
+            "user",
+            F.col("id").alias("user_id"),
+            F.coalesce("history", no_ids).alias("history"),
+            F.coalesce("history_age", nothing).alias("history_age"),
+            F.coalesce("history_weight", nothing).alias("history_weight"),
+            F.coalesce("seen", no_ids).alias("seen"),
+            "in_vocabulary",
+        )
+    )
+
+
+def _gone_on(asked: _Asked, held: DataFrame, lines: DataFrame, numbered: DataFrame) -> DataFrame:
+    """The histories of the build before, gone on with the lines since. All lines are read only for users of whom these
+    do not say all."""
+    ground, ids, since = asked.ground, ids_of(numbered), cast("datetime", asked.since)
+    if asked.touched() is not None:
+        of_touched = held.join(ids.select("user"), on="user", how="left_semi")
+        held = ground.keep("histories", lambda: of_touched)
+    new = without_held(ground, ground.keep("known lines", lambda: lines), held, since)
+
+    def all_lines(users: DataFrame) -> DataFrame:
+        theirs = numbered.join(users, F.col("index") == F.col("user"), "left_semi")
+        return features.indexed(ground.read["lines"], theirs, ground.read["vocabulary_items"])
+
+    return stock(ground, held, new, since, ids, ground.settings.examples.max_lines, all_lines).as_of(asked.moment)
+
+
+def _sold(asked: _Asked) -> DataFrame:
+    """Each item of the vocabulary that was sold before a moment: item, and recent_customers.
+
+    What was sold before the cut of the build in force stands in its catalogue: only lines after that are looked at.
+    """
+    ground, lines, moment = asked.ground, asked.lately(), features.utc(asked.moment)
+    recent = F.col("time") >= F.lit(moment) - F.make_dt_interval(F.lit(ground.settings.examples.recent_days))
+    customers = lines.where(recent).groupBy("item_id").agg(F.countDistinct("user_id").alias("recent_customers"))
+    sold = lines.select("item_id")
+    if ground.cut is not None and ground.cut <= moment:
+        later = lines.where(features.known_since(ground.cut)).select("item_id")
+        sold = catalogue_of_test(ground).select("item_id").unionByName(later)
+    items = ground.read["vocabulary_items"].select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    there = items.join(sold.distinct(), on="item_id", how="left_semi").join(customers, on="item_id", how="left")
+    return there.select("item", F.coalesce("recent_customers", F.lit(0)).alias("recent_customers"))
+
+
+def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
+    """What is written, by names and by numbers."""
+    ground = asked.ground
+    scoring, items = ground.settings.scoring, ground.read["vocabulary_items"]
+    sold = ground.keep("sold", lambda: _sold(asked))
+    order = None
+    if scoring.cold_users == "recent_popularity":
+        order = popularity_order(sold, "recent_customers", scoring.k + longest(queries))
+    ranked = recommend(
+        queries,
+        str(ground.bundle),
+        k=scoring.k,
+        allowed=save_items(sold.select("item"), ground.folder / ITEM_FILES, "sold"),
+        exclude_seen=scoring.exclude_seen,
+        fallback=order,
+    )
+    item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+    named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
+    return named.join(item_ids, on="item", how="inner").select(
+        "user_id",
+        F.when(F.col("in_vocabulary"), F.col("user")).otherwise(F.lit(0)).alias("user"),
+        "rank",
+        "item_id",
+        "item",
+        "score",
+        "fallback",
+    )
+
+
+def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, int]:
+    """users, cold_users (no known item in the history), unknown_users (the bundle has no vector of their own),
+    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows."""
+    ground = asked.ground
+    schema = bundle_schema(str(ground.bundle))
+    users = schema["user"].size or 0
+    unknown = F.expr(unknown_ids(schema))
+    of_queries = queries.agg(
+        F.count(F.lit(1)).alias("users"),
+        F.count_if(F.size("history") == unknown).alias("cold_users"),
+        F.count_if(F.col("user") >= users).alias("unknown_users"),
+        F.coalesce(F.sum(unknown), F.lit(0)).alias("unknown_ids"),
+    ).collect()[0]
+    past = asked.lines().where("user_id IS NOT NULL")
+    known = ground.read["vocabulary_items"].select(F.col("id").alias("item_id"))
+    unheard = past.join(known, on="item_id", how="left_anti")
+    made = written.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]
+    counts = of_queries.asDict() | made.asDict()
+    return counts | {"unknown_ids": counts["unknown_ids"] + unheard.count()}
