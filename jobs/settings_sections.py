@@ -84,7 +84,7 @@ class ExampleSettings(Section):
         20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
     )
     max_queries: int = Field(
-        200_000,
+        100_000,
         ge=1,
         le=2**31 - 1,
         description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
