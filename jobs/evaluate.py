@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
-from jobs.build_examples import worth
+from jobs.build_inputs import worth
 from jobs.command import main_of
 from jobs.console import say, show_table, step
 from jobs.erasure.erased import Watch

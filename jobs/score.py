@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import SCORE, read_json, write_json
-from jobs.build_examples import inputs_of, pinned, worth
+from jobs.build_inputs import inputs_of, pinned, worth
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import JOB as ERASE

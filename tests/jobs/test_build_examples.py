@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds
+from jobs import build_cuts, build_examples, builds
 from jobs.erasure import erased
 from jobs.erasure.removal import ANY_AGE, few_tasks
 from jobs.sessions import session_settings
@@ -258,6 +258,6 @@ def test_the_default_cut_is_the_last_tenth(spark: SparkSession) -> None:
     rows = [("u", "i", START), ("u", "i", START + timedelta(days=100)), (None, "i", START + timedelta(days=900))]
     lines = spark.createDataFrame(rows, "user_id string, item_id string, time timestamp")
     settings = Settings.model_validate({"examples": {"validation_days": 20}})
-    span = build_examples._span(lines.where("user_id IS NOT NULL"))
-    cuts = build_examples._cuts(span, TASKS["recommend"], settings, Tables(spark, "here"))
+    span = build_cuts.span_of(lines.where("user_id IS NOT NULL"))
+    cuts = build_cuts.cuts_of(span, TASKS["recommend"], settings, Tables(spark, "here"))
     assert (cuts.test - START, cuts.validation - START) == (timedelta(days=90), timedelta(days=70))

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, builds
+from jobs import build_examples, build_vocabularies, builds
 from jobs.growth import Growth
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -175,7 +175,7 @@ def test_why_a_build_is_made_of_all_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It says why before it makes anything, and is stopped there."""
-    monkeypatch.setattr(build_examples, "_vocabulary", lambda *_: 1 / 0)
+    monkeypatch.setattr(build_vocabularies, "append_all", lambda *_, **__: 1 / 0)
 
     def said(settings: Settings) -> str:
         with pytest.raises(ZeroDivisionError):

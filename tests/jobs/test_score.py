@@ -14,7 +14,7 @@ from jobs import builds, ingest_feedback, report, score
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Ground
-from jobs.tasks import recommend_on_spark
+from jobs.tasks.recommend_on_spark import scored
 from spark_udfs import features
 from tests.jobs.silences import silences
 from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
@@ -218,7 +218,7 @@ def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -
     moment = datetime(2025, 3, 2, tzinfo=UTC)
     lines = features.purchases(read["events"])
     ground = Ground(read | {"vocabulary_users": erased, "lines": lines}, settings, tmp_path)
-    queries = recommend_on_spark._queries(ground, moment)
+    queries = scored._queries(scored._Asked(ground, moment, None, None))
     outside = [row["user"] for row in queries.where("NOT in_vocabulary").collect()]
     assert len(outside) == 3  # the newcomer, the looker, and the erased user, whom the events still have
     assert min(outside) > highest

@@ -1,0 +1,61 @@
+"""What a build reads: the tables at their versions, what decides the rows, and the task's lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spark_udfs import features
+from training.errors import TableError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from jobs.table_reads import Pin
+    from jobs.tables import Tables
+    from jobs.task import Task
+
+
+def pinned(tables: Tables, task: Task, settings: Settings) -> dict[str, Pin]:
+    """The newest versions of the tables that a task reads, without those that may be missing and are.
+
+    Raises:
+        TableError: another one is missing.
+    """
+    return {
+        name: tables.pin(name)
+        for name, optional in task.tables(settings).items()
+        if not optional or tables.exists(name)
+    }
+
+
+def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[str, Any]:
+    """What decides the rows: the tables read, by the last change of their rows, and the settings.
+
+    What came later is named only where it is used, so that what was built before stays.
+    """
+    return {
+        "task": task.name,
+        **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
+        "settings": settings.examples.model_dump(mode="json", exclude={"weights"}) | worth(settings),
+        **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
+    }
+
+
+def worth(settings: Settings) -> dict[str, Any]:
+    """`weights`, as an input of what is made of lines; nothing where purchases alone are lines."""
+    weights = settings.examples.weights
+    return {} if weights == features.PURCHASES else {"weights": {str(kind): weights[kind] for kind in weights}}
+
+
+def lines_of(tables: Tables, task: Task, settings: Settings, read: dict[str, DataFrame]) -> DataFrame:
+    """The task's lines, of tables that have the columns which it reads, and rows."""
+    for name, columns in task.reads(settings).items():
+        table = name.removesuffix("?")
+        if table in read:
+            tables.require(read[table], table, {name: kind.removesuffix("?") for name, kind in columns.items()})
+    first = next(iter(read))
+    if read[first].isEmpty():
+        raise TableError(f"table '{first}' at {tables.path(first)} is empty; run `millrace ingest` on a file with rows")
+    return task.lines(read, settings)

@@ -1,0 +1,79 @@
+"""The vocabularies of a build: ids that are new are appended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs.build_cuts import has_ids
+from jobs.sessions import persisted
+from spark_udfs import features, vocabularies
+from training.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.tables import Tables
+    from spark_udfs.features import Cuts
+
+JOB = "build_examples"
+
+
+def append_all(
+    tables: Tables,
+    kinds: Mapping[str, str],
+    lines: DataFrame,
+    cuts: Cuts,
+    *,
+    inputs: dict[str, Any],
+    checked: Mapping[str, int],
+) -> dict[str, int]:
+    """Append the ids that lines with all ids before the test cut have.
+
+    Args:
+        tables: where the vocabularies lie.
+        kinds: `Task.kinds`.
+        lines: those whose ids may be new.
+        cuts: of the build.
+        inputs: what decides the rows.
+        checked: versions that a build was made with: these are not looked into again.
+
+    Returns:
+        The vocabularies' versions, by name.
+
+    Raises:
+        DataError: a vocabulary is damaged.
+        TableError: another writer appended at the same time.
+    """
+    known = lines.where(features.known_before(cuts.test) & has_ids(kinds))
+    found = dict[str, int]()
+    for kind, column in kinds.items():
+        name = f"vocabulary_{kind}"
+        found[name] = _append(tables, name, known.select(F.col(column).alias("id")), inputs, checked.get(name))
+    return found
+
+
+def _append(tables: Tables, name: str, ids: DataFrame, inputs: dict[str, Any], checked: int | None) -> int:
+    held, version = tables.spark.createDataFrame([], vocabularies.SCHEMA), -1
+    if tables.exists(name):
+        version = tables.version(name)
+        held = tables.read(name, version)
+    made = version
+    with ExitStack() as kept:  # so that lines and vocabulary are read once
+        distinct = kept.enter_context(persisted(ids.distinct()))
+        new = kept.enter_context(persisted(vocabularies.new_entries(distinct, held)))
+        if version < 0 or not new.isEmpty():
+            # Serializable, and of two that add to one version the second is refused, so no index is given twice.
+            properties = {"delta.appendOnly": "true", "delta.isolationLevel": "Serializable"}
+            made = tables.write(name, new, mode="append", since=version, job=JOB, inputs=inputs, properties=properties)
+    faults = {} if version == checked else vocabularies.faults(tables.read(name, made))
+    if faults:
+        listed = ", ".join(f"{count:,} {what}" for what, count in faults.items())
+        raise DataError(
+            f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
+            "Restore an earlier version (RESTORE TABLE), or remove all vocabularies and train anew"
+        )
+    return made
