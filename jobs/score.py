@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import and_
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
@@ -71,43 +71,16 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with step("score: opening the tables"):
-        marks = task.persons(settings).get(task.table, {})
-        by_id = [column for column, how in marks.items() if how == BY_ID]
-        watch = Watch(
-            tables, JOB, task.table, by_id, partial(_take_out, tables, task) if BY_LINE in marks.values() else None
-        )
-        made_of = pinned(tables, task, settings)
-        build = builds.published(tables)
-        builds.refuse_other_task(tables, build, task.name)
-        built = build["versions"]
-        pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
-        named = [
-            *(f"vocabulary_{kind}" for kind in task.kinds(settings)),
-            *(name for name in task.asks if name in built),
-        ]
-        of_build = {name: built[name] for name in named}
-        read = {name: tables.read(name, version) for name, version in of_build.items()}
-        read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
-        lines = task.lines(read, settings)
+        watch = _watch(tables, task, settings)
+        found = _found(tables, task, settings)
     with step("score: comparing the vocabularies with the bundle's"):
-        builds.refuse_other_numbers(tables, built, bundle)
+        builds.refuse_other_numbers(tables, found.build["versions"], bundle)
     with step("score: looking for the first and the last moment"):
-        moment = _moment(settings, task, lines, tables)
+        moment = _moment(settings, task, found.read["lines"], tables)
     if moment is None:
         say(f"no {task.row} since scoring.since {since}: nobody is scored, and what was scored stays")
         return {"task": task.name, "table": task.table, "bundle": bundle.name, "rows": 0, "up_to_date": True}
-    inputs = {
-        "bundle": bundle.name,
-        "moment": moment.isoformat(),
-        "tables": {name: pin.content for name, pin in pins.items()} | of_build,
-        "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
-        "max_history": settings.examples.max_history,
-        "max_lines": settings.examples.max_lines,
-        "recent_days": settings.examples.recent_days,
-        "options": settings.options.model_dump(mode="json"),
-        **worth(settings),
-        **watch.inputs,
-    }
+    inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
     with step("score: comparing with what is there"):
         held = before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, JOB, inputs)
@@ -116,12 +89,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         return before | {"up_to_date": True}
     if since is not None:
         _keep_more(tables, task, bundle.name, moment, since)
-    cut = datetime.fromisoformat(build["cuts"]["test"])
     goes_on = None
     if task.grows:
         with step("score: comparing with the build in force"):
-            goes_on = _before(tables, task, settings, build, made_of)
-    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)
+            goes_on = _before(tables, task, settings, found.build, found.made_of)
+    cut = datetime.fromisoformat(found.build["cuts"]["test"])
+    ground = Ground(found.read, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)
     with (
         giving_back(spark, ground.release),
         step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"),
@@ -144,6 +117,60 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
     show_counts(task.table.replace("_", " ").capitalize(), counts)
     return summary | {"inputs": inputs, "up_to_date": False}
+
+
+class Found(NamedTuple):
+    """What is scored from.
+
+    Attributes:
+        build: the one in force.
+        made_of: the tables that a build would be made of now.
+        contents: of each table, what tells its rows from others.
+        read: rows by name, with the task's `lines`.
+    """
+
+    build: builds.Manifest
+    made_of: Mapping[str, Pin]
+    contents: Mapping[str, int]
+    read: dict[str, DataFrame]
+
+
+def _found(tables: Tables, task: Task, settings: Settings) -> Found:
+    """The tables, as the build in force names them, and else at their newest versions."""
+    made_of, build = pinned(tables, task, settings), builds.published(tables)
+    builds.refuse_other_task(tables, build, task.name)
+    built = build["versions"]
+    pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
+    named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in task.asks if name in built)]
+    of_build = {name: built[name] for name in named}
+    read = {name: tables.read(name, version) for name, version in of_build.items()}
+    read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
+    contents = {name: pin.content for name, pin in pins.items()} | of_build
+    return Found(build, made_of, contents, read | {"lines": task.lines(read, settings)})
+
+
+def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
+    """An eye on persons who are erased meanwhile."""
+    marks = task.persons(settings).get(task.table, {})
+    by_id = [column for column, how in marks.items() if how == BY_ID]
+    take_out = partial(_take_out, tables, task) if BY_LINE in marks.values() else None
+    return Watch(tables, JOB, task.table, by_id, take_out)
+
+
+def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> dict[str, Any]:
+    """What decides the answers."""
+    since = settings.scoring.since
+    return {
+        "bundle": bundle,
+        "moment": moment.isoformat(),
+        "tables": dict(found.contents),
+        "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
+        "max_history": settings.examples.max_history,
+        "max_lines": settings.examples.max_lines,
+        "recent_days": settings.examples.recent_days,
+        "options": settings.options.model_dump(mode="json"),
+        **worth(settings),
+    }
 
 
 def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime | None:
