@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_cuts, build_examples, builds
+from jobs import build_cuts, build_examples, build_tables, builds
 from jobs.erasure import erased
 from jobs.erasure.removal import ANY_AGE, few_tasks
 from jobs.sessions import session_settings
@@ -201,7 +201,7 @@ def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them
     def begins(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr(build_examples, "_lines", begins)
+    monkeypatch.setattr(build_examples, "lines_of", begins)
     with pytest.raises(InterruptedError):
         build_examples.run(settings, spark)
 
@@ -237,7 +237,7 @@ def test_what_was_built_while_persons_were_erased_is_not_published(
         erased.remember(tables, ["u1"])
         return dict.fromkeys(("catalogue", "queries", "examples"), 0)
 
-    monkeypatch.setattr(build_examples, "_write", write)
+    monkeypatch.setattr(build_tables, "write", write)
     tables.write("examples", tables.read("events").selectExpr("'x' AS piece"), mode="overwrite", job="x", inputs={})
     with pytest.raises(DataError, match=r"while `millrace build-examples` made tables .* Run `millrace erase` again"):
         build_examples.run(settings, spark)

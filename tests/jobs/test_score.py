@@ -145,8 +145,9 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     with monkeypatch.context() as patched:
         patched.setattr(features, "indexed", lambda lines, *ids: read.append(lines) or indexed(lines, *ids))
         summary = score.run(_scoring(lately, since=SINCE), spark)
-    # Of lines that the build has known, its histories say all: none of them is looked for.
-    assert [lines.where(features.known_before(TEST_FROM)).count() for lines in read] == [0]
+    # Of lines that were known at the validation cut, the build's histories say all: none of them is looked for.
+    cut = TEST_FROM - timedelta(days=lately.examples.validation_days)
+    assert [lines.where(features.known_before(cut)).count() for lines in read] == [0]
     events = Tables(spark, lately.tables.root).read("events").where("kind = 'purchase'")
     touched = {row[0] for row in events.where(features.known_since(SINCE)).select("user_id").distinct().collect()}
     lists = _lists(lately, spark, summary["moment"])
@@ -169,6 +170,11 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert everybody["moment"] == summary["moment"]
     of_all = _lists(lately, spark, summary["moment"])
     assert {user: of_all[user] for user in touched} == lists
+    with monkeypatch.context() as patched:
+        patched.setattr(score, "_before", lambda *_: None)  # then histories are made of all lines
+        (Path(lately.run_dir) / "score.json").unlink()
+        assert not score.run(_scoring(lately), spark)["up_to_date"]
+    assert _lists(lately, spark, summary["moment"]) == of_all
     with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
         score.run(_scoring(lately, since=SINCE), spark)
 
