@@ -28,11 +28,23 @@ ROWS = 20  # of a file, that are looked at
 CALLED = {
     "user_id": ("user", "customer", "customerid", "visitor", "visitorid", "client", "clientid", "member", "account"),
     "item_id": ("item", "product", "productid", "sku", "stockcode", "article", "articleid", "movieid", "asin"),
-    "time": ("timestamp", "date", "datetime", "invoicedate", "eventtime", "eventtimestamp", "createdat", "at", "when"),
+    "time": (
+        "timestamp",
+        "ts",
+        "date",
+        "datetime",
+        "invoicedate",
+        "eventtime",
+        "eventtimestamp",
+        "createdat",
+        "at",
+        "when",
+    ),
     "order_id": ("order", "invoice", "invoiceno", "basket", "transaction", "transactionid", "sessionid"),
     "quantity": ("qty", "amount", "units", "sold", "count"),
     "price": ("unitprice", "priceeach"),
-    "kind": ("event", "eventtype", "action", "type"),
+    "kind": ("event", "eventtype", "eventname", "action", "type"),
+    "rating": ("stars", "score"),
     "name": ("description", "title", "productname"),
     "label": ("fraud", "isfraud", "eventlabel", "target", "class"),
     "case_id": ("id", "eventid", "transactionid", "registrationid"),
@@ -50,7 +62,8 @@ PATTERNS = {
     r"\d\d\.\d\d\.\d{4} \d\d:\d\d": "dd.MM.yyyy HH:mm",
 }
 EVENTS = {"item_id": True, "user_id": True, "time": True, "order_id": False, "quantity": False, "price": False}
-EVENTS |= {"kind": False, "name": False}
+EVENTS |= {"kind": False, "rating": False, "name": False}
+RATINGS = "{kind: rating}"
 
 
 class Look(NamedTuple):
@@ -88,7 +101,8 @@ def text(task: str, data: str) -> str:
         f"run_dir: out/{task}/run         # checkpoints, bundle, report",
         f"tables: {{root: out/{task}/tables}}",
     ]
-    return "\n".join([*lines, *_source(TASKS[task], data, look), *_options(TASKS[task]), *_rest(TASKS[task])]) + "\n"
+    source = list(_source(TASKS[task], data, look))
+    return "\n".join([*lines, *source, *_options(TASKS[task]), *_rest(TASKS[task], source)]) + "\n"
 
 
 def _source(task: Task, data: str, look: Look) -> Iterator[str]:
@@ -98,7 +112,10 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
         yield "ingest:"
         told = list(_place("  ", data, look, EVENTS))
         yield from told
-        if absent := [f"{name}: null" for name in OF_SALES if f"    # {name}: ???" in told]:
+        unmapped = {name for name in EVENTS if f"    # {name}: ???" in told}
+        if {"kind", *OF_SALES} <= unmapped and "rating" not in unmapped:
+            yield f"  constants: {RATINGS}   # each row is a rating, and no purchase"
+        elif absent := [f"{name}: null" for name in OF_SALES if name in unmapped]:
             yield f"  constants: {{{', '.join(absent)}}}   # null: the shop has none; or map the column above"
         yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
         return
@@ -149,8 +166,12 @@ def _options(task: Task) -> Iterator[str]:
         yield f"  {name}: {json.dumps(shown)}   # {field.description}"
 
 
-def _rest(task: Task) -> Iterator[str]:
+def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
     yield "examples:"
+    if any(RATINGS in line for line in source):
+        yield "  weights: {rating: 1}      # what an event is worth, by its kind"
+    elif "events" in task.reads(Settings(task=task.name)):
+        yield "  # weights: {purchase: 1, cart: 0.3, view: 0.1}   # default: {purchase: 1}; without sales: {view: 1}"
     yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
     yield "  validation_days: 30"
     yield f"model: {{name: {task.model}}}"

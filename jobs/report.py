@@ -8,6 +8,7 @@ Reads only the run folder's JSON files; what is not there yet is said in words.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,11 +145,11 @@ def _plain_headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]
     """By slice: the first metric with its interval, and the comparison in which it fares worst."""
     headline, found = evaluation["headline"], []
     title, metric = next(iter(headline["judged"].items()))
-    for key, protocol in evaluation["protocols"].items():
+    for protocol in evaluation["protocols"].values():
         ours = protocol["models"]["millrace"][metric]
         lead = hardest(protocol, metric, headline["lower"])
-        what = f"{title} [{ours['low']:.3f}, {ours['high']:.3f}], {key}"
-        found.append((f"{ours['value']:.3f}", what, lead.words(model_name) if lead else ""))
+        what = f"{title} [{ours['low']:.3f}, {ours['high']:.3f}], {protocol['what']}"
+        found.append((f"{ours['value']:.3f}", what, replace(lead, metric=title).words(model_name) if lead else ""))
     return found
 
 

@@ -65,6 +65,19 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     }
 
 
+def truth(settings: Settings, spark: SparkSession, table: Planted) -> DataFrame | None:
+    """The rows of a table with the columns of the truth; None where the table was not made with these settings."""
+    if not raw_tables(settings, spark).up_to_date(table.name, JOB, _inputs(settings)):
+        return None
+    size = settings.shop
+    return planted(table, _units(spark, table.units(size), table.rows_per_unit(size)), size, truth=True)
+
+
+def _inputs(settings: Settings) -> dict[str, Any]:
+    """What a table is made from."""
+    return {"shop": settings.shop.model_dump(mode="json")}
+
+
 def _units(spark: SparkSession, count: int, rows_per_unit: float) -> DataFrame:
     """`id` from 0, in as many tasks as the rows that the units make ask for."""
     tasks = max(parallelism(spark), int(count * rows_per_unit / ROWS_PER_TASK))
@@ -73,7 +86,7 @@ def _units(spark: SparkSession, count: int, rows_per_unit: float) -> DataFrame:
 
 def _write(tables: Tables, name: str, rows: Callable[[], DataFrame], settings: Settings) -> dict[str, Any]:
     """Write one table, unless these settings have made it."""
-    inputs = {"shop": settings.shop.model_dump(mode="json")}
+    inputs = _inputs(settings)
     known = tables.up_to_date(name, JOB, inputs)
     if known:
         say(f"{name} of the simulated shop is up to date in {tables.path(name)}")

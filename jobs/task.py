@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spark_udfs.features import Cuts
 
 OURS = "millrace"  # the bundle's own name among contenders
+TRUTH = "planted_truth"  # what a simulated shop itself knows: shown beside contenders, and compared with none
 BY_ID, BY_LINE = "id", "line"  # how a person stands in a column: `Task.persons`
 
 

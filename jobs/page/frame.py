@@ -91,10 +91,11 @@ def table(
 
 
 def plot(figure: go.Figure, caption: str, *, key: str, title: str = "") -> Html:
-    """A figure with one sentence that says how to read it."""
+    """A figure with one sentence that says how to read it; none where the section has said it of all of them."""
     body = figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=f"plot-{key}")
     heading = f"<h3>{html(title)}</h3>" if title else ""
-    return Html(f"<figure>{heading}{body}<figcaption>{html(caption)}</figcaption></figure>")
+    below = f"<figcaption>{html(caption)}</figcaption>" if caption else ""
+    return Html(f"<figure>{heading}{body}{below}</figure>")
 
 
 def grid(*parts: Html) -> Html:
@@ -176,6 +177,7 @@ th, td { padding: .42rem .8rem .42rem 0; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: 0; }
 td { vertical-align: top; }
 .right { text-align: right; white-space: nowrap; }
+th.right { white-space: normal; }
 td small { display: block; color: var(--soft); font-size: .78rem; }
 td.left small { display: inline; }
 tr.marked td { background: #eaf3f9; font-weight: 600; }

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from jobs.page.style import BLUE, INK, SKY, empty_figure, model_colour, model_colours, model_name
+from jobs.page.style import BLUE, INK, RED, SKY, empty_figure, model_colour, model_colours, model_name
 
 Metric = Mapping[str, float]
 MARKED = 20  # points of a line at most that are marked
@@ -197,7 +197,7 @@ def panel(held: Mapping[str, Any]) -> go.Figure:
             name=f"{float(low):.0%} to {float(high):.0%}",
         )
     middle = held["quantiles"][min(levels, key=lambda level: abs(float(level) - 0.5))]
-    named = (("known", held["history"], INK), ("forecast", middle, BLUE), ("came", held["truth"], SKY))
+    named = (("known", held["history"], INK), ("forecast", middle, BLUE), ("came", held["truth"], RED))
     for name, points, colour in named:
         figure.add_scatter(
             x=[point[0] for point in points],

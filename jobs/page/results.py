@@ -13,8 +13,13 @@ from jobs.page import result_figures as figures
 from jobs.page.frame import Html, Section, absent, facts, grid, join, paragraph, plot, table, tag
 from jobs.page.lists import list_metrics, metric_cell
 from jobs.page.style import model_name
+from jobs.task import TRUTH
 
 Json = Mapping[str, Any]
+BEYOND_REACH = (
+    "The planted truth answers with what this simulated shop was drawn from, which no shop knows: what it reaches is "
+    "the most that can be expected of anyone, and what a model does not see keeps it below that."
+)
 
 
 def metrics_section(evaluation: Json | None) -> Section:
@@ -68,8 +73,10 @@ def _plain_metrics(evaluation: Json) -> Html:
             )
             for title, name in headline["judged"].items()
         ]
-        heading = tag("h3", f"{key} ({held['users']:,} {headline['rows']})", "part")
-        parts += [heading, paragraph(held["what"]), table(columns, rows, marked=marked), grid(*bars)]
+        what = str(held["what"])
+        heading = tag("h3", f"{what[:1].upper()}{what[1:]} ({held['users']:,} {headline['rows']})", "part")
+        known = [paragraph(BEYOND_REACH)] if TRUTH in models else []
+        parts += [heading, table(columns, rows, marked=marked), *known, grid(*bars)]
     return join(*parts)
 
 
@@ -106,14 +113,17 @@ def panels_section(evaluation: Json | None) -> Section | None:
     plots = [
         plot(
             figures.panel(panel),
-            "What was known, the forecast's middle and its bands, and what came: it should lie in a band as often as "
-            "its two shares lie apart, and as often above the middle as below.",
+            "",
             key=f"panel-{number}",
             title=str(panel["name"]),
         )
         for number, panel in enumerate(panels)
     ]
-    return Section("panels", "Series", grid(*plots))
+    words = paragraph(
+        "What was known, the forecast's middle and its bands, and what came: it should lie in a band as often as its "
+        "two shares lie apart, and as often above the middle as below."
+    )
+    return Section("panels", "Series", join(words, grid(*plots)))
 
 
 def feedback_section(feedback: Json | None) -> Section:

@@ -25,6 +25,11 @@ MODEL_NAMES = {
     "item_item": "Item-item",
     "recent_popularity": "Recent popularity",
     "popularity": "Popularity",
+    "past_fraud_rate": "Past fraud rate",
+    "rows_so_far": "Newness",
+    "lightgbm": "LightGBM",
+    "auto_ets": "AutoETS",
+    "planted_truth": "The planted truth",
 }
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs import simulate
 from jobs.console import warn
-from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
 from jobs.tasks.demand import options_of
 from spark_udfs import features, panel, panel_judge, vocabularies
 from spark_udfs.baselines import exponential_smoothing, panel_classic
 from spark_udfs.periods import Form
 from spark_udfs.scoring import bundle_schema, predicted
+from spark_udfs.simulated.demand import PRODUCT_DAYS
+from spark_udfs.simulated.demand_truth import true_forecasts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -66,7 +69,7 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
     """The bundle, the mean and the median of late, the season before, and exponential smoothing where it is
-    installed."""
+    installed; of a simulated shop the demand that its sales were drawn from."""
     form, levels = _form(ground.settings), options_of(ground.settings).quantiles
     classics = {
         f"mean_of_{form.of.mean}": panel_classic.mean_of_late,
@@ -83,7 +86,20 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
         answered: DataFrame = of(asked, form, levels)
         return answered
 
-    return answers | {name: partial(by_classic, of=function) for name, function in classics.items()}
+    answers |= {name: partial(by_classic, of=function) for name, function in classics.items()}
+    return answers | _truth(ground)
+
+
+def _truth(ground: Ground) -> dict[str, Answer]:
+    """Who answers with the planted demand; nobody where the series are not a simulated shop's products."""
+    source = ground.settings.sources.get("sales")
+    if source is None or source.name is not None or source.columns.get("series_id") != "item_id":
+        return {}
+    days = simulate.truth(ground.settings, ground.read["lines"].sparkSession, PRODUCT_DAYS)
+    if days is None:
+        return {}
+    form, levels = _form(ground.settings), options_of(ground.settings).quantiles
+    return {TRUTH: lambda asked, _: true_forecasts(asked, days, form, levels)}
 
 
 def _forecast(ground: Ground, asked: DataFrame) -> DataFrame:
@@ -107,7 +123,7 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     return {
         "users": ours.users,
         "models": {name: found[name].judged.intervals() for name in names},
-        "differences": {name: ours.minus(found[name].judged) for name in names[1:]},
+        "differences": {name: ours.minus(found[name].judged) for name in names[1:] if name != TRUTH},
         "by_step": {name: _points(found[name].by_step["wql"]) for name in names},
     }
 

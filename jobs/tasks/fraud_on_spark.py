@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs import simulate
 from jobs.console import step, warn
-from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
 from jobs.tasks.fraud import COUNTS, options_of
 from spark_udfs import features, rows, windows
 from spark_udfs.baselines import trees
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
+from spark_udfs.simulated.fraud import PAYMENTS
 from training.errors import DataError
 
 if TYPE_CHECKING:
@@ -161,7 +163,8 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 
 def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundle; the main entity's past fraud rate; how new that entity is; boosted trees on the same features."""
+    """The bundle; the main entity's past fraud rate; how new that entity is; boosted trees on the same features; of a
+    simulated shop the probabilities that its labels were drawn with."""
     main = options_of(ground.settings).entities[0]
     answers: dict[str, Answer] = {
         OURS: lambda asked, _: predict(asked, str(ground.bundle), key="key"),
@@ -170,10 +173,22 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
     }
     if (missing := trees.missing()) is not None:
         warn(f"evaluate: without {TREES}: {missing}")
-        return answers
-    with step(f"evaluate: fit {TREES}"):
-        answers[TREES] = partial(_by_trees, model=_trees(ground), names=_inputs(ground))
-    return answers
+    else:
+        with step(f"evaluate: fit {TREES}"):
+            answers[TREES] = partial(_by_trees, model=_trees(ground), names=_inputs(ground))
+    return answers | _truth(ground)
+
+
+def _truth(ground: Ground) -> dict[str, Answer]:
+    """Who answers with the planted probabilities; nobody where cases are not a simulated shop's payments by order."""
+    source = ground.settings.sources.get("cases")
+    if source is None or source.name is not None or source.columns.get("case_id") != "order_id":
+        return {}
+    made = simulate.truth(ground.settings, ground.read["lines"].sparkSession, PAYMENTS)
+    if made is None:
+        return {}
+    known = made.select(F.col("order_id").alias("key"), F.col("fraud_probability").alias("p"))
+    return {TRUTH: lambda asked, _: asked.select("key").join(known, on="key", how="inner")}
 
 
 def _inputs(ground: Ground) -> list[str]:
@@ -198,7 +213,7 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     return {
         "users": values[OURS].users,
         "models": {name: values[name].intervals() for name in names},
-        "differences": {name: values[OURS].minus(values[name]) for name in names[1:]},
+        "differences": {name: values[OURS].minus(values[name]) for name in names[1:] if name != TRUTH},
     }
 
 

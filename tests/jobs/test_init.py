@@ -48,6 +48,18 @@ def test_a_stream_of_clicks_is_matched(tmp_path: Path) -> None:
     assert asked.constants == {"order_id": None, "quantity": None, "price": None}
 
 
+def test_a_file_of_ratings_has_no_purchases(tmp_path: Path) -> None:
+    data = tmp_path / "ratings.csv"
+    data.write_text("userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n")
+    asked = settings_of("recommend", data)
+    assert asked.ingest.columns == {"item_id": "movieId", "user_id": "userId", "time": "timestamp", "rating": "rating"}
+    assert (asked.ingest.constants, asked.ingest.time_format) == ({"kind": "rating"}, "epoch_s")
+    assert asked.examples.weights == {"rating": 1}
+    data.write_text("order,user,item,ts,price,quantity,rating\n7,1,31,1260759144,2.5,1,5\n")
+    sold = settings_of("recommend", data)
+    assert (sold.ingest.constants, sold.examples.weights) == ({}, {"purchase": 1})
+
+
 def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> None:
     data = tmp_path / "lines.csv"
     data.write_text('sku,user,at,"two\nlines",event\n"a\nb: [",u,2024-01-01,x,view\n', encoding="utf-8-sig")

@@ -14,8 +14,9 @@ from jobs import report
 from jobs.artefacts import EVALUATION, FEEDBACK, LATEST, STAGES, TUNING, write_json
 from jobs.page.frame import html, table
 from jobs.page.result_figures import bars_with_intervals, panel
-from jobs.page.results import feedback_section
+from jobs.page.results import BEYOND_REACH, feedback_section
 from jobs.settings import Settings
+from jobs.task import TRUTH
 from tests.jobs.artefacts import NASTY, evaluation, leave_run, tuning
 from training.errors import ArtefactError
 
@@ -196,3 +197,20 @@ def test_a_table_escapes_and_aligns() -> None:
     assert "<td class=right>1,234</td>" in text
     assert "<tr class=marked><td>x</td><td class=right>0.5</td></tr>" in text
     assert "how &amp; why" in text
+
+
+def test_a_task_without_lists_is_reported_in_its_own_words(tmp_path: Path) -> None:
+    of = {"past_fraud_rate": 0.2, "millrace": 0.4, TRUTH: 0.6}
+    models = {name: {"average_precision": {"value": v, "low": v - 0.1, "high": v + 0.1}} for name, v in of.items()}
+    lead = {"past_fraud_rate": {"average_precision": {"value": 0.2, "low": 0.1, "high": 0.3}}}
+    asked = {"what": "cases after the cut", "users": 9, "models": models, "differences": lead}
+    headline = {"judged": {"average precision": "average_precision"}, "beside": {}, "rows": "cases", "lower": []}
+    evaluation = {"bundle": "b", "test_from": "2025-10-28T00:00:00", "version": 0, "ks": [], "headline": headline}
+    write_json(tmp_path, EVALUATION, evaluation | {"protocols": {"after": asked}})
+    text = Path(report.run(Settings(task="fraud", run_dir=str(tmp_path)))["path"]).read_text(encoding="utf-8")
+    page = without_plotly(text)
+    assert ">Cases after the cut (9 cases)</h3>" in page
+    assert "average precision [0.300, 0.500], cases after the cut" in page
+    assert "average precision +0.200 [+0.100, +0.300]: better than Past fraud rate" in page
+    assert page.count(html(BEYOND_REACH)) == 1
+    assert not {"customer", "items"} & set(page.split())

@@ -12,6 +12,9 @@ from jobs import ingest, simulate
 from jobs.settings import Settings
 from jobs.tables import Tables
 from spark_udfs.simulated import shop
+from spark_udfs.simulated.demand import PRODUCT_DAYS
+from spark_udfs.simulated.fraud import PAYMENTS
+from spark_udfs.simulated.planted import Planted
 from training.errors import TableError
 
 
@@ -67,3 +70,19 @@ def test_scenes_are_made_when_they_are_asked_for(spark: SparkSession, settings: 
     assert first["registrations"]["rows"] == settings.shop.users
     assert raw.read("payments").count() == first["payments"]["rows"] > 0
     assert again == {name: summary | {"up_to_date": True} for name, summary in first.items()}
+
+
+@pytest.mark.parametrize("table", [PAYMENTS, PRODUCT_DAYS], ids=lambda table: table.name)
+def test_the_truth_is_that_of_the_rows_that_were_made(spark: SparkSession, settings: Settings, table: Planted) -> None:
+    asked = Settings.model_validate(
+        settings.model_dump(exclude_unset=True) | {"simulate": {"scenes": ["fraud", "demand"]}}
+    )
+    simulate.run(asked, spark)
+    key = {"payments": ("order_id",), "product_days": ("item_id", "day")}[table.name]
+    truth = simulate.truth(asked, spark, table)
+    assert truth is not None
+    made = simulate.raw_tables(asked, spark).read(table.name)
+    told = truth.select(*key, *(field.name for field in table.truth))
+    assert made.join(told, on=list(key), how="inner").count() == made.count() == truth.count() > 0
+    other = asked.model_copy(update={"shop": asked.shop.model_copy(update={"seed": 7})})
+    assert simulate.truth(other, spark, table) is None
