@@ -2,7 +2,7 @@
 
 A build that goes on reads what was added and the side tables of the build before; it gives what a build of all rows
 gives. It cannot where rows were added that the build before should have known, where rows were changed or removed, and
-where settings differ.
+where settings differ. Nor where a vocabulary was put back: side tables speak of ids by their numbers.
 """
 
 from __future__ import annotations
@@ -143,6 +143,10 @@ def growth(
     held = builds.readable(tables, manifest)
     if held is None or held["versions"] != manifest["versions"]:
         return "versions that the build in force names have lost files"
+    for name in (f"vocabulary_{kind}" for kind in task.kinds(settings)):
+        version, newest = manifest["versions"][name], tables.version(name)
+        if newest != version and appended(tables, name, version, newest) is None:
+            return f"rows of {name} were changed or removed since"  # numbers may mean others in its side tables
     grown = {}
     for name in task.grows:
         rows = appended(tables, name, manifest["read"][name], pins[name].version)

@@ -190,6 +190,10 @@ def test_why_a_build_is_made_of_all_rows(
     assert "1 lines were added that would have been known at the last cut" in said(settings)
     tables.remove("events", spark.createDataFrame([("e1",)], "event_id string"), job="erase", inputs={})
     assert "rows of events were changed or removed since" in said(settings)
+    vocabulary = f"delta.`{tables.path('vocabulary_users')}`"
+    spark.sql(f"ALTER TABLE {vocabulary} SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
+    spark.sql(f"DELETE FROM {vocabulary} WHERE index > 5")
+    assert "rows of vocabulary_users were changed or removed since" in said(settings)
     root = str(tmp_path / "cloned")
     for name in ("builds", "events", "items"):
         tables.clone(name, root)
