@@ -151,7 +151,7 @@ def _joined(kept: int, cap: int | None) -> list[Column]:
     lines = F.sort_array(both("lines", _LINES))
     both_whole = F.coalesce("whole", F.lit(True)) & F.coalesce("new_whole", F.lit(True))
     return [
-        last(lines, kept).alias("lines"),
+        last(lines, min(kept, most)).alias("lines"),
         of_all("items"),
         of_all("seen"),
         (both_whole & (F.size(lines) <= min(kept, most - 1))).alias("whole"),

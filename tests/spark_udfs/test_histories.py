@@ -40,3 +40,14 @@ def test_they_go_on_from_a_cut(spark: SparkSession) -> None:
     found = texts(Stock(held, new, users, KEPT, cap, far).as_of(MOMENT))
     assert found == texts(histories(every, users, MOMENT, KEPT, cap))
     assert len(found) == FEW
+
+
+def test_no_more_lines_than_count_are_kept(spark: SparkSession) -> None:
+    users = spark.createDataFrame([(1, "u1")], "user bigint, user_id string")
+    rows = [("u1", f"i{at}", day(at), day(at), 1.0, True) for at in (1, 2, 3, 26, 27)]
+    lines = spark.createDataFrame(rows, f"{LINES}, is_goal boolean")
+    items = spark.createDataFrame([(at, f"i{at}") for at in (1, 2, 3, 26, 27)], "index bigint, id string")
+    known = features.indexed(lines, users.toDF("index", "id"), items)
+    held = histories(known, users, CUT, KEPT, 2)
+    later = Stock(held, known.where(features.known_since(CUT)), users, KEPT, 2).as_of(MOMENT).collect()[0]
+    assert [line["item"] for line in later["lines"]] == [26, 27]
