@@ -92,8 +92,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     goes_on = None
     if task.grows:
         with step("score: comparing with the build in force"):
-            goes_on = _before(tables, task, settings, found.build, found.made_of)
-    cut = datetime.fromisoformat(found.build["cuts"]["test"])
+            goes_on = _before(tables, task, settings, found, moment)
+    cut = _cut(found.build)
     ground = Ground(found.read, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)
     with (
         giving_back(spark, ground.release),
@@ -203,14 +203,21 @@ def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) ->
     return moment
 
 
-def _before(
-    tables: Tables, task: Task, settings: Settings, build: builds.Manifest, pins: Mapping[str, Pin]
-) -> Before | None:
-    """The build in force, where a build could go on from it: then all of the lines that it knew is in its side tables.
+def _cut(build: builds.Manifest) -> datetime:
+    """The cut before which all was known that a build knew."""
+    return datetime.fromisoformat(build["cuts"]["test"])
+
+
+def _before(tables: Tables, task: Task, settings: Settings, found: Found, moment: datetime) -> Before | None:
+    """The build in force, where a build as of the moment could go on from it: then all of the lines that it knew is in
+    its side tables.
 
     None where it cannot; it is said why.
     """
-    grown = growth(tables, task, settings, build, pins, inputs_of(task, pins, settings))
+    if moment < _cut(found.build):
+        say(f"histories are made of all lines: the build in force is as of {_cut(found.build):%Y-%m-%d %H:%M:%S}")
+        return None
+    grown = growth(tables, task, settings, found.build, found.made_of, inputs_of(task, found.made_of, settings))
     refused = grown if isinstance(grown, str) else grown.refused(grown.cuts)
     if refused is None and not isinstance(grown, str):
         return grown.before(tables)

@@ -43,7 +43,8 @@ class Ground:
         bundle: the folder of the bundle that answers; None while there is none.
         counts: what the task counts on the way; the build's manifest has it.
         cut: of the build in force, where tables of it are read: they hold what was known before it.
-        before: the build in force, where its side tables say all of the lines that were known before its cuts.
+        before: the build in force, where its side tables say all of the lines that were known before its cuts, and
+            these lie no later than what is asked.
     """
 
     read: Mapping[str, DataFrame]

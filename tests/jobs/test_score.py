@@ -13,9 +13,11 @@ from pyspark.sql import functions as F
 from jobs import builds, ingest_feedback, report, score
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Ground
+from jobs.task import Before, Ground
 from jobs.tasks.recommend_on_spark import scored
 from spark_udfs import features
+from spark_udfs.features import Cuts
+from spark_udfs.histories import histories
 from tests.jobs.silences import silences
 from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
 from training.errors import BundleError, SettingsError, TableError
@@ -82,11 +84,14 @@ def test_it_reads_nothing_in_silence(
     assert found == []
 
 
-def test_another_moment_adds_rows_and_looks_no_further(summary: dict, settings: Settings, spark: SparkSession) -> None:
+def test_another_moment_adds_rows_and_looks_no_further(
+    summary: dict, settings: Settings, spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
     scoring = {"k": ITEMS, "exclude_seen": False, "cold_users": "skip", "moment": datetime(2025, 2, 1)}
     earlier = Settings(**(settings.model_dump() | {"scoring": scoring}))
     before = score.run(earlier, spark)
     assert before["moment"] == "2025-02-01T00:00:00+00:00"
+    assert "histories are made of all lines: the build in force is as of 2025-02-20" in capsys.readouterr().err
     assert (before["cold_users"], before["fallback_rows"]) == (2, 0)  # the newcomer has not come yet
     held = Tables(spark, settings.tables.root).read("recommendations").groupBy("moment").count().collect()
     assert sorted(row["count"] for row in held) == sorted([summary["rows"], before["rows"]])
@@ -228,6 +233,32 @@ def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -
     outside = [row["user"] for row in queries.where("NOT in_vocabulary").collect()]
     assert len(outside) == 3  # the newcomer, the looker, and the erased user, whom the events still have
     assert min(outside) > highest
+
+
+def test_what_is_told_after_the_moment_is_worth_nothing_at_it(spark: SparkSession, tmp_path: Path) -> None:
+    """Of a customer all of whose lines are read, too: a view came in late, and still later that it was a purchase."""
+
+    def day(number: int) -> datetime:
+        return START + timedelta(days=number)
+
+    told = [("i1", day(1), day(1), 1.0), ("i2", day(2), day(2), 1.0), ("i3", day(3), day(3), 1.0)]
+    told += [("i4", day(6), day(12), 0.25), ("i4", day(6), day(20), 1.0)]
+    rows = [("u", *line, line[-1] == 1) for line in told]
+    kinds = "item_id string, time timestamp, arrival_time timestamp, weight double, is_goal boolean"
+    items = spark.createDataFrame([(number, f"i{number}") for number in range(1, 5)], "index bigint, id string")
+    users = spark.createDataFrame([(1, "u")], "index bigint, id string")
+    read = {"lines": spark.createDataFrame(rows, f"user_id string, {kinds}"), "vocabulary_items": items}
+    read |= {"vocabulary_users": users, "users": users.select(F.col("id").alias("user_id"))}
+    settings, cut, moment = Settings(examples={"max_history": 1}), day(10), day(15)
+    known = features.indexed(read["lines"], users, items)
+    held = histories(known, users.toDF("user", "user_id"), cut, 2).withColumn("as_of", F.lit(cut))
+    before = Before(Cuts(cut, cut), {"histories": held}, {})
+    for build in (before, None):
+        ground = Ground(read, settings, tmp_path)
+        asked = scored._Asked(ground, moment, build, cut if build else None)
+        (row,) = scored._queries(asked).collect()
+        assert (row["history"], row["history_weight"], row["seen"]) == ([4], [0.25], [1, 2, 3])
+        ground.release()
 
 
 def test_no_purchases_no_tables_and_no_bundle_are_refused(spark: SparkSession, tmp_path: Path) -> None:

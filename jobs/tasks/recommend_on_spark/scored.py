@@ -53,17 +53,17 @@ class _Asked:
         since = self.ground.settings.scoring.since
         if since is None:
             return None
-        lately = self._until().where(features.known_since(since) & F.col("user_id").isNotNull())
+        lately = self.until().where(features.known_since(since) & F.col("user_id").isNotNull())
         return self.ground.keep("touched", lambda: lately.select("user_id").distinct())
 
     def lately(self) -> DataFrame:
         """The lines since the cut of the histories, and those of the last `recent_days`; all where there is no cut."""
         if self.since is None:
-            return self._until()
+            return self.until()
         days = timedelta(days=self.ground.settings.examples.recent_days)
         first = min(self.since, features.utc(self.moment) - days)
         # Files without such a line are passed over.
-        return self.ground.keep("lately", lambda: self._until().where(features.known_since(first)))
+        return self.ground.keep("lately", lambda: self.until().where(features.known_since(first)))
 
     def lines(self) -> DataFrame:
         """The lines that histories are made of, beside those of the build before: of the users who are asked alone."""
@@ -74,7 +74,8 @@ class _Asked:
             return lines
         return self.ground.keep("lines of touched", lambda: lines.join(touched, on="user_id", how="left_semi"))
 
-    def _until(self) -> DataFrame:
+    def until(self) -> DataFrame:
+        """The lines that were known at the moment."""
         return self.ground.read["lines"].where(features.known_before(self.moment))
 
 
@@ -85,8 +86,6 @@ def score(ground: Ground, moment: datetime) -> Scored:
     known item in the history gets what sold most lately, marked `fallback`.
     """
     before = ground.before
-    if before is not None and before.cuts.test > features.utc(moment):
-        before = None
     asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
     queries = ground.keep("queries", lambda: _queries(asked))
     return Scored(_rows(asked, queries), partial(_counts, asked, queries))
@@ -149,7 +148,7 @@ def _gone_on(asked: _Asked, held: DataFrame, lines: DataFrame, numbered: DataFra
 
     def all_lines(users: DataFrame) -> DataFrame:
         theirs = numbered.join(users, F.col("index") == F.col("user"), "left_semi")
-        return features.indexed(ground.read["lines"], theirs, ground.read["vocabulary_items"])
+        return features.indexed(asked.until(), theirs, ground.read["vocabulary_items"])
 
     return stock(ground, held, new, since, ids, ground.settings.examples.max_lines, all_lines).as_of(asked.moment)
 
