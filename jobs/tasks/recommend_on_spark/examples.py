@@ -100,23 +100,11 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     strangers = ground.keep("strangers", lambda: _users_of(new).join(held, on="user", how="left_anti"))
     ids = ground.keep("ids", lambda: ids_of(read["vocabulary_users"]).join(strangers, on="user", how="left_semi"))
     both = stock(ground, held, new, since, ids, cap, partial(_lines_of, ground, cuts.test))
-    sold = {
-        split: ground.keep(
-            f"catalogue {split}",
-            partial(
-                sold_later,
-                before.read["catalogue"].where(F.col("split").isin(split, split + UNLISTED)),
-                recent.where(in_between[split]),
-                first_lines(held, new.where(features.known_before(ends[split])), new.where(in_between[split])),
-                recent,
-                read["vocabulary_items"],
-                read["items"],
-                cut,
-                asked.recent_days,
-            ),
-        )
-        for split, (cut, _) in _asked(cuts).items()
+    pairs = {
+        split: first_lines(held, new.where(features.known_before(ends[split])), new.where(come))
+        for split, come in in_between.items()
     }
+    sold = _sold_later(ground, cuts, before, recent, in_between, pairs)
     earlier = new.where(features.known_before(before.cuts.test)).select("user")
     come_since = touched[features.TEST].join(strangers, on="user", how="left_semi")
     joined = come_since.join(earlier, on="user", how="left_anti").count()
@@ -130,6 +118,27 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
         **later,
         "queries": made.queries(both, theirs, cap),
         "examples": of_test.examples(cuts, before.cuts.test, asked.max_history),
+    }
+
+
+def _sold_later(
+    ground: Ground,
+    cuts: Cuts,
+    before: Before,
+    recent: DataFrame,
+    in_between: Mapping[str, Column],
+    firsts: Mapping[str, DataFrame],
+) -> dict[str, DataFrame]:
+    """Of each split the catalogue of the build before, with the lines in between and whose first ones they are."""
+    read, days = ground.read, ground.settings.examples.recent_days
+
+    def later(split: str, cut: datetime) -> DataFrame:
+        held = before.read["catalogue"].where(F.col("split").isin(split, split + UNLISTED))
+        come, items = recent.where(in_between[split]), read["vocabulary_items"]
+        return sold_later(held, come, firsts[split], recent, items, read["items"], cut, days)
+
+    return {
+        split: ground.keep(f"catalogue {split}", partial(later, split, cut)) for split, (cut, _) in _asked(cuts).items()
     }
 
 
