@@ -8,7 +8,7 @@ hundreds of millions. The same settings make the same rows, and a second run cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,24 @@ def truth(settings: Settings, spark: SparkSession, table: Planted) -> DataFrame 
         return None
     size = settings.shop
     return planted(table, _units(spark, table.units(size), table.rows_per_unit(size)), size, truth=True)
+
+
+def truth_of_source(
+    settings: Settings, spark: SparkSession, source: str, columns: Mapping[str, str], table: Planted
+) -> DataFrame | None:
+    """The truth behind a task's own table; None where that is not the simulated one, or has other columns for ids.
+
+    Args:
+        settings: the pipeline's.
+        spark: the session.
+        source: the table's name in `sources`.
+        columns: what tells rows apart: the task's column -> that of the simulated table.
+        table: the simulated one.
+    """
+    asked = settings.sources.get(source)
+    if asked is None or asked.name is not None or any(asked.columns.get(key) != columns[key] for key in columns):
+        return None
+    return truth(settings, spark, table)
 
 
 def _inputs(settings: Settings) -> dict[str, Any]:

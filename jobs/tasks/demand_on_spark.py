@@ -92,10 +92,8 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
 
 def _truth(ground: Ground) -> dict[str, Answer]:
     """Who answers with the planted demand; nobody where the series are not a simulated shop's products."""
-    source = ground.settings.sources.get("sales")
-    if source is None or source.name is not None or source.columns.get("series_id") != "item_id":
-        return {}
-    days = simulate.truth(ground.settings, ground.read["lines"].sparkSession, PRODUCT_DAYS)
+    spark, ids = ground.read["lines"].sparkSession, {"series_id": "item_id"}
+    days = simulate.truth_of_source(ground.settings, spark, "sales", ids, PRODUCT_DAYS)
     if days is None:
         return {}
     form, levels = _form(ground.settings), options_of(ground.settings).quantiles

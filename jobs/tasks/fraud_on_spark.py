@@ -181,10 +181,8 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
 
 def _truth(ground: Ground) -> dict[str, Answer]:
     """Who answers with the planted probabilities; nobody where cases are not a simulated shop's payments by order."""
-    source = ground.settings.sources.get("cases")
-    if source is None or source.name is not None or source.columns.get("case_id") != "order_id":
-        return {}
-    made = simulate.truth(ground.settings, ground.read["lines"].sparkSession, PAYMENTS)
+    spark, ids = ground.read["lines"].sparkSession, {"case_id": "order_id"}
+    made = simulate.truth_of_source(ground.settings, spark, "cases", ids, PAYMENTS)
     if made is None:
         return {}
     known = made.select(F.col("order_id").alias("key"), F.col("fraud_probability").alias("p"))

@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import ingest, simulate
-from jobs.settings import Settings
+from jobs.demo import PIPELINES
+from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from spark_udfs.simulated import shop
 from spark_udfs.simulated.demand import PRODUCT_DAYS
@@ -86,3 +87,17 @@ def test_the_truth_is_that_of_the_rows_that_were_made(spark: SparkSession, setti
     assert made.join(told, on=list(key), how="inner").count() == made.count() == truth.count() > 0
     other = asked.model_copy(update={"shop": asked.shop.model_copy(update={"seed": 7})})
     assert simulate.truth(other, spark, table) is None
+
+
+def test_the_truth_is_asked_for_by_the_ids_that_a_task_takes(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulate, "truth", lambda *_: "the truth")
+    task = load_settings(PIPELINES / "fraud_shop.yaml", [])
+    ids = {"case_id": "order_id"}
+    assert simulate.truth_of_source(task, spark, "cases", ids, PAYMENTS) == "the truth"
+    assert simulate.truth_of_source(task, spark, "cases", {"case_id": "payment_id"}, PAYMENTS) is None
+    assert simulate.truth_of_source(settings, spark, "cases", ids, PAYMENTS) is None
+    sources = {"cases": task.sources["cases"].model_copy(update={"path": "own.csv"})}
+    own = task.model_copy(update={"sources": sources})
+    assert simulate.truth_of_source(own, spark, "cases", ids, PAYMENTS) is None
