@@ -8,7 +8,7 @@ from __future__ import annotations
 from _examples import CUTS, lines, session
 from _loader import arguments, in_turn, report
 
-from jobs.settings_sections import ExampleSettings
+from jobs.settings_lists import ListExamples
 from spark_udfs import features
 
 GOAL, EACH = 1.5, 20
@@ -17,7 +17,7 @@ GOAL, EACH = 1.5, 20
 def main() -> None:
     of_one, users, rounds = arguments(1_000_000, 100_000, 3)
     spark = session("bench-skew")
-    asked = ExampleSettings()
+    asked = ListExamples()
     held = {"even": lines(spark, users, EACH).persist(), "skewed": lines(spark, users, EACH, of_one).persist()}
     over: dict[str, int] = {}
 

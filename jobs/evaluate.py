@@ -79,7 +79,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     with giving_back(spark, ground.release):
         result = _evaluated(task, ground, cut)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result
-    result |= {"test_from": cut.isoformat(), "ks": list(settings.evaluation.ks), "inputs": inputs}
+    result |= {"test_from": cut.isoformat(), "inputs": inputs}
     with step("evaluate: looking for who was erased"):
         watch.before_publishing()
     write_json(settings.run_dir, EVALUATION, result)

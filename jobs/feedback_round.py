@@ -31,6 +31,7 @@ from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
+from jobs.settings_lists import scoring_of
 from jobs.tables import Tables
 from jobs.trained import latest_bundle
 from jobs.tuned import with_best
@@ -165,7 +166,7 @@ def _worth(settings: Settings, cut: datetime, tables: Tables, shown: DataFrame, 
         .select("item")
     )
     allowed = save_items(sold, Path(settings.run_dir) / "baselines", "sold")
-    ranked = recommend(queries, str(bundle), k=settings.scoring.k, allowed=allowed)
+    ranked = recommend(queries, str(bundle), k=scoring_of(settings).k, allowed=allowed)
     named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")
     moment = F.lit(features.utc(cut))
     rows = named.select("user_id", "item_id", F.col("rank").cast("int").alias("rank"), moment.alias("moment"))

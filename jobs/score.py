@@ -29,6 +29,7 @@ from jobs.erasure.erased import Watch
 from jobs.growth import growth
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
+from jobs.settings_sections import ExampleSettings
 from jobs.tables import Tables
 from jobs.task import BY_ID, BY_LINE, Before, Ground, Task
 from jobs.tasks import TASKS
@@ -165,9 +166,7 @@ def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> 
         "moment": moment.isoformat(),
         "tables": dict(found.contents),
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
-        "max_history": settings.examples.max_history,
-        "max_lines": settings.examples.max_lines,
-        "recent_days": settings.examples.recent_days,
+        **settings.examples.model_dump(mode="json", exclude=set(ExampleSettings.model_fields)),
         "options": settings.options.model_dump(mode="json"),
         **worth(settings),
     }

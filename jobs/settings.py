@@ -9,6 +9,7 @@ A flag is `section.key=value`, its value read as YAML: `training.epochs=3`, `eva
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobs.settings_base import Section
 from jobs.settings_mapping import unmapped
 from jobs.settings_problems import LONGEST, problems
 from jobs.settings_sections import (
+    OWN,
     ErasureSettings,
     EvaluationSettings,
     ExampleSettings,
@@ -54,7 +56,7 @@ class Settings(Section):
     sources: dict[str, TableSource] = Field(
         default_factory=dict, description="where the tables of a task lie that reads others than events"
     )
-    examples: ExampleSettings = ExampleSettings()
+    examples: SerializeAsAny[ExampleSettings] = Field(default_factory=dict, validate_default=True)
     model: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="name, and its own settings; default: the task's"
     )
@@ -63,8 +65,8 @@ class Settings(Section):
     )
     training: TrainingSettings = TrainingSettings()
     tuning: TuningSettings = TuningSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    scoring: ScoringSettings = ScoringSettings()
+    evaluation: SerializeAsAny[EvaluationSettings] = Field(default_factory=dict, validate_default=True)
+    scoring: SerializeAsAny[ScoringSettings] = Field(default_factory=dict, validate_default=True)
     feedback: FeedbackSettings = FeedbackSettings()
     erasure: ErasureSettings = ErasureSettings()
 
@@ -86,13 +88,13 @@ class Settings(Section):
         config = {key: value for key, value in model.items() if key != "name"}
         return {"name": name, **CONFIGS[name](**config).model_dump()}
 
-    @field_validator("options", mode="before")
+    @field_validator(*OWN, mode="before")
     @classmethod
-    def _options(cls, options: Any, info: ValidationInfo) -> Any:
+    def _own(cls, values: Any, info: ValidationInfo) -> Any:
         from jobs.tasks import TASKS
 
-        task = info.data.get("task")  # none: it is wrong itself
-        return TASKS[task].options.model_validate(options) if task else Section()
+        name, task = str(info.field_name), info.data.get("task")  # none: it is wrong itself
+        return TASKS[task].sections[name].model_validate(values) if task else OWN[name]()
 
     @field_validator("training")
     @classmethod
@@ -125,7 +127,7 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
     except ValidationError as error:
         given = values.get("model")
         model = {"name": _default_model(values.get("task", DEFAULT_TASK))} | (given if isinstance(given, dict) else {})
-        found += problems(error, Settings, values | {"model": model, "options": _options_of(values)})
+        found += problems(error, Settings, values | {"model": model}, _own_of(values))
     if _reads_events(values):
         found += unmapped(values.get("ingest"))
     if found:
@@ -151,12 +153,12 @@ def _reads_events(values: dict[str, Any]) -> bool:
     return isinstance(task, str) and task in TASKS and EVENTS in TASKS[task].tables(Settings(task=task))
 
 
-def _options_of(values: dict[str, Any]) -> type[Section]:
-    """The class of the task's own settings, for what may be meant by a key."""
+def _own_of(values: dict[str, Any]) -> Mapping[str, type[Section]]:
+    """The classes of the sections that are the task's own, for what may be meant by a key."""
     from jobs.tasks import TASKS
 
     task = values.get("task", DEFAULT_TASK)
-    return TASKS[task].options if isinstance(task, str) and task in TASKS else Section
+    return TASKS[task].sections if isinstance(task, str) and task in TASKS else OWN
 
 
 def _read_file(path: Path) -> dict[str, Any]:

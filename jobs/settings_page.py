@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs.settings import Settings
+from jobs.settings_sections import OWN
 from jobs.settings_sources import TableSource, Wide
 from jobs.tasks import TASKS
 from training.configs import CONFIGS
@@ -34,17 +35,25 @@ def page() -> str:
         if name == "sources":
             parts += ["\n## sources.TABLE\n", f"{_first_line(TableSource)}\n", *_table(TableSource.model_fields)]
             parts += ["\n## sources.TABLE.wide\n", f"{_first_line(Wide)}\n", *_table(Wide.model_fields)]
-        if name == "options":
-            for task in TASKS.values():
-                if task.options.model_fields:
-                    parts += [f"\n## options, where the task is {task.name}\n", *_table(task.options.model_fields)]
-        elif section is not None:
+        if section is not None and section.model_fields:
             parts += [f"\n## {name}\n", f"{_first_line(section)}\n", *_table(section.model_fields)]
             parts += _listed(name, section)
+        if name in OWN:
+            parts += _of_tasks(name)
         if name == "model":
             for model, config in CONFIGS.items():
                 parts += [f"\n## model, where its name is {model}\n", *_table(config.model_fields)]
     return "\n".join(parts) + "\n"
+
+
+def _of_tasks(name: str) -> Iterator[str]:
+    """What a task's section has beside what it has in all tasks."""
+    for task in TASKS.values():
+        section = task.sections[name]
+        if own := {key: field for key, field in section.model_fields.items() if key not in OWN[name].model_fields}:
+            yield f"\n## {name}, where the task is {task.name}\n"
+            yield f"{_first_line(section)}\n"
+            yield from _table(own)
 
 
 def _listed(name: str, section: type[BaseModel]) -> Iterator[str]:

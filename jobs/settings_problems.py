@@ -18,21 +18,26 @@ _HIDDEN = re.compile("pass|pwd|secret|token|credential|auth|api.?key|access.?key
 LONGEST = 300  # characters of one reason
 
 
-def problems(error: ValidationError, settings: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+def problems(
+    error: ValidationError, settings: type[BaseModel], values: Mapping[str, Any], own: Mapping[str, type[BaseModel]]
+) -> list[str]:
     """A line for each thing that pydantic found.
 
     Args:
         error: what it raised.
         settings: the class of the whole.
-        values: what was checked; names the model, whose keys may be meant, and has the class of the task's options.
+        values: what was checked; names the model, whose keys may be meant.
+        own: the classes of the sections that are the task's own.
     """
-    return [_explain(item, settings, values) for item in error.errors(include_url=False)]
+    return [_explain(item, settings, values, own) for item in error.errors(include_url=False)]
 
 
-def _explain(item: Any, settings: type[BaseModel], values: Mapping[str, Any]) -> str:
+def _explain(
+    item: Any, settings: type[BaseModel], values: Mapping[str, Any], own: Mapping[str, type[BaseModel]]
+) -> str:
     place = cut(".".join(str(part) for part in item["loc"])) or "settings"
     if item["type"] == "extra_forbidden":
-        return f"{place}: unknown key (value {_value(item)}); {_did_you_mean(item['loc'], settings, values)}"
+        return f"{place}: unknown key (value {_value(item)}); {_did_you_mean(item['loc'], settings, values, own)}"
     reason = cut(item["msg"].removeprefix("Value error, "), LONGEST)
     whole = isinstance(item["input"], Mapping | BaseModel)  # a section: the reason names what is wrong in it
     return f"{place}: {reason}" if whole else f"{place}: {reason} (value {_value(item)})"
@@ -57,7 +62,12 @@ def _names_in(value: Any) -> Iterator[str]:
             yield from _names_in(inner)
 
 
-def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], values: Mapping[str, Any]) -> str:
+def _did_you_mean(
+    location: tuple[str | int, ...],
+    settings: type[BaseModel],
+    values: Mapping[str, Any],
+    own: Mapping[str, type[BaseModel]],
+) -> str:
     section: Any = settings
     for part in location[:-1]:
         if isinstance(part, int):  # a section of a list of them
@@ -65,7 +75,7 @@ def _did_you_mean(location: tuple[str | int, ...], settings: type[BaseModel], va
         elif part == "model":
             section = CONFIGS[values["model"]["name"]]
         else:
-            section = values["options"] if part == "options" else section.model_fields[part].annotation
+            section = own[part] if part in own else section.model_fields[part].annotation
     known = sorted(section.model_fields)
     if not known:
         return "this task has none"

@@ -67,10 +67,10 @@ def _purchases() -> dict[Kind, float]:
 
 
 class ExampleSettings(Section):
-    """Events to examples: what is held out, and how much history an example carries."""
+    """Lines to examples: what is held out, and how their files are laid out."""
 
     test_from: Moment | None = Field(
-        None, description="events from here on are held out; default: the last tenth of the time"
+        None, description="what happens from here on is held out; default: the last tenth of the time"
     )
     validation_days: int = Field(30, ge=1, le=36_500, description="days before test_from that tuning is judged on")
     weights: dict[Kind, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
@@ -79,17 +79,6 @@ class ExampleSettings(Section):
         description="what an event is worth by its kind, in histories and targets alike, e.g. {purchase: 1, cart: 0.3, "
         "view: 0.1}; kinds without a weight are in neither, and lists are judged by the kind that weighs most",
     )
-    max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
-    max_lines: int = Field(
-        20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
-    )
-    max_queries: int = Field(
-        100_000,
-        ge=1,
-        le=2**31 - 1,
-        description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
-    )
-    recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
     rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
     rows_per_group: int = Field(
         50_000, ge=100, le=2**31 - 1, description="rows of a Parquet row group: the unit that training streams"
@@ -155,39 +144,21 @@ class TuningSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Full ranking over the catalogue, against baselines on the same split."""
+    """How answers to what is held out are judged."""
 
-    ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
-        (5, 10, 20, 50), min_length=1, max_length=20, description="lengths of the lists that are judged"
-    )
-    bootstrap: int = Field(1_000, ge=100, le=1_000_000, description="resamples of users for the intervals")
-    baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als"], ...] = Field(
-        ("popularity", "recent_popularity", "item_item", "als"), description="what the bundle is held against"
-    )
-    als_rank: int = Field(64, ge=1, le=10_000, description="numbers in a vector of ALS")
-    als_iterations: int = Field(15, ge=1, le=10_000, description="iterations of ALS")
-    als_alpha: float = Field(1.0, gt=0, description="weight of a purchase in ALS")
-    als_regularisation: float = Field(0.1, ge=0, description="regularisation of ALS")
-
-    @field_validator("ks")
-    @classmethod
-    def _ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(ks)))
+    bootstrap: int = Field(1_000, ge=100, le=1_000_000, description="resamples of what is judged, for the intervals")
 
 
 class ScoringSettings(Section):
-    """Top-K for every user."""
+    """What is answered as of a moment."""
 
-    k: int = Field(20, ge=1, le=100_000, description="items of a list")
-    exclude_seen: bool = Field(True, description="leave out what the user has bought")
-    cold_users: Literal["recent_popularity", "skip"] = Field(
-        "recent_popularity", description="what customers get whom the bundle does not know"
+    moment: Moment | None = Field(
+        None, description="all is answered by what was known then; default: just after the last line"
     )
-    moment: Moment | None = Field(None, description="histories are as of then; default: just after the last event")
     since: Moment | None = Field(
         None,
-        description="only users with an event that happened or arrived since then get lists, others keep those of "
-        "earlier moments; default: everybody",
+        description="only users with an event that happened or arrived since then are answered, others keep "
+        "the answers of earlier moments; default: everybody",
     )
 
 
@@ -204,3 +175,12 @@ class ErasureSettings(Section):
     horizon_hours: float = Field(
         0, ge=0, le=876_000, description="hours that old versions of tables stay; 0: they are removed at once"
     )
+
+
+# The sections that every task has with keys of its own (`Task.sections`), and what each holds for all.
+OWN: dict[str, type[Section]] = {
+    "options": Section,
+    "examples": ExampleSettings,
+    "evaluation": EvaluationSettings,
+    "scoring": ScoringSettings,
+}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jobs.settings_base import Section
+from jobs.settings_sections import EvaluationSettings, ExampleSettings, ScoringSettings
 from training.schema import Schema
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class Task:
         reads: settings -> table -> column -> Spark's type; a table whose name ends in "?" may be missing, a column
             whose type does may be null.
         options: the section of the settings that only this task has; `settings.options` is one of these.
+        examples, evaluation, scoring: these sections, with what the task has beside what all have.
         asks: more tables, which scoring alone reads; those of the build in force as it names them.
         kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
             for no vocabulary, and for no cut.
@@ -243,10 +245,23 @@ class Task:
     answer: Sequence[str]
     persons: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     demo: Demo
+    examples: type[ExampleSettings] = ExampleSettings
+    evaluation: type[EvaluationSettings] = EvaluationSettings
+    scoring: type[ScoringSettings] = ScoringSettings
     since: bool = False
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
     looked_up: Sequence[str] = ()
+
+    @property
+    def sections(self) -> dict[str, type[Section]]:
+        """The classes of the settings' sections that are its own, by name."""
+        return {
+            "options": self.options,
+            "examples": self.examples,
+            "evaluation": self.evaluation,
+            "scoring": self.scoring,
+        }
 
     def tables(self, settings: Settings) -> dict[str, bool]:
         """The tables that it reads, and whether each may be missing."""

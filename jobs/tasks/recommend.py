@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
+from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
@@ -153,7 +154,7 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
 
 def headline(settings: Settings) -> Headline:
     """Recall and NDCG of the lists that are shown first."""
-    k = main_k(settings.evaluation.ks)
+    k = main_k(evaluation_of(settings).ks)
     return Headline(
         judged={name: f"{name}_at_{k}" for name in JUDGED},
         beside={name.removesuffix("_rate"): f"{name}_at_{k}" for name in BESIDE},
@@ -193,6 +194,9 @@ TASK = Task(
     table="recommendations",
     answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
     persons=persons,
+    examples=ListExamples,
+    evaluation=ListEvaluation,
+    scoring=ListScoring,
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
     looked_up=("items",),

@@ -29,7 +29,7 @@ def test_flags_lie_over_the_file(tmp_path: Path) -> None:
 
 def test_every_problem_is_reported_together(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text("training: {epoch: 2, ranks: two}\nscoring: {k: 0}\nmodel: {name: two_towers}\n")
+    file.write_text("training: {epoch: 2, ranks: two}\nfeedback: {window_days: 0}\nmodel: {name: two_towers}\n")
     with pytest.raises(SettingsError) as raised:
         load_settings(file, ["nonsense", "task=recomend"])
     message = str(raised.value)
@@ -38,7 +38,7 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
         "training.epoch: unknown key (value 2); did you mean 'epochs'?",
         "training.ranks",
         "'two'",
-        "scoring.k",
+        "feedback.window_days",
         "two_towers",
         ", two_tower",
         "flag 'nonsense'",
@@ -49,7 +49,7 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
 
 def test_columns_are_checked_with_all_the_others(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text("ingest: {path: a.csv, headers: true, columns: {item_id: Item, colour: C}}\nscoring: {k: 0}\n")
+    file.write_text("ingest: {path: a.csv, headers: true, columns: {item_id: Item, colour: C}}\nfeedback: {window_days: 0}\n")
     with pytest.raises(SettingsError) as raised:
         load_settings(file)
     for part in ("ingest.headers: unknown key", "scoring.k", "ingest.columns needs 'time'", "unknown name 'colour'"):

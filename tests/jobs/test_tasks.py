@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs import build_examples, builds, erase
 from jobs.settings import Settings, load_settings
+from jobs.settings_sections import OWN
 from jobs.settings_sources import TableSource
 from jobs.tables import Tables
 from jobs.task import BY_ID, BY_LINE, Ground
@@ -198,6 +199,19 @@ def test_splits_are_by_when_all_was_known(name: str, folder: Path, plain: DataFr
 def test_an_option_of_another_task_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=r"options\.no_such_option: unknown key"):
         load_settings(None, [f"task={name}", "options.no_such_option=3"])
+
+
+def test_a_setting_of_another_tasks_section_is_refused(name: str) -> None:
+    others = {
+        f"{section}.{key}"
+        for section in OWN
+        for task in TASKS.values()
+        for key in set(task.sections[section].model_fields) - set(TASKS[name].sections[section].model_fields)
+    }
+    with pytest.raises(SettingsError) as raised:
+        load_settings(None, [f"task={name}", *(f"{key}=1" for key in others)])
+    lines = str(raised.value).splitlines()[1:]
+    assert {line.split(": unknown key")[0].removeprefix("  - ") for line in lines} == others
 
 
 def test_its_files_and_metrics_are_there(name: str, folder: Path) -> None:

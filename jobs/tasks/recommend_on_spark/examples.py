@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from jobs.settings_lists import examples_of
 from jobs.task import Before, Ground
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
@@ -38,7 +39,7 @@ UNLISTED = "_unlisted"  # after the name of a split: of items without an index
 
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     """Histories as of the validation cut, catalogue and queries of both cuts, and the examples."""
-    read, asked, since = ground.read, ground.settings.examples, cuts.validation
+    read, asked, since = ground.read, examples_of(ground.settings), cuts.validation
     known, ids, kept = indexed(ground), ids_of(read["vocabulary_users"]), kept_of(ground)
     cap = cap_of(ground, known, cuts.test)
     held = ground.keep("histories", lambda: histories(known, ids, since, kept, cap))
@@ -68,7 +69,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     The histories stay as they are until so much time lies between them and the validation that lines would be read for
     them alone.
     """
-    read, asked = ground.read, ground.settings.examples
+    read, asked = ground.read, examples_of(ground.settings)
     since, cap = cut_of(before.read["histories"]), asked.max_lines
     window = cuts.validation - timedelta(days=asked.recent_days)
     is_old = since < window
@@ -130,7 +131,7 @@ def _sold_later(
     firsts: Mapping[str, DataFrame],
 ) -> dict[str, DataFrame]:
     """Of each split the catalogue of the build before, with the lines in between and whose first ones they are."""
-    read, days = ground.read, ground.settings.examples.recent_days
+    read, days = ground.read, examples_of(ground.settings).recent_days
 
     def later(split: str, cut: datetime) -> DataFrame:
         held = before.read["catalogue"].where(F.col("split").isin(split, split + UNLISTED))
@@ -173,7 +174,7 @@ class _Made:
 
     def queries(self, both: Stock, lines: DataFrame, cap: int | None) -> DataFrame:
         """Both splits' queries, of lines from the validation cut on."""
-        length, ask = self.ground.settings.examples.max_history, self._of_drawn
+        length, ask = examples_of(self.ground.settings).max_history, self._of_drawn
         return _together(
             queries(
                 both.of(ask).as_of(cut), ask(lines), self.met[split].select("item"), cut, until, length, cap

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from jobs.console import step
 from jobs.headlines import main_k
+from jobs.settings_lists import evaluation_of, examples_of
 from jobs.task import OURS, Answer, Ground, Slice
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed
 from spark_udfs import features
@@ -44,7 +45,7 @@ def _of_test(ground: Ground) -> DataFrame:
 
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
-    asked, most = _of_test(ground), ground.settings.examples.max_queries
+    asked, most = _of_test(ground), examples_of(ground.settings).max_queries
     users = ground.read["vocabulary_users"].count()
     of_these = f"; of {users:,} customers about {most:,}, drawn by a hash" if users > most else ""
     truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
@@ -56,7 +57,7 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
     """The bundle, and the baselines that the settings name."""
-    wanted, known, folder = ground.settings.evaluation, catalogue_of_test(ground), ground.folder / ITEM_FILES
+    wanted, known, folder = evaluation_of(ground.settings), catalogue_of_test(ground), ground.folder / ITEM_FILES
     k = max(wanted.ks)
     with step("evaluate: order what was sold"):
         allowed = save_items(known.select("item"), folder, "allowed")
@@ -92,7 +93,7 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """Means over users, and how much of the catalogue is shown."""
-    ks = ground.settings.evaluation.ks
+    ks = evaluation_of(ground.settings).ks
     values = judged(answers, asked, ks=ks, resamples=ground.settings.evaluation.bootstrap)
     spreads = spread(answers, catalogue_of_test(ground), ks=ks)
     shown = [name for name in names if name in values]
@@ -106,12 +107,14 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
     """How popular the recommended items are, and ten customers by product name."""
     asked, ranked = held["new"]
-    top = ranked.where(F.col("rank") <= main_k(ground.settings.evaluation.ks))
+    ks = evaluation_of(ground.settings).ks
+    top = ranked.where(F.col("rank") <= main_k(ks))
     bought = asked.select(F.lit("bought").alias("source"), F.explode("truth").alias("item"))
     rows = bought.unionByName(top.select(F.concat(F.lit("model "), "model").alias("source"), "item"))
     deciles = popularity_deciles(rows, catalogue_of_test(ground))
     customers = _ten_customers(ground, asked, top.where(F.col("model") == OURS))
     return {
+        "ks": list(ks),
         "drawn": {
             "title": "Ten customers",
             "columns": ["customer", "bought last", "recommended"],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.console import warn
+from jobs.settings_lists import examples_of
 from jobs.task import Ground
 from spark_udfs import features
 from spark_udfs.histories import Stock, not_held, out_of_reach
@@ -43,7 +44,7 @@ def catalogue_of_test(ground: Ground) -> DataFrame:
 def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> int | None:
     """How many lines of a customer count, if any has more: one who stands for many, as a guest account or a bot does,
     would be one array of all their lines."""
-    cap = ground.settings.examples.max_lines
+    cap = examples_of(ground.settings).max_lines
     over = features.lines_over(known.where(features.known_before(cut)), cap)
     if not over:
         return None
@@ -54,7 +55,7 @@ def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> int | None:
 
 def kept_of(ground: Ground) -> int:
     """How many of a customer's lines histories keep."""
-    return features.LOOKED_AT * ground.settings.examples.max_history
+    return features.LOOKED_AT * examples_of(ground.settings).max_history
 
 
 def ids_of(vocabulary: DataFrame) -> DataFrame:
@@ -64,7 +65,7 @@ def ids_of(vocabulary: DataFrame) -> DataFrame:
 
 def drawn(ground: Ground) -> Column | None:
     """Whether a `user` is one of about `examples.max_queries`, drawn by a hash; None: there are no more users."""
-    most, users, parts = ground.settings.examples.max_queries, ground.read["vocabulary_users"].count(), 1_000_000
+    most, users, parts = examples_of(ground.settings).max_queries, ground.read["vocabulary_users"].count(), 1_000_000
     if users <= most:
         return None
     return F.pmod(F.xxhash64("user", F.lit("asked")), F.lit(parts)) < round(most / users * parts)

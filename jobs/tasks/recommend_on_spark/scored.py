@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import functions as F
 
+from jobs.settings_lists import examples_of, scoring_of
 from jobs.task import Before, Ground, Scored
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
@@ -60,7 +61,7 @@ class _Asked:
         """The lines since the cut of the histories, and those of the last `recent_days`; all where there is no cut."""
         if self.since is None:
             return self.until()
-        days = timedelta(days=self.ground.settings.examples.recent_days)
+        days = timedelta(days=examples_of(self.ground.settings).recent_days)
         first = min(self.since, features.utc(self.moment) - days)
         # Files without such a line are passed over.
         return self.ground.keep("lately", lambda: self.until().where(features.known_since(first)))
@@ -119,7 +120,7 @@ def _queries(asked: _Asked) -> DataFrame:
         held = histories(known, ids_of(numbered), moment, kept_of(ground), cap_of(ground, known, moment))
     else:
         held = _gone_on(asked, asked.before.read["histories"].drop(AS_OF), known, numbered)
-    length = ground.settings.examples.max_history
+    length = examples_of(ground.settings).max_history
     of_known = queries(held, known, known.select("item").limit(0), moment, None, length)
     no_ids, nothing = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
@@ -150,7 +151,7 @@ def _gone_on(asked: _Asked, held: DataFrame, lines: DataFrame, numbered: DataFra
         theirs = numbered.join(users, F.col("index") == F.col("user"), "left_semi")
         return features.indexed(asked.until(), theirs, ground.read["vocabulary_items"])
 
-    return stock(ground, held, new, since, ids, ground.settings.examples.max_lines, all_lines).as_of(asked.moment)
+    return stock(ground, held, new, since, ids, examples_of(ground.settings).max_lines, all_lines).as_of(asked.moment)
 
 
 def _sold(asked: _Asked) -> DataFrame:
@@ -159,7 +160,7 @@ def _sold(asked: _Asked) -> DataFrame:
     What was sold before the cut of the build in force stands in its catalogue: only lines after that are looked at.
     """
     ground, lines, moment = asked.ground, asked.lately(), features.utc(asked.moment)
-    recent = F.col("time") >= F.lit(moment) - F.make_dt_interval(F.lit(ground.settings.examples.recent_days))
+    recent = F.col("time") >= F.lit(moment) - F.make_dt_interval(F.lit(examples_of(ground.settings).recent_days))
     customers = lines.where(recent).groupBy("item_id").agg(F.countDistinct("user_id").alias("recent_customers"))
     sold = lines.select("item_id")
     if ground.cut is not None and ground.cut <= moment:
@@ -173,7 +174,7 @@ def _sold(asked: _Asked) -> DataFrame:
 def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
     """What is written, by names and by numbers."""
     ground = asked.ground
-    scoring, items = ground.settings.scoring, ground.read["vocabulary_items"]
+    scoring, items = scoring_of(ground.settings), ground.read["vocabulary_items"]
     sold = ground.keep("sold", lambda: _sold(asked))
     order = None
     if scoring.cold_users == "recent_popularity":

@@ -1,0 +1,76 @@
+"""The sections of a task whose answers are lists of items: what they have beside those of every task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from jobs.settings_sections import EvaluationSettings, ExampleSettings, ScoringSettings
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+
+class ListExamples(ExampleSettings):
+    """Lines to examples: what is held out, and how much history an example carries."""
+
+    max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
+    max_lines: int = Field(
+        20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
+    )
+    max_queries: int = Field(
+        100_000,
+        ge=1,
+        le=2**31 - 1,
+        description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
+    )
+    recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
+
+
+class ListEvaluation(EvaluationSettings):
+    """Full ranking over the catalogue, against baselines on the same split."""
+
+    ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
+        (5, 10, 20, 50), min_length=1, max_length=20, description="lengths of the lists that are judged"
+    )
+    baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als"], ...] = Field(
+        ("popularity", "recent_popularity", "item_item", "als"), description="what the bundle is held against"
+    )
+    als_rank: int = Field(64, ge=1, le=10_000, description="numbers in a vector of ALS")
+    als_iterations: int = Field(15, ge=1, le=10_000, description="iterations of ALS")
+    als_alpha: float = Field(1.0, gt=0, description="weight of a purchase in ALS")
+    als_regularisation: float = Field(0.1, ge=0, description="regularisation of ALS")
+
+    @field_validator("ks")
+    @classmethod
+    def _ks(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(ks)))
+
+
+class ListScoring(ScoringSettings):
+    """Top-K for every user."""
+
+    k: int = Field(20, ge=1, le=100_000, description="items of a list")
+    exclude_seen: bool = Field(True, description="leave out what the user has bought")
+    cold_users: Literal["recent_popularity", "skip"] = Field(
+        "recent_popularity", description="what customers get whom the bundle does not know"
+    )
+
+
+def examples_of(settings: Settings) -> ListExamples:
+    """How examples are made, of a task of lists."""
+    assert isinstance(settings.examples, ListExamples)
+    return settings.examples
+
+
+def evaluation_of(settings: Settings) -> ListEvaluation:
+    """How lists are judged."""
+    assert isinstance(settings.evaluation, ListEvaluation)
+    return settings.evaluation
+
+
+def scoring_of(settings: Settings) -> ListScoring:
+    """Which lists are made."""
+    assert isinstance(settings.scoring, ListScoring)
+    return settings.scoring
