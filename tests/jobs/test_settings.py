@@ -49,7 +49,7 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
 
 def test_columns_are_checked_with_all_the_others(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
-    file.write_text("ingest: {path: a.csv, headers: true, columns: {item_id: Item, colour: C}}\nfeedback: {window_days: 0}\n")
+    file.write_text("ingest: {path: a.csv, headers: true, columns: {item_id: Item, colour: C}}\nscoring: {k: 0}\n")
     with pytest.raises(SettingsError) as raised:
         load_settings(file)
     for part in ("ingest.headers: unknown key", "scoring.k", "ingest.columns needs 'time'", "unknown name 'colour'"):
