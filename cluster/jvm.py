@@ -6,13 +6,14 @@ small process of its own watches both (cluster/jvm_watch.py).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +31,7 @@ def bound_jvm() -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix="millrace-jvm-"))
     log, before = folder / "stderr.log", _jvm()
-    with _stderr_to(log):
+    with _in_turn(), _stderr_to(log):
         yield log
     jvm = _jvm()
     if jvm is None or jvm is before or sys.platform != "linux":
@@ -52,6 +53,21 @@ def has_ended() -> bool:
     with suppress(subprocess.TimeoutExpired):
         jvm.wait(timeout=5)
     return jvm.poll() is not None
+
+
+@contextmanager
+def _in_turn() -> Iterator[None]:
+    """One JVM of a user's starts at a time.
+
+    The first on a machine fetches Delta's jars, and of two that fetch into one Ivy folder at once one fails. Where no
+    lock can be had, it starts at once.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            cache = Path(os.environ.get("MILLRACE_CACHE") or Path.home() / ".cache" / "millrace")
+            cache.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context((cache / "jvm.lock").open("a")), fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,28 @@ print("started", file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", code, str(log)], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["30 s so far", "started"]
     assert log.read_text() == "chatter\n"
+
+
+def test_jvms_of_a_user_start_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that fetched Delta's jars into one empty Ivy folder at once would both fail."""
+    from cluster.jvm import _in_turn
+
+    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path))
+    entered = threading.Event()
+
+    def enter() -> None:
+        with _in_turn():
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with _in_turn():
+        other.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(5)
+    other.join()
+    monkeypatch.setenv("MILLRACE_CACHE", "/dev/null/no-folder")
+    with _in_turn():
+        pass
 
 
 @pytest.fixture
