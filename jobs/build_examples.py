@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs import build_cuts, build_tables, build_vocabularies, builds
+from jobs import build_cuts, build_tables, build_vocabularies, builds, moved_builds
 from jobs.build_inputs import inputs_of, lines_of, pinned
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
@@ -65,7 +65,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         pins = pinned(tables, task, settings)
         inputs = inputs_of(task, pins, settings)
         same = before.manifest is not None and before.manifest["inputs"] == inputs
-        held = builds.readable(tables, before.manifest) if same and before.manifest is not None else None
+        held = moved_builds.readable(tables, before.manifest) if same and before.manifest is not None else None
     if same:
         if held is not None:
             return _held(tables, before, held)

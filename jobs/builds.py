@@ -13,15 +13,14 @@ A manifest is JSON: `versions` of the tables written; `read`, versions of the ta
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs.console import say, warn
+from jobs.console import warn
 from spark_udfs import pieces as pieces_of_time
 from spark_udfs.vocabularies import digest
-from training.data.delta_log import has_files
 from training.data.snapshot import open_snapshot, read_table
-from training.errors import BundleError, MillraceError, NoTableError, SnapshotError, TableError
+from training.errors import BundleError, MillraceError, NoTableError, TableError
 from training.state.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
@@ -154,101 +153,12 @@ def side_tables(manifest: Manifest) -> list[str]:
     return [name for name in manifest["versions"] if name != "examples" and not name.startswith("vocabulary_")]
 
 
-def movable(tables: Tables) -> list[str]:
-    """The tables of the build in force whose newest rows are its own; to be asked before rows are removed from them."""
-    manifest = newest(tables).manifest
-    if manifest is None:
-        return []
-
-    def is_its_own(name: str) -> bool:
-        content = tables.pin(name).content
-        if name in manifest["read"]:
-            return bool(content == manifest["inputs"].get(name))
-        return bool(content <= manifest["versions"][name])
-
-    named = sorted({*manifest["read"], *manifest["versions"]})
-    return [name for name in named if tables.exists(name) and is_its_own(name)]
-
-
-def move(tables: Tables, names: Collection[str], movable: Collection[str], *, job: str) -> int | None:
-    """Publish the build in force at the newest versions of some of its tables: earlier ones are to be read no more.
-
-    What it was made from has changed with them, and its sums still have these rows, so the next build is made anew. Who
-    looks on learns what was not moved.
-
-    Args:
-        tables: where they lie.
-        names: the tables from which rows were removed.
-        movable: those that had the build's own rows before; the others hold later ones, which are no part of it.
-        job: the job that publishes.
-
-    Returns:
-        The version of `builds` that names them; None if there is no build, or its tables are another one's by now.
-
-    Raises:
-        TableError: another build was published meanwhile.
-    """
-    version, manifest = newest(tables)
-    if manifest is None:
-        return None
-    held = [name for name in ("examples", "queries") if name in manifest["versions"]]
-    of_others = [name for name in held if tables.made_from(name) != manifest["inputs"]]
-    named = {*manifest["read"], *manifest["versions"]} & {*names}
-    late = sorted(named - {*movable} - {*of_others})
-    if of_others or late:
-        say(f"{', '.join(of_others + late)}: not as the build in force names them; run `millrace build-examples` next")
-    if of_others:
-        return None
-    moved = {
-        part: {
-            name: tables.version(name) if name in names and name in movable else held
-            for name, held in manifest[part].items()
-        }
-        for part in ("versions", "read")
-    }
-    if all(manifest[part] == held for part, held in moved.items()):
-        return version
-    examples = tables.read("examples", moved["versions"]["examples"])
-    counts = manifest["counts"] | count_examples(examples, manifest["pieces"])
-    return publish(tables, manifest | moved | {"counts": counts, "moved": True}, job=job, since=version)
-
-
 def count_examples(examples: DataFrame, pieces: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """How many examples each split has."""
     found = {
         row[pieces_of_time.COLUMN]: row["count"] for row in examples.groupBy(pieces_of_time.COLUMN).count().collect()
     }
     return {f"examples_{split}": sum(found.get(piece, 0) for piece in named) for split, named in pieces.items()}
-
-
-def readable(tables: Tables, manifest: Manifest) -> Manifest | None:
-    """The build with versions that can be read, where its rows are still to be had.
-
-    A version of which VACUUM has removed files is replaced by the newest, if only housekeeping lies between; one that
-    can be read stays, for other files are another order of rows, and so another training.
-
-    Returns:
-        The same manifest, one with other versions, or None: a table has other rows by now, or is gone.
-    """
-    found = {name: _readable(tables, name, version) for name, version in manifest["versions"].items()}
-    return None if None in found.values() else manifest | {"versions": found}
-
-
-def _readable(tables: Tables, name: str, version: int) -> int | None:
-    if not tables.exists(name):
-        return None
-    pin = tables.pin(name)
-    if pin.version == version or has_version(tables.path(name), version):
-        return version
-    return pin.version if pin.content <= version < pin.version else None
-
-
-def has_version(place: str, version: int) -> bool:
-    """Whether the table at a place still has all files of a version."""
-    try:
-        return has_files(place, version)
-    except SnapshotError:  # the log has lost the version, or another table lies here now
-        return False
 
 
 def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import builds
+from jobs import moved_builds
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.command import erase, run_alone
 from jobs.console import say, step
@@ -131,7 +131,7 @@ class _Erasure:
             tidy(place.tables, place.name, self.horizon)
         for key in self.log["unclean"]:
             self._clean(self.scan.places[key], wanted)
-        self.log["build"] = builds.move(self.tables, self.log["tables"], self.log["movable"], job=JOB)
+        self.log["build"] = moved_builds.move(self.tables, self.log["tables"], self.log["movable"], job=JOB)
         with step("erase: looking for them again"):
             self._refuse_what_is_left(wanted)
         ids.unpersist()
@@ -179,7 +179,7 @@ class _Erasure:
         past, least, kinds = erasure_past.past(self.tables), self.scan.least(wanted), self.scan.vocabularies()
         self.log["least"] = least if self.log.get("least") is None else self.log["least"]
         self.log["missed"] = len(erasure_past.missed(self.run_dir, past))
-        self.log.setdefault("movable", builds.movable(self.tables))
+        self.log.setdefault("movable", moved_builds.movable(self.tables))
         held = {bundle["path"]: bundle for bundle in self.log["bundles"]}
         for first, before in [(least, None), *((erasure.least, erasure.examples) for erasure in past)]:
             learnt = erasure_runs.bundles(self.run_dir, self.tables.root, first, before, kinds=kinds)

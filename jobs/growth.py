@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
-from jobs import builds
+from jobs import builds, moved_builds
 from jobs.appended import appended
 from jobs.task import Before
 from spark_udfs import features, pieces
@@ -140,7 +140,7 @@ def growth(
         return f"{others[0]} makes lines too, and some that were added may be the same ones"
     if _decisive(task, inputs) != _decisive(task, manifest["inputs"]):
         return "settings, or tables other than those that grow, have changed"
-    held = builds.readable(tables, manifest)
+    held = moved_builds.readable(tables, manifest)
     if held is None or held["versions"] != manifest["versions"]:
         return "versions that the build in force names have lost files"
     for name in (f"vocabulary_{kind}" for kind in task.kinds(settings)):

@@ -9,7 +9,6 @@ then: the newest answers of the others are those of earlier moments.
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import and_
@@ -19,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import functions as F
 
 from cluster.session import TO_SCORE
-from jobs import builds
+from jobs import answers, builds
 from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_inputs import inputs_of, pinned, worth
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
-from jobs.erasure.erased import JOB as ERASE
 from jobs.erasure.erased import Watch
 from jobs.growth import growth
 from jobs.sessions import giving_back, in_utc, open_session
@@ -40,13 +38,9 @@ from training.errors import SettingsError, TableError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from jobs.table_reads import Pin
-
-JOB = "score"
-# A time as a folder's name has no zone, and a reader in another one takes it for another time: the folder has text.
-FOLDERS = ["bundle", "as_of"]
 
 
 @in_utc
@@ -84,12 +78,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
     with step("score: comparing with what is there"):
-        held = before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, JOB, inputs)
+        held = (
+            before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, answers.JOB, inputs)
+        )
     if before is not None and held:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         return before | {"up_to_date": True}
     if since is not None:
-        _keep_more(tables, task, bundle.name, moment, since)
+        answers.keep_more(tables, task, bundle.name, moment, since)
     goes_on = None
     if task.grows:
         with step("score: comparing with the build in force"):
@@ -102,9 +98,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     ):
         scored = task.spark().score(ground, moment)
         watch.before_writing()
-        version = _write(tables, task, scored.rows, bundle.name, moment, inputs)
+        version = answers.write(tables, task, scored.rows, bundle.name, moment, inputs)
         watch.after_writing([task.table], made=inputs)
-        counts = scored.counts(tables.read(task.table, version).where(_mine(bundle.name, moment)))
+        counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
     summary: dict[str, Any] = {
         "task": task.name,
         "table": task.table,
@@ -154,8 +150,8 @@ def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
     """An eye on persons who are erased meanwhile."""
     marks = task.persons(settings).get(task.table, {})
     by_id = [column for column, how in marks.items() if how == BY_ID]
-    take_out = partial(_take_out, tables, task) if BY_LINE in marks.values() else None
-    return Watch(tables, JOB, task.table, by_id, take_out)
+    take_out = partial(answers.take_out, tables, task) if BY_LINE in marks.values() else None
+    return Watch(tables, answers.JOB, task.table, by_id, take_out)
 
 
 def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> dict[str, Any]:
@@ -222,81 +218,6 @@ def _before(tables: Tables, task: Task, settings: Settings, found: Found, moment
         return grown.before(tables)
     say(f"histories are made of all lines: {refused}")
     return None
-
-
-def _keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: datetime) -> None:
-    """See that fewer answers do not replace more.
-
-    Raises:
-        TableError: the bundle has answered everybody, or all since an earlier time, as of this moment.
-    """
-    for commit in tables.history(task.table) if tables.exists(task.table) else ():
-        made: dict[str, Any] = json.loads(commit.made) if commit.made else {}
-        inputs: dict[str, Any] = made.get("inputs", {})
-        if made.get("job") != JOB or (inputs["bundle"], inputs["moment"]) != (bundle, moment.isoformat()):
-            continue
-        held = inputs["scoring"].get("since")
-        if held is None or features.utc(datetime.fromisoformat(held)) < features.utc(since):
-            raise TableError(
-                f"table '{task.table}' at {tables.path(task.table)} has what '{bundle}' answers to "
-                f"{'everybody' if held is None else f'all since {held}'} as of {moment.isoformat()}, which a score of "
-                "fewer would replace; set a later scoring.moment, or leave scoring.since out"
-            )
-        return
-
-
-def _as_of(moment: datetime) -> str:
-    """A moment in UTC, as the name of a folder."""
-    return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-
-
-def _mine(bundle: str, moment: datetime) -> Column:
-    return (F.col("bundle") == bundle) & (F.col("as_of") == _as_of(moment))
-
-
-def _take_out(tables: Tables, task: Task, made: Mapping[str, Any]) -> int:
-    """Remove the answers that a write brought, by its inputs; returns how many."""
-    bundle, moment = str(made["bundle"]), datetime.fromisoformat(made["moment"])
-    rows = tables.read(task.table).where(_mine(bundle, moment))
-    count = rows.count()
-    tables.write(
-        task.table, rows.limit(0), mode="overwrite", job=ERASE, inputs={}, where=_where(bundle, moment),
-        partition_by=FOLDERS,
-    )  # fmt: skip
-    return count
-
-
-def _where(bundle: str, moment: datetime) -> str:
-    return f"bundle = '{bundle}' AND as_of = '{_as_of(moment)}'"
-
-
-def _write(tables: Tables, task: Task, rows: DataFrame, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
-    """Replace this bundle's rows of this moment; other rows stay.
-
-    Raises:
-        TableError: the table has other folders: an earlier version of Millrace made it.
-    """
-    name = task.table
-    held = tables.folders(name) if tables.exists(name) else FOLDERS
-    if held != FOLDERS:
-        raise TableError(
-            f"table '{name}' at {tables.path(name)} has folders by {', '.join(held)}, not by {', '.join(FOLDERS)}: an "
-            "earlier version of Millrace made it; rename its folder and score again ('feedback' stays as it is)"
-        )
-    return tables.write(
-        name,
-        rows.select(
-            *task.answer,
-            F.lit(bundle).alias("bundle"),
-            F.lit(moment).alias("moment"),
-            F.lit(_as_of(moment)).alias("as_of"),
-        ),
-        mode="overwrite",
-        job=JOB,
-        inputs=inputs,
-        where=_where(bundle, moment),
-        partition_by=FOLDERS,
-    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import builds
+from jobs import builds, moved_builds
 from jobs.erasure import files as erasure_files
 from jobs.erasure.removal import is_vocabulary
 from jobs.settings import EVENTS
@@ -219,7 +219,9 @@ def _versions(tables: Tables, task: Task, names: list[str]) -> list[Mapping[str,
     found = [newest]
     for other in (of_build, of_answers):
         versions = newest | {name: other[name] for name in names if other.get(name) is not None}
-        if versions not in found and all(builds.has_version(tables.path(name), at) for name, at in versions.items()):
+        if versions not in found and all(
+            moved_builds.has_version(tables.path(name), at) for name, at in versions.items()
+        ):
             found.append(versions)
     return list[Mapping[str, int]](found)
 

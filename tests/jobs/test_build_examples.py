@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_cuts, build_examples, build_tables, builds
+from jobs import build_cuts, build_examples, build_tables, builds, moved_builds
 from jobs.erasure import erased
 from jobs.erasure.removal import ANY_AGE, few_tasks
 from jobs.sessions import session_settings
@@ -191,12 +191,12 @@ def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them
     assert build_examples.run(settings, spark) == again | {"up_to_date": True}
     # The newest rows are others, and VACUUM takes those of the build: only building them again brings them back.
     spark.sql(f"DELETE FROM delta.`{place}` WHERE user = 1")
-    assert builds.readable(tables, builds.published(tables)) is not None
+    assert moved_builds.readable(tables, builds.published(tables)) is not None
     vacuum(tables, "examples")
-    assert builds.readable(tables, builds.published(tables)) is None
+    assert moved_builds.readable(tables, builds.published(tables)) is None
     for gone in ("examples", "queries"):
         shutil.rmtree(tables.path(gone))
-        assert builds.readable(tables, builds.published(tables)) is None
+        assert moved_builds.readable(tables, builds.published(tables)) is None
 
     def begins(*_: object) -> None:
         raise InterruptedError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import build_examples, builds, verify_epoch
+from jobs import build_examples, builds, moved_builds, verify_epoch
 from jobs.learn_spec import learn_spec
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -103,22 +103,22 @@ def test_only_tables_that_had_the_builds_own_rows_are_moved(tables: Tables, caps
     for name in ("events", "items", "examples", "queries"):
         rows = tables.spark.createDataFrame([("0001-01-01", 1)], "piece string, user bigint").coalesce(1)
         tables.write(name, rows, mode="overwrite", job="build_examples", inputs=inputs)
-    assert builds.movable(tables) == []
-    assert builds.move(tables, ["events"], [], job="erase") is None
+    assert moved_builds.movable(tables) == []
+    assert moved_builds.move(tables, ["events"], [], job="erase") is None
     named = {"versions": {"examples": 0, "queries": 0}, "read": inputs, "inputs": inputs, "counts": {}}
     builds.publish(tables, BUILD | named, job="build_examples", since=-1)
     tables.write("events", rows, mode="append", job="ingest", inputs={"later": 1})
-    movable = builds.movable(tables)
+    movable = moved_builds.movable(tables)
     assert movable == ["examples", "items", "queries"]
     for name in ("items", "examples"):
         tables.spark.sql(f"ALTER TABLE delta.`{tables.path(name)}` SET TBLPROPERTIES ('a' = 'b')")
-    assert builds.move(tables, ["events", "items", "examples"], movable, job="erase") == 1
+    assert moved_builds.move(tables, ["events", "items", "examples"], movable, job="erase") == 1
     moved = builds.published(tables)
     assert (moved["read"], moved["versions"]) == ({"events": 0, "items": 1}, {"examples": 1, "queries": 0})
     assert "events: not as the build in force names them; run `millrace build-examples`" in capsys.readouterr().err
     assert builds.publishers(tables) == {"build_examples", "erase"}
     tables.write("queries", rows, mode="overwrite", job="build_examples", inputs={})
-    assert builds.move(tables, ["queries"], movable, job="erase") is None
+    assert moved_builds.move(tables, ["queries"], movable, job="erase") is None
     assert "queries: not as the build" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, build_vocabularies, builds
+from jobs import build_examples, build_vocabularies, builds, moved_builds
 from jobs.growth import Growth
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -157,9 +157,9 @@ def test_after_an_erasure_the_sums_are_made_anew(
 ) -> None:
     settings = settings_for(copied(begun, tmp_path), day(40))
     tables = Tables(spark, settings.tables.root)
-    movable, person = builds.movable(tables), spark.createDataFrame([("u1",)], "user_id string")
+    movable, person = moved_builds.movable(tables), spark.createDataFrame([("u1",)], "user_id string")
     assert tables.remove("events", person, job="erase", inputs={})
-    builds.move(tables, ["events"], movable, job="erase")
+    moved_builds.move(tables, ["events"], movable, job="erase")
     built, said = build(spark, settings, capsys)
     assert "persons were erased since" in said
     rows = tables.read("catalogue", built["versions"]["catalogue"]).where("split LIKE 'test%'")
