@@ -151,7 +151,7 @@ def _see_same(lists: dict[str, list[Row]], others: dict[str, list[Row]]) -> None
         assert [(row.rank, row.item_id, row.fallback) for row in rows] == [
             (row.rank, row.item_id, row.fallback) for row in held
         ]
-        assert [row.score for row in rows] == pytest.approx([row.score for row in held], rel=1e-5)
+        assert [row.score or 0.0 for row in rows] == pytest.approx([row.score or 0.0 for row in held], rel=1e-5)
 
 
 def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
