@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jobs.settings_sections import weights_of
 from spark_udfs import features
 from training.errors import TableError
 
@@ -45,8 +46,9 @@ def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[s
 
 def worth(settings: Settings) -> dict[str, Any]:
     """`weights`, as an input of what is made of lines; nothing where purchases alone are lines."""
-    weights = settings.examples.weights
-    return {} if weights == features.PURCHASES else {"weights": {str(kind): weights[kind] for kind in weights}}
+    weights = weights_of(settings.examples)
+    is_usual = weights in ({}, features.PURCHASES)
+    return {} if is_usual else {"weights": {str(kind): weights[kind] for kind in weights}}
 
 
 def lines_of(tables: Tables, task: Task, settings: Settings, read: dict[str, DataFrame]) -> DataFrame:

@@ -27,7 +27,7 @@ from jobs.erasure.erased import Watch
 from jobs.growth import growth
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
-from jobs.settings_sections import ExampleSettings
+from jobs.settings_sections import EventExamples
 from jobs.tables import Tables
 from jobs.task import BY_ID, BY_LINE, Before, Ground, Task
 from jobs.tasks import TASKS
@@ -162,7 +162,7 @@ def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> 
         "moment": moment.isoformat(),
         "tables": dict(found.contents),
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
-        **settings.examples.model_dump(mode="json", exclude=set(ExampleSettings.model_fields)),
+        **settings.examples.model_dump(mode="json", exclude=set(EventExamples.model_fields)),
         "options": settings.options.model_dump(mode="json"),
         **worth(settings),
     }

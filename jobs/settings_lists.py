@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.settings_sections import EvaluationSettings, ExampleSettings, ScoringSettings
+from jobs.settings_sections import EvaluationSettings, EventExamples, ScoringSettings
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
 
-class ListExamples(ExampleSettings):
+class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
     max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")

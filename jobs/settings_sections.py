@@ -73,16 +73,26 @@ class ExampleSettings(Section):
         None, description="what happens from here on is held out; default: the last tenth of the time"
     )
     validation_days: int = Field(30, ge=1, le=36_500, description="days before test_from that tuning is judged on")
+    rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
+    rows_per_group: int = Field(
+        50_000, ge=100, le=2**31 - 1, description="rows of a Parquet row group: the unit that training streams"
+    )
+
+
+class EventExamples(ExampleSettings):
+    """Of a task whose lines are events."""
+
     weights: dict[Kind, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
         default_factory=_purchases,
         min_length=1,
         description="what an event is worth by its kind, in histories and targets alike, e.g. {purchase: 1, cart: 0.3, "
         "view: 0.1}; kinds without a weight are in neither, and lists are judged by the kind that weighs most",
     )
-    rows_per_file: int = Field(1_000_000, ge=1_000, le=2**31 - 1, description="rows of a Parquet file, at most")
-    rows_per_group: int = Field(
-        50_000, ge=100, le=2**31 - 1, description="rows of a Parquet row group: the unit that training streams"
-    )
+
+
+def weights_of(examples: ExampleSettings) -> dict[Kind, float]:
+    """What an event is worth by its kind; nothing of a task whose lines are none."""
+    return examples.weights if isinstance(examples, EventExamples) else {}
 
 
 class TrainingSettings(FitSettings):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jobs.settings_base import Section
-from jobs.settings_sections import EvaluationSettings, ExampleSettings, ScoringSettings
+from jobs.settings_sections import EvaluationSettings, ExampleSettings, ScoringSettings, weights_of
 from training.schema import Schema
 
 if TYPE_CHECKING:
@@ -271,7 +271,10 @@ class Task:
         """The rows that time is split by (`OnSpark.lines`), of events that are worth what `examples.weights` say."""
         from spark_udfs.features import weighed
 
-        events, weights = read.get("events"), {str(kind): worth for kind, worth in settings.examples.weights.items()}
+        events, weights = (
+            read.get("events"),
+            {str(kind): worth for kind, worth in weights_of(settings.examples).items()},
+        )
         if events is None or "kind" not in events.columns:
             return self.spark().lines(read)
         return self.spark().lines({**read, "events": weighed(events, weights)})

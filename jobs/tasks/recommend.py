@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
 from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of
+from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
@@ -43,7 +44,7 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
     What a line of the history is worth is one of them where lines are worth different things.
     """
     users, items = sizes["users"], sizes["items"]
-    differ = settings is not None and len(set(settings.examples.weights.values())) > 1
+    differ = settings is not None and len(set(weights_of(settings.examples).values())) > 1
     return Schema(
         (
             Column("user", Kind.ID, vocabulary="users", size=users),
