@@ -6,7 +6,6 @@ millrace init fraud --data registrations.csv.gz > fraud.yaml
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import itertools
 import json
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.column_names import matching
 from jobs.settings import Settings
 from jobs.task import Task
 from jobs.tasks import TASKS
@@ -24,32 +24,6 @@ from spark_udfs.event_names import OF_SALES
 from training.errors import DataError, SettingsError
 
 ROWS = 20  # of a file, that are looked at
-# What shops call our columns; letters and digits alone.
-CALLED = {
-    "user_id": ("user", "customer", "customerid", "visitor", "visitorid", "client", "clientid", "member", "account"),
-    "item_id": ("item", "product", "productid", "sku", "stockcode", "article", "articleid", "movieid", "asin"),
-    "time": (
-        "timestamp",
-        "ts",
-        "date",
-        "datetime",
-        "invoicedate",
-        "eventtime",
-        "eventtimestamp",
-        "createdat",
-        "at",
-        "when",
-    ),
-    "order_id": ("order", "invoice", "invoiceno", "basket", "transaction", "transactionid", "sessionid"),
-    "quantity": ("qty", "amount", "units", "sold", "count"),
-    "price": ("unitprice", "priceeach"),
-    "kind": ("event", "eventtype", "eventname", "action", "type"),
-    "rating": ("stars", "score"),
-    "name": ("description", "title", "productname"),
-    "label": ("fraud", "isfraud", "eventlabel", "target", "class"),
-    "case_id": ("id", "eventid", "transactionid", "registrationid"),
-    "series_id": ("series", "productcode", "product", "sku", "item", "store"),
-}
 PATTERNS = {
     r"\d{13}": "epoch_ms",
     r"\d{10}": "epoch_s",
@@ -135,7 +109,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
     taken: set[str] = set()
     yield f"{indent}columns:"
     for name, needed in wanted.items():
-        found = _match(name, [column for column in look.columns if column not in taken])
+        found = matching(name, [column for column in look.columns if column not in taken])
         taken |= {found} if found else set()
         if found:
             yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(look.columns[found][:3]))}"
@@ -143,7 +117,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
             yield f"{indent}  {name}: ???"
         else:
             yield f"{indent}  # {name}: ???"
-    times = next((look.columns[name] for name in taken if name == _match("time", list(look.columns))), [])
+    times = next((look.columns[name] for name in taken if name == matching("time", list(look.columns))), [])
     pattern = _pattern(times)
     yield f"{indent}time_format: {json.dumps(pattern or '???')}"
     if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
@@ -178,15 +152,6 @@ def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
     yield "training: {ranks: 2, epochs: 8}"
     yield "tuning: {trials: 0}         # an Optuna study of so many trials before the training"
     yield "# all settings: millrace settings"
-
-
-def _match(name: str, columns: Sequence[str]) -> str | None:
-    """The column that is most likely ours: of the same name, of one that shops use for it, or nearly so."""
-    plain = {re.sub("[^a-z0-9]", "", column.lower()): column for column in columns}
-    names = [re.sub("[^a-z0-9]", "", name), *CALLED.get(name, ())]
-    exact = next((plain[called] for called in names if called in plain), None)
-    close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
-    return exact or (plain[close[0]] if close else None)
 
 
 def _pattern(values: Sequence[str]) -> str | None:

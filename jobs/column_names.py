@@ -1,0 +1,43 @@
+"""Which of a file's columns are most likely ours, by what shops call them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+# What shops call our columns; letters and digits alone.
+CALLED = {
+    "user_id": ("user", "customer", "customerid", "visitor", "visitorid", "client", "clientid", "member", "account"),
+    "item_id": ("item", "product", "productid", "sku", "stockcode", "article", "articleid", "movieid", "asin"),
+    "time": (
+        "timestamp",
+        "ts",
+        "date",
+        "datetime",
+        "invoicedate",
+        "eventtime",
+        "eventtimestamp",
+        "createdat",
+        "at",
+        "when",
+    ),
+    "order_id": ("order", "invoice", "invoiceno", "basket", "transaction", "transactionid", "sessionid"),
+    "quantity": ("qty", "amount", "units", "sold", "count"),
+    "price": ("unitprice", "priceeach"),
+    "kind": ("event", "eventtype", "eventname", "action", "type"),
+    "rating": ("stars", "score"),
+    "name": ("description", "title", "productname"),
+    "label": ("fraud", "isfraud", "eventlabel", "target", "class"),
+    "case_id": ("id", "eventid", "transactionid", "registrationid"),
+    "series_id": ("series", "productcode", "product", "sku", "item", "store"),
+}
+
+
+def matching(name: str, columns: Sequence[str]) -> str | None:
+    """The column that is most likely ours: of the same name, of one that shops use for it, or nearly so."""
+    plain = {re.sub("[^a-z0-9]", "", column.lower()): column for column in columns}
+    names = [re.sub("[^a-z0-9]", "", name), *CALLED.get(name, ())]
+    exact = next((plain[called] for called in names if called in plain), None)
+    close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
+    return exact or (plain[close[0]] if close else None)
