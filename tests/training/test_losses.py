@@ -85,13 +85,14 @@ def test_written_out_with_its_correction_and_an_accidental_hit() -> None:
     np.testing.assert_allclose(losses_of(s, targets, candidates).numpy(), expected, rtol=1e-6)
 
 
-def test_chance_of_being_drawn_is_as_stated() -> None:
+@pytest.mark.parametrize("most", [None, 3, 6])
+def test_chance_of_being_drawn_is_as_stated(most: int | None) -> None:
     shares, generator, draws = zipf(), torch.Generator().manual_seed(5), 1_500
     drawn = torch.zeros(ITEMS + 1)
     stated = torch.zeros(ITEMS + 1)
     for _ in range(draws):
         targets = torch.multinomial(shares, 6, replacement=True, generator=generator)
-        candidates = draw_candidates(targets, shares, 10, generator)
+        candidates = draw_candidates(targets, shares, 10, generator, most)
         drawn[candidates.items] += 1
         stated[candidates.items] = candidates.log_inclusion.exp()
     torch.testing.assert_close(drawn[1:] / draws, stated[1:], atol=0.05, rtol=0)
@@ -106,6 +107,13 @@ def test_the_partition_is_estimated_without_bias() -> None:
         loss = losses_of(s, torch.tensor([4]), candidates)
         estimates.append(float((loss + s[0, 4]).exp()))
     assert np.mean(estimates) == pytest.approx(float(s[0, 1:].exp().sum()), rel=0.04)
+
+
+def test_no_more_targets_than_asked_for() -> None:
+    targets = torch.arange(1, ITEMS + 1)
+    few, none = (draw_candidates(targets, zipf(), 0, torch.Generator(), most).items for most in (3, 0))
+    assert 1 <= len(few) <= 3
+    assert len(none) == 0
 
 
 def test_same_generator_same_candidates() -> None:

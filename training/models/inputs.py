@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
+from training.models.draws import dropped
 from training.schema import Column, Kind, Schema
 from training.tables.sharded import Table, Tables, look_up
 from training.world import World
@@ -147,7 +148,7 @@ class WideAndDeep(nn.Module):
         """(batch, outputs); what is dropped is drawn from the generator, and nothing is without one."""
         hidden = rows
         for layer in self.deep:
-            hidden = _dropped(hidden, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(hidden)
+            hidden = dropped(hidden, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(hidden)
         return hidden + cast("Tensor", self.linear(rows))
 
 
@@ -195,11 +196,3 @@ def _pooled(ids: Tensor | Ragged, vectors: Tensor) -> Tensor:
     row = torch.repeat_interleave(torch.arange(rows, device=lengths.device), lengths)
     summed = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     return summed.index_add(0, row, vectors) / lengths.clamp(min=1).unsqueeze(1)
-
-
-def _dropped(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout with draws of the step's own; none where nothing is learnt."""
-    if generator is None or not share:
-        return values
-    kept = torch.rand(values.shape, generator=generator, device=values.device) >= share
-    return values * kept / (1 - share)

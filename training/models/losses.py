@@ -26,7 +26,11 @@ class Candidates(NamedTuple):
 
 
 def draw_candidates(
-    targets: Tensor, frequencies: Tensor, negatives: int, generator: torch.Generator | None
+    targets: Tensor,
+    frequencies: Tensor,
+    negatives: int,
+    generator: torch.Generator | None,
+    most_targets: int | None = None,
 ) -> Candidates:
     """The batch's targets (drawn by frequency, in effect) mixed with uniform draws (Yang et al. 2020).
 
@@ -38,6 +42,7 @@ def draw_candidates(
         frequencies: (items,) float32, each item's share of all targets; index 0 is the unknown item.
         negatives: uniform draws, with replacement.
         generator: source of the draws, on its own device.
+        most_targets: of a batch with more targets so many are drawn, each once; None: all of them are in.
     """
     items = frequencies.numel() - 1
     if negatives >= items:
@@ -45,6 +50,10 @@ def draw_candidates(
         return Candidates(everything, torch.zeros(items, device=targets.device))
     device = targets.device if generator is None else generator.device
     uniform = torch.randint(1, items + 1, (negatives,), generator=generator, device=device).to(targets.device)
+    if most_targets is not None and targets.numel() > most_targets:
+        targets = targets[
+            torch.randperm(targets.numel(), generator=generator, device=device)[:most_targets].to(targets.device)
+        ]
     chosen = torch.unique(torch.cat([targets[targets > 0], uniform]))
     log_missed = targets.numel() * torch.log1p(-frequencies[chosen].clamp(max=1 - 1e-6))
     log_missed = log_missed + negatives * torch.log1p(torch.tensor(-1.0 / items, device=targets.device))

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
 from training.models.base import RetrievalModel
+from training.models.draws import uniform
 from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
@@ -130,7 +131,7 @@ class TwoTower(RetrievalModel):
         history, ages = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"])
         kept = history.values > 0
         if self.training and self.config.history_dropout > 0:
-            kept = kept & (_draw(kept.shape, generator, kept.device) >= self.config.history_dropout)
+            kept = kept & (uniform(kept.shape, generator, kept.device) >= self.config.history_dropout)
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])[history.offsets]
         days = ages.values[kept]
         worth = cast(Ragged, batch["history_weight"]).values[kept] if self.has_weights else torch.ones_like(days)
@@ -160,7 +161,7 @@ class TwoTower(RetrievalModel):
         )
         pooled_BD = torch.cat([pooled_BD / (total + PRIOR_WEIGHT)[:, None], 0.2 * torch.log1p(length)[:, None]], 1)
         if self.training and self.config.dropout > 0:
-            kept = _draw(pooled_BD.shape, generator, pooled_BD.device) >= self.config.dropout
+            kept = uniform(pooled_BD.shape, generator, pooled_BD.device) >= self.config.dropout
             pooled_BD = pooled_BD * kept / (1 - self.config.dropout)
         return F.normalize(self.mix(pooled_BD) + users_BD, dim=1)
 
@@ -180,9 +181,3 @@ class TwoTower(RetrievalModel):
         weight, age = cast(Tensor, batch["weight"]), cast(Tensor, batch["age"])
         repeat = torch.where(cast(Tensor, batch["new"]) > 0, 1.0, self.config.repeat_weight)
         return weight * repeat * torch.exp2(-age / self.config.half_life_days) * (cast(Tensor, batch["target"]) > 0)
-
-
-def _draw(shape: torch.Size, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Uniform numbers from the generator, wherever it lives, on `device`."""
-    source = device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=source).to(device)
