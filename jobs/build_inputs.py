@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.settings_sections import weights_of
 from spark_udfs import features
 from training.errors import TableError
+from training.identity import identity_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -36,10 +37,12 @@ def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[s
 
     What came later is named only where it is used, so that what was built before stays.
     """
+    examples = settings.examples
+    first = set(type(examples).model_fields) - examples.LATER
     return {
         "task": task.name,
         **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
-        "settings": settings.examples.model_dump(mode="json", exclude={"weights"}) | worth(settings),
+        "settings": identity_of(examples, first, {"weights"}) | worth(settings),
         **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
     }
 

@@ -78,8 +78,9 @@ def _laid_out(rows: DataFrame, task: Task, count: int, examples: ExampleSettings
     Moments are in hash order within a file, so that a row group mixes users and times.
     """
     files = max(1, math.ceil(count / examples.rows_per_file))
-    moment = F.xxhash64(*task.key[: task.spread])
-    return rows.repartition(files, moment).sortWithinPartitions(pieces.COLUMN, moment, *task.key)
+    key = [name for name in task.key if name in rows.columns]
+    moment = F.xxhash64(*key[: task.spread])
+    return rows.repartition(files, moment).sortWithinPartitions(pieces.COLUMN, moment, *key)
 
 
 def _file_layout(examples: ExampleSettings) -> dict[str, str]:

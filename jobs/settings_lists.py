@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
-    max_history: int = Field(100, ge=1, le=10_000, description="newest purchases that an example carries")
+    LATER: ClassVar[frozenset[str]] = frozenset({"form"})
+
+    form: Literal["purchases", "sequences"] = Field(
+        "purchases",
+        description="what an example is: a purchase with the history before it, or, for model sequence, a stretch of a "
+        "customer's purchases, each a target",
+    )
+    max_history: int = Field(
+        100, ge=1, le=10_000, description="newest purchases that an example carries; targets of a stretch at most"
+    )
     max_lines: int = Field(
         20_000, ge=1, le=10_000_000, description="newest lines of a customer that count; what is left out is said"
     )
@@ -62,6 +71,11 @@ def examples_of(settings: Settings) -> ListExamples:
     """How examples are made, of a task of lists."""
     assert isinstance(settings.examples, ListExamples)
     return settings.examples
+
+
+def in_sequences(settings: Settings) -> bool:
+    """Whether examples are stretches of customers' lines; other tasks have none."""
+    return isinstance(settings.examples, ListExamples) and settings.examples.form == "sequences"
 
 
 def evaluation_of(settings: Settings) -> ListEvaluation:

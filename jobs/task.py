@@ -200,7 +200,8 @@ class Task:
             for no vocabulary, and for no cut.
         numbers: settings -> the vocabularies whose numbers an answer or a feature means: a bundle is refused where they
             have changed their meaning.
-        key: columns of the examples that tell rows apart; rows with the same first `spread` of them lie side by side.
+        key: columns that tell rows of the examples apart, those of them that these have; rows with the same first
+            `spread` of them lie side by side.
         spread: see `key`.
         schema: (size of each vocabulary, the unknown 0 included; settings) -> the examples' columns.
         model: the one that it takes where the settings name none.
@@ -218,6 +219,7 @@ class Task:
             (`said_persons`). A table in which a person stands and that is not named here makes an erasure fail.
         grows: of the tables that it reads those whose added rows are lines to come, so that a build can go on from the
             one before; none: every build is made anew.
+        anew: settings -> why a build of theirs is made anew all the same; None: it goes on.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
         demo: how it is shown.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
@@ -251,6 +253,7 @@ class Task:
     since: bool = False
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
+    anew: Callable[[Settings], str | None] = lambda _: None
     looked_up: Sequence[str] = ()
 
     @property

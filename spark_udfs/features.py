@@ -2,6 +2,7 @@
 
     events --purchases--> lines --indexed--> lines of known customers with vocabulary indices
     lines  --examples--> one row per (user, moment, target item), with the history before that moment
+    lines  --sequences--> stretches of a user's lines, of which each is a target
 
 A moment is a point in time at which a user bought something; all that was bought then is a target of it and part of no
 history before it. Work grows with the number of lines.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from spark_udfs import sequences as stretches
 from spark_udfs.moments import DAY_US, LINE_COLUMNS, ROW_TYPE, with_histories
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ LOOKED_AT = 2  # times the length of a history: so many arrivals are looked at f
 EXAMPLE_COLUMNS = (
     "user", "history", "history_age", "history_weight", "target", "new", "weight", "time", "known_at",
 )  # fmt: skip
+SEQUENCE_COLUMNS = ("user", "history", "history_age", "history_weight", "history_before", "time", "known_at")
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,7 @@ def examples(
     before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
     met = F.min("arrival_time").over(before)  # when the first of the earlier lines with this item had arrived
     told = known.withColumn("is_new", met.isNull() | (met > F.col("time")))
-    whole_users = told.repartition("user") if cap is None else newest(told, cap)  # each in one partition
-    held = whole_users.select(
-        "user",
-        F.unix_micros("time").alias("time_us"),
-        F.unix_micros("arrival_time").alias("arrival_us"),
-        F.unix_micros(known_at()).alias("known_us"),
-        "item",
-        "weight",
-        "is_new",
-        "tie",
-    )
-    in_order = held.sortWithinPartitions("user", "time_us", "tie", "item").select(*LINE_COLUMNS)
+    in_order = _whole_users(told, cap).sortWithinPartitions("user", "time_us", "tie", "item").select(*LINE_COLUMNS)
     looked_at, first = LOOKED_AT * max_history, None if since is None else round(utc(since).timestamp() * 1e6)
 
     def made(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -181,6 +173,46 @@ def examples(
         F.timestamp_micros("time_us").alias("time"),
         F.timestamp_micros("known_us").alias("known_at"),
     )
+
+
+def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = None) -> DataFrame:
+    """Stretches of users' lines, in which each line that another one was known before is a target once.
+
+    Args:
+        lines: from `indexed`, all of them; those not known before `cuts.test` are left out.
+        cuts: where time is split; no stretch has targets of both sides of `cuts.validation`.
+        max_history: targets of a stretch at most; see `spark_udfs.sequences.with_stretches`.
+        cap: as in `examples`.
+
+    Returns:
+        SEQUENCE_COLUMNS: user; history array<bigint>, in the order in which lines were known; history_age array<float>,
+        days before the last of their times; history_weight array<float>, what each line is worth; history_before
+        array<float>, how many of the row's lines were known before the line's moment, -1 of one that is no target here;
+        time (the last one of the row's lines); known_at (when the last target was).
+    """
+    of_users = _whole_users(lines.where(known_before(cuts.test)), cap)
+    in_order = of_users.sortWithinPartitions("user", "known_us", "time_us", "tie", "item")
+    cut = round(utc(cuts.validation).timestamp() * 1e6)
+
+    def made(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return stretches.with_stretches(batches, max_history, cut)
+
+    return (
+        in_order.select(*stretches.LINE_COLUMNS)
+        .mapInArrow(made, stretches.ROW_TYPE)
+        .select(
+            *SEQUENCE_COLUMNS[:-2],
+            F.timestamp_micros("time_us").alias("time"),
+            F.timestamp_micros("known_us").alias("known_at"),
+        )
+    )
+
+
+def _whole_users(lines: DataFrame, cap: int | None) -> DataFrame:
+    """Lines with their times in microseconds, each user's in one partition."""
+    whole = lines.repartition("user") if cap is None else newest(lines, cap)
+    times = {"time_us": F.col("time"), "arrival_us": F.col("arrival_time"), "known_us": known_at()}
+    return whole.withColumns({name: F.unix_micros(time) for name, time in times.items()})
 
 
 def in_time(line: Column) -> Column:

@@ -6,7 +6,7 @@ a range of them, and else the latest of those that had arrived. Columns are gath
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ ROW_TYPE = (
 )
 _NAMES = [column.split()[0] for column in ROW_TYPE.split(", ")]
 
-Lines = dict[str, npt.NDArray[Any]]  # by LINE_COLUMNS
+Lines = dict[str, npt.NDArray[Any]]  # by columns
 
 
 def with_histories(
@@ -39,17 +39,16 @@ def with_histories(
         looked_at: so many of the lines that arrived last before a moment are looked at for its history.
         since: rows of lines that were known from then on alone; None: all.
     """
-    for lines in _of_whole_users(batches):
+    for lines in of_whole_users(batches, LINE_COLUMNS):
         yield from _rows(lines, length, looked_at, since)
 
 
-def _of_whole_users(batches: Iterable[pa.RecordBatch]) -> Iterator[Lines]:
+def of_whole_users(batches: Iterable[pa.RecordBatch], columns: Sequence[str]) -> Iterator[Lines]:
     """Cut where a customer ends: the last one of a batch waits for the next, which may have more lines of theirs."""
     waiting: list[Lines] = []
     for batch in batches:
         lines = {
-            name: column.to_numpy(zero_copy_only=False)
-            for name, column in zip(LINE_COLUMNS, batch.columns, strict=True)
+            name: column.to_numpy(zero_copy_only=False) for name, column in zip(columns, batch.columns, strict=True)
         }
         users = lines["user"]
         if not len(users):
@@ -68,13 +67,13 @@ def _part(lines: Lines, rows: slice) -> Lines:
 
 
 def _joined(parts: list[Lines]) -> Lines:
-    return {name: np.concatenate([part[name] for part in parts]) for name in LINE_COLUMNS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _rows(lines: Lines, length: int, looked_at: int, since: int | None) -> Iterator[pa.RecordBatch]:
     user, time = lines["user"], lines["time_us"]
-    of_user = _starts(user[1:] != user[:-1])
-    of_moment = _starts((user[1:] != user[:-1]) | (time[1:] != time[:-1]))
+    of_user = starts(user[1:] != user[:-1])
+    of_moment = starts((user[1:] != user[:-1]) | (time[1:] != time[:-1]))
     rows = np.arange(len(user)) if since is None else np.flatnonzero(lines["known_us"] >= since)
     moments, of_row = np.unique(of_moment[rows], return_inverse=True)
     histories = _histories(lines, moments, of_user, length, looked_at)
@@ -84,7 +83,7 @@ def _rows(lines: Lines, length: int, looked_at: int, since: int | None) -> Itera
         yield _batch(lines, rows[part], *histories.of(of_row[part]))
 
 
-def _starts(changes: Mask) -> Ints:
+def starts(changes: Mask) -> Ints:
     """Of each position the first one of its run, of where runs change."""
     opens = np.concatenate([[0], np.flatnonzero(changes) + 1])
     return np.repeat(opens, np.diff(opens, append=len(changes) + 1))

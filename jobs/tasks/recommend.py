@@ -1,7 +1,8 @@
 """Recommendation: which items a user will buy next, out of the whole catalogue.
 
-An example is one bought item with the user's history as of that moment; a two-tower model learns vectors whose inner
-product ranks the catalogue; validation ranks it in full.
+An example is one bought item with the user's history as of that moment, from which two towers learn; or a stretch of a
+user's purchases, from all of which a sequence model learns. Either gives vectors whose inner product ranks the
+catalogue; validation ranks it in full.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
-from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of
+from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of, in_sequences
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
@@ -45,12 +46,17 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
     """
     users, items = sizes["users"], sizes["items"]
     differ = settings is not None and len(set(weights_of(settings.examples).values())) > 1
+    history = (
+        Column("user", Kind.ID, vocabulary="users", size=users),
+        Column("history", Kind.IDS, vocabulary="items", size=items),
+        Column("history_age", Kind.DENSE, ragged=True),
+        *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ else ()),
+    )
+    if settings is not None and in_sequences(settings):
+        return Schema((*history, Column("history_before", Kind.DENSE, ragged=True)))
     return Schema(
         (
-            Column("user", Kind.ID, vocabulary="users", size=users),
-            Column("history", Kind.IDS, vocabulary="items", size=items),
-            Column("history_age", Kind.DENSE, ragged=True),
-            *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ else ()),
+            *history,
             Column("target", Kind.ID, vocabulary="items", size=items),
             Column("new", Kind.DENSE),
             Column("weight", Kind.WEIGHT),
@@ -87,12 +93,13 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def _with_age(spec: Mapping[str, Any], columns: Schema) -> Transform | None:
-    """Adds `age`, the days from the moment to the test cut; None where an earlier version's table has it."""
+    """Adds `age`, the days from the moment to the test cut; None where an earlier version's table has it, or where
+    examples have no moment."""
     from datetime import datetime
 
     import torch
 
-    if "age" in columns:
+    if "age" in columns or "time" not in columns:
         return None
     cut = datetime.fromisoformat(spec["build"]["cuts"]["test"]).timestamp() * 1e6
 
@@ -115,12 +122,13 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     model_type = MODELS[spec["model"]["name"]]
     if not issubclass(model_type, RetrievalModel):
         raise SettingsError(
-            f"model.name must be a model that ranks items; '{spec['model']['name']}' answers rows; take two_tower"
+            f"model.name must be a model that ranks items; '{spec['model']['name']}' answers rows; take two_tower or "
+            "sequence"
         )
     config = {key: value for key, value in spec["model"].items() if key != "name"}
     catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *model_type.FEATURES])
     items = torch.tensor(catalogue["item"].to_numpy())
-    size = columns["target"].size or 1
+    size = columns["history"].size or 1
     features = {
         name: torch.zeros(size).index_copy(0, items, torch.tensor(catalogue[name].to_numpy()).float())
         for name in model_type.FEATURES
@@ -183,7 +191,7 @@ TASK = Task(
     asks=("users", "catalogue"),
     kinds=lambda _: {"users": "user_id", "items": "item_id"},
     numbers=lambda _: ("items",),
-    key=("user", "time", "target"),
+    key=("user", "time", "target", "known_at", "history"),
     spread=2,
     schema=schema,
     model="two_tower",
@@ -200,6 +208,7 @@ TASK = Task(
     scoring=ListScoring,
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
+    anew=lambda settings: "sequences run through a customer's lines of all times" if in_sequences(settings) else None,
     looked_up=("items",),
     since=True,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from jobs.settings_lists import examples_of
+from jobs.settings_lists import examples_of, in_sequences
 from jobs.task import Before, Ground
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
@@ -58,7 +58,9 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
         "catalogue": made.catalogue(),
         "histories": _dated(held, since),
         "queries": made.queries(both, known, cap),
-        "examples": features.examples(known, cuts, asked.max_history, cap),
+        "examples": (features.sequences if in_sequences(ground.settings) else features.examples)(
+            known, cuts, asked.max_history, cap
+        ),
     }
 
 
