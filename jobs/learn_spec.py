@@ -16,7 +16,7 @@ from jobs import builds
 from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
 from jobs.versions import installed
-from training.configs import model_identity
+from training.configs import CONFIGS, model_identity
 from training.data.delta_log import open_log
 from training.errors import SettingsError
 from training.schema import Schema
@@ -35,11 +35,13 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         validate: whether to rank the held-out queries after each epoch.
 
     Raises:
-        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks, the bundle to
-            start from is of another model, or what is to be attached is no file; BundleError: it is none.
+        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks, the model learns
+            from other examples, the bundle to start from is of another model, or what is to be attached is no file;
+            BundleError: it is none.
     """
     settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)
+    _check_columns(settings.model["name"], Schema.from_json(facts["schema"]))
     examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
     # The table's id too: versions of another table that lies there later begin at 0 again.
     pinned = {"uri": examples.uri, "version": examples.version, "id": examples.table_id}
@@ -166,6 +168,16 @@ def check_start(spec: Mapping[str, Any], cut: str) -> None:
                 f"'{start['name']}' are of a vocabulary that was made elsewhere, or anew since: its weights would go "
                 "to others. Name a bundle that was trained on these tables, or none"
             )
+
+
+def _check_columns(model: str, columns: Schema) -> None:
+    """See that the examples are such as a model learns from."""
+    missing = [name for name in CONFIGS[model].READS if name not in columns]
+    if missing:
+        raise SettingsError(
+            f"model.name '{model}' must have examples with {', '.join(missing)}; those of the build in force have "
+            f"{', '.join(columns.names)}; name another model, or build such examples (examples.form)"
+        )
 
 
 def _vocabularies(root: str, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import SettingsError
 from training.identity import identity_of, without_later
@@ -19,11 +19,13 @@ class ModelConfig(BaseModel):
 
     Attributes:
         FIRST: the fields that the model began with; none that comes later (training/identity.py).
+        READS: columns of the examples without which it cannot learn; more of them may be of use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     FIRST: ClassVar[frozenset[str]]
+    READS: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -80,6 +82,7 @@ class TwoTowerConfig(ModelConfig):
             "drift_days",
         }
     )
+    READS = ("user", "history", "history_age", "target", "new", "weight")
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(
@@ -176,10 +179,50 @@ class QuantileMlpConfig(ModelConfig):
         return levels
 
 
+class SequenceConfig(ModelConfig):
+    """Hyper-parameters of the model of sequences, training/models/sequence.py."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset(
+        {"dim", "layers", "heads", "blocks", "places", "dropout", "negatives", "batch_negatives"}
+    )
+    READS = ("history", "history_age", "history_before")
+
+    dim: int = Field(
+        64, ge=2, le=65_536, description="width of items and tokens", json_schema_extra=choices(64, 128, 256)
+    )
+    layers: int = Field(2, ge=1, le=100, description="blocks, one after the other", json_schema_extra=choices(1, 2, 3))
+    heads: int = Field(2, ge=1, le=1_024, description="of the attention; each is dim / heads wide, an even number")
+    blocks: Literal["gated", "sasrec"] = Field(
+        "gated", description="gated: pre-norm, gates, rotary places and times; sasrec: as published, learned places"
+    )
+    places: int = Field(
+        200, ge=1, le=100_000, description="sasrec: places that are learned, from the newest line back; older share one"
+    )
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="of item vectors and of what blocks add", json_schema_extra=search(0.0, 0.6)
+    )
+    negatives: int = Field(
+        1024,
+        ge=0,
+        le=2**31 - 1,
+        description="uniform draws a step, for all its targets; the catalogue's size or more: all items",
+    )
+    batch_negatives: int = Field(
+        1024, ge=0, le=2**31 - 1, description="a batch's targets that are drawn beside them, for all its targets"
+    )
+
+    @model_validator(mode="after")
+    def _even_heads(self) -> Self:
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim must be a multiple of 2 x heads = {2 * self.heads}; got {self.dim}")
+        return self
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "two_tower": TwoTowerConfig,
     "row_mlp": RowMlpConfig,
     "quantile_mlp": QuantileMlpConfig,
+    "sequence": SequenceConfig,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
-from training.configs import CONFIGS, ModelConfig
+from training.configs import CONFIGS, ModelConfig, SequenceConfig
 from training.errors import SchemaError, SettingsError
 from training.models import MODELS, RetrievalModel
 from training.models.two_tower import TwoTower
@@ -44,8 +45,11 @@ class Normed(TwoTower):
         return nn.functional.normalize(self.norm(super()._taste(*given)), dim=1)
 
 
+# Histories of these are sequences: a row's target is its last line, and what they know of a customer is the history.
+SEQUENCES = [name for name, config in CONFIGS.items() if config is SequenceConfig]
 RETRIEVAL = {name: model for name, model in MODELS.items() if issubclass(model, RetrievalModel)}
 CONTRACT: dict[str, type[RetrievalModel]] = {**RETRIEVAL, "batch_norm": Normed}
+POOLED = [name for name in CONTRACT if name not in SEQUENCES]
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -55,6 +59,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
 
 
 def make_batch(users: list[int], histories: list[list[int]], targets: list[int]) -> Batch:
+    """A batch of either kind: what is a query's has the history alone, and `examples_for` gives what is learnt from."""
     history, rows = ragged(histories), len(users)
     return {
         "user": torch.tensor(users, dtype=torch.int64),
@@ -65,6 +70,24 @@ def make_batch(users: list[int], histories: list[list[int]], targets: list[int])
         "age": torch.full((rows,), 10.0),
         "weight": torch.ones(rows),
         "time": torch.zeros(rows, dtype=torch.int64),
+    }
+
+
+def examples_for(name: str, batch: Batch) -> Batch:
+    """What a model learns from."""
+    if name not in SEQUENCES:
+        return batch
+    history, target = batch["history"], batch["target"]
+    assert isinstance(history, Ragged)
+    assert isinstance(target, Tensor)
+    bounds = history.offsets.tolist()
+    held = [history.values[start:end].tolist() for start, end in pairwise(bounds)]
+    lines = ragged([[*one, int(last)] for one, last in zip(held, target, strict=True)])
+    before = torch.cat([torch.arange(len(one) + 1) for one in held]) if held else torch.zeros(0)
+    return {
+        "history": lines,
+        "history_age": Ragged(torch.full(lines.values.shape, 3.0), lines.offsets),
+        "history_before": Ragged(before.float(), lines.offsets),
     }
 
 
@@ -103,7 +126,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def trained(name: str) -> tuple[RetrievalModel, list[float]]:
     model = build(name).train()
-    found = list(training_losses(model, taste_batch, 60, sparse_rate=0.02))
+    found = list(training_losses(model, lambda seed: examples_for(name, taste_batch(seed)), 60, sparse_rate=0.02))
     return model.eval(), found
 
 
@@ -119,7 +142,7 @@ def group(items: Tensor) -> Tensor:
 def test_shapes_and_types(name: str) -> None:
     model, batch = build(name).eval(), taste_batch(1, rows=7)
     queries, matrix = model.queries(batch), model.item_matrix()
-    total, weight = model.loss(batch, torch.Generator())
+    total, weight = model.loss(examples_for(name, batch), torch.Generator())
     assert queries.shape == (7, matrix.shape[1])
     assert matrix.shape[0] == ITEMS + 1
     assert (queries.dtype, matrix.dtype, total.dtype) == (torch.float32,) * 3
@@ -130,11 +153,15 @@ def test_shapes_and_types(name: str) -> None:
 def test_loss_falls_and_finds_the_planted_tastes(trained: tuple[RetrievalModel, list[float]]) -> None:
     model, losses = trained
     assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.5
-    users = list(range(1, USERS + 1))
-    by_user = top(model, make_batch(users, [[] for _ in users], [1] * USERS), 10)
-    assert (group(by_user) == group(torch.tensor(users))[:, None]).double().mean() > 0.9
     by_history = top(model, make_batch([0] * GROUPS, [[g, g + GROUPS] for g in range(1, GROUPS + 1)], [1] * GROUPS), 10)
     assert (group(by_history) == group(torch.arange(1, GROUPS + 1))[:, None]).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", POOLED, indirect=True)
+def test_a_customer_has_a_taste_of_their_own(trained: tuple[RetrievalModel, list[float]]) -> None:
+    users = list(range(1, USERS + 1))
+    by_user = top(trained[0], make_batch(users, [[] for _ in users], [1] * USERS), 10)
+    assert (group(by_user) == group(torch.tensor(users))[:, None]).double().mean() > 0.9
 
 
 def test_unknown_item_is_never_recommended(trained: tuple[RetrievalModel, list[float]]) -> None:
@@ -151,7 +178,7 @@ def test_the_target_is_not_looked_at(trained: tuple[RetrievalModel, list[float]]
 def test_a_batch_of_no_rows(name: str) -> None:
     model, empty = build(name).train(), make_batch([], [], [])
     with few_rows(model, 0):
-        total, weight = model.loss(empty, torch.Generator())
+        total, weight = model.loss(examples_for(name, empty), torch.Generator())
     total.backward()
     assert (float(total.detach()), float(weight)) == (0, 0)
     for parameter in model.parameters():
@@ -162,7 +189,8 @@ def test_a_batch_of_no_rows(name: str) -> None:
 
 def test_empty_histories_unknown_items_and_unknown_users(name: str) -> None:
     model = build(name).train()
-    total, weight = model.loss(make_batch([0, 5], [[], [0, 0]], [3, 4]), torch.Generator())
+    batch = make_batch([0, 5, 6], [[], [0, 0], [0, 7]], [3, 4, 2])
+    total, weight = model.loss(examples_for(name, batch), torch.Generator())
     total.backward()
     assert torch.isfinite(total)
     assert float(weight) > 0
@@ -171,6 +199,7 @@ def test_empty_histories_unknown_items_and_unknown_users(name: str) -> None:
     torch.testing.assert_close(unknown_left_out[0], unknown_left_out[1])
 
 
+@pytest.mark.parametrize("name", POOLED, indirect=True)
 def test_rows_of_unknown_targets_and_of_no_weight_do_not_count(name: str) -> None:
     model = build(name).eval()
     batch = make_batch([1, 2, 3], [[1], [2], [3]], [5, 0, 6])
@@ -183,7 +212,7 @@ def test_rows_of_unknown_targets_and_of_no_weight_do_not_count(name: str) -> Non
 def test_same_generator_same_loss(name: str) -> None:
     model, batch = (
         build(name, **({"negatives": 20} if "negatives" in CONTRACT[name].Config.model_fields else {})).train(),
-        taste_batch(4),
+        examples_for(name, taste_batch(4)),
     )
     first, again, other = (float(model.loss(batch, torch.Generator().manual_seed(s))[0].detach()) for s in (1, 1, 2))
     assert first == again
@@ -192,13 +221,13 @@ def test_same_generator_same_loss(name: str) -> None:
 
 def test_the_global_generator_is_left_alone(name: str) -> None:
     model, before = build(name).train(), torch.get_rng_state()
-    model.loss(taste_batch(5), torch.Generator())
+    model.loss(examples_for(name, taste_batch(5)), torch.Generator())
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_embedding_tables_have_sparse_gradients(name: str) -> None:
     model = build(name).train()
-    model.loss(taste_batch(6), torch.Generator())[0].backward()
+    model.loss(examples_for(name, taste_batch(6)), torch.Generator())[0].backward()
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     assert tables
     assert all(table.grad is not None and table.grad.is_sparse for table in tables)
@@ -251,6 +280,7 @@ def by_weight(trained: tuple[RetrievalModel, list[float]], name: str) -> Retriev
     return model.eval()
 
 
+@pytest.mark.parametrize("name", POOLED, indirect=True)
 def test_an_item_of_the_history_counts_so_often_as_its_weight_says(
     trained: tuple[RetrievalModel, list[float]], by_weight: RetrievalModel
 ) -> None:
@@ -267,6 +297,7 @@ def test_an_item_of_the_history_counts_so_often_as_its_weight_says(
     torch.testing.assert_close(losses[0], losses[1])
 
 
+@pytest.mark.parametrize("name", POOLED, indirect=True)
 def test_weights_of_one_are_none(trained: tuple[RetrievalModel, list[float]], by_weight: RetrievalModel) -> None:
     batch = taste_batch(8)
     history = batch["history"]

@@ -5,8 +5,14 @@ from __future__ import annotations
 from training.models.base import Model, RetrievalModel
 from training.models.quantile_mlp import QuantileMlp
 from training.models.row_mlp import RowMlp
+from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
 
 __all__ = ["MODELS", "Model", "RetrievalModel"]
 
-MODELS: dict[str, type[Model]] = {"two_tower": TwoTower, "row_mlp": RowMlp, "quantile_mlp": QuantileMlp}
+MODELS: dict[str, type[Model]] = {
+    "two_tower": TwoTower,
+    "row_mlp": RowMlp,
+    "quantile_mlp": QuantileMlp,
+    "sequence": Sequence,
+}

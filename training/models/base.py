@@ -91,13 +91,13 @@ class RetrievalModel(Model):
             SchemaError: a feature is missing, or is not one finite number per item of the vocabulary.
         """
         super().__init__(config, schema, tables)
-        items = schema["target"].size or 1
+        items = schema["history"].size or 1
         given = {} if item_features is None else {name: item_features.get(name) for name in self.FEATURES}
         for name, values in given.items():
             if values is None or values.shape != (items,) or not bool(torch.isfinite(values).all()):
                 found = "nothing" if values is None else f"shape {tuple(values.shape)}, or NaN among them"
                 raise SchemaError(
-                    f"item feature '{name}' must be {items} finite numbers, one per index of the target's vocabulary; "
+                    f"item feature '{name}' must be {items} finite numbers, one per index of the items' vocabulary; "
                     f"got {found}; build the catalogue and the examples from the same vocabulary"
                 )
         columns = [values.float() for values in given.values() if values is not None] or [torch.zeros(items)] * len(

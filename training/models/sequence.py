@@ -1,0 +1,193 @@
+"""Sequences: what a customer buys next, from all that was bought before, in its order.
+
+    item vectors -> blocks (training/models/blocks.py) -> at each place a query; query . item vector = score
+
+An example is a stretch of a customer's lines, and every line with something before it is a target: one pass over the
+tokens learns from all of them. A line's query is the token of the last line that was known before the line's moment
+(`history_before`): lines of one moment say nothing of each other, and a line that arrived late nothing of those before
+its arrival. Item vectors are the same in the input and in the score.
+
+Shape suffixes: L lines of the batch, T tokens (lines that a query looks at), N targets, C candidates, U distinct items,
+D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.batch import Batch, Ragged
+from training.configs import ModelConfig, SequenceConfig
+from training.models.base import RetrievalModel
+from training.models.blocks import BLOCKS, EPS, SasrecBlock, turns_of
+from training.models.draws import dropped
+from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
+from training.models.packed import packed
+from training.schema import Schema
+from training.tables.sharded import Tables, look_up
+
+UNKNOWN_BIAS = -1e4  # far below every score
+MATRIX_PIECE = 65_536  # items whose rows are read at a time
+
+
+class Sequence(RetrievalModel):
+    """The sequence model of the `recommend` task.
+
+    Reads the columns history, history_age and history_before of a batch, and history_weight where the schema has it; a
+    query needs the first two. Of a query's history every line is looked at. Lines of unknown items are passed over.
+    Item feature: `user_count`, purchases before the training cut: how often an item is a target.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = SequenceConfig
+    FEATURES: ClassVar[tuple[str, ...]] = ("user_count",)
+    COMPILED: ClassVar[tuple[str, ...]] = ("_softmax_piece",)
+
+    _softmax_piece = staticmethod(softmax_piece)
+
+    config: SequenceConfig
+    target_shares: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        schema: Schema,
+        item_features: Mapping[str, Tensor] | None = None,
+        tables: Tables | None = None,
+    ) -> None:
+        super().__init__(config, schema, item_features, tables)
+        dim, block = self.config.dim, BLOCKS[self.config.blocks]
+        items = cast(int, schema["history"].size)
+        self.items = self.table("items", items, dim, std=dim**-0.5)
+        self.has_weights = "history_weight" in schema
+        self.blocks = nn.ModuleList(
+            block(dim, self.config.heads, self.config.dropout) for _ in range(self.config.layers)
+        )
+        self.places = nn.Parameter(0.02 * torch.randn(self.config.places, dim)) if block is SasrecBlock else None
+        self.norm = nn.LayerNorm(dim, EPS) if block is SasrecBlock else nn.RMSNorm(dim, EPS)
+        counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
+        self.register_buffer("target_shares", counts / counts.sum())
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Sampled softmax of each line that something was known before, weighted by what the line is worth."""
+        history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
+        learnt = _learnt(history, cast(Ragged, batch["history_before"]).values)
+        tokens = learnt.tokens
+        candidates = draw_candidates(
+            learnt.targets, self.target_shares, self.config.negatives, generator, self.config.batch_negatives
+        )
+        ids = torch.cat([candidates.items, learnt.targets, history.values[tokens.kept]])
+        distinct, where = torch.unique(ids, return_inverse=True)
+        where_C, where_N, where_T = where.split([len(candidates.items), len(learnt.targets), int(tokens.offsets[-1])])
+        (items_UD,) = look_up((self.items, distinct))
+        drop = generator if self.training else None
+        query_ND = self._encoded(items_UD[where_T], -days[tokens.kept], tokens.offsets, drop)[learnt.queries]
+        weight = self._weights(batch)[learnt.lines]
+        loss = sampled_softmax(
+            query_ND,
+            items_UD[where_C],
+            (query_ND * items_UD[where_N]).sum(dim=1),
+            learnt.targets,
+            candidates,
+            weight,
+            piece=self._softmax_piece,
+        )
+        return loss, weight.sum()
+
+    def queries(self, batch: Batch) -> Tensor:
+        history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
+        tokens = _tokens(history, history.values > 0)
+        distinct, where = torch.unique(history.values[tokens.kept], return_inverse=True)
+        (items_UD,) = look_up((self.items, distinct))
+        encoded_TD = self._encoded(items_UD[where], -days[tokens.kept], tokens.offsets, None)
+        last = tokens.offsets[1:] - 1
+        none = encoded_TD.new_zeros(1, self.config.dim)  # of a row without a token
+        found = torch.cat([encoded_TD, none])[torch.where(tokens.offsets.diff() > 0, last, len(encoded_TD))]
+        return F.pad(found.float(), (0, 1), value=1.0)
+
+    def item_matrix(self) -> Tensor:
+        """(items, D + 1): the last column is 0 but for the unknown item."""
+        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
+        matrix = torch.cat([look_up((self.items, ids))[0] for ids in torch.split(every, MATRIX_PIECE)])
+        unknown = F.pad(torch.zeros_like(matrix[:1]), (0, 1), value=UNKNOWN_BIAS)
+        return torch.cat([unknown, F.pad(matrix[1:], (0, 1))])
+
+    def _encoded(self, items_TD: Tensor, days: Tensor, offsets: Tensor, drop: torch.Generator | None) -> Tensor:
+        """(T, D): what each token knows of itself and of those before it in its sequence.
+
+        Args:
+            items_TD: the tokens' item vectors.
+            days: (T,) their times.
+            offsets: of the sequences.
+            drop: generator of what is dropped, if anything is.
+        """
+        layout = packed(offsets)
+        x_TD = items_TD[layout.order] * self.config.dim**0.5
+        if self.places is not None:
+            x_TD = x_TD + self.places[(layout.length - 1 - layout.position).clamp(max=len(self.places) - 1)]
+        x_TD = dropped(x_TD, self.config.dropout, drop)
+        turns = turns_of(layout.position, days[layout.order], self.config.heads, self.config.dim // self.config.heads)
+        for block in self.blocks:
+            x_TD = block(x_TD, layout, turns, drop)
+        return cast(Tensor, self.norm(x_TD))[layout.place]
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """(L,): what each line is worth."""
+        if self.has_weights:
+            return cast(Ragged, batch["history_weight"]).values
+        return torch.ones_like(cast(Ragged, batch["history_age"]).values)
+
+
+class _Tokens(NamedTuple):
+    """The lines that are looked at.
+
+    Attributes:
+        kept: (L,) bool, which.
+        before: (L + 1,) int64, how many of them come before each line of the batch, and before its end.
+        offsets: (rows + 1,) int64, of each row's tokens.
+    """
+
+    kept: Tensor
+    before: Tensor
+    offsets: Tensor
+
+
+class _Learnt(NamedTuple):
+    """What a batch teaches.
+
+    Attributes:
+        tokens: the lines that are looked at.
+        lines: (N,) int64, the lines of the batch that are targets.
+        targets: (N,) int64, their items.
+        queries: (N,) int64, of each target the token whose sight it is predicted from.
+    """
+
+    tokens: _Tokens
+    lines: Tensor
+    targets: Tensor
+    queries: Tensor
+
+
+def _tokens(history: Ragged, kept: Tensor) -> _Tokens:
+    before = F.pad(kept.cumsum(0), (1, 0))
+    return _Tokens(kept, before, before[history.offsets])
+
+
+def _learnt(history: Ragged, known_before: Tensor) -> _Learnt:
+    """Targets are known items with a known item before; lines that no target's query sees are no tokens.
+
+    Args:
+        history: the batch's lines.
+        known_before: (L,) how many of a row's lines were known before each; below 0 of a line that is no target.
+    """
+    items, starts = history.values, history.offsets[:-1]
+    row = torch.repeat_interleave(history.offsets.diff())
+    known = _tokens(history, items > 0)
+    seen = starts[row] + known_before.long().clamp(min=0)  # where the lines end that its query sees
+    lines = torch.nonzero((known_before > 0) & (items > 0) & (known.before[seen] > known.before[starts[row]]))[:, 0]
+    last = starts.clone().scatter_reduce(0, row[lines], seen[lines], "amax")
+    tokens = _tokens(history, known.kept & (torch.arange(len(items), device=items.device) < last[row]))
+    return _Learnt(tokens, lines, items[lines], tokens.before[seen[lines]] - 1)
