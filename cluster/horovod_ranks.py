@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from cluster.errors import LaunchError, RankLostError, spark_reason
 from cluster.failures import Failure, verdict

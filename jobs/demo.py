@@ -7,8 +7,6 @@ make demo TASK=name [DATA=file]         another task (`millrace tasks`), on the 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +15,13 @@ from jobs import build_examples, evaluate, feedback_round, ingest, report, score
 from jobs.console import CONSOLE, say, show_table
 from jobs.sessions import open_session
 from jobs.settings import DEFAULT_TASK, Settings, load_settings
-from jobs.stages import timed
+from jobs.stages import Stages
 from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
 from jobs.yaml_settings import cut
 from training.errors import SettingsError
 
 PIPELINES = Path(__file__).parent / "pipelines"
-
-
-class Stages:
-    """Runs stages in turn, says which, and keeps how long each took this time."""
-
-    def __init__(self, run_dir: str) -> None:
-        self.seconds: dict[str, float] = {}
-        self._run_dir = run_dir
-
-    def run(self, name: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        CONSOLE.rule(f"[bold]{len(self.seconds) + 1}. {name}", align="left")
-        started = time.perf_counter()
-        summary = timed(self._run_dir, name, call)
-        self.seconds[name] = time.perf_counter() - started
-        return summary
 
 
 def run_demo(data: str | None, out: str, flags: list[str], task: str = DEFAULT_TASK) -> dict[str, Any]:

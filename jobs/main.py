@@ -59,6 +59,30 @@ def _demo(
     guarded(call)
 
 
+def _benchmark(
+    data: Annotated[
+        str, typer.Argument(help="a file or table of interactions: user, item, and time where there is one")
+    ],
+    flags: Flags = None,
+    protocol: Annotated[str, typer.Option(help="leave_one_out, given or by_date")] = "leave_one_out",
+    test: Annotated[str | None, typer.Option(help="the test's file, where the split is given")] = None,
+    model: Annotated[str, typer.Option(help="the model's name")] = "two_tower",
+    column: Annotated[list[str] | None, typer.Option(help="user=NAME, item=NAME or time=NAME")] = None,
+    out: Annotated[str, typer.Option(help="the folder for tables and bundle")] = "out/benchmark",
+) -> None:
+    """A file of interactions through the whole pipeline, to one line of figures as papers give them."""
+
+    def call() -> None:
+        from jobs import benchmark
+
+        result = benchmark.run_benchmark(
+            data, protocol, test=test, model=model, out=out, columns=column or [], flags=flags or []
+        )
+        sys.stdout.write(benchmark.line(result) + "\n")
+
+    guarded(call)
+
+
 def _settings() -> None:
     """All settings with their defaults, as Markdown."""
     from jobs.settings_page import page
@@ -117,6 +141,7 @@ def build_app() -> typer.Typer:
     app.command("demo")(_demo)
     for name, help_text in JOBS.items():
         app.command(name)(_command(name, help_text))
+    app.command("benchmark")(_benchmark)
     app.command("erase")(erase)
     app.command("settings")(_settings)
     app.command("tasks")(_tasks)

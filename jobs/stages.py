@@ -7,13 +7,28 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.artefacts import STAGES, read_json, write_json
-from jobs.console import warn
+from jobs.console import CONSOLE, warn
 from training.errors import ArtefactError
 
 TIMED = (
     "simulate", "ingest", "build_examples", "tune", "train", "evaluate", "score", "ingest_feedback",
     "feedback", "report",
 )  # fmt: skip
+
+
+class Stages:
+    """Runs stages in turn, says which, and keeps how long each took this time."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.seconds: dict[str, float] = {}
+        self._run_dir = run_dir
+
+    def run(self, name: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        CONSOLE.rule(f"[bold]{len(self.seconds) + 1}. {name}", align="left")
+        started = time.perf_counter()
+        summary = timed(self._run_dir, name, call)
+        self.seconds[name] = time.perf_counter() - started
+        return summary
 
 
 def timed(run_dir: str, stage: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:

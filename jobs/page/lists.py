@@ -73,11 +73,19 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
     heading = tag("h3", _protocol_title(key, protocol), "part")
     return join(
         heading,
-        paragraph(protocol["what"]),
+        paragraph(protocol["what"] + _asked_for(protocol)),
         _table(models, differences, order, names, k, caption),
         grid(*bars, line),
         *(_at_length(models, differences, order, names, at) for at in sorted(ks) if at != k),
     )
+
+
+def _asked_for(protocol: Json) -> str:
+    """By what a reader sees whether two pages judge the same; nothing where an earlier version judged."""
+    pairs = protocol.get("pairs")
+    if pairs is None:
+        return ""
+    return f". {pairs['count']:,} pairs of a customer and an item are to be found, hash {pairs['hash']}"
 
 
 def _at_length(models: Json, differences: Json, order: Sequence[str], names: Sequence[str], k: int) -> Html:

@@ -51,13 +51,16 @@ def test_users_and_popularity_agree_with_a_plain_count(result: dict, settings: S
     owners = collections.Counter(item for row in queries for item in row["seen"])
     order = sorted(owners, key=lambda item: (-owners[item], item))
     for protocol, masked in (("new", True), ("any", False)):
-        recalls = []
+        recalls, found = [], 0
         for row in queries:
             truth = set(row["truth"]) - (set(row["seen"]) if masked else set())
+            found += len(truth)
             top = [item for item in order if not masked or item not in row["seen"]][:5]
             recalls += [len(truth & set(top)) / len(truth)] if truth else []
         judged = result["protocols"][protocol]
         assert judged["users"] == len(recalls)
+        assert judged["pairs"]["count"] == found
+        assert len(judged["pairs"]["hash"]) == 16
         assert judged["models"]["popularity"]["recall_at_5"]["value"] == pytest.approx(sum(recalls) / len(recalls))
 
 

@@ -99,9 +99,20 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     shown = [name for name in names if name in values]
     return {
         "users": values[OURS].users,
+        "pairs": _pairs(ground, asked),
         "models": {name: values[name].intervals() | spreads[name] for name in shown},
         "differences": {name: values[OURS].minus(values[name]) for name in shown[1:]},
     }
+
+
+def _pairs(ground: Ground, asked: DataFrame) -> dict[str, Any]:
+    """How many pairs of a customer and an item are to be found, and a hash of these pairs: who compares values from two
+    places sees by it whether they are of the same ones."""
+    found = asked.select("user_id", F.explode("truth").alias("item"))
+    named = found.join(catalogue_of_test(ground).select("item", "item_id"), on="item", how="inner")
+    row = named.agg(F.count(F.lit(1)).alias("pairs"), F.bit_xor(F.xxhash64("user_id", "item_id")).alias("hash"))
+    pairs, digest = row.collect()[0]
+    return {"count": pairs, "hash": f"{digest & (1 << 64) - 1:016x}"}
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:

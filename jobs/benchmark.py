@@ -1,0 +1,160 @@
+"""A file of interactions through the whole pipeline under a protocol of papers, to one line of figures.
+
+    millrace benchmark ratings.dat --protocol leave_one_out --model two_tower model.dim=64 tuning.epochs=20
+
+Ingest, build, tune, train and evaluate are the pipeline's own. A study of one trial (more by `tuning.trials`) finds how
+many epochs are best for the validation; then a model learns from all that lies before the test. All users are asked,
+and the whole catalogue is ranked for each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.session import TO_SCORE
+from jobs import build_examples, evaluate, ingest, train, tune
+from jobs.artefacts import write_json
+from jobs.console import say
+from jobs.interactions import interactions
+from jobs.memory import PeakMemory
+from jobs.sessions import in_utc, open_session
+from jobs.settings import Settings, load_settings
+from jobs.stages import Stages
+from jobs.task import OURS
+from spark_udfs import protocols
+from training.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+RESULT = "benchmark.json"
+SOURCE = "interactions"
+# Interactions are of one kind, whatever they were.
+ALWAYS = [
+    "task=recommend", f"ingest.table={SOURCE}", "ingest.columns={user_id: user, item_id: item, time: time}",
+    "ingest.constants={kind: click}", "examples.weights={click: 1}", f"examples.max_queries={2**31 - 1}",
+]  # fmt: skip
+USUALLY = [
+    "evaluation.ks=[5, 10, 20, 50]", "evaluation.baselines=[popularity]", "tuning.trials=1", "tuning.epochs=20",
+    "tuning.metric=ndcg_at_10", "tuning.pruner=none",
+]  # fmt: skip
+BY_ORDER = [f"examples.test_from={protocols.TEST:%Y-%m-%d}", f"examples.validation_days={protocols.VALIDATION_DAYS}"]
+PROTOCOLS = {
+    "leave_one_out": "each user's last interaction is the test, the last but one the validation",
+    "given": "the test is a file of its own",
+    "by_date": "what happens from examples.test_from on is the test",
+}
+
+
+def run_benchmark(
+    place: str,
+    protocol: str,
+    *,
+    test: str | None = None,
+    model: str = "two_tower",
+    out: str = "out",
+    columns: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    spark: SparkSession | None = None,
+) -> dict[str, Any]:
+    """Run a file of interactions through the pipeline.
+
+    Args:
+        place: the file, folder or table (jobs/interactions.py).
+        protocol: one of PROTOCOLS.
+        test: the file of the test, where the split is given.
+        model: its name.
+        out: everything is written below this folder.
+        columns: `user=NAME`, `item=NAME`, `time=NAME`, where they are not to be seen from the names.
+        flags: `section.key=value`, over what a benchmark sets.
+        spark: a session.
+
+    Returns:
+        What benchmark.json holds: data, protocol, model, users, pairs (count and hash of what was to be found), metrics
+        and those of the baselines with intervals, epochs, samples_per_s, seconds by stage, peak_memory_mb, flags.
+
+    Raises:
+        SettingsError: the protocol does not fit what was given, or a setting is wrong.
+        DataError: the interactions cannot be read.
+    """
+    _refuse_what_does_not_fit(protocol, test)
+    home = Path(out) / f"{Path(place).name.split('.')[0]}-{protocol}-{model}"
+    places = [f"tables.root={home}/tables", f"run_dir={home}/run", f"model.name={model}"]
+    of_protocol = [] if protocol == "by_date" else BY_ORDER
+    settings = load_settings(None, [*USUALLY, *of_protocol, *flags, *ALWAYS, *places])
+    named = dict(_named(text) for text in columns)
+    with PeakMemory() as memory:
+        stages, summary = _staged(settings, spark, protocol, lambda at: _rows(at, protocol, place, test, named))
+    judged = summary["evaluate"]["protocols"]["new"]
+    values, learned = dict(judged["models"]), summary["train"]
+    result = {
+        "data": place,
+        **({} if test is None else {"test": test}),
+        "protocol": protocol,
+        "model": model,
+        "users": judged["users"],
+        "pairs": judged["pairs"],
+        "metrics": values.pop(OURS),
+        "baselines": values,
+        "epochs": learned["epochs"],
+        "samples_per_s": round(learned["rows"] * learned["epochs"] / stages.seconds["train"], 1),
+        "seconds": {name: round(seconds, 1) for name, seconds in stages.seconds.items()},
+        "peak_memory_mb": round(memory.peak / 2**20),
+        "bundle": learned["bundle"],
+        "flags": list(flags),
+    }
+    write_json(settings.run_dir, RESULT, result)
+    say(f"benchmark: {PROTOCOLS[protocol]}; {settings.run_dir}/{RESULT}")
+    return result
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """The result as one line of JSON."""
+    return json.dumps(result)
+
+
+@in_utc
+def _staged(
+    settings: Settings,
+    spark: SparkSession | None,
+    protocol: str,
+    rows: Callable[[SparkSession], DataFrame],
+) -> tuple[Stages, dict[str, dict[str, Any]]]:
+    stages, summary = Stages(settings.run_dir), dict[str, dict[str, Any]]()
+    spark = open_session(settings, spark, beside=TO_SCORE)
+    say(f"benchmark: {protocol}: {PROTOCOLS[protocol]}")
+    given = {SOURCE: rows(spark)}
+    stages.run("ingest", lambda: ingest.run(settings, spark, frames=given))
+    stages.run("build_examples", lambda: build_examples.run(settings, spark))
+    if settings.tuning.trials:
+        study = stages.run("tune", lambda: tune.run(settings, spark))
+        tuned = settings.training.model_copy(update={"tuned": study["best"] is not None})
+        settings = settings.model_copy(update={"training": tuned})
+    summary["train"] = stages.run("train", lambda: train.run(settings, spark))
+    summary["evaluate"] = stages.run("evaluate", lambda: evaluate.run(settings, spark))
+    return stages, summary
+
+
+def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, named: Mapping[str, str]) -> DataFrame:
+    rows = interactions(spark, place, named)
+    if test is not None:
+        return protocols.given(rows, interactions(spark, test, named))
+    return protocols.leave_one_out(rows) if protocol == "leave_one_out" else protocols.by_date(rows)
+
+
+def _refuse_what_does_not_fit(protocol: str, test: str | None) -> None:
+    if protocol not in PROTOCOLS:
+        raise SettingsError(f"--protocol must be one of {', '.join(PROTOCOLS)}; got '{protocol}'")
+    if (protocol == "given") != (test is not None):
+        remedy = "name its file with --test" if test is None else "leave --test out, or set --protocol given"
+        raise SettingsError(f"--protocol {protocol}: {PROTOCOLS[protocol]}; {remedy}")
+
+
+def _named(text: str) -> tuple[str, str]:
+    ours, equals, name = text.partition("=")
+    if ours not in ("user", "item", "time") or not equals or not name:
+        raise SettingsError(f"--column is user=NAME, item=NAME or time=NAME; got '{text}'")
+    return ours, name

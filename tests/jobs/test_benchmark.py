@@ -1,0 +1,58 @@
+"""The benchmark: a file of interactions under a protocol, to one line; and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import benchmark
+from jobs.benchmark import run_benchmark
+from jobs.memory import PeakMemory
+from training.errors import SettingsError
+
+FLAGS = ["training.ranks=1", "training.epochs=1", "tuning.trials=0", "evaluation.bootstrap=100", "model.dim=8"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "test", "columns", "said"),
+    [
+        ("leave_two_out", None, [], "--protocol must be one of leave_one_out, given, by_date"),
+        ("given", None, [], "name its file with --test"),
+        ("by_date", "test.txt", [], "leave --test out"),
+        ("by_date", None, ["users=who"], "--column is user=NAME"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(
+    protocol: str, test: str | None, columns: list[str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        run_benchmark("ratings.csv", protocol, test=test, columns=columns, out=str(tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_memory_is_added_up() -> None:
+    with PeakMemory() as memory:
+        rows = b"x" * (64 << 20)
+    assert memory.peak > len(rows)
+
+
+@pytest.mark.slow
+def test_a_file_of_lists_to_one_line(spark: SparkSession, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    users = [[f"u{n}", *(f"i{item}" for item in rng.sample(range(30), 6))] for n in range(60)]
+    (tmp_path / "lists.txt").write_text("".join(" ".join(user) + "\n" for user in users))
+    result = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
+    assert result["users"] == result["pairs"]["count"] == 60
+    told = json.loads(benchmark.line(result))
+    assert {"recall_at_10", "ndcg_at_10", "hit_rate_at_10"} <= set(told["metrics"])
+    assert told["metrics"]["recall_at_10"]["value"] == told["metrics"]["hit_rate_at_10"]["value"]
+    assert set(told["baselines"]) == {"popularity"}
+    assert told["peak_memory_mb"] > 100
+    assert set(told["seconds"]) == {"ingest", "build_examples", "train", "evaluate"}
+    again = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
+    assert again["pairs"] == result["pairs"]
+    assert again["bundle"] == result["bundle"]
