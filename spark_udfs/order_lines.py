@@ -236,8 +236,8 @@ def _kind(rules: Rules) -> Column:
 def _disposition(rules: Rules) -> Column:
     now = F.lit(utc(rules.now)) if rules.now else F.current_timestamp()
     is_product = F.col("item_id").rlike(rules.item_pattern) if rules.item_pattern else F.lit(True)
-    # What may be a sale: a kind that is unknown is no reason not to look.
-    is_sold = F.coalesce(F.col("kind").isin(*SOLD), F.lit(True))
+    # A word that nobody knows may be anything: it is named, whatever else is missing.
+    is_sold = F.coalesce(F.col("kind").isin(*SOLD), F.lit(False))
 
     def of_sales(name: str) -> Column:
         return is_sold if name in rules.columns else F.lit(False)

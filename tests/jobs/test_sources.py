@@ -387,7 +387,13 @@ def test_a_shop_s_own_words_are_kinds_and_only_sales_need_prices(spark: SparkSes
     assert [(event["kind"], event["price"]) for event in events(spark, settings) if event["kind"] == "cart"] == [
         ("cart", None)
     ]
-    unknown = sorted_lines.unknown_kinds(sort_out(spark, settings)).collect()
+    # Words that nobody knows are named also where rows could have an order's id: they need none.
+    with_orders = of(
+        path, **section | {"columns": CLICKS | {"order_id": "basket"}}, constants={"quantity": None, "price": None}
+    )
+    of_sale = {"sale": "missing_order_id"}
+    assert counts(spark, with_orders) == {of_sale.get(name, name): rows for name, rows in expected.items()}
+    unknown = sorted_lines.unknown_kinds(sort_out(spark, with_orders)).collect()
     assert [tuple(row) for row in unknown] == [("wishlist", 2), (None, 1)]
 
 
