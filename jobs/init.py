@@ -6,6 +6,7 @@ millrace init fraud --data registrations.csv.gz > fraud.yaml
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import gzip
 import itertools
 import json
@@ -20,7 +21,7 @@ from jobs.settings import Settings
 from jobs.task import Task
 from jobs.tasks import TASKS
 from jobs.yaml_settings import cut
-from spark_udfs.event_names import OF_SALES
+from spark_udfs.event_names import KINDS, OF_SALES
 from training.errors import DataError, SettingsError
 
 ROWS = 20  # of a file, that are looked at
@@ -32,12 +33,17 @@ PATTERNS = {
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "yyyy-MM-dd HH:mm:ss",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d": "yyyy-MM-dd'T'HH:mm:ss",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)": "yyyy-MM-dd'T'HH:mm:ssXXX",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)": "yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
     r"\d\d\.\d\d\.\d{4}": "dd.MM.yyyy",
     r"\d\d\.\d\d\.\d{4} \d\d:\d\d": "dd.MM.yyyy HH:mm",
 }
 EVENTS = {"item_id": True, "user_id": True, "time": True, "order_id": False, "quantity": False, "price": False}
 EVENTS |= {"kind": False, "rating": False, "name": False}
 RATINGS = "{kind: rating}"
+UTF8 = "utf-8-sig"
+NO_UTF8 = "windows-1252"  # what most files of shops are in that are not UTF-8
+NUMBERS = ("quantity", "price", "rating")
+COMMA = r"[+-]?[\d.]*\d,\d+"  # a number with a decimal comma
 
 
 class Look(NamedTuple):
@@ -45,7 +51,9 @@ class Look(NamedTuple):
 
     format: str
     delimiter: str
-    columns: dict[str, list[str]]
+    columns: dict[str, list[str]]  # what rows say in each; empty: nothing
+    encoding: str = UTF8
+    timestamps: frozenset[str] = frozenset()  # columns that are times by their type
 
 
 def text(task: str, data: str) -> str:
@@ -91,7 +99,8 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
             yield f"  constants: {RATINGS}   # each row is a rating, and no purchase"
         elif absent := [f"{name}: null" for name in OF_SALES if name in unmapped]:
             yield f"  constants: {{{', '.join(absent)}}}   # null: the shop has none; or map the column above"
-        yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
+        found = None if "kind" in unmapped else matching("kind", list(look.columns))
+        yield from _kinds(look.columns[found] if found else [])
         return
     yield "sources:"
     yield f"  {table}:"
@@ -100,25 +109,42 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     yield "    # persons: [user_id]           # columns with persons' ids, which erase must know; []: none"
 
 
+def _kinds(said: Sequence[str]) -> Iterator[str]:
+    """What the shop's own words mean, if they are not ours: to be said by who knows them."""
+    words = sorted({word.strip().lower() for word in said} - {""})
+    if set(words) <= set(KINDS):
+        yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
+        return
+    yield f"  kinds:   # words of the first rows, and maybe there are more: {', '.join(KINDS)}; null: set aside"
+    yield from (f"    {json.dumps(word)}: ???" for word in words)
+
+
 def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> Iterator[str]:
     """Where the rows lie, how they are written, and which columns are ours."""
     yield f"{indent}path: {json.dumps(data)}"
     yield f"{indent}format: {look.format}"
     if look.format == "csv" and look.delimiter != ",":
         yield f"{indent}delimiter: {json.dumps(look.delimiter)}"
-    taken: set[str] = set()
+    if look.encoding != UTF8:
+        yield f"{indent}encoding: {look.encoding}   # its bytes are no UTF-8"
+    taken: dict[str, str] = {}
     yield f"{indent}columns:"
     for name, needed in wanted.items():
-        found = matching(name, [column for column in look.columns if column not in taken])
-        taken |= {found} if found else set()
+        found = matching(name, [column for column in look.columns if column not in taken.values()])
         if found:
-            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(look.columns[found][:3]))}"
+            taken[name] = found
+            some = [value for value in look.columns[found] if value][:3]
+            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(some))}"
         elif needed:
             yield f"{indent}  {name}: ???"
         else:
             yield f"{indent}  # {name}: ???"
-    times = next((look.columns[name] for name in taken if name == matching("time", list(look.columns))), [])
-    pattern = _pattern(times)
+    said = [value for name in NUMBERS for value in look.columns.get(taken.get(name, ""), ())]
+    if look.format == "csv" and any(re.fullmatch(COMMA, value.strip()) for value in said):
+        yield f'{indent}decimal: ","'
+    if taken.get("time") in look.timestamps:
+        return
+    pattern = _pattern([value for value in look.columns.get(taken.get("time", ""), ()) if value])
     yield f"{indent}time_format: {json.dumps(pattern or '???')}"
     if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
         yield f"{indent}time_zone: UTC   # of times that name none"
@@ -171,25 +197,41 @@ def _look(path: Path) -> Look:
             rows = next(pq.ParquetFile(path).iter_batches(ROWS), None)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"'{path}' cannot be read: {error}") from error
-        held = {} if rows is None else rows.to_pydict()
-        return Look("parquet", ",", {name: [str(value) for value in values] for name, values in held.items()})
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-            lines = list(itertools.islice(file, ROWS + 1))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from error
+        held: dict[str, list[Any]] = {} if rows is None else rows.to_pydict()
+        timestamps = frozenset(name for name, values in held.items() if any(isinstance(one, dt.date) for one in values))
+        return Look("parquet", ",", {name: _texts(values) for name, values in held.items()}, timestamps=timestamps)
+    lines, encoding = _lines(path)
     if lines and lines[0].lstrip().startswith("{"):
-        return Look("json", ",", _json_columns(lines))
+        return Look("json", ",", _json_columns(lines), encoding)
     try:
         delimiter = csv.Sniffer().sniff("".join(lines), ",;\t|").delimiter
     except csv.Error:
         delimiter = ","
     rows_of_text = list(csv.reader(lines, delimiter=delimiter))
     header = rows_of_text[0] if rows_of_text else []
-    return Look(
-        "csv", delimiter, {name: [row[n] for row in rows_of_text[1:] if n < len(row)] for n, name in enumerate(header)}
-    )
+    columns = {name: [row[n] for row in rows_of_text[1:] if n < len(row)] for n, name in enumerate(header)}
+    return Look("csv", delimiter, columns, encoding)
+
+
+def _lines(path: Path) -> tuple[list[str], str]:
+    """A text file's first lines, and what its bytes are."""
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+
+    def read(encoding: str, errors: str) -> list[str]:
+        with opened(path, "rt", encoding=encoding, errors=errors, newline="") as file:
+            return list(itertools.islice(file, ROWS + 1))
+
+    try:
+        try:
+            return read(UTF8, "strict"), UTF8
+        except UnicodeDecodeError:
+            return read(NO_UTF8, "replace"), NO_UTF8
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"'{path}' cannot be read: {error}") from error
+
+
+def _texts(values: Sequence[object]) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
 
 
 def _json_columns(lines: Sequence[str]) -> dict[str, list[str]]:
@@ -200,5 +242,5 @@ def _json_columns(lines: Sequence[str]) -> dict[str, list[str]]:
         except ValueError:
             continue
         for name, value in fields.items() if isinstance(fields, dict) else ():
-            columns.setdefault(name, []).append(str(value))
+            columns.setdefault(name, []).extend(_texts([value]))
     return columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_a_shops_lines_are_matched(tmp_path: Path) -> None:
     with gzip.open(data, "wt") as file:
         file.write(header + "1;a;mug;2;24.12.2024 10:30;2,5;c1\n" * 3)
     asked = settings_of("recommend", data).ingest
-    assert (asked.delimiter, asked.time_format) == (";", "dd.MM.yyyy HH:mm")
+    assert (asked.delimiter, asked.decimal, asked.time_format) == (";", ",", "dd.MM.yyyy HH:mm")
     assert asked.columns == {
         "item_id": "StockCode", "user_id": "CustomerID", "time": "InvoiceDate", "order_id": "InvoiceNo",
         "quantity": "Quantity", "price": "UnitPrice", "name": "Description",
@@ -46,6 +47,37 @@ def test_a_stream_of_clicks_is_matched(tmp_path: Path) -> None:
     assert (asked.format, asked.time_format) == ("json", "epoch_ms")
     assert asked.columns == {"item_id": "sku", "user_id": "visitor", "time": "timestamp", "kind": "event"}
     assert asked.constants == {"order_id": None, "quantity": None, "price": None}
+
+
+def test_words_of_a_shop_s_own_are_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "clicks.json"
+    row = {"visitor": "v", "sku": "s", "ts": "2026-01-01T10:00:00.123Z", "basket": None}
+    data.write_text("".join(json.dumps(row | {"event": word}) + "\n" for word in ("page_view", "Page_View", "add: it")))
+    text = init.text("recommend", str(data))
+    assert "None" not in text
+    with pytest.raises(SettingsError, match=r"ingest\.kinds\.page_view: .* 'view', .* \(value '\?\?\?'\)"):
+        settings_of("recommend", data)
+    path = tmp_path / "shop.yaml"
+    path.write_text(text.replace('"page_view": ???', '"page_view": view').replace('"add: it": ???', '"add: it": null'))
+    asked = load_settings(path).ingest
+    assert (asked.kinds, asked.time_format) == ({"page_view": "view", "add: it": None}, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
+
+
+def test_bytes_that_are_no_utf8_have_an_encoding(tmp_path: Path) -> None:
+    data = tmp_path / "lines.csv"
+    data.write_text("user,item,date,Gruppe_ä\nu,i,2024-01-01,Möbel\n", encoding="latin-1")
+    asked = settings_of("recommend", data).ingest
+    assert asked.encoding == "windows-1252"
+    assert "Gruppe_ä" in init.text("recommend", str(data))
+
+
+def test_times_by_their_type_need_no_format(tmp_path: Path) -> None:
+    data = tmp_path / "lines.parquet"
+    times = pa.array([None, 1_700_000_000_123_456], pa.timestamp("us"))
+    pq.write_table(pa.table({"user": ["u", "u"], "item": ["i", "i"], "time": times}), data)
+    text = init.text("recommend", str(data))
+    assert 'time: "time"' in text
+    assert "time_format" not in text
 
 
 def test_a_file_of_ratings_has_no_purchases(tmp_path: Path) -> None:
