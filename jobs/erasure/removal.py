@@ -55,9 +55,10 @@ class Gone(NamedTuple):
     is_raw: bool = False
 
     @property
-    def held(self) -> Column:
-        """What is compared."""
-        return F.trim(F.col(self.column)) if self.is_raw else F.col(self.column)
+    def same(self) -> Column:
+        """Whether a row of the table (`held`) has one of the values (`new`); a table may have a column `value` too."""
+        held = F.col(f"held.`{self.column}`")
+        return (F.trim(held) if self.is_raw else held) == F.col("new.value")
 
 
 class Cleaned(NamedTuple):
@@ -77,9 +78,9 @@ def count(tables: Tables, gone: Sequence[Gone]) -> int:
     """How many rows a table has of those that are to go, each once."""
     rows, found = tables.read(gone[0].name), 0
     for each in gone:
-        same, values = each.held == F.col("value"), each.values.distinct()
-        found += rows.join(values, on=same, how="left_semi").count()
-        rows = rows.join(values, on=same, how="left_anti")
+        held, values = rows.alias("held"), each.values.distinct().alias("new")
+        found += held.join(values, on=each.same, how="left_semi").count()
+        rows = held.join(values, on=each.same, how="left_anti")
     return found
 
 

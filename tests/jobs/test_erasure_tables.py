@@ -73,6 +73,21 @@ def test_a_row_of_two_columns_counts_once(tables: Tables) -> None:
     assert erasure_tables.count(tables, gone) == 2
 
 
+def test_a_table_may_have_a_column_value(tables: Tables) -> None:
+    """As `user_sums` of ingest has, and as an attribute may be called."""
+    rows = tables.spark.createDataFrame(
+        [(GONE, "UK", " x "), (KEPT, GONE, GONE)], "user_id string, value string, `a.b` string"
+    )
+    tables.write("sums", rows, mode="overwrite", job="ingest", inputs={})
+    values = users(tables, GONE).withColumnRenamed("user_id", "value")
+    gone = [Gone("sums", column, values, is_raw=column == "a.b") for column in ("user_id", "value", "a.b")]
+    assert [
+        erasure_tables.count(tables, gone[:1]),
+        erasure_tables.count(tables, gone[2:]),
+        erasure_tables.count(tables, gone),
+    ] == [1, 1, 2]
+
+
 @pytest.mark.slow
 def test_versions_within_the_horizon_can_be_read(tables: Tables, tmp_path: Path) -> None:
     for name in (GONE, KEPT, "user 32"):
