@@ -25,6 +25,7 @@ from jobs.settings import Settings, load_settings
 from jobs.stages import Stages
 from jobs.task import OURS
 from spark_udfs import protocols
+from training.configs import CONFIGS
 from training.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 RESULT = "benchmark.json"
 SOURCE = "interactions"
+BEFORE = "history_before"  # a column that examples have which are sequences
 # Interactions are of one kind, whatever they were.
 ALWAYS = [
     "task=recommend", f"ingest.table={SOURCE}", "ingest.columns={user_id: user, item_id: item, time: time}",
@@ -84,7 +86,8 @@ def run_benchmark(
     home = Path(out) / f"{Path(place).name.split('.')[0]}-{protocol}-{model}"
     places = [f"tables.root={home}/tables", f"run_dir={home}/run", f"model.name={model}"]
     of_protocol = [] if protocol == "by_date" else BY_ORDER
-    settings = load_settings(None, [*USUALLY, *of_protocol, *flags, *ALWAYS, *places])
+    of_model = [f"examples.form={form_of(model)}"]
+    settings = load_settings(None, [*USUALLY, *of_model, *of_protocol, *flags, *ALWAYS, *places])
     named = dict(_named(text) for text in columns)
     with PeakMemory() as memory:
         stages, summary = _staged(settings, spark, protocol, lambda at: _rows(at, protocol, place, test, named))
@@ -143,6 +146,12 @@ def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, name
     if test is not None:
         return protocols.given(rows, interactions(spark, test, named))
     return protocols.leave_one_out(rows) if protocol == "leave_one_out" else protocols.by_date(rows)
+
+
+def form_of(model: str) -> str:
+    """The form of examples that a model learns from."""
+    config = CONFIGS.get(model)  # of an unknown one the settings say so
+    return "sequences" if config is not None and BEFORE in config.READS else "purchases"
 
 
 def _refuse_what_does_not_fit(protocol: str, test: str | None) -> None:

@@ -34,6 +34,14 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     assert not [*tmp_path.iterdir()]
 
 
+def test_examples_have_the_form_that_the_model_learns_from() -> None:
+    assert [benchmark.form_of(name) for name in ("two_tower", "sequence", "none")] == [
+        "purchases",
+        "sequences",
+        "purchases",
+    ]
+
+
 def test_memory_is_added_up() -> None:
     with PeakMemory() as memory:
         rows = b"x" * (64 << 20)
