@@ -17,7 +17,7 @@ from jobs.build_inputs import inputs_of, lines_of, pinned
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
-from jobs.growth import Growth, growth, table_ids
+from jobs.growth import Growth, growth
 from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -64,12 +64,16 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
         before, watch = builds.newest(tables), Watch(tables, JOB, "examples")
         pins = pinned(tables, task, settings)
         inputs = inputs_of(task, pins, settings)
-        same = before.manifest is not None and before.manifest["inputs"] == inputs
-        held = moved_builds.readable(tables, before.manifest) if same and before.manifest is not None else None
+        same, held = before.manifest is not None and before.manifest["inputs"] == inputs, None
+        if same and before.manifest is not None and moved_builds.are_its_own(tables, before.manifest, pins):
+            held = moved_builds.readable(tables, before.manifest)
     if same:
         if held is not None:
             return _held(tables, before, held)
-        say("examples are built again: versions that the build in force names have lost files, and rows have changed")
+        say(
+            "examples are built again: tables that the build in force names were removed, changed or have lost files, "
+            "or others lie there now"
+        )
     grown = None
     if before.manifest is not None and not same and task.grows:
         with step("build examples: looking for what was added"):
@@ -92,11 +96,12 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             tables, task, ground, split.cuts, split.counts["training_lines"], inputs, split.goes_on
         )
     with step("build examples: counting and publishing"):
+        versions = numbered | written
         manifest = {
-            "versions": numbered | written,
+            "versions": versions,
             "read": {name: pin.version for name, pin in pins.items()},
             "inputs": inputs,
-            "ids": table_ids(tables, task),
+            "ids": {name: tables.id(name) for name in (*pins, *versions)},
             **_told(settings, split, ground, vocabulary, tables.read("examples", written["examples"])),
         }
         watch.before_publishing()

@@ -7,7 +7,8 @@ leaves the one before it in force, and whoever trains, tunes, evaluates or score
 A manifest is JSON: `versions` of the tables written; `read`, versions of the tables that they were made from, and
 `inputs`, what tells whether those or the settings have changed since; `cuts` (ISO times), `counts`, `schema`;
 `pieces`, the examples' pieces of time by split (spark_udfs/pieces.py); `numbers`, what the numbers of a vocabulary mean
-(`vocabularies.digest`); `sides`, of which form its side tables are; `moved`, where rows were removed from them since.
+(`vocabularies.digest`); `ids`, Delta's own ids of the tables written and read; `sides`, of which form its side tables
+are; `moved`, where rows were removed from them since.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 TABLE, COLUMN = "builds", "manifest"
 FIELDS = ("versions", "read", "inputs", "cuts", "counts", "schema", "pieces")
-SIDES = 3  # the form of the side tables: a later build goes on from those of its own form alone
+SIDES = 4  # the form of the side tables: a later build goes on from those of its own form alone
 Manifest = dict[str, Any]
 
 

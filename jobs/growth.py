@@ -135,7 +135,7 @@ def growth(
         return why
     if "moved" in manifest:
         return "persons were erased since, whose lines are in the sums of the build in force"
-    if manifest["ids"] != table_ids(tables, task):
+    if not moved_builds.are_its_own(tables, manifest, task.grows):
         return "other tables lie there now"  # a clone counts its versions from 0 again
     others = [name for name in pins if name not in (*task.grows, *task.looked_up)]
     if others:
@@ -144,7 +144,7 @@ def growth(
         return "settings, or tables other than those that grow, have changed"
     held = moved_builds.readable(tables, manifest)
     if held is None or held["versions"] != manifest["versions"]:
-        return "versions that the build in force names have lost files"
+        return "tables of the build in force were removed or have lost files, or others lie there now"
     for name in (f"vocabulary_{kind}" for kind in task.kinds(settings)):
         version, newest = manifest["versions"][name], tables.version(name)
         if newest != version and appended(tables, name, version, newest) is None:
@@ -156,11 +156,6 @@ def growth(
             return f"rows of {name} were changed or removed since"
         grown[name] = rows
     return Growth(manifest, task.lines(grown, settings))
-
-
-def table_ids(tables: Tables, task: Task) -> dict[str, str]:
-    """Delta's own ids of the tables that grow: versions of another one mean other rows."""
-    return {name: str(tables.detail(name)["id"]) for name in task.grows}
 
 
 def _decisive(task: Task, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from jobs import builds
@@ -80,15 +80,25 @@ def readable(tables: Tables, manifest: builds.Manifest) -> builds.Manifest | Non
     can be read stays, for other files are another order of rows, and so another training.
 
     Returns:
-        The same manifest, one with other versions, or None: a table has other rows by now, or is gone.
+        The same manifest, one with other versions, or None: a table has other rows by now, is gone, or was made anew.
     """
-    found = {name: _readable(tables, name, version) for name, version in manifest["versions"].items()}
+    found = {name: _readable(tables, name, manifest) for name in manifest["versions"]}
     return None if None in found.values() else manifest | {"versions": found}
 
 
-def _readable(tables: Tables, name: str, version: int) -> int | None:
-    if not tables.exists(name):
+def are_its_own(tables: Tables, manifest: builds.Manifest, names: Iterable[str]) -> bool:
+    """Whether these tables are those that the build knew: one that was removed and made anew has versions of its own.
+
+    Builds of earlier versions of Millrace tell fewer tables apart.
+    """
+    ids: dict[str, str] = manifest.get("ids", {})
+    return all(tables.exists(name) and ids.get(name) in (None, tables.id(name)) for name in names)
+
+
+def _readable(tables: Tables, name: str, manifest: builds.Manifest) -> int | None:
+    if not are_its_own(tables, manifest, [name]):
         return None
+    version: int = manifest["versions"][name]
     pin = tables.pin(name)
     if pin.version == version or has_version(tables.path(name), version):
         return version

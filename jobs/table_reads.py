@@ -112,6 +112,14 @@ class TableReads:
         """
         return int(self.detail(name)["sizeInBytes"])
 
+    def id(self, name: str) -> str:
+        """Delta's own id of the table: another one at the same place has another, and other rows under its versions.
+
+        Raises:
+            TableError: there is no such table.
+        """
+        return str(self.detail(name)["id"])
+
     def folders(self, name: str) -> list[str]:
         """The columns that are folders.
 

@@ -168,6 +168,33 @@ def test_after_an_erasure_the_sums_are_made_anew(
     assert rows.agg(F.sum("count")).collect()[0][0] == known
 
 
+@pytest.mark.parametrize("name", ["events", "histories"])
+def test_versions_of_a_table_that_was_made_anew_are_others(
+    spark: SparkSession,
+    begun: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """As by another ingest, or by a build that was killed: its histories would have the new lines already."""
+    monkeypatch.setattr(build_vocabularies, "append_all", lambda *_, **__: 1 / 0)
+    settings = settings_for(copied(begun, tmp_path), day(40))
+    tables = Tables(spark, settings.tables.root)
+    made, rows = tables.version(name), tables.read(name)
+    held = spark.createDataFrame(rows.collect(), rows.schema)
+    shutil.rmtree(tables.path(name))
+    for number in range(made + 1):
+        tables.write(name, held, mode="overwrite", job="build_examples", inputs={"write": number})
+    with pytest.raises(ZeroDivisionError):
+        build(spark, settings, capsys)
+    assert "examples are built again" in capsys.readouterr().err
+    ingest(spark, settings, [event(30_000, "u1", "i1", 42)], 1)
+    with pytest.raises(ZeroDivisionError):
+        build(spark, settings, capsys)
+    assert "others lie there now" in capsys.readouterr().err.replace("other tables lie", "others lie")
+
+
 def test_why_a_build_is_made_of_all_rows(
     spark: SparkSession,
     begun: Path,
