@@ -116,12 +116,15 @@ def _sums(tables: Tables, kind: Kind, pin: Pin, kept: ExitStack) -> Sums:
         return Sums(tables.read(kind.sums))
     since = tables.version(kind.sums) if tables.exists(kind.sums) else -1  # before what it is made from is asked
     before = tables.made_from(kind.sums)
+    _refuse_newer(tables, kind.sums, before, pin)
     added = _added(tables, before, pin)
     if added is None or before is None:
         if tables.exists(kind.name):
             say(f"what events say of {kind.name} is counted anew, from all of them")
         sums = kind.sums_of(tables.read(EVENTS, pin.version))
-        made = tables.write(kind.sums, sums, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
+        made = tables.write(
+            kind.sums, sums, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE
+        )
         return Sums(tables.read(kind.sums, made))
     new = kept.enter_context(persisted(kind.sums_of(added)))
     held = tables.read(kind.sums, since).join(new.select(kind.id).distinct(), on=kind.id, how="left_semi")
@@ -158,14 +161,26 @@ def _write(
     of_attributes = tables.read(kind.attributes) if with_attributes else None
     rows = _rows(kind, sums.rows, of_attributes)
     since = tables.version(kind.name) if tables.exists(kind.name) else -1
+    before = tables.made_from(kind.name)
+    _refuse_newer(tables, kind.name, before, pin)
     if since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
-        before = tables.made_from(kind.name)
         is_same_but_for_events = before is not None and {**before, EVENTS: pin.content} == inputs
         touched = _touched(tables, kind, sums, before, pin) if is_same_but_for_events else None
         if touched is not None:
             with persisted(_rows(kind, touched, of_attributes, touched.select(kind.id).distinct())) as changed:
                 return tables.merge(kind.name, changed, [kind.id], since=since, job=JOB, inputs=inputs)
-    return tables.write(kind.name, rows, mode="overwrite", job=JOB, inputs=inputs, properties=NO_REWRITE)
+    return tables.write(kind.name, rows, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE)
+
+
+def _refuse_newer(tables: Tables, name: str, made_from: Mapping[str, Any] | None, pin: Pin) -> None:
+    """See that a table is not brought back to events of before those that another ingest has brought it up to.
+
+    Raises:
+        TableError: it is made from newer ones.
+    """
+    known = (made_from or {}).get(EVENTS)
+    if isinstance(known, int) and pin.content < known <= tables.pin(EVENTS).content:  # else others lie there now
+        raise tables.changed_meanwhile(name, JOB)
 
 
 def _touched(tables: Tables, kind: Kind, sums: Sums, made_from: Mapping[str, Any] | None, pin: Pin) -> DataFrame | None:

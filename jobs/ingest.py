@@ -22,7 +22,6 @@ from jobs import (
     ingest_batch,
     ingest_inputs,
     ingest_rules,
-    ingested,
     source_tables,
     sources,
 )
@@ -123,7 +122,7 @@ def _planned(tables: Tables, readings: Sequence[Reading], watch: Watch) -> Batch
     inputs = ingest_inputs.inputs_of(readings) | watch.inputs  # rows that were kept before may be dropped now
     compared = step("ingest: comparing the sources with what was taken in")
     with session_settings(tables.spark, partitions_for(tables.spark, 0)), compared:
-        batch = ingest_batch.planned(tables, readings, ingested.known(tables, watch.inputs), inputs)
+        batch = ingest_batch.planned(tables, readings, inputs, watch.inputs)
         is_unknown = batch.known is None and tables.exists(EVENTS)
     if is_unknown:
         say("what the events hold is not known by files (they are of an earlier version, or were changed): all is read")

@@ -60,18 +60,22 @@ class Batch(NamedTuple):
     since: int
 
 
-def planned(tables: Tables, readings: Sequence[Reading], known: Known | None, inputs: Mapping[str, Any]) -> Batch:
+def planned(
+    tables: Tables, readings: Sequence[Reading], inputs: Mapping[str, Any], persons: Mapping[str, int]
+) -> Batch:
     """What of the sources is to be read.
 
     Args:
         tables: where the events lie.
         readings: the sources.
-        known: what was taken in before.
         inputs: what the events are to be made from.
+        persons: what `inputs` have for the persons who were erased.
 
     Raises:
         DataError: the events were ingested under other rules.
     """
+    since = tables.version(ingested.TABLE) if tables.exists(ingested.TABLE) else -1  # before its rows are asked
+    known = ingested.known(tables, persons)
     before = known.made_from if known is not None else tables.made_from("events")
     ingest_inputs.refuse_other_rules(tables, before, inputs)
     names = list(dict.fromkeys(source.name for source, _ in readings))
@@ -88,7 +92,6 @@ def planned(tables: Tables, readings: Sequence[Reading], known: Known | None, in
     name = hashlib.sha256(json.dumps(of_batch, sort_keys=True).encode()).hexdigest()[:12]
     if known is not None and not readings:
         name = known.last_batch(names)
-    since = tables.version(ingested.TABLE) if tables.exists(ingested.TABLE) else -1
     return Batch(name, readings, known, whole, before, of_batch, number, since)
 
 

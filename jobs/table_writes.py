@@ -149,7 +149,7 @@ class TableWrites(TableReads):
         for commit in self.history(name):
             if commit.write == metadata.write or (by_inputs and commit.made == metadata.made):
                 return commit.version
-        raise self._changed_meanwhile(name, json.loads(metadata.made)["job"])
+        raise self.changed_meanwhile(name, json.loads(metadata.made)["job"])
 
     @contextmanager
     def _one_writer(self, name: str, job: str) -> Iterator[None]:
@@ -158,9 +158,10 @@ class TableWrites(TableReads):
         except SPARK_ERRORS as error:
             if not is_conflict(error):
                 raise
-            raise self._changed_meanwhile(name, job) from error
+            raise self.changed_meanwhile(name, job) from error
 
-    def _changed_meanwhile(self, name: str, job: str) -> TableError:
+    def changed_meanwhile(self, name: str, job: str) -> TableError:
+        """What a job is told whose write would undo another one's."""
         return TableError(
             f"table '{name}' at {self.path(name)} was changed by another writer while `{job}` wrote to it; "
             f"nothing of this write was kept. Run `millrace {job.replace('_', '-')}` again once the other has ended"

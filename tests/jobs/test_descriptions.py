@@ -148,6 +148,30 @@ def test_attributes_are_read_again_only_if_their_source_has_changed(
     assert len(read) == 2
 
 
+@pytest.mark.parametrize(
+    ("owner", "asked", "refused"), [(Tables, "pin", "item_sums"), (descriptions, "_sums", "items")]
+)
+def test_of_two_the_one_that_knows_fewer_events_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, asked: str, refused: str
+) -> None:
+    """The other one is through after this one has looked at the events, or has added them up."""
+    tables, held, ask, others = Tables(spark, str(tmp_path)), events(3, 5) + events(2, 5), getattr(owner, asked), []
+
+    def late(*args: Any) -> Any:
+        found = ask(*args)
+        if not others:
+            others.append("runs")
+            add(tables, held[5:])
+            brought_up(tables)
+        return found
+
+    add(tables, held[:5])
+    monkeypatch.setattr(owner, asked, late)
+    with pytest.raises(TableError, match=rf"'{refused}' .* was changed by another writer while `ingest` wrote to it"):
+        brought_up(tables)
+    assert rows(tables, "items") == expected(held)["items"]
+
+
 def test_of_two_that_add_the_same_up_one_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     tables = Tables(spark, str(tmp_path))
     sums = spark.sql("SELECT 'a' item_id, 1L lines")
