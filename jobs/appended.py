@@ -63,7 +63,7 @@ def _rows(tables: Tables, name: str, since: int, until: int) -> DataFrame | None
 
 def _files(tables: Tables, log: list[str], path: str, folders: list[str]) -> list[str] | None:
     """The files that were added; None if that is not all that was done."""
-    actions = tables.spark.read.schema(ACTIONS).options(**BY_PATH).json(log)
+    actions = tables.spark.read.schema(ACTIONS).options(**BY_PATH, mode="FAILFAST").json(log)  # a torn file hides rows
     told = actions.where("add.dataChange OR remove.dataChange").limit(MOST_FILES + 1).collect()
     whole = len(told) <= MOST_FILES and all(_is_plain(action, folders) for action in told)
     return [_absolute(action["add"]["path"], path) for action in told] if whole else None

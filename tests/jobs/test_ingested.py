@@ -137,19 +137,25 @@ def test_a_new_file_that_does_not_go_with_those_of_before_is_refused(spark: Spar
         ingested.refuse_other_columns(source, raw, [{"price": "string"}, {"price": "double"}])
 
 
-def test_of_two_at_once_one_is_refused(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["looked", "planned"])
+def test_of_two_at_once_one_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The other one is through just after this one has seen what was taken in, or has planned."""
     (tmp_path / "lines").mkdir()
     write_lines(tmp_path / "lines" / "c.csv", NEW)
     settings, tables = settings_for(tmp_path, tmp_path / "lines"), Tables(spark, str(tmp_path / "tables"))
-    take_in, inner = ingest_batch.take_in, list[dict[str, Any]]()
+    module, name = (ingested, "known") if when == "looked" else (ingest_batch, "planned")
+    asked, inner = getattr(module, name), list[dict[str, Any]]()
 
-    def late(*args: Any) -> None:
+    def late(*args: Any) -> Any:
+        found = asked(*args)
         if not inner:
             inner.append({})
             inner[0] = ingest.run(settings, spark)
-        take_in(*args)
+        return found
 
-    monkeypatch.setattr(ingest_batch, "take_in", late)
+    monkeypatch.setattr(module, name, late)
     with pytest.raises(TableError, match=r"'ingested' .* was changed by another writer while `ingest` wrote to it"):
         ingest.run(settings, spark)
     assert inner[0]["dispositions"] == {"sale": 1}
@@ -173,10 +179,15 @@ def test_rows_that_were_added_to_a_delta_table(spark: SparkSession, tmp_path: Pa
     assert rows is not None
     assert rows.columns == tables.read("raw").columns
     assert sorted((row["order_id"], row["country"]) for row in rows.collect()) == [("20", "U K/1"), ("20", "UK")]
+    spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('delta.checkpointInterval' = '1')")
+    commit = tmp_path / "raw" / "_delta_log" / f"{1:020d}.json"  # before a checkpoint, so that Delta reads it no more
+    commit.with_name(f".{commit.name}.crc").unlink()  # a store has none
+    commit.write_text(commit.read_text()[:-20])
+    assert appended(tables, "raw", 0, tables.version("raw")) is None
     spark.sql(f"DELETE FROM {place} WHERE order_id = '20'")
     assert appended(tables, "raw", 0, tables.version("raw")) is None
     assert appended(tables, "raw", 1, 0) is None
-    Path(f"{tmp_path}/raw/_delta_log/{1:020d}.json").unlink()
+    commit.unlink()
     assert appended(tables, "raw", 0, 1 + 1) is None
 
 
