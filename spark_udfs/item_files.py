@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 KINDS = {"bigint": "int64", "int": "int32", "float": "float32", "double": "float64"}  # Spark's numbers, and numpy's
+ABANDONED_S = 86_400  # nothing is written for so long by one who writes still
 KEPT = 2  # of one name; older ones go, a worker that has one mapped keeps it
 
 
@@ -98,6 +100,7 @@ def save_items(rows: DataFrame, folder: Path, name: str) -> ItemFile:
         os.utime(path)  # it may be an earlier run's
     for old in sorted(folder.glob(f"{name}-*"), key=lambda held: held.stat().st_mtime, reverse=True)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
+    _clear_remnants(folder, name)
     kinds = [KINDS[kind.removeprefix("array<").removesuffix(">")] for kind in given.values()]
     least = [int(kind.startswith("array<")) for kind in given.values()]
     columns = zip(given, kinds, map(max, widths, least), strict=True)
@@ -143,6 +146,14 @@ def _write(batches: Iterable[pa.RecordBatch], names: list[str], folder: Path, na
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return columns[0].rows, [column.width for column in columns], digest
+
+
+def _clear_remnants(folder: Path, name: str) -> None:
+    """Remove what tasks that were killed left, on whichever host that was."""
+    for scratch in folder.glob(f".{name}-*"):
+        with suppress(OSError):  # another one removes it too, or has just given it its name
+            if time.time() - max(held.stat().st_mtime for held in (scratch, *scratch.iterdir())) > ABANDONED_S:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_other_rows_get_another_name_and_old_ones_go(items: DataFrame, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {files[2].name, files[3].name}
     assert item_files.KEPT == 2
     assert held(files[0]) == sorted(ROWS)[1:]
+
+
+def test_what_a_killed_task_left_goes_when_nobody_writes_there(items: DataFrame, tmp_path: Path) -> None:
+    old, young, slow = (tmp_path / f".some-{name}" for name in ("old", "young", "slow"))
+    for scratch in (old, young, slow):
+        scratch.mkdir()
+        (scratch / "item").touch()
+    for path in (old / "item", old, slow):
+        os.utime(path, (0, 0))
+    file = save_items(items, tmp_path, "some")
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, young.name, slow.name}
 
 
 def test_a_file_that_is_cut_short_is_refused(items: DataFrame, tmp_path: Path) -> None:
