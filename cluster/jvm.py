@@ -7,6 +7,7 @@ small process of its own watches both (cluster/jvm_watch.py).
 from __future__ import annotations
 
 import fcntl
+import locale
 import os
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ def bound_jvm() -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix="millrace-jvm-"))
     log, before = folder / "stderr.log", _jvm()
-    with _in_turn(), _stderr_to(log):
+    with _in_turn(), _in_utf8(), _stderr_to(log):
         yield log
     jvm = _jvm()
     if jvm is None or jvm is before or sys.platform != "linux":
@@ -68,6 +69,25 @@ def _in_turn() -> Iterator[None]:
             cache.mkdir(parents=True, exist_ok=True)
             fcntl.flock(held.enter_context((cache / "jvm.lock").open("a")), fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _in_utf8() -> Iterator[None]:
+    """Let what starts inside inherit a locale of UTF-8, as this process takes the names of files anyway.
+
+    With LC_ALL=C, and with one that the machine does not have, a JVM finds no path that has more than ASCII in it.
+    """
+    before = os.environ.get("LC_ALL")
+    if locale.getencoding().lower() in ("utf-8", "utf8"):
+        yield
+        return
+    os.environ["LC_ALL"] = "C.UTF-8"
+    try:
+        yield
+    finally:
+        del os.environ["LC_ALL"]
+        if before is not None:
+            os.environ["LC_ALL"] = before
 
 
 @contextmanager

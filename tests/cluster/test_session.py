@@ -92,6 +92,21 @@ print("started", file=sys.stderr)
     assert log.read_text() == "chatter\n"
 
 
+def test_a_jvm_finds_paths_beyond_ascii() -> None:
+    """LC_ALL=C is what cron and build servers set; Python reads names as UTF-8 there, Java does not."""
+    code = """
+import os, subprocess, sys
+from cluster.jvm import _in_utf8
+child = [sys.executable, "-c", "import locale; print(locale.getencoding().lower())"]
+with _in_utf8():
+    subprocess.run(child, check=True)
+print(os.environ["LC_ALL"], flush=True)
+"""
+    env = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.split() == ["utf-8", "C"]
+
+
 def test_jvms_of_a_user_start_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that fetched Delta's jars into one empty Ivy folder at once would both fail."""
     from cluster.jvm import _in_turn
