@@ -137,6 +137,20 @@ def refuse_other_task(tables: Tables, manifest: Manifest, task: str) -> None:
         )
 
 
+def refuse_another(manifest: Manifest, name: str, table_id: str, place: str) -> None:
+    """See that a table is the build's own, by its id: versions of another one that lies there now hold other rows.
+
+    Raises:
+        TableError: it is another.
+    """
+    held = manifest.get("ids", {}).get(name, table_id)
+    if held != table_id:
+        raise TableError(
+            f"table '{name}' at {place} must be the one that the build in force names ({held}), and is another "
+            f"({table_id}): that one was removed; run `millrace build-examples`"
+        )
+
+
 def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:
     """Versions at which the tables that a build was made from can be read: the newest ones where rows are the same.
 

@@ -35,14 +35,15 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         validate: whether to rank the held-out queries after each epoch.
 
     Raises:
-        NoTableError: no build is published; SettingsError: the batch cannot be dealt out to the ranks, the model learns
-            from other examples, the bundle to start from is of another model, or what is to be attached is no file;
-            BundleError: it is none.
+        NoTableError: no build is published; TableError: other examples lie there now; SettingsError: the batch cannot
+            be dealt out to the ranks, the model learns from other examples, the bundle to start from is of another
+            model, or what is to be attached is no file; BundleError: it is none.
     """
     settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)
     _check_columns(settings.model["name"], Schema.from_json(facts["schema"]))
     examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
+    builds.refuse_another(facts, "examples", examples.table_id, examples.uri)
     # The table's id too: versions of another table that lies there later begin at 0 again.
     pinned = {"uri": examples.uri, "version": examples.version, "id": examples.table_id}
     cut = "test" if "validation" in splits else "validation"

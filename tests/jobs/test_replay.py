@@ -104,6 +104,15 @@ def test_a_training_removes_what_killed_ones_left_beside_the_bundles(trained: Se
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
 
+def test_examples_that_were_made_anew_are_not_the_builds_own(trained: Settings) -> None:
+    """As by a build that was killed, after the table was removed: its version 0 has another build's rows."""
+    root = trained.tables.root
+    build = builds.published_at(root) | {"ids": {"examples": "the first one's"}}
+    write_deltalake(f"{root}/builds", pa.table({"manifest": [json.dumps(build)]}), mode="overwrite")
+    with pytest.raises(TableError, match=r"'examples' at .* must be the one .* \(the first one's\), and is another \("):
+        train.run(trained)
+
+
 def test_a_bundle_that_cannot_be_read_just_now_is_not_made_again(
     trained: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
