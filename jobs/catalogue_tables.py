@@ -18,7 +18,7 @@ from jobs.sessions import SPARK_ERRORS
 from jobs.table_reads import Pin, pin_of
 from training.errors import DataError, TableError
 
-_MISSING = re.compile(r"NOT_FOUND|NO_SUCH|NoSuch|REQUIRES_SINGLE_PART_NAMESPACE|cannot be found")
+_MISSING = re.compile(r"NOT_FOUND|NO_SUCH|NoSuch|REQUIRES_SINGLE_PART_NAMESPACE|cannot be found|Nested databases")
 _NO_DELTA = "a view or no Delta table"
 _FORBIDDEN = re.compile(r"PERMISSION|PRIVILEGE|AccessControl|AccessDenied|ermission denied|not authorized|Forbidden")
 

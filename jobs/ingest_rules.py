@@ -96,8 +96,9 @@ def tried(spark: SparkSession, column: Column, setting: str, value: str) -> Any:
     try:
         return spark.range(1).select(column).collect()[0][0]
     except SPARK_ERRORS as error:
-        reasons = [line for line in str(error).splitlines() if line.strip()]
-        raise SettingsError(f"{setting} is '{value}', which Spark does not take: {reasons[0]}") from error
+        reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in reasons if not line.endswith(":")), reasons[0])
+        raise SettingsError(f"{setting} is '{value}', which Spark does not take: {reason}") from error
 
 
 def as_json(rules: Rules, asked: SourceSettings) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
     if taken.get("time") in look.timestamps:
         return
     pattern = _pattern([value for value in look.columns.get(taken.get("time", ""), ()) if value])
-    yield f"{indent}time_format: {json.dumps(pattern or '???')}"
+    yield f"{indent}time_format: {json.dumps(pattern) if pattern else '???'}"
     if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
         yield f"{indent}time_zone: UTC   # of times that name none"
 

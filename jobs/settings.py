@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, fie
 from jobs.places import LocalFolder
 from jobs.settings_base import Section
 from jobs.settings_mapping import unmapped
-from jobs.settings_problems import LONGEST, problems
+from jobs.settings_problems import LONGEST, marks, problems
 from jobs.settings_sections import (
     OWN,
     ErasureSettings,
@@ -128,6 +128,7 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
         given = values.get("model")
         model = {"name": _default_model(values.get("task", DEFAULT_TASK))} | (given if isinstance(given, dict) else {})
         found += problems(error, Settings, values | {"model": model}, _own_of(values))
+    found += marks(values)
     if _reads_events(values):
         found += unmapped(values.get("ingest"))
     if found:

@@ -16,6 +16,7 @@ from training.masking import masked
 # Keys whose values are not repeated; "user" and "key" alone are names of ours.
 _HIDDEN = re.compile("pass|pwd|secret|token|credential|auth|api.?key|access.?key|private", re.IGNORECASE)
 LONGEST = 300  # characters of one reason
+MARK = "???"  # stands in what `millrace init` writes for what it cannot know
 
 
 def problems(
@@ -29,7 +30,20 @@ def problems(
         values: what was checked; names the model, whose keys may be meant.
         own: the classes of the sections that are the task's own.
     """
-    return [_explain(item, settings, values, own) for item in error.errors(include_url=False)]
+    found = [item for item in error.errors(include_url=False) if item["input"] != MARK]
+    return [_explain(item, settings, values, own) for item in found]
+
+
+def marks(value: Any, place: str = "") -> Iterator[str]:
+    """A line for each mark that is left of what `millrace init` wrote."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from marks(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from marks(inner, f"{place}.{number}")
+    elif value == MARK:
+        yield f"{cut(place)}: {MARK} stands for what only you know: write it, or take the line out"
 
 
 def _explain(
@@ -77,7 +91,18 @@ def _did_you_mean(
         else:
             section = own[part] if part in own else section.model_fields[part].annotation
     known = sorted(section.model_fields)
+    theirs = _tasks_with(location)
+    if theirs:
+        return f"it is for the task {' or '.join(theirs)}"
     if not known:
         return "this task has none"
     close = difflib.get_close_matches(str(location[-1])[:LONGEST], known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+
+
+def _tasks_with(location: tuple[str | int, ...]) -> list[str]:
+    """The tasks whose own section has a key."""
+    from jobs.tasks import TASKS
+
+    held = {task.name: task.sections.get(str(location[0])) for task in TASKS.values()}
+    return [name for name, section in held.items() if section and location[1:] and location[1] in section.model_fields]

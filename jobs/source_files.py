@@ -247,7 +247,7 @@ def refuse_undecodable(spark: SparkSession, source: Source) -> None:
         listed = ", ".join(f"{count:,} lines of {file}" for file, count in files)
         raise DataError(
             f"bytes that are no {encoding} stand in {listed}: ids would be mistaken for each other. Name the "
-            f"files' encoding in {source.place}.encoding, e.g. windows-1252; nothing was written"
+            f"files' encoding in {source.place}.encoding, e.g. windows-1252; nothing of them was written"
         )
 
 

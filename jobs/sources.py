@@ -124,6 +124,8 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
         remedy = f"Correct {place}.columns"
         if other:
             remedy = f"Its fields seem to be separated by {other!r}: set {place}.delimiter={json.dumps(other)}"
+        elif names and names[0].lstrip().startswith("{"):
+            remedy = f"Its lines seem to be JSON: set {place}.format=json"
         elif asked.format == "csv" and not asked.header:
             remedy += f": with {place}.header=false columns are named by their places, 1 to {len(names)}"
         raise SchemaError(f"'{source.name}' has no column {', '.join(missing)}; it has: {', '.join(names)}. {remedy}")
@@ -145,10 +147,10 @@ def readable(*sources: Source) -> Iterator[None]:
         yield
     except AnalysisException as error:
         source = _meant(sources, str(error))
-        raise DataError(
-            f"'{source.name}' cannot be read: {_first_line(error)}. "
-            f"Check {source.place}.format and {source.place}.columns"
-        ) from error
+        remedy = f"Check {source.place}.format and {source.place}.columns"
+        if "TIMESTAMP(NANOS" in str(error):
+            remedy = "Spark reads no nanoseconds: write the times in microseconds (pandas: coerce_timestamps='us')"
+        raise DataError(f"'{source.name}' cannot be read: {_first_line(error)}. {remedy}") from error
     except SPARK_ERRORS as error:
         text = str(error)
         source = _meant(sources, text)

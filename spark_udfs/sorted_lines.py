@@ -46,9 +46,10 @@ def oddities(sorted_out: DataFrame) -> DataFrame:
 
 def said(sorted_out: DataFrame) -> DataFrame:
     """`source`, and by the name of a column whether any of its rows says something in it."""
-    names = (*NUMBERS, *TEXTS, "time")
-    is_said = [F.max(F.col(name).isNotNull()).alias(name) for name in names]
-    return sorted_out.groupBy("source").agg(*is_said, F.max(F.col("said_kind").isNotNull()).alias("kind"))
+    is_said = {name: F.col(name).isNotNull() for name in (*NUMBERS, *TEXTS)}
+    is_said["time"] = F.col("time").isNotNull() | (F.col("disposition") == "unreadable_time")
+    is_said["kind"] = F.col("said_kind").isNotNull()
+    return sorted_out.groupBy("source").agg(*(F.max(said).alias(name) for name, said in is_said.items()))
 
 
 def events(sorted_out: DataFrame) -> DataFrame:

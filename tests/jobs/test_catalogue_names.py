@@ -62,8 +62,13 @@ def test_a_name_that_is_taken_or_a_schema_that_is_not_there_is_refused(
     for name, what in (("users", "the one at .*/elsewhere"), ("items", "a view or"), ("events", "no Delta table")):
         with pytest.raises(TableError, match=rf"{schema}.{name} must be the table at .*, and is .*{what}.*nothing was"):
             tables.write(name, rows, mode="overwrite", job="ingest", inputs={})
-    with pytest.raises(TableError, match=rf"tables.catalogue '{OTHER}' must be a schema .*create it \(CREATE SCHEMA\)"):
-        Tables(spark, str(tmp_path / "tables"), OTHER).merge_new("users", rows, ["user_id"], job="ingest", inputs={})
+    for other in (OTHER, f"nowhere.{OTHER}"):
+        with pytest.raises(
+            TableError, match=rf"tables.catalogue '{other}' must be a schema .*create it \(CREATE SCHEMA\)"
+        ):
+            Tables(spark, str(tmp_path / "tables"), other).merge_new(
+                "users", rows, ["user_id"], job="ingest", inputs={}
+            )
     assert not (tmp_path / "tables").exists()
 
 

@@ -55,7 +55,9 @@ def test_words_of_a_shop_s_own_are_asked_for(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row | {"event": word}) + "\n" for word in ("page_view", "Page_View", "add: it")))
     text = init.text("recommend", str(data))
     assert "None" not in text
-    with pytest.raises(SettingsError, match=r"ingest\.kinds\.page_view: .* 'view', .* \(value '\?\?\?'\)"):
+    with pytest.raises(
+        SettingsError, match=r"2 problem.*\n.*add: it: \?\?\? stands .*\n.*kinds\.page_view: \?\?\? stands"
+    ):
         settings_of("recommend", data)
     path = tmp_path / "shop.yaml"
     path.write_text(text.replace('"page_view": ???', '"page_view": view').replace('"add: it": ???', '"add: it": null'))

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -171,6 +173,9 @@ def test_fields_that_no_line_of_json_has_are_named(
     ingest.run(Settings(**asked | {"tables": {"root": str(tmp_path / "tables")}}), spark)
     said = " ".join("".join(capsys.readouterr()).split())
     assert "lines.json' says anything in 'usr' (our user_id): see ingest.columns" in said
+    unreadable = sort_out(spark, of(path, format="json", time_format="epoch_s"))
+    (of_source,) = sorted_lines.said(unreadable).collect()
+    assert (of_source["time"], of_source["kind"]) == (True, False)
 
 
 def test_a_delta_table_at_the_top_of_a_store(spark: SparkSession) -> None:
@@ -240,6 +245,7 @@ def test_times_of_no_shop_are_bad(spark: SparkSession, tmp_path: Path) -> None:
         ({"time_format": "yyyy-MM-dd hh:mm:ss"}, r"time_format 'yyyy-MM-dd hh:mm:ss' writes .* 04:05:09' and reads"),
         ({"time_format": "yyyy-mm-dd HH:mm"}, r"time_format 'yyyy-mm-dd HH:mm' writes 2001-11-23 16:05:09 as"),
         ({"time_format": "foo"}, r"time_format is 'foo', which Spark does not take"),
+        ({"time_format": "YYYY-MM-dd"}, r"time_format is 'YYYY-MM-dd', which Spark does not take: Fail to recognize"),
         ({"item_pattern": "^[0-9"}, r"item_pattern is '\^\[0-9', which Spark does not take"),
         ({"encoding": "nonsense"}, r"encoding is 'nonsense', which Spark does not take"),
         ({"format": "parquet", "decimal": ","}, r"ingest.decimal is for ingest.format csv, got parquet"),
@@ -285,6 +291,11 @@ def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path)
         counts(spark, of(tmp_path / "mixed"))
     with pytest.raises(DataError, match=r"Check that it is whole"):
         counts(spark, of(tmp_path / "mixed" / "a.csv", format="parquet"))
+    pq.write_table(pa.table({"order_id": pa.array([0], pa.timestamp("ns"))}), tmp_path / "ns.parquet")
+    with pytest.raises(DataError, match=r"NANOS.*: write the times in microseconds"):
+        counts(spark, of(tmp_path / "ns.parquet", format="parquet"))
+    with pytest.raises(SchemaError, match=r"no column 'order_id' .*to be JSON: set ingest.format=json"):
+        counts(spark, of(json_lines(tmp_path / "lines.json", [row()])))
     source = find(of(tmp_path / "mixed"), spark)
     with (
         pytest.raises(DataError, match=r"UNRESOLVED_COLUMN.*Check ingest.format and ingest.columns"),
