@@ -6,64 +6,21 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from training.errors import SettingsError
-from training.identity import identity_of, without_later
+from training.identity import without_later
+from training.model_config import ModelConfig, choices, search
+from training.row_configs import (
+    DcnV2Config,
+    DeepFmConfig,
+    DlrmConfig,
+    FinalMlpConfig,
+    FmConfig,
+    LogisticRegressionConfig,
+    RowMlpConfig,
+)
 
-
-class ModelConfig(BaseModel):
-    """A model's hyper-parameters: frozen, JSON in and out, unknown keys refused.
-
-    A field that is worth tuning says so: `Field(0.2, json_schema_extra=search(0.05, 0.5, log=True))`.
-
-    Attributes:
-        FIRST: the fields that the model began with; none that comes later (training/identity.py).
-        READS: columns of the examples without which it cannot learn; more of them may be of use.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    FIRST: ClassVar[frozenset[str]]
-    READS: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Check values from a settings file or a bundle.
-
-        Raises:
-            SettingsError: keys are unknown or values do not fit; all of them are named.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            lines = [f"model.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-            raise SettingsError("; ".join(lines) + f"; {cls.__qualname__} takes: {known}") from error
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that a checkpoint must share with the training that goes on from it."""
-        return identity_of(self, self.FIRST)
-
-    @classmethod
-    def search_space(cls) -> dict[str, dict[str, Any]]:
-        """Search range of each field that has one: {"low", "high", "log"} or {"choices"}."""
-        spaces: dict[str, dict[str, Any]] = {}
-        for name, field in cls.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and isinstance(extra.get("search"), dict):
-                spaces[name] = dict(extra["search"])  # type: ignore[arg-type]
-        return spaces
-
-
-def search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
-    """The search range of a number, bounds included, as `json_schema_extra` of a config's field."""
-    return {"search": {"low": low, "high": high, "log": log}}
-
-
-def choices(*values: Any) -> dict[str, Any]:
-    """The values to search, as `json_schema_extra` of a config's field."""
-    return {"search": {"choices": list(values)}}
+__all__ = ["CONFIGS", "ModelConfig", "RowMlpConfig", "carried_config", "choices", "model_identity", "search"]
 
 
 class TwoTowerConfig(ModelConfig):
@@ -124,27 +81,6 @@ class TwoTowerConfig(ModelConfig):
     drift_days: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(
         (30.0,), max_length=16, description="fading times of the biases that follow the seasons, days"
     )
-
-
-class RowMlpConfig(ModelConfig):
-    """Hyper-parameters of the model of rows, training/models/row_mlp.py."""
-
-    FIRST: ClassVar[frozenset[str]] = frozenset({"dim", "hidden", "dropout", "positive_weight", "focal", "start_logit"})
-
-    dim: int = Field(8, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(4, 8, 16, 32))
-    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (64, 32), max_length=16, description="widths of the hidden layers; none: a linear model"
-    )
-    dropout: float = Field(
-        0.1, ge=0, lt=1, description="of the hidden layers' components", json_schema_extra=search(0.0, 0.5)
-    )
-    positive_weight: float = Field(
-        1.0, ge=1e-3, le=1e6, description="weight of a row whose label is 1; taken out of the answers again"
-    )
-    focal: float = Field(
-        0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
-    )
-    start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
 
 
 class QuantileMlpConfig(ModelConfig):
@@ -223,6 +159,12 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "row_mlp": RowMlpConfig,
     "quantile_mlp": QuantileMlpConfig,
     "sequence": SequenceConfig,
+    "logistic_regression": LogisticRegressionConfig,
+    "fm": FmConfig,
+    "deepfm": DeepFmConfig,
+    "dlrm": DlrmConfig,
+    "dcn_v2": DcnV2Config,
+    "final_mlp": FinalMlpConfig,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from training.batch import Batch
 from training.fit import FitSettings, fit
-from training.models.quantile_mlp import QuantileMlp
+from training.models import MODELS
+from training.models.inputs import Standard
+from training.models.rows import RowModel
 from training.schema import Column, Kind, Schema
 from training.tables.sharded import Tables
 from training.world import World
@@ -24,16 +27,14 @@ BATCH, ROWS = 24, 97  # the last step is of one row, on rank 0
 class Dealt:
     """Step k holds the same rows at every world size."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, is_yes_or_no: bool) -> None:
         draws = torch.Generator().manual_seed(1)
         series = torch.randint(1, 9, (ROWS,), generator=draws)
         numbers = 1000 * torch.rand(ROWS, 2, generator=draws)
         noise = torch.rand(ROWS, generator=draws)
-        self._data: dict[str, Tensor] = {
-            "series": series,
-            "numbers": numbers,
-            "y": series + numbers[:, 0] / 500 + noise,
-        }
+        y = series + numbers[:, 0] / 500 + noise
+        y = (y > y.mean()).float() if is_yes_or_no else y
+        self._data: dict[str, Tensor] = {"series": series, "numbers": numbers, "y": y}
         self._world = world
 
     @property
@@ -53,16 +54,17 @@ class Dealt:
 
 
 def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """A launch target: the losses and statistics of trainings with whole and with sharded tables."""
-    torch.manual_seed(0)
+    """A launch target: the losses and statistics of trainings of models, with whole and with sharded tables."""
     found = {}
-    for name, above in (("whole", None), ("sharded", 0.0)):
+    for (name, config), (tables, above) in product(spec["models"].items(), (("whole", None), ("sharded", 0.0))):
         torch.manual_seed(0)
-        tables = Tables(world, above, 0)
-        model = QuantileMlp(QuantileMlp.Config.parse({"dropout": 0.0, "levels": [0.5, 0.9]}), SCHEMA, tables)
-        result = fit(model, Dealt(world), FitSettings(**spec, batch_size=BATCH), world=world)
-        assert model.inputs.standard is not None
-        statistics = [*model.inputs.standard.running_mean.tolist(), *model.inputs.standard.running_var.tolist()]
+        made = MODELS[name]
+        model = made(made.Config.parse(config), SCHEMA, Tables(world, above, 0))
+        data = Dealt(world, is_yes_or_no=issubclass(made, RowModel))
+        result = fit(model, data, FitSettings(**spec["training"], batch_size=BATCH), world=world)
+        standard = next(module for module in model.modules() if isinstance(module, Standard))
+        statistics = [*standard.running_mean.tolist(), *standard.running_var.tolist()]
         assert world.all_gather_object(statistics) == [statistics] * world.size, "ranks differ"
-        found[name] = {"losses": [entry["loss"] for entry in result.history], "statistics": statistics}
+        losses = [entry["loss"] for entry in result.history]
+        found[f"{name} {tables}"] = {"losses": losses, "statistics": statistics}
     return found

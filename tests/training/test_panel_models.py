@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,20 @@ def test_planted_quantiles_are_found(trained: QuantileMlp) -> None:
 
 def test_the_number_of_ranks_changes_nothing() -> None:
     """Numbers are standardised by all ranks' rows; with whole and with sharded tables, at a tail of one row too."""
-    spec = {"epochs": 3, "learning_rate": 0.01}
+    models: dict[str, dict[str, Any]] = {
+        "quantile_mlp": {"levels": [0.5, 0.9], "dropout": 0},
+        "fm": {},
+        "dlrm": {"dropout": 0},
+        "dcn_v2": {"rank": 4, "dropout": 0},
+        "final_mlp": {"first_gates": ["series"], "dropout": 0},
+    }
+    spec = {"models": models, "training": {"epochs": 3, "learning_rate": 0.01}}
     alone, many = row_ranks.train(spec, World()), launch("tests.training.row_ranks:train", spec, ranks=2, timeout_s=100)
-    for name in ("whole", "sharded"):
-        assert many[name]["losses"] == pytest.approx(alone["whole"]["losses"], rel=1e-4)
-        assert many[name]["statistics"] == pytest.approx(alone["whole"]["statistics"], rel=1e-5)
-    assert alone["whole"]["losses"][-1] < 0.95 * alone["whole"]["losses"][0]
+    for name, tables in product(models, ("whole", "sharded")):
+        found, wanted = many[f"{name} {tables}"], alone[f"{name} whole"]
+        assert found["losses"] == pytest.approx(wanted["losses"], rel=1e-4)
+        assert found["statistics"] == pytest.approx(wanted["statistics"], rel=1e-5)
+        assert wanted["losses"][-1] < 0.95 * wanted["losses"][0]
 
 
 def test_numbers_are_standardised_as_batch_norm_does() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
 from training.models.quantile_mlp import QuantileMlp
+from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticRegression
 from training.models.row_mlp import RowMlp
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
@@ -15,4 +16,10 @@ MODELS: dict[str, type[Model]] = {
     "row_mlp": RowMlp,
     "quantile_mlp": QuantileMlp,
     "sequence": Sequence,
+    "logistic_regression": LogisticRegression,
+    "fm": Fm,
+    "deepfm": DeepFm,
+    "dlrm": Dlrm,
+    "dcn_v2": DcnV2,
+    "final_mlp": FinalMlp,
 }

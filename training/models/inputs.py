@@ -33,6 +33,7 @@ class Inputs(nn.Module):
 
     Attributes:
         columns: in the order in which they make up a vector: ids, then numbers.
+        lengths: of the columns of numbers.
         width: of the vectors.
 
     Raises:
@@ -53,21 +54,27 @@ class Inputs(nn.Module):
         self.tables = nn.ModuleDict(
             {name: table(name, size, dim, std=0.01) for name, size in _vocabularies(self._ids).items()}
         )
-        numbers = sum(column.length or 1 for column in self._numbers)
-        self.standard = Standard(numbers, table.world) if numbers else None
-        self.width = dim * len(self._ids) + numbers
+        self.lengths = [column.length or 1 for column in self._numbers]
+        self.standard = Standard(sum(self.lengths), table.world) if self.lengths else None
+        self.width = dim * len(self._ids) + sum(self.lengths)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, width)"""
+        ids, numbers = self.apart(batch)
+        return torch.cat([*ids, *numbers], dim=1)
+
+    def apart(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """What `forward` joins: (batch, dim) for each column of ids, and (batch, numbers) for each of numbers."""
         ids = [cast("Tensor | Ragged", batch[column.name]) for column in self._ids]
         tables = [cast("Table", self.tables[str(column.vocabulary)]) for column in self._ids]
         flat = [own.values if isinstance(own, Ragged) else own for own in ids]
         rows = look_up(*zip(tables, flat, strict=True))
         parts = [_pooled(own, vectors) for own, vectors in zip(ids, rows, strict=True)]
-        if self.standard is not None:
-            numbers = torch.cat([matrix(batch[column.name]) for column in self._numbers], dim=1)
-            parts.append(self.standard(torch.sign(numbers) * torch.log1p(numbers.abs())))
-        return torch.cat(parts, dim=1)
+        if self.standard is None:
+            return parts, []
+        numbers = torch.cat([matrix(batch[column.name]) for column in self._numbers], dim=1)
+        standard = self.standard(torch.sign(numbers) * torch.log1p(numbers.abs()))
+        return parts, list(standard.split(self.lengths, dim=1))
 
 
 class Standard(nn.Module):
@@ -119,6 +126,40 @@ class Standard(nn.Module):
         return (self.running_mean == 0).all() & (self.running_var == 1).all()
 
 
+class Layers(nn.ModuleList):
+    """Linear layers, each with a ReLU and dropout behind it.
+
+    Args:
+        width: of the input.
+        hidden: widths of the layers; none: the input stays as it is.
+        dropout: of their components.
+        start: (outputs,) with a last linear layer that gives these before training; none: no such layer.
+
+    Attributes:
+        width: of the output.
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], dropout: float, start: Sequence[float] = ()) -> None:
+        layers: list[nn.Module] = []
+        for after in hidden:
+            layers += [nn.Linear(width, after), nn.ReLU(), nn.Dropout(dropout)]
+            width = after
+        if start:
+            last = nn.Linear(width, len(start))
+            nn.init.zeros_(last.weight)
+            with torch.no_grad():
+                last.bias.copy_(torch.tensor(start))
+            layers.append(last)
+        super().__init__(layers)
+        self.width = len(start) or width
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(batch, outputs); what is dropped is drawn from the generator, and nothing is without one."""
+        for layer in self:
+            rows = dropped(rows, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(rows)
+        return rows
+
+
 class WideAndDeep(nn.Module):
     """A linear map and a network beside it, added up: the first learns what a rule would say from the first steps on.
 
@@ -131,25 +172,13 @@ class WideAndDeep(nn.Module):
 
     def __init__(self, width: int, hidden: Sequence[int], dropout: float, start: Sequence[float]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        before = width
-        for after in hidden:
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
-            before = after
-        last = nn.Linear(before, len(start))
-        nn.init.zeros_(last.weight)
-        with torch.no_grad():
-            last.bias.copy_(torch.tensor(start))
-        self.deep = nn.Sequential(*layers, last)
+        self.deep = Layers(width, hidden, dropout, start)
         self.linear = nn.Linear(width, len(start), bias=False)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """(batch, outputs); what is dropped is drawn from the generator, and nothing is without one."""
-        hidden = rows
-        for layer in self.deep:
-            hidden = dropped(hidden, layer.p, generator) if isinstance(layer, nn.Dropout) else layer(hidden)
-        return hidden + cast("Tensor", self.linear(rows))
+        return cast("Tensor", self.deep(rows, generator) + self.linear(rows))
 
 
 def taken_in(schema: Schema) -> tuple[Column, ...]:

@@ -1,0 +1,56 @@
+"""What the models of rows with a label of 0 and 1 share: the label, the weights, the loss and the answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.batch import Batch
+from training.configs import ModelConfig
+from training.models.base import Model
+from training.models.inputs import only_label, only_weight
+from training.row_configs import RowConfig
+from training.schema import Schema
+from training.tables.sharded import Tables
+
+
+class RowModel(Model):
+    """A model of rows with a label of 0 and 1; answers `p`, the label's probability.
+
+    Reads all columns of the schema but times: of kind ID, IDS and DENSE (a number, or a fixed list) as input, the one
+    of kind LABEL, and that of kind WEIGHT if there is one.
+
+    Raises:
+        SchemaError: the schema has no label or several, or a list of numbers of any length, or nothing to learn from.
+    """
+
+    COMPILED: ClassVar[tuple[str, ...]] = ()  # its draws break a graph, and it is small
+
+    config: RowConfig
+
+    def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
+        super().__init__(config, schema, tables)
+        self._label, weight = only_label(schema, type(self).__name__).name, only_weight(schema)
+        self._weight = weight.name if weight else None
+
+    @abstractmethod
+    def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """(batch,) log-odds of the label; what is dropped is drawn from the generator, and nothing is without one."""
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        logit, label = self.logit(batch, generator), cast("Tensor", batch[self._label])
+        weight = torch.ones_like(label) if self._weight is None else cast("Tensor", batch[self._weight])
+        weight = weight * torch.where(label > 0.5, self.config.positive_weight, 1.0)
+        each = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
+        if self.config.focal:
+            each = each * (1 - torch.exp(-each)) ** self.config.focal
+        return (each * weight).sum(), weight.sum()
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`p` (batch,): the probability that the label is 1, as if all rows counted alike."""
+        logit = self.logit(batch, None)
+        return {"p": torch.sigmoid(logit - torch.log(torch.tensor(self.config.positive_weight)))}

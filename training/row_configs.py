@@ -1,0 +1,110 @@
+"""Configs of the models that answer rows with a probability: training/models/row_mlp.py, training/models/ranking.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from training.model_config import ModelConfig, choices, search
+
+Widths = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
+Names = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class RowConfig(ModelConfig):
+    """What every model of rows with a label of 0 and 1 has."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset({"positive_weight", "focal", "start_logit"})
+
+    positive_weight: float = Field(
+        1.0, ge=1e-3, le=1e6, description="weight of a row whose label is 1; taken out of the answers again"
+    )
+    focal: float = Field(
+        0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
+    )
+    start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
+
+
+class RowMlpConfig(RowConfig):
+    """Hyper-parameters of the network for rows."""
+
+    FIRST: ClassVar[frozenset[str]] = RowConfig.FIRST | {"dim", "hidden", "dropout"}
+
+    dim: int = Field(8, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(4, 8, 16, 32))
+    hidden: Widths = Field((64, 32), max_length=16, description="widths of the hidden layers; none: a linear model")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="of the hidden layers' components", json_schema_extra=search(0.0, 0.5)
+    )
+
+
+class LogisticRegressionConfig(RowConfig):
+    """Hyper-parameters of logistic regression: none beside the loss's."""
+
+
+class FmConfig(RowConfig):
+    """Hyper-parameters of the factorisation machine."""
+
+    FIRST: ClassVar[frozenset[str]] = RowConfig.FIRST | {"dim"}
+
+    dim: int = Field(16, ge=1, le=65_536, description="width of a field's vector", json_schema_extra=choices(8, 16, 32))
+
+
+class DeepConfig(FmConfig):
+    """What the models of fields with a network have."""
+
+    FIRST: ClassVar[frozenset[str]] = FmConfig.FIRST | {"hidden", "dropout"}
+
+    hidden: Widths = Field((128, 64), max_length=16, description="widths of the network's layers")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of their components", json_schema_extra=search(0.0, 0.5))
+
+
+class DeepFmConfig(DeepConfig):
+    """Hyper-parameters of DeepFM."""
+
+
+class DlrmConfig(DeepConfig):
+    """Hyper-parameters of DLRM."""
+
+    FIRST: ClassVar[frozenset[str]] = DeepConfig.FIRST | {"bottom"}
+
+    bottom: Widths = Field((64,), max_length=16, description="widths of the layers that make one vector of all numbers")
+
+
+class DcnV2Config(DeepConfig):
+    """Hyper-parameters of DCN-V2."""
+
+    FIRST: ClassVar[frozenset[str]] = DeepConfig.FIRST | {"crosses", "rank"}
+
+    crosses: int = Field(2, ge=1, le=16, description="cross layers; n of them find crosses of n + 1 fields")
+    rank: int = Field(
+        64,
+        ge=0,
+        le=65_536,
+        description="of a cross layer's matrix; 0, or half a row's width and more: a whole matrix",
+        json_schema_extra=choices(0, 32, 64),
+    )
+
+
+class FinalMlpConfig(DeepConfig):
+    """Hyper-parameters of FinalMLP."""
+
+    FIRST: ClassVar[frozenset[str]] = DeepConfig.FIRST | {"second_hidden", "first_gates", "second_gates", "heads"}
+
+    second_hidden: Widths = Field(
+        (64,), min_length=1, max_length=16, description="widths of the second stream's layers"
+    )
+    first_gates: Names = Field(
+        (), max_length=500, description="columns that say how much each field counts in the first stream; none: all"
+    )
+    second_gates: Names = Field((), max_length=500, description="columns that say so in the second stream; none: all")
+    heads: int = Field(2, ge=1, le=1_024, description="of the fusion; must divide the last widths of both streams")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        widths = [hidden[-1] if hidden else 0 for hidden in (self.hidden, self.second_hidden)]
+        if not all(widths) or any(width % self.heads for width in widths):
+            raise ValueError(
+                f"the last widths of hidden and second_hidden must be multiples of heads = {self.heads}; got {widths}"
+            )
+        return self
