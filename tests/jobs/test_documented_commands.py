@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from jobs.main import build_app
 from jobs.settings import Settings
+from jobs.tasks import TASKS
 from training.configs import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,8 @@ def unknown_settings(text: str) -> list[str]:
     for section, key in FLAG.findall(text):
         field = Settings.model_fields.get(section)
         kind = field.annotation if field is not None else None
-        names = models if section == "model" else kind.model_fields if is_section(kind) else None
+        of_tasks = [task.sections[section].model_fields for task in TASKS.values() if section in task.sections]
+        names = models if section == "model" else set(kind.model_fields).union(*of_tasks) if is_section(kind) else None
         found += [f"{section}.{key}"] if names is not None and key not in names else []
     return found
 

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
 from jobs.learn_spec import learn_spec
+from jobs.learning import model_of_rows
 from jobs.settings import Settings
 from jobs.table_reads import maker
 from jobs.tables import Tables
@@ -24,7 +25,10 @@ from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
 from training.batch import Batch
 from training.errors import DataError
+from training.models import MODELS
+from training.models.rows import RowModel
 from training.schema import Schema
+from training.tables.sharded import Tables as ShardedTables
 from training.world import World
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -111,6 +115,13 @@ def test_examples_are_the_cases_whose_label_was_known_before_the_cut(settings: S
     built = Schema.from_json(build_examples.run(settings, spark)["schema"])
     assert built.names == schema.names
     assert built.vocabularies() == {"domain": 4}
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if issubclass(model, RowModel)])
+def test_any_model_of_rows_may_be_named(name: str, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"name": name})
+    model = model_of_rows({"model": settings.model}, fraud.schema({"domain": 4}, settings), ShardedTables())
+    assert type(model) is MODELS[name]
 
 
 def test_cases_after_a_cut_are_held_out_whole(settings: Settings, spark: SparkSession) -> None:
