@@ -53,7 +53,8 @@ class TwoTowerConfig(ModelConfig):
         2048,
         ge=0,
         le=2**31 - 1,
-        description="uniform draws a step beside the batch's targets; the catalogue's size or more: all items",
+        description="uniform draws a step, beside the batch's targets where loss is softmax; the catalogue's size or "
+        "more: all items",
     )
     history_days: float = Field(
         60.0, ge=1e-6, le=1e6, description="the history's decay time at the start, days; it is learned"
@@ -80,6 +81,65 @@ class TwoTowerConfig(ModelConfig):
     )
     drift_days: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(
         (30.0,), max_length=16, description="fading times of the biases that follow the seasons, days"
+    )
+    loss: Literal["softmax", "bpr"] = Field(
+        "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists"
+    )
+
+
+class MatrixFactorisationConfig(ModelConfig):
+    """Hyper-parameters of matrix factorisation, training/models/matrix_factorisation.py."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset(
+        {"dim", "loss", "negatives", "temperature", "margin", "negative_weight", "own_share", "l2"}
+    )
+    READS = ("user", "history", "target", "weight")
+
+    dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
+    loss: Literal["softmax", "bpr", "cosine_contrastive"] = Field(
+        "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists"
+    )
+    negatives: int = Field(
+        2048,
+        ge=1,
+        le=2**31 - 1,
+        description="uniform draws a step, for all its rows; softmax has the batch's targets beside them; the "
+        "catalogue's size or more: all items",
+    )
+    temperature: float | None = Field(
+        0.1,
+        ge=1e-6,
+        le=1e6,
+        description="softmax, bpr: what cosines are divided by, lower fits closer; none: inner products",
+        json_schema_extra=search(0.05, 0.3, log=True),
+    )
+    margin: float = Field(
+        0.9,
+        ge=-1,
+        le=1,
+        description="cosine_contrastive: the cosine below which another item costs nothing",
+        json_schema_extra=search(0.0, 0.95),
+    )
+    negative_weight: float = Field(
+        150.0,
+        gt=0,
+        le=1e6,
+        description="cosine_contrastive: weight of all other items together",
+        json_schema_extra=search(1.0, 1000.0, log=True),
+    )
+    own_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="of a customer's own vector; the rest is the mean of the history's items; 1: ids alone",
+        json_schema_extra=search(0.0, 1.0),
+    )
+    l2: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="times half the squared lengths of a row's customer and target is added to its loss: for inner "
+        "products",
     )
 
 
@@ -156,6 +216,7 @@ class SequenceConfig(ModelConfig):
 
 CONFIGS: dict[str, type[ModelConfig]] = {
     "two_tower": TwoTowerConfig,
+    "matrix_factorisation": MatrixFactorisationConfig,
     "row_mlp": RowMlpConfig,
     "quantile_mlp": QuantileMlpConfig,
     "sequence": SequenceConfig,

@@ -16,7 +16,7 @@ def training_losses(
     """The mean loss of each step, on the batch that `batch_of` gives for it."""
     sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
     dense = [p for p in model.parameters() if all(p is not s for s in sparse)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=0.01)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=0.01)] if dense else []
     optimizers += [torch.optim.SparseAdam(sparse, lr=sparse_rate)] if sparse else []
     for step in range(steps):
         total, weight = model.loss(batch_of(step), torch.Generator().manual_seed(step))  # type: ignore[operator]

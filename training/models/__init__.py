@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
+from training.models.matrix_factorisation import MatrixFactorisation
 from training.models.quantile_mlp import QuantileMlp
 from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticRegression
 from training.models.row_mlp import RowMlp
@@ -13,6 +14,7 @@ __all__ = ["MODELS", "Model", "RetrievalModel"]
 
 MODELS: dict[str, type[Model]] = {
     "two_tower": TwoTower,
+    "matrix_factorisation": MatrixFactorisation,
     "row_mlp": RowMlp,
     "quantile_mlp": QuantileMlp,
     "sequence": Sequence,

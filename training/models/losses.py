@@ -76,11 +76,28 @@ def sampled_softmax(
     other candidate's exp(logit) over its chance of being drawn. A candidate that is the row's own target (an accidental
     hit) counts once only. The target itself takes no correction: it is always there.
 
+    Computed as `sampled_loss` says, whose arguments these are.
+    """
+    return sampled_loss(query, items, target_logits, targets, candidates, weight, piece or softmax_piece, exact)
+
+
+def sampled_loss(
+    query: Tensor,
+    items: Tensor,
+    target_logits: Tensor,
+    targets: Tensor,
+    candidates: Candidates,
+    weight: Tensor,
+    piece: Piece,
+    exact: int = 0,
+) -> Tensor:
+    """Weighted sum of each row's loss, of the score of its target and those of the candidates beside it.
+
     The (batch, candidates) scores never exist as a whole: a piece of the batch is scored, summed and turned into
     gradients while it lies in the processor's cache (as in "Cut Your Losses", Wijmans et al. 2025, for vocabularies).
     Memory grows with batch + candidates, not with their product, and the gradients come with the loss: it is for
     training. Differentiable once, by `query`, `items` and `target_logits`. Under autocast the products alone are in its
-    type.
+    type. Without candidates it is 0.
 
     Args:
         query: (batch, dimension).
@@ -89,12 +106,12 @@ def sampled_softmax(
         targets: (batch,) int64.
         candidates: what was drawn.
         weight: (batch,) of each row's loss.
-        piece: `softmax_piece`, compiled or not.
+        piece: the loss of some rows, compiled or not: `softmax_piece`, or one of training/models/pairs.py.
         exact: how many of the last dimensions are multiplied in float32 even under autocast: biases, whose rounding
             would move an item's probability, the same way in every row.
     """
-    given = _Given(targets, candidates, weight, piece or softmax_piece, exact)
-    total: Tensor = _SampledSoftmax.apply(query, items, target_logits, given)
+    given = _Given(targets, candidates, weight, piece, exact)
+    total: Tensor = _SampledLoss.apply(query, items, target_logits, given)
     return total
 
 
@@ -111,14 +128,14 @@ class PieceSums(NamedTuple):
 
 
 class Piece(Protocol):
-    """`softmax_piece`'s signature."""
+    """The loss of some rows, with its gradients: `softmax_piece`'s signature."""
 
     def __call__(
-        self, query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: _Drawn
+        self, query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: Drawn
     ) -> PieceSums: ...
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     """The candidates for all pieces, in the products' type but for what is exact.
 
     Attributes:
@@ -135,7 +152,7 @@ class _Drawn(NamedTuple):
 
 
 def softmax_piece(
-    query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: _Drawn
+    query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: Drawn
 ) -> PieceSums:
     """Losses and gradients of some rows.
 
@@ -151,11 +168,7 @@ def softmax_piece(
         drawn: the candidates.
     """
     rounded = query.to(drawn.items.dtype)
-    scores = (rounded @ drawn.items.T).to(target_logits.dtype)
-    if columns := drawn.exact.shape[1]:
-        scores.addmm_(query[:, -columns:], drawn.exact.T)
-    others = torch.where(hit, -torch.inf, scores.gather(1, own[:, None])[:, 0])
-    scores.scatter_(1, own[:, None], others[:, None])
+    scores = scores_of(query, rounded, own, hit, drawn)
     highest = torch.maximum(scores.amax(dim=1), target_logits)
     scores.sub_(highest[:, None]).exp_()
     target = torch.exp(target_logits - highest)
@@ -170,8 +183,21 @@ def softmax_piece(
     )
 
 
+def scores_of(query: Tensor, rounded: Tensor, own: Tensor, hit: Tensor, drawn: Drawn) -> Tensor:
+    """(rows, candidates) of `softmax_piece`'s arguments, float32 at least; -inf where a candidate is the row's target.
+
+    Args:
+        rounded: `query` in the products' type.
+    """
+    scores = (rounded @ drawn.items.T).to(query.dtype)
+    if columns := drawn.exact.shape[1]:
+        scores.addmm_(query[:, -columns:], drawn.exact.T)
+    others = torch.where(hit, -torch.inf, scores.gather(1, own[:, None])[:, 0])
+    return scores.scatter_(1, own[:, None], others[:, None])
+
+
 class _Given(NamedTuple):
-    """What `sampled_softmax` gets that has no gradient."""
+    """What `sampled_loss` gets that has no gradient."""
 
     targets: Tensor
     candidates: Candidates
@@ -180,7 +206,7 @@ class _Given(NamedTuple):
     exact: int
 
 
-class _SampledSoftmax(torch.autograd.Function):
+class _SampledLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, items: Tensor, target_logits: Tensor, given: _Given) -> Tensor:
         targets, candidates, weight, piece, exact = given
@@ -194,7 +220,7 @@ class _SampledSoftmax(torch.autograd.Function):
                 exact = exact if product != wide else 0
                 apart = items[:, items.shape[1] - exact :].to(wide)
                 together = F.pad(items[:, : items.shape[1] - exact], (0, exact)).to(product)
-                drawn = _Drawn(together, apart, (items * inverse[:, None]).to(product), inverse)
+                drawn = Drawn(together, apart, (items * inverse[:, None]).to(product), inverse)
                 own = torch.searchsorted(candidates.items, targets).clamp_(max=len(items) - 1)
                 hit = candidates.items[own] == targets
                 rows = max(_LEAST_ROWS, _PIECE_SCORES.get(kind, _PIECE_SCORES["cpu"]) // len(items))

@@ -27,7 +27,8 @@ from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
 from training.models.base import RetrievalModel
 from training.models.draws import uniform
-from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
+from training.models.losses import draw_candidates, sampled_loss, softmax_piece
+from training.models.pairs import bpr
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
 
@@ -46,9 +47,7 @@ class TwoTower(RetrievalModel):
 
     Config: ClassVar[type[ModelConfig]] = TwoTowerConfig
     FEATURES: ClassVar[tuple[str, ...]] = ("user_count", "recent_count")
-    COMPILED: ClassVar[tuple[str, ...]] = ("_softmax_piece",)  # the (B, C) part, where the time goes
-
-    _softmax_piece = staticmethod(softmax_piece)
+    COMPILED: ClassVar[tuple[str, ...]] = ("_piece",)  # the (B, C) part, where the time goes
 
     config: TwoTowerConfig
     target_shares: Tensor
@@ -75,15 +74,17 @@ class TwoTower(RetrievalModel):
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
         self.register_buffer("drift_days", torch.tensor(self.config.drift_days))
+        self._piece = bpr(items - 1) if self.config.loss == "bpr" else softmax_piece
         nn.init.zeros_(self.feature_weights.weight)
         with torch.no_grad():
             self.feature_weights.weight[0, 0] = 1.0
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Sampled softmax of each row's target, weighted by the row's weight, its age and whether it is a repeat."""
+        """Each row's loss against the candidates, weighted by the row's weight, its age and whether it is a repeat."""
         target = cast(Tensor, batch["target"])
         history, days, worth = self._history(batch, generator)
-        candidates = draw_candidates(target, self.target_shares, self.config.negatives, generator)
+        drawn_by = target if self.config.loss == "softmax" else target[:0]
+        candidates = draw_candidates(drawn_by, self.target_shares, self.config.negatives, generator)
         ids = torch.cat([candidates.items, target, history.values])
         distinct, where = torch.unique(ids, return_inverse=True)
         where_C, where_B, where_history = where.split([len(candidates.items), len(target), len(history.values)])
@@ -96,14 +97,14 @@ class TwoTower(RetrievalModel):
         items_UD = self._items(distinct, directions_UD, biases_UK)
         target_BD = items_UD[where_B]
         weight = self._row_weights(batch)
-        loss = sampled_softmax(
+        loss = sampled_loss(
             query_BD,
             items_UD[where_C],
             (query_BD * target_BD).sum(dim=1),
             target,
             candidates,
             weight,
-            piece=self._softmax_piece,
+            self._piece,
             exact=self.biases_each,
         )
         return loss, weight.sum()

@@ -81,8 +81,9 @@ class Synchroniser:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on as `state` says; it says nothing where it is of one rank, or of other parameters."""
-        if self._world.size > 1 and len(state.get("ways", [])) == len(self.shared):
-            self._ways = [Way(way) for way in state["ways"]]
+        ways = state.get("ways", [])
+        if self._world.size > 1 and len(ways) == len(self.shared):
+            self._ways = [Way(way) for way in ways]
 
     def synchronise(
         self,

@@ -1,0 +1,159 @@
+"""Matrix factorisation: a customer and an item are a vector each, and their product is the score.
+
+    query = own_share x customer + (1 - own_share) x W (mean of the history's items)
+    score = cosine(query, item) / temperature, or the inner product
+
+With an own share of 1 it is matrix factorisation by ids alone; less is SimpleX's customer (Mao et al. 2021). Cosines
+need no weight decay, which a sparse table cannot have cheaply. Who has no vector of their own, or one that nothing
+was learnt of, is answered by the history alone.
+
+Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.batch import Batch, Ragged
+from training.configs import MatrixFactorisationConfig, ModelConfig
+from training.models.base import RetrievalModel
+from training.models.losses import Piece, draw_candidates, sampled_loss, softmax_piece
+from training.models.pairs import bpr, cosine_contrastive
+from training.schema import Schema
+from training.tables.sharded import Tables, look_up
+
+UNKNOWN_BIAS = -1e4  # far below every score
+MATRIX_PIECE = 65_536  # items whose rows are read at a time
+# Shorter queries are taken as they are: customers begin at zero, where a direction would turn with the slightest step.
+LEAST_LENGTH = 0.1
+
+
+class MatrixFactorisation(RetrievalModel):
+    """A retrieval model of the `recommend` task.
+
+    Reads the columns user, history, target and weight of a batch, and history_weight where the schema has it; a query
+    needs all but the target and its weight. Item feature: `user_count`, purchases before the training cut: how often
+    an item is a target.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MatrixFactorisationConfig
+    FEATURES: ClassVar[tuple[str, ...]] = ("user_count",)
+    COMPILED: ClassVar[tuple[str, ...]] = ("_piece",)
+
+    config: MatrixFactorisationConfig
+    target_shares: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        schema: Schema,
+        item_features: Mapping[str, Tensor] | None = None,
+        tables: Tables | None = None,
+    ) -> None:
+        super().__init__(config, schema, item_features, tables)
+        dim = self.config.dim
+        users, items = cast(int, schema["user"].size), cast(int, schema["target"].size)
+        self.users = self.table("users", users, dim, padding_idx=0)
+        self.items = self.table("items", items, dim, std=dim**-0.5)
+        self.has_weights = "history_weight" in schema
+        self.mix = nn.Linear(dim, dim, bias=False) if self._pools else nn.Identity()
+        counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
+        self.register_buffer("target_shares", counts / counts.sum())
+        self._piece = self._piece_of(items - 1)
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Each row's loss against the candidates, weighted by the row's weight; unknown targets weigh nothing."""
+        user, target = cast(Tensor, batch["user"]), cast(Tensor, batch["target"])
+        drawn_by = target if self.config.loss == "softmax" else target[:0]
+        candidates = draw_candidates(drawn_by, self.target_shares, self.config.negatives, generator)
+        history, worth = self._history(batch, (user == 0) | self._pools)
+        distinct, where = torch.unique(torch.cat([candidates.items, target, history.values]), return_inverse=True)
+        where_C, where_B, where_history = where.split([len(candidates.items), len(target), len(history.values)])
+        users_BD, rows_UD = look_up((self.users, user), (self.items, distinct))
+        items_UD = self._items(rows_UD)
+        query_BD = self._query(users_BD, rows_UD, Ragged(where_history, history.offsets), worth)
+        target_BD = items_UD[where_B]
+        weight = cast(Tensor, batch["weight"]) * (target > 0)
+        loss = sampled_loss(
+            query_BD,
+            items_UD[where_C],
+            (query_BD * target_BD).sum(dim=1),
+            target,
+            candidates,
+            weight,
+            self._piece,
+        )
+        if self.config.l2:
+            lengths = users_BD.square().sum(1) + rows_UD[where_B].square().sum(1)
+            loss = loss + self.config.l2 / 2 * (lengths * weight).sum()
+        return loss, weight.sum()
+
+    def queries(self, batch: Batch) -> Tensor:
+        (users_BD,) = look_up((self.users, cast(Tensor, batch["user"])))
+        history, worth = self._history(batch, ~users_BD.any(dim=1) | self._pools)
+        distinct, where = torch.unique(history.values, return_inverse=True)
+        (rows_UD,) = look_up((self.items, distinct))
+        query_BD = self._query(users_BD, rows_UD, Ragged(where, history.offsets), worth)
+        return F.pad(query_BD.float(), (0, 1), value=1.0)
+
+    def item_matrix(self) -> Tensor:
+        """(items, D + 1): the last column is 0 but for the unknown item."""
+        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
+        pieces = [self._items(look_up((self.items, ids))[0]) for ids in torch.split(every, MATRIX_PIECE)]
+        matrix = torch.cat(pieces)
+        unknown = F.pad(torch.zeros_like(matrix[:1]), (0, 1), value=UNKNOWN_BIAS)
+        return torch.cat([unknown, F.pad(matrix[1:], (0, 1))])
+
+    @property
+    def _pools(self) -> bool:
+        """Whether a customer is their history too."""
+        return self.config.own_share < 1
+
+    def _piece_of(self, items: int) -> Piece:
+        if self.config.loss == "bpr":
+            return bpr(items)
+        if self.config.loss == "cosine_contrastive":
+            return cosine_contrastive(items, self.config.margin, self.config.negative_weight)
+        return softmax_piece
+
+    def _history(self, batch: Batch, looked_at: Tensor) -> tuple[Ragged, Tensor]:
+        """The known items of these rows' histories, and what they are worth.
+
+        Args:
+            looked_at: (B,) bool, the rows.
+        """
+        history = cast(Ragged, batch["history"])
+        row = torch.repeat_interleave(history.offsets.diff())
+        kept = (history.values > 0) & looked_at[row]
+        offsets = F.pad(kept.cumsum(0), (1, 0))[history.offsets]
+        values = history.values[kept]
+        if self.has_weights:
+            return Ragged(values, offsets), cast(Ragged, batch["history_weight"]).values[kept]
+        return Ragged(values, offsets), self.target_shares.new_ones(len(values))
+
+    def _query(self, users_BD: Tensor, rows_UD: Tensor, history: Ragged, worth: Tensor) -> Tensor:
+        """(B, D) of customers' vectors and their histories, rows of `rows_UD`; a history may be empty."""
+        row = torch.repeat_interleave(history.offsets.diff())
+        total = worth.new_zeros(len(users_BD)).index_add(0, row, worth)
+        pooled_BD = F.embedding_bag(
+            history.values, rows_UD, history.offsets, mode="sum", per_sample_weights=worth, include_last_offset=True
+        )
+        pooled_BD = pooled_BD / torch.where(total > 0, total, 1.0)[:, None]
+        history_share = 1 - self.config.own_share if self._pools else 1.0
+        taste_BD: Tensor = self.config.own_share * users_BD + history_share * self.mix(pooled_BD)
+        if self._temperature is None:
+            return taste_BD
+        return F.normalize(taste_BD, dim=1, eps=LEAST_LENGTH) / self._temperature
+
+    def _items(self, rows_UD: Tensor) -> Tensor:
+        return rows_UD if self._temperature is None else F.normalize(rows_UD, dim=1)
+
+    @property
+    def _temperature(self) -> float | None:
+        """None: scores are inner products. The margin of the cosine contrastive loss is one of cosines themselves."""
+        return 1.0 if self.config.loss == "cosine_contrastive" else self.config.temperature
