@@ -73,7 +73,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     with step("score: looking for the first and the last moment"):
         moment = _moment(settings, task, found.read["lines"], tables)
     if moment is None:
-        say(f"no {task.row} since scoring.since {since}: nobody is scored, and what was scored stays")
+        say(f"no line since scoring.since {since}: nobody is scored, and what was scored stays")
         return {"task": task.name, "table": task.table, "bundle": bundle.name, "rows": 0, "up_to_date": True}
     inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
@@ -109,7 +109,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     }
     if since is not None:
         summary["since"] = features.utc(since).isoformat()
-        say(f"those without a {task.row} since {since} have answers of earlier moments, or none")
+        say(f"those without a line since {since} have answers of earlier moments, or none")
     summary |= {"version": version} | counts
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
     show_counts(task.table.replace("_", " ").capitalize(), counts)
