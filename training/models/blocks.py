@@ -6,6 +6,7 @@ Shape suffixes: T tokens, D width, H heads.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,13 @@ from training.models.packed import Packed, causal_attention
 
 EPS = 1e-6
 LONGEST_PLACES, LONGEST_DAYS = 1e4, 1e4  # the slowest turns: of places as in RoFormer, and of days
+
+
+class Turns(NamedTuple):
+    """Of the angles by which queries and keys are turned, each (T, H, width of a head / 2)."""
+
+    cosine: Tensor
+    sine: Tensor
 
 
 class GatedBlock(nn.Module):
@@ -40,7 +48,7 @@ class GatedBlock(nn.Module):
         self.widen = nn.Linear(dim, 4 * dim, bias=False)
         self.narrow = nn.Linear(2 * dim, dim, bias=False)
 
-    def forward(self, x_TD: Tensor, layout: Packed, turns: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: Packed, turns: Turns, generator: torch.Generator | None) -> Tensor:
         """(T, D)
 
         Args:
@@ -75,7 +83,7 @@ class SasrecBlock(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.widen, self.narrow = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def forward(self, x_TD: Tensor, layout: Packed, turns: Tensor, generator: torch.Generator | None) -> Tensor:  # noqa: ARG002
+    def forward(self, x_TD: Tensor, layout: Packed, turns: Turns, generator: torch.Generator | None) -> Tensor:  # noqa: ARG002
         """(T, D); as `GatedBlock`, without turns."""
         normed = self.norm(x_TD)
         apart = (-1, self.heads, x_TD.shape[1] // self.heads)
@@ -89,8 +97,8 @@ class SasrecBlock(nn.Module):
 BLOCKS: dict[str, type[GatedBlock | SasrecBlock]] = {"gated": GatedBlock, "sasrec": SasrecBlock}
 
 
-def turns_of(position: Tensor, days: Tensor, heads: int, width: int) -> Tensor:
-    """(T, H, width / 2) angles: the first half of the heads, rounded up, turns with the place, the others with time.
+def turns_of(position: Tensor, days: Tensor, heads: int, width: int) -> Turns:
+    """Turns of which the first half of the heads, rounded up, goes by the place, and the others by time.
 
     Args:
         position: (T,) places.
@@ -102,11 +110,14 @@ def turns_of(position: Tensor, days: Tensor, heads: int, width: int) -> Tensor:
     by_place = position[:, None].float() * torch.exp(-share * math.log(LONGEST_PLACES))
     by_time = days[:, None] * torch.exp(-share * math.log(LONGEST_DAYS))
     placed = heads - heads // 2
-    return torch.cat([by_place[:, None].expand(-1, placed, -1), by_time[:, None].expand(-1, heads - placed, -1)], dim=1)
+    angles = torch.cat(
+        [by_place[:, None].expand(-1, placed, -1), by_time[:, None].expand(-1, heads - placed, -1)], dim=1
+    )
+    return Turns(angles.cos(), angles.sin())
 
 
-def turned(vectors: Tensor, turns: Tensor) -> Tensor:
-    """Vectors (T, H, width) with their pairs of components turned by angles (T, H, width / 2)."""
+def turned(vectors: Tensor, turns: Turns) -> Tensor:
+    """Vectors (T, H, width) with their pairs of components turned."""
     first, second = vectors.float().chunk(2, dim=2)
-    cosine, sine = turns.cos(), turns.sin()
+    cosine, sine = turns
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=2).to(vectors.dtype)

@@ -56,6 +56,9 @@ def packed(offsets: Tensor) -> Packed:
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Packed) -> Tensor:
     """Each token's mean of the values of its sequence up to itself, weighted by softmax(query . key / sqrt(width)).
 
+    On a CPU in float32 even under autocast: for sequences of ten tokens torch's kernel takes eight times as long in
+    bfloat16.
+
     Args:
         query: (tokens, heads, width), in the layout's order.
         key: the same.
@@ -65,6 +68,13 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Packed) 
     Returns:
         (tokens, heads, width)
     """
+    if query.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return _of_blocks(query.float(), key.float(), value.float(), layout)
+    return _of_blocks(query, key, value, layout)
+
+
+def _of_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed) -> Tensor:
     sizes = [sequences * length for sequences, length in layout.blocks]
     parts = zip(*(torch.split(tensor, sizes) for tensor in (query, key, value)), layout.blocks, strict=True)
     found = [_of_block(q, k, v, *block) for q, k, v, block in parts]
