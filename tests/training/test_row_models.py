@@ -11,6 +11,7 @@ from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.models import MODELS, Model
 from training.models.rows import RowModel
+from training.row_configs import RowMlpConfig
 from training.schema import Column, Kind, Schema
 from training.settings import FitSettings
 from training.step.optimizers import build_optimizers
@@ -135,6 +136,13 @@ def test_products_in_bfloat16_change_the_loss_within_their_rounding(name: str) -
         rounded = model.loss(batch)[0]
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("name", ["type", "items", "training"])
+def test_a_vocabulary_may_be_called_as_torch_calls_its_own(name: str) -> None:
+    model = MODELS["row_mlp"](RowMlpConfig(), Schema((Column(name, Kind.ID, name, 5), Column("y", Kind.LABEL))))
+    answer = model.predict({name: torch.tensor([0, 4])})["p"]
+    assert answer.shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Inputs(nn.Module):
                 f"{ragged}; take another model, or other columns"
             )
         self.tables = nn.ModuleDict(
-            {name: table(name, size, dim, std=0.01) for name, size in _vocabularies(self._ids).items()}
+            {_key(name): table(name, size, dim, std=0.01) for name, size in _vocabularies(self._ids).items()}
         )
         self.lengths = [column.length or 1 for column in self._numbers]
         self.standard = Standard(sum(self.lengths), table.world) if self.lengths else None
@@ -66,7 +66,7 @@ class Inputs(nn.Module):
     def apart(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """What `forward` joins: (batch, dim) for each column of ids, and (batch, numbers) for each of numbers."""
         ids = [cast("Tensor | Ragged", batch[column.name]) for column in self._ids]
-        tables = [cast("Table", self.tables[str(column.vocabulary)]) for column in self._ids]
+        tables = [cast("Table", self.tables[_key(str(column.vocabulary))]) for column in self._ids]
         flat = [own.values if isinstance(own, Ragged) else own for own in ids]
         rows = look_up(*zip(tables, flat, strict=True))
         parts = [_pooled(own, vectors) for own, vectors in zip(ids, rows, strict=True)]
@@ -214,6 +214,11 @@ def matrix(values: object) -> Tensor:
 
 def _vocabularies(columns: Sequence[Column]) -> dict[str, int]:
     return {str(column.vocabulary): column.size or 1 for column in columns}
+
+
+def _key(vocabulary: str) -> str:
+    """What a vocabulary's table is called among the modules: as the vocabulary, where torch has not taken the name."""
+    return f"{vocabulary} ids" if hasattr(nn.ModuleDict(), vocabulary) else vocabulary
 
 
 def _pooled(ids: Tensor | Ragged, vectors: Tensor) -> Tensor:
