@@ -17,6 +17,7 @@ from training.row_configs import (
     FinalMlpConfig,
     FmConfig,
     LogisticRegressionConfig,
+    MultiTaskConfig,
     RowMlpConfig,
 )
 
@@ -226,6 +227,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "dlrm": DlrmConfig,
     "dcn_v2": DcnV2Config,
     "final_mlp": FinalMlpConfig,
+    "multi_task": MultiTaskConfig,
 }
 
 

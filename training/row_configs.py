@@ -1,4 +1,4 @@
-"""Configs of the models that answer rows with a probability: training/models/row_mlp.py, training/models/ranking.py."""
+"""Configs of the models that answer rows with probabilities: row_mlp, ranking and multi_task in training/models/."""
 
 from __future__ import annotations
 
@@ -108,3 +108,17 @@ class FinalMlpConfig(DeepConfig):
                 f"the last widths of hidden and second_hidden must be multiples of heads = {self.heads}; got {widths}"
             )
         return self
+
+
+class MultiTaskConfig(DeepConfig):
+    """Hyper-parameters of the model of several labels."""
+
+    FIRST: ClassVar[frozenset[str]] = DeepConfig.FIRST | {"shared_experts", "own_experts", "levels", "tower"}
+
+    hidden: Widths = Field((64,), min_length=1, max_length=16, description="widths of an expert's layers")
+    shared_experts: int = Field(
+        4, ge=1, le=1_024, description="of all labels; 1 and none of their own: a shared bottom"
+    )
+    own_experts: int = Field(0, ge=0, le=1_024, description="of each label; 0: MMoE; more: PLE")
+    levels: int = Field(1, ge=1, le=16, description="of experts and gates, one after the other")
+    tower: Widths = Field((32,), max_length=16, description="widths of the layers that make a label's logit")

@@ -13,6 +13,7 @@ from training.batch import Batch
 from training.fit import FitSettings, fit
 from training.models import MODELS
 from training.models.inputs import Standard
+from training.models.multi_task import MultiTask
 from training.models.rows import RowModel
 from training.schema import Column, Kind, Schema
 from training.tables.sharded import Tables
@@ -34,7 +35,7 @@ class Dealt:
         noise = torch.rand(ROWS, generator=draws)
         y = series + numbers[:, 0] / 500 + noise
         y = (y > y.mean()).float() if is_yes_or_no else y
-        self._data: dict[str, Tensor] = {"series": series, "numbers": numbers, "y": y}
+        self._data: dict[str, Tensor] = {"series": series, "numbers": numbers, "y": y, "odd": (series % 2).float()}
         self._world = world
 
     @property
@@ -59,8 +60,9 @@ def train(spec: dict[str, Any], world: World) -> dict[str, Any]:
     for (name, config), (tables, above) in product(spec["models"].items(), (("whole", None), ("sharded", 0.0))):
         torch.manual_seed(0)
         made = MODELS[name]
-        model = made(made.Config.parse(config), SCHEMA, Tables(world, above, 0))
-        data = Dealt(world, is_yes_or_no=issubclass(made, RowModel))
+        schema = SCHEMA if name != "multi_task" else Schema((*SCHEMA, Column("odd", Kind.LABEL)))
+        model = made(made.Config.parse(config), schema, Tables(world, above, 0))
+        data = Dealt(world, is_yes_or_no=issubclass(made, RowModel | MultiTask))
         result = fit(model, data, FitSettings(**spec["training"], batch_size=BATCH), world=world)
         standard = next(module for module in model.modules() if isinstance(module, Standard))
         statistics = [*standard.running_mean.tolist(), *standard.running_var.tolist()]

@@ -121,6 +121,7 @@ def test_the_number_of_ranks_changes_nothing() -> None:
         "fm": {},
         "dlrm": {"dropout": 0},
         "dcn_v2": {"rank": 4, "dropout": 0},
+        "multi_task": {"own_experts": 1, "levels": 2, "dropout": 0},
         "final_mlp": {"first_gates": ["series"], "dropout": 0},
     }
     spec = {"models": models, "training": {"epochs": 3, "learning_rate": 0.01}}

@@ -16,7 +16,7 @@ from training.errors import SettingsError
 from training.models import MODELS, Model
 from training.models.interactions import Crosses, Fusion, Gates, dots, pairs
 from training.schema import Column, Kind, Schema
-from training.state.bundle import load_bundle
+from training.state.bundle import Bundle, load_bundle
 from training.state.publish import write_bundle
 
 SIDES, TAGS = 12, 6
@@ -66,6 +66,20 @@ def build(name: str, columns: tuple[str, ...] = tuple(COLUMNS), **config: object
     model = MODELS[name]
     schema = Schema((*(COLUMNS[column] for column in columns), Column("label", Kind.LABEL)))
     return model(model.Config.parse({"start_logit": 0.0, **config}), schema)
+
+
+def published(folder: Path, name: str, model: Model) -> Bundle:
+    written = write_bundle(
+        folder,
+        model_name=name,
+        config=model.config.model_dump(mode="json"),
+        schema=model.schema,
+        tensors=model.state_dict(),
+        provenance={},
+        settings={},
+        metrics={},
+    )
+    return load_bundle(written.path)
 
 
 def found(name: str, cross: str) -> float:
@@ -171,19 +185,9 @@ def test_ids_alone_and_numbers_alone_are_enough(name: str, columns: tuple[str, .
 def test_a_bundle_answers_as_the_model(name: str, tmp_path: Path) -> None:
     model = build(name).train()
     list(training_losses(model, lambda seed: rows(seed, "left right"), 3, sparse_rate=0.02))
-    written = write_bundle(
-        tmp_path,
-        model_name=name,
-        config=model.config.model_dump(mode="json"),
-        schema=model.schema,
-        tensors=model.state_dict(),
-        provenance={},
-        settings={},
-        metrics={},
-    )
     asked = {name: value for name, value in rows(7, "left right").items() if name != "label"}
     with torch.no_grad():
-        answered = load_bundle(written.path).model().predict(asked)["p"]
+        answered = published(tmp_path, name, model).model().predict(asked)["p"]
         assert torch.equal(answered, model.eval().predict(asked)["p"])
     assert float(answered.std()) > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
 from training.models.matrix_factorisation import MatrixFactorisation
+from training.models.multi_task import MultiTask
 from training.models.quantile_mlp import QuantileMlp
 from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticRegression
 from training.models.row_mlp import RowMlp
@@ -24,4 +25,5 @@ MODELS: dict[str, type[Model]] = {
     "dlrm": Dlrm,
     "dcn_v2": DcnV2,
     "final_mlp": FinalMlp,
+    "multi_task": MultiTask,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, cast
 
@@ -44,13 +45,22 @@ class RowModel(Model):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         logit, label = self.logit(batch, generator), cast("Tensor", batch[self._label])
         weight = torch.ones_like(label) if self._weight is None else cast("Tensor", batch[self._weight])
-        weight = weight * torch.where(label > 0.5, self.config.positive_weight, 1.0)
-        each = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
-        if self.config.focal:
-            each = each * (1 - torch.exp(-each)) ** self.config.focal
-        return (each * weight).sum(), weight.sum()
+        return yes_or_no_loss(logit, label, weight, self.config)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`p` (batch,): the probability that the label is 1, as if all rows counted alike."""
-        logit = self.logit(batch, None)
-        return {"p": torch.sigmoid(logit - torch.log(torch.tensor(self.config.positive_weight)))}
+        return {"p": probability(self.logit(batch, None), self.config)}
+
+
+def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConfig) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross entropies, or focal losses (Lin et al. 2017), of (batch,), and the sum of weights."""
+    weight = weight * torch.where(label > 0.5, config.positive_weight, 1.0)
+    each = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
+    if config.focal:
+        each = each * (1 - torch.exp(-each)) ** config.focal
+    return (each * weight).sum(), weight.sum()
+
+
+def probability(logit: Tensor, config: RowConfig) -> Tensor:
+    """(batch,) that the label is 1; what `positive_weight` added to the odds is taken out."""
+    return torch.sigmoid(logit - math.log(config.positive_weight))

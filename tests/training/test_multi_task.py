@@ -1,0 +1,121 @@
+"""Several labels of a row: each found, by its own rows alone; the mixture of experts is the papers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.learning import training_losses
+from tests.training.test_ranking import published
+from tests.training.test_row_models import auc
+from training.batch import Batch
+from training.errors import SchemaError
+from training.models.multi_task import Extraction, MultiTask
+from training.row_configs import MultiTaskConfig
+from training.schema import Column, Kind, Schema
+
+ITEMS = 12
+COLUMNS = (Column("item", Kind.ID, "items", ITEMS + 1), Column("price", Kind.DENSE))
+CLICKED, PAID = Column("clicked", Kind.LABEL), Column("paid", Kind.LABEL)
+WEIGHT = Column("paid_weight", Kind.WEIGHT)
+SCHEMA = Schema((*COLUMNS, CLICKED, PAID, WEIGHT))
+KINDS = {
+    "shared bottom": {"shared_experts": 1},
+    "MMoE": {"shared_experts": 3},
+    "PLE": {"shared_experts": 2, "own_experts": 1, "levels": 2},
+}
+
+
+def rows(seed: int, count: int = 256) -> Batch:
+    """Every third item is clicked, what is cheap is paid; of what was not clicked nobody knows whether it would be."""
+    draws = torch.Generator().manual_seed(seed)
+    item = torch.randint(1, ITEMS + 1, (count,), generator=draws)
+    price = torch.randn(count, generator=draws)
+    clicked = (item % 3 == 0).float()
+    paid = torch.where(clicked > 0, (price < 0).float(), 1.0)
+    return {"item": item, "price": price, "clicked": clicked, "paid": paid, "paid_weight": clicked}
+
+
+def build(**config: object) -> MultiTask:
+    torch.manual_seed(0)
+    return MultiTask(MultiTaskConfig.parse(config), SCHEMA)
+
+
+class Joined(MultiTask):
+    """The parts' means added up, as the training does it."""
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        parts = super().loss(batch, generator).values()
+        return cast("Tensor", sum(part.loss / part.weight for part in parts)), torch.tensor(1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_label_is_found_by_its_own_rows(kind: str) -> None:
+    torch.manual_seed(0)
+    model = Joined(MultiTaskConfig.parse(KINDS[kind]), SCHEMA).train()
+    list(training_losses(model, rows, 100, sparse_rate=0.03))
+    unseen = rows(10_000, 2048)
+    with torch.no_grad():
+        found = model.eval().predict(unseen)
+    assert auc(found["p_clicked"], unseen["clicked"]) > 0.97  # type: ignore[arg-type]
+    assert auc(found["p_paid"], (unseen["price"] < 0).float()) > 0.97  # type: ignore[operator]
+
+
+def test_a_row_without_weight_says_nothing_of_its_label() -> None:
+    model, batch = build().eval(), rows(1)
+    other = {**batch, "paid": torch.where(batch["clicked"] > 0, batch["paid"], 0.0)}  # type: ignore[arg-type, operator]
+    mine, theirs = model.loss(batch), model.loss(other)
+    assert float(mine["paid"].weight) == float(batch["clicked"].sum())  # type: ignore[union-attr]
+    torch.testing.assert_close(mine["paid"], theirs["paid"], rtol=0, atol=0)
+    assert float(mine["clicked"].weight) == 256
+
+
+def test_a_batch_of_no_rows_gives_parts_of_nothing() -> None:
+    parts = build(**KINDS["PLE"]).loss(rows(1, 0))
+    found = {name: [float(part.loss.detach()), float(part.weight), part.share] for name, part in parts.items()}
+    assert found == {"clicked": [0, 0, 1], "paid": [0, 0, 1]}
+
+
+def test_a_bundle_answers_as_the_model(tmp_path: Path) -> None:
+    model, batch = build(**KINDS["PLE"]).eval(), rows(3)
+    with torch.no_grad():
+        answered = published(tmp_path, "multi_task", model).model().predict(batch)
+        assert {*answered} == {"p_clicked", "p_paid"}
+        torch.testing.assert_close(answered, model.predict(batch), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_experts_are_mixed_as_in_the_papers(is_last: bool) -> None:
+    torch.manual_seed(0)
+    config = MultiTaskConfig.parse({"shared_experts": 2, "own_experts": 1, "hidden": [3]})
+    level = Extraction(4, 2, config, is_last=is_last)
+    given = [torch.randn(5, 4) for _ in range(3)]
+    first, second, *shared = [
+        level.experts[owner][number](given[owner], None) for owner, number in ((0, 0), (1, 0), (2, 0), (2, 1))
+    ]
+    mixtures = [[first, *shared], [second, *shared], [first, second, *shared]]
+    found = level(given, None)
+    assert len(found) == (2 if is_last else 3)
+    for gate, rows_, mixed, every in zip(level.gates, given, found, mixtures, strict=False):
+        shares = torch.softmax(rows_ @ gate.weight.T, dim=1)
+        plain = sum(shares[:, [place]] * one for place, one in enumerate(every))
+        torch.testing.assert_close(mixed, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_one_expert_is_a_shared_bottom() -> None:
+    model, batch = build(**KINDS["shared bottom"]).eval(), rows(2)
+    bottom = model.levels[0].experts[-1][0](model.fields(batch).flatten(1), None)
+    for tower, p in zip(model.towers, model.predict(batch).values(), strict=True):
+        torch.testing.assert_close(torch.sigmoid(tower(bottom, None).squeeze(1)), p)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [([CLICKED], r"\['clicked'\]"), ([CLICKED, Column("steps", Kind.LABEL, length=3)], "steps")]
+)
+def test_a_schema_without_several_labels_is_refused(labels: list[Column], named: str) -> None:
+    with pytest.raises(SchemaError, match=rf"needs two labels or more, each a number; .*{named}"):
+        MultiTask(MultiTaskConfig(), Schema((*COLUMNS, *labels)))
