@@ -43,13 +43,20 @@ class ListEvaluation(EvaluationSettings):
     ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
         (5, 10, 20, 50), min_length=1, max_length=20, description="lengths of the lists that are judged"
     )
-    baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als"], ...] = Field(
+    baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als", "ease"], ...] = Field(
         ("popularity", "recent_popularity", "item_item", "als"), description="what the bundle is held against"
     )
     als_rank: int = Field(64, ge=1, le=10_000, description="numbers in a vector of ALS")
     als_iterations: int = Field(15, ge=1, le=10_000, description="iterations of ALS")
     als_alpha: float = Field(1.0, gt=0, description="weight of a purchase in ALS")
     als_regularisation: float = Field(0.1, ge=0, description="regularisation of ALS")
+    ease_l2: float = Field(500.0, gt=0, le=1e9, description="ridge of EASE, in customers: smaller for fewer purchases")
+    ease_items: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="items of a catalogue that EASE takes at most: one task holds items x items x 24 bytes, 2.4 GB",
+    )
 
     @field_validator("ks")
     @classmethod

@@ -15,6 +15,7 @@ INK, SOFT, LINE = "#1c2733", "#5b6875", "#e3e7eb"
 MODEL_COLOURS = {
     "millrace": BLUE,
     "als": RED,
+    "ease": PINK,
     "item_item": GREEN,
     "recent_popularity": ORANGE,
     "popularity": GREY,
@@ -22,6 +23,7 @@ MODEL_COLOURS = {
 MODEL_NAMES = {
     "millrace": "Millrace",
     "als": "ALS (Spark)",
+    "ease": "EASE",
     "item_item": "Item-item",
     "recent_popularity": "Recent popularity",
     "popularity": "Popularity",

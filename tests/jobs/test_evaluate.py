@@ -19,12 +19,15 @@ from tests.jobs.small_shop import small_shop
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.errors import BundleError, DataError, TableError
 
-MODELS = ["millrace", "popularity", "recent_popularity", "item_item", "als"]
+MODELS = ["millrace", "popularity", "recent_popularity", "item_item", "als", "ease"]
+EVALUATION_OF_ALL = {
+    "ks": (3, 5), "bootstrap": 100, "baselines": MODELS[1:], "als_rank": 4, "als_iterations": 2, "ease_l2": 5.0
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return small_shop(spark, tmp_path_factory.mktemp("shop"))
+    return small_shop(spark, tmp_path_factory.mktemp("shop"), evaluation=EVALUATION_OF_ALL)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +67,10 @@ def test_users_and_popularity_agree_with_a_plain_count(result: dict, settings: S
         assert judged["models"]["popularity"]["recall_at_5"]["value"] == pytest.approx(sum(recalls) / len(recalls))
 
 
-def test_item_item_finds_the_planted_halves(result: dict) -> None:
+@pytest.mark.parametrize("name", ["item_item", "ease"])
+def test_items_that_go_together_find_the_planted_halves(result: dict, name: str) -> None:
     models = result["protocols"]["new"]["models"]
-    assert models["item_item"]["recall_at_5"]["value"] > models["popularity"]["recall_at_5"]["value"]
+    assert models[name]["recall_at_5"]["value"] > models["popularity"]["recall_at_5"]["value"]
 
 
 def test_examples_and_deciles_are_there_to_look_at(result: dict) -> None:
@@ -77,7 +81,7 @@ def test_examples_and_deciles_are_there_to_look_at(result: dict) -> None:
         assert len(example["recommended"]) == 5
         assert not set(example["recommended"]) & set(example["bought"])
     deciles = result["popularity_of_recommended"]
-    assert list(map(len, (deciles["bought"], *deciles["recommended"].values()))) == [10] * 6
+    assert list(map(len, (deciles["bought"], *deciles["recommended"].values()))) == [10] * 7
     assert set(deciles["recommended"]) == set(MODELS)
 
 

@@ -21,6 +21,7 @@ from jobs.task import OURS, Answer, Ground, Slice
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
+from spark_udfs.baselines.ease import by_ease, fit_ease
 from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
@@ -84,6 +85,10 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
                 regularisation=wanted.als_regularisation,
             )
         rankers["als"] = als.recommend
+    if "ease" in wanted.baselines:
+        with step("evaluate: fit EASE"):
+            weights = fit_ease(counts, allowed, folder, l2=wanted.ease_l2, most=wanted.ease_items)
+        rankers["ease"] = partial(by_ease, weights=weights)
 
     def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
         return ranker(asked, k=k, exclude_seen=protocol == "new")
