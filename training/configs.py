@@ -215,12 +215,27 @@ class SequenceConfig(ModelConfig):
         return self
 
 
+class Bert4RecConfig(SequenceConfig):
+    """Hyper-parameters of the model of sequences that looks both ways, training/models/bert4rec.py."""
+
+    FIRST: ClassVar[frozenset[str]] = SequenceConfig.FIRST | {"masked"}
+
+    masked: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the lines that are hidden and predicted; at least one a sequence",
+        json_schema_extra=search(0.1, 0.6),
+    )
+
+
 CONFIGS: dict[str, type[ModelConfig]] = {
     "two_tower": TwoTowerConfig,
     "matrix_factorisation": MatrixFactorisationConfig,
     "row_mlp": RowMlpConfig,
     "quantile_mlp": QuantileMlpConfig,
     "sequence": SequenceConfig,
+    "bert4rec": Bert4RecConfig,
     "logistic_regression": LogisticRegressionConfig,
     "fm": FmConfig,
     "deepfm": DeepFmConfig,

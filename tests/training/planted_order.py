@@ -13,6 +13,7 @@ import torch
 from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
 from training.fit import FitSettings, fit
+from training.models.bert4rec import Bert4Rec
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
 from training.schema import Column, Kind, Schema
@@ -36,11 +37,11 @@ def after(first: int, second: int) -> int:
 
 
 def rows_of(seed: int, count: int = 64) -> list[list[int]]:
-    """Sequences of LENGTH items; the first two are drawn."""
+    """Sequences of up to LENGTH items, at least three; the first two are drawn."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(1, ITEMS + 1, (count, 2), generator=generator).tolist()
-    for row in rows:
-        while len(row) < LENGTH:
+    for number, row in enumerate(rows):
+        while len(row) < 3 + number % (LENGTH - 2):
             row.append(after(*row[-2:]))
     return rows
 
@@ -58,10 +59,12 @@ def sequence_batch(rows: list[list[int]], before: list[list[int]] | None = None)
     }
 
 
-def model_of(weighed: bool = False, tables: Tables | None = None, **config: Any) -> Sequence:
+def model_of(
+    kind: type[Sequence] = Sequence, weighed: bool = False, tables: Tables | None = None, **config: Any
+) -> Sequence:
     torch.manual_seed(0)
-    parsed = Sequence.Config.parse({"dim": 32, "dropout": 0.1, "negatives": 1_000, **config})
-    return Sequence(parsed, WEIGHED if weighed else SCHEMA, {"user_count": torch.ones(ITEMS + 1)}, tables)
+    parsed = kind.Config.parse({"dim": 32, "dropout": 0.1, "negatives": 1_000, **config})
+    return kind(parsed, WEIGHED if weighed else SCHEMA, {"user_count": torch.ones(ITEMS + 1)}, tables)
 
 
 class Loader:
@@ -88,7 +91,8 @@ def trained(spec: dict[str, Any], world: World) -> Sequence:
         batch_size=64, learning_rate=0.005, embedding_learning_rate=0.01, embedding_optimizer="sparse_adam"
     )
     tables = Tables(world, 0.0 if spec.get("shard") else None)
-    model = model_of(tables=tables, **spec["model"])
+    kind = Bert4Rec if spec.get("both_ways") else Sequence
+    model = model_of(kind, tables=tables, **spec["model"])
     fit(model, Loader(world, steps=spec.get("steps", 150)), settings, world=world)  # type: ignore[arg-type]
     return model
 

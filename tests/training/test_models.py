@@ -80,7 +80,7 @@ class SimpleX(MatrixFactorisation):
 
 
 # Histories of these are sequences: a row's target is its last line, and what they know of a customer is the history.
-SEQUENCES = [name for name, config in CONFIGS.items() if config is SequenceConfig]
+SEQUENCES = [name for name, config in CONFIGS.items() if issubclass(config, SequenceConfig)]
 RETRIEVAL = {name: model for name, model in MODELS.items() if issubclass(model, RetrievalModel)}
 CONTRACT: dict[str, type[RetrievalModel]] = {
     **RETRIEVAL,

@@ -16,7 +16,8 @@ from tests.training.planted_order import ITEMS, model_of, sequence_batch
 from training.batch import Batch, Ragged
 from training.configs import SequenceConfig
 from training.errors import SettingsError
-from training.models.packed import causal_attention, packed
+from training.models.bert4rec import Bert4Rec
+from training.models.packed import attention, packed
 from training.models.sequence import Sequence
 from training.world import World
 
@@ -30,7 +31,7 @@ def lists(rows: list[list[int]]) -> Ragged:
 
 def test_packed_sequences_lie_by_length_and_come_back() -> None:
     history = lists(ROWS)
-    layout = packed(history.offsets)
+    layout = packed(history.offsets, causal=True)
     assert layout.blocks == ((1, 1), (2, 2), (1, 3), (1, 4), (1, 7))
     assert history.values[layout.order].tolist() == [7, 9, 8, 2, 1, 4, 5, 6, 0, 0, 5, 4, 1, 0, 2, 3, 3, 8, 9]
     assert torch.equal(history.values[layout.order][layout.place], history.values)
@@ -38,15 +39,16 @@ def test_packed_sequences_lie_by_length_and_come_back() -> None:
     assert layout.length.tolist() == [1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, *[7] * 7]
 
 
-def test_attention_is_that_of_each_sequence_by_itself() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_is_that_of_each_sequence_by_itself(causal: bool) -> None:
     history, generator = lists(ROWS), torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(len(history.values), 2, 6, generator=generator).requires_grad_() for _ in range(3))
-    layout = packed(history.offsets)
-    found = causal_attention(query[layout.order], key[layout.order], value[layout.order], layout)[layout.place]
+    layout = packed(history.offsets, causal)
+    found = attention(query[layout.order], key[layout.order], value[layout.order], layout)[layout.place]
     parts = []
     for start, end in pairwise(history.offsets.tolist()):
         scores = torch.einsum("qhw,khw->hqk", query[start:end], key[start:end]) / 6**0.5
-        later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+        later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1) & causal
         parts.append(torch.einsum("hqk,khw->qhw", scores.masked_fill(later, -torch.inf).softmax(2), value[start:end]))
     plain = torch.cat(parts)
     torch.testing.assert_close(found, plain)
@@ -59,9 +61,9 @@ def test_attention_is_that_of_each_sequence_by_itself() -> None:
 
 
 def test_no_tokens() -> None:
-    layout = packed(torch.zeros(3, dtype=torch.int64))
+    layout = packed(torch.zeros(3, dtype=torch.int64), causal=True)
     nothing = torch.zeros(0, 2, 6)
-    assert causal_attention(nothing, nothing, nothing, layout).shape == (0, 2, 6)
+    assert attention(nothing, nothing, nothing, layout).shape == (0, 2, 6)
 
 
 def of_prefixes(model: Sequence, rows: list[list[int]], before: list[list[int]], worth: list[list[float]]) -> Tensor:
@@ -151,6 +153,50 @@ def test_heads_must_be_even() -> None:
 def test_an_order_that_no_bag_of_items_tells_is_found(blocks: str, negatives: int) -> None:
     model = planted_order.trained({"model": {"blocks": blocks, "negatives": negatives}}, World())
     assert planted_order.found(model) > 0.85
+
+
+def test_one_that_reads_both_ways_finds_it() -> None:
+    spec = {"model": {"masked": 0.0, "dropout": 0.0}, "both_ways": True}
+    assert planted_order.found(planted_order.trained(spec, World())) > 0.85
+
+
+def test_a_hidden_last_line_is_what_a_query_asks() -> None:
+    """Its loss and gradients are those of the history before it; a line that is no target is never hidden."""
+    model = model_of(Bert4Rec, masked=0.0, weighed=True).eval()
+    rows, before = [[4, 5, 0, 6], [2, 0], [5, 1]], [[0, 0, 0, 0], [0, 0], [-1, -1]]
+    batch = sequence_batch(rows, before)
+    weights = torch.tensor([1.0, 1.0, 1.0, 3.0, 2.0, 1.0, 1.0, 1.0])
+    batch["history_weight"] = Ragged(weights, cast(Ragged, batch["history"]).offsets)
+    found, weight = model.loss(batch, torch.Generator())
+    offsets = torch.tensor([0, 3, 3])
+    asked: Batch = {
+        "history": Ragged(torch.tensor([4, 5, 0]), offsets),
+        "history_age": Ragged(torch.tensor([3.0, 2.0, 1.0]), offsets),
+    }
+    losses = F.cross_entropy(
+        (model.queries(asked) @ model.item_matrix().T)[:, 1:], torch.tensor([5, 1]), reduction="none"
+    )
+    expected = (torch.tensor([3.0, 2.0]) * losses).sum()
+    assert float(weight) == 3 + 2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    parameters = list(model.parameters())
+    for ours, plain in zip(
+        torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours.to_dense(), plain.to_dense(), rtol=1e-5, atol=1e-5)
+
+
+def test_lines_are_hidden_by_chance_and_at_least_one_a_sequence() -> None:
+    model = model_of(Bert4Rec, masked=0.4)
+    rows = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]] * 400
+    history, before = (cast(Ragged, sequence_batch(rows)[name]) for name in ("history", "history_before"))
+    learnt = model._learnt(history, before.values, torch.Generator().manual_seed(0))
+    counts = torch.bincount(learnt.lines // 10, minlength=400)
+    assert counts.min() >= 1
+    assert float(counts.double().mean()) == pytest.approx(4, abs=0.2)
+    assert torch.equal(learnt.targets, history.values[learnt.lines])
+    seen = model._seen(torch.zeros(len(history.values), 32), learnt)
+    assert torch.equal(seen.any(1).nonzero()[:, 0], learnt.lines)
 
 
 def test_two_towers_do_not_find_it() -> None:

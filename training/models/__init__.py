@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
+from training.models.bert4rec import Bert4Rec
 from training.models.matrix_factorisation import MatrixFactorisation
 from training.models.multi_task import MultiTask
 from training.models.quantile_mlp import QuantileMlp
@@ -19,6 +20,7 @@ MODELS: dict[str, type[Model]] = {
     "row_mlp": RowMlp,
     "quantile_mlp": QuantileMlp,
     "sequence": Sequence,
+    "bert4rec": Bert4Rec,
     "logistic_regression": LogisticRegression,
     "fm": Fm,
     "deepfm": DeepFm,

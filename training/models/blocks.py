@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.models.draws import dropped
-from training.models.packed import Packed, causal_attention
+from training.models.packed import Packed, attention
 
 EPS = 1e-6
 LONGEST_PLACES, LONGEST_DAYS = 1e4, 1e4  # the slowest turns: of places as in RoFormer, and of days
@@ -43,7 +43,7 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm, self.second_norm = nn.RMSNorm(dim, EPS), nn.RMSNorm(dim, EPS)
-        self.into = nn.Linear(dim, 4 * dim, bias=False)
+        self.into = nn.Linear(dim, 4 * dim)
         self.out = nn.Linear(dim, dim, bias=False)
         self.widen = nn.Linear(dim, 4 * dim, bias=False)
         self.narrow = nn.Linear(2 * dim, dim, bias=False)
@@ -59,9 +59,7 @@ class GatedBlock(nn.Module):
         """
         query, key, value, gate = self.into(self.norm(x_TD)).chunk(4, dim=1)
         apart = (-1, self.heads, x_TD.shape[1] // self.heads)
-        mixed = causal_attention(
-            turned(query.view(apart), turns), turned(key.view(apart), turns), value.view(apart), layout
-        )
+        mixed = attention(turned(query.view(apart), turns), turned(key.view(apart), turns), value.view(apart), layout)
         x_TD = x_TD + dropped(self.out(mixed.flatten(1) * F.silu(gate)), self.dropout, generator)
         inner, gate = self.widen(self.second_norm(x_TD)).chunk(2, dim=1)
         return x_TD + dropped(self.narrow(inner * F.silu(gate)), self.dropout, generator)
@@ -88,7 +86,7 @@ class SasrecBlock(nn.Module):
         normed = self.norm(x_TD)
         apart = (-1, self.heads, x_TD.shape[1] // self.heads)
         query, key, value = self.query(normed), self.key(x_TD), self.value(x_TD)
-        mixed = causal_attention(query.view(apart), key.view(apart), value.view(apart), layout)
+        mixed = attention(query.view(apart), key.view(apart), value.view(apart), layout)
         x_TD = self.second_norm(normed + self.out(mixed.flatten(1)))
         inner = dropped(torch.relu(self.widen(x_TD)), self.dropout, generator)
         return x_TD + dropped(self.narrow(inner), self.dropout, generator)

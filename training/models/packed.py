@@ -22,6 +22,7 @@ class Packed(NamedTuple):
         position: (tokens,) int64, of each place how many tokens of its sequence come before.
         length: (tokens,) int64, of each place how many tokens its sequence has.
         blocks: (sequences, length) of the blocks, one after the other.
+        causal: whether a token looks at itself and those before it alone, or at all of its sequence.
     """
 
     order: Tensor
@@ -29,13 +30,15 @@ class Packed(NamedTuple):
     position: Tensor
     length: Tensor
     blocks: tuple[tuple[int, int], ...]
+    causal: bool
 
 
-def packed(offsets: Tensor) -> Packed:
+def packed(offsets: Tensor, causal: bool) -> Packed:
     """Pack lists.
 
     Args:
         offsets: (sequences + 1,) int64; list i has the tokens offsets[i] to offsets[i + 1].
+        causal: see `Packed`.
     """
     lengths = offsets.diff()
     by_length = torch.argsort(lengths, stable=True)
@@ -50,11 +53,11 @@ def packed(offsets: Tensor) -> Packed:
     place[order] = torch.arange(len(order), device=order.device)
     found, counts = torch.unique_consecutive(of_sequence[of_sequence > 0], return_counts=True)
     blocks = tuple(zip(counts.tolist(), found.tolist(), strict=True))
-    return Packed(order, place, position, length, blocks)
+    return Packed(order, place, position, length, blocks, causal)
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Packed) -> Tensor:
-    """Each token's mean of the values of its sequence up to itself, weighted by softmax(query . key / sqrt(width)).
+def attention(query: Tensor, key: Tensor, value: Tensor, layout: Packed) -> Tensor:
+    """Each token's mean of the values that it looks at, weighted by softmax(query . key / sqrt(width)).
 
     On a CPU in float32 even under autocast: for sequences of ten tokens torch's kernel takes eight times as long in
     bfloat16.
@@ -77,13 +80,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Packed) 
 def _of_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed) -> Tensor:
     sizes = [sequences * length for sequences, length in layout.blocks]
     parts = zip(*(torch.split(tensor, sizes) for tensor in (query, key, value)), layout.blocks, strict=True)
-    found = [_of_block(q, k, v, *block) for q, k, v, block in parts]
+    found = [_of_block(q, k, v, block, layout.causal) for q, k, v, block in parts]
     return torch.cat(found) if found else value
 
 
-def _of_block(query: Tensor, key: Tensor, value: Tensor, sequences: int, length: int) -> Tensor:
+def _of_block(query: Tensor, key: Tensor, value: Tensor, block: tuple[int, int], causal: bool) -> Tensor:
+    sequences, length = block
     if length == 1:
         return value
     q, k, v = (t.reshape(sequences, length, *t.shape[1:]).transpose(1, 2) for t in (query, key, value))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return mixed.transpose(1, 2).reshape(value.shape)

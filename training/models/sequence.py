@@ -40,11 +40,15 @@ class Sequence(RetrievalModel):
     Reads the columns history, history_age and history_before of a batch, and history_weight where the schema has it; a
     query needs the first two. Of a query's history every line is looked at. Lines of unknown items are passed over.
     Item feature: `user_count`, purchases before the training cut: how often an item is a target.
+
+    Attributes:
+        CAUSAL: whether a token looks at itself and those before it alone, or at all of its sequence.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
     FEATURES: ClassVar[tuple[str, ...]] = ("user_count",)
     COMPILED: ClassVar[tuple[str, ...]] = ("_softmax_piece",)
+    CAUSAL: ClassVar[bool] = True
 
     _softmax_piece = staticmethod(softmax_piece)
 
@@ -72,9 +76,9 @@ class Sequence(RetrievalModel):
         self.register_buffer("target_shares", counts / counts.sum())
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Sampled softmax of each line that something was known before, weighted by what the line is worth."""
+        """Sampled softmax of each line that is a target, weighted by what the line is worth."""
         history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
-        learnt = _learnt(history, cast(Ragged, batch["history_before"]).values)
+        learnt = self._learnt(history, cast(Ragged, batch["history_before"]).values, generator)
         tokens = learnt.tokens
         candidates = draw_candidates(
             learnt.targets, self.target_shares, self.config.negatives, generator, self.config.batch_negatives
@@ -84,7 +88,8 @@ class Sequence(RetrievalModel):
         where_C, where_N, where_T = where.split([len(candidates.items), len(learnt.targets), int(tokens.offsets[-1])])
         (items_UD,) = look_up((self.items, distinct))
         drop = generator if self.training else None
-        query_ND = self._encoded(items_UD[where_T], -days[tokens.kept], tokens.offsets, drop)[learnt.queries]
+        seen_TD = self._seen(items_UD[where_T], learnt)
+        query_ND = self._encoded(seen_TD, -days[tokens.kept], tokens.offsets, drop)[learnt.queries]
         weight = self._weights(batch)[learnt.lines]
         loss = sampled_softmax(
             query_ND,
@@ -98,15 +103,11 @@ class Sequence(RetrievalModel):
         return loss, weight.sum()
 
     def queries(self, batch: Batch) -> Tensor:
-        history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
-        tokens = _tokens(history, history.values > 0)
-        distinct, where = torch.unique(history.values[tokens.kept], return_inverse=True)
-        (items_UD,) = look_up((self.items, distinct))
-        encoded_TD = self._encoded(items_UD[where], -days[tokens.kept], tokens.offsets, None)
-        last = tokens.offsets[1:] - 1
+        items_TD, days, offsets = self._asked(batch)
+        encoded_TD = self._encoded(items_TD, days, offsets, None)
         none = encoded_TD.new_zeros(1, self.config.dim)  # of a row without a token
-        found = torch.cat([encoded_TD, none])[torch.where(tokens.offsets.diff() > 0, last, len(encoded_TD))]
-        return F.pad(found.float(), (0, 1), value=1.0)
+        last = torch.where(offsets.diff() > 0, offsets[1:] - 1, len(encoded_TD))
+        return F.pad(torch.cat([encoded_TD, none])[last].float(), (0, 1), value=1.0)
 
     def item_matrix(self) -> Tensor:
         """(items, D + 1): the last column is 0 but for the unknown item."""
@@ -115,8 +116,24 @@ class Sequence(RetrievalModel):
         unknown = F.pad(torch.zeros_like(matrix[:1]), (0, 1), value=UNKNOWN_BIAS)
         return torch.cat([unknown, F.pad(matrix[1:], (0, 1))])
 
+    def _asked(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the known items of queries' histories: (T, D) vectors, (T,) times in days, (rows + 1,) offsets."""
+        history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
+        tokens = tokens_of(history, history.values > 0)
+        distinct, where = torch.unique(history.values[tokens.kept], return_inverse=True)
+        (items_UD,) = look_up((self.items, distinct))
+        return items_UD[where], -days[tokens.kept], tokens.offsets
+
+    def _learnt(self, history: Ragged, known_before: Tensor, generator: torch.Generator | None) -> Learnt:  # noqa: ARG002
+        """What a batch teaches; see `learnt_forwards`."""
+        return learnt_forwards(history, known_before)
+
+    def _seen(self, items_TD: Tensor, learnt: Learnt) -> Tensor:  # noqa: ARG002
+        """(T, D): what blocks see of the tokens while training, of their item vectors."""
+        return items_TD
+
     def _encoded(self, items_TD: Tensor, days: Tensor, offsets: Tensor, drop: torch.Generator | None) -> Tensor:
-        """(T, D): what each token knows of itself and of those before it in its sequence.
+        """(T, D): what each token knows of itself and of those of its sequence that it looks at.
 
         Args:
             items_TD: the tokens' item vectors.
@@ -124,7 +141,7 @@ class Sequence(RetrievalModel):
             offsets: of the sequences.
             drop: generator of what is dropped, if anything is.
         """
-        layout = packed(offsets)
+        layout = packed(offsets, self.CAUSAL)
         x_TD = items_TD[layout.order] * self.config.dim**0.5
         if self.places is not None:
             x_TD = x_TD + self.places[(layout.length - 1 - layout.position).clamp(max=len(self.places) - 1)]
@@ -141,7 +158,7 @@ class Sequence(RetrievalModel):
         return torch.ones_like(cast(Ragged, batch["history_age"]).values)
 
 
-class _Tokens(NamedTuple):
+class Tokens(NamedTuple):
     """The lines that are looked at.
 
     Attributes:
@@ -155,7 +172,7 @@ class _Tokens(NamedTuple):
     offsets: Tensor
 
 
-class _Learnt(NamedTuple):
+class Learnt(NamedTuple):
     """What a batch teaches.
 
     Attributes:
@@ -165,18 +182,19 @@ class _Learnt(NamedTuple):
         queries: (N,) int64, of each target the token whose sight it is predicted from.
     """
 
-    tokens: _Tokens
+    tokens: Tokens
     lines: Tensor
     targets: Tensor
     queries: Tensor
 
 
-def _tokens(history: Ragged, kept: Tensor) -> _Tokens:
+def tokens_of(history: Ragged, kept: Tensor) -> Tokens:
+    """The lines that are looked at, by whether each is."""
     before = F.pad(kept.cumsum(0), (1, 0))
-    return _Tokens(kept, before, before[history.offsets])
+    return Tokens(kept, before, before[history.offsets])
 
 
-def _learnt(history: Ragged, known_before: Tensor) -> _Learnt:
+def learnt_forwards(history: Ragged, known_before: Tensor) -> Learnt:
     """Targets are known items with a known item before; lines that no target's query sees are no tokens.
 
     Args:
@@ -185,9 +203,9 @@ def _learnt(history: Ragged, known_before: Tensor) -> _Learnt:
     """
     items, starts = history.values, history.offsets[:-1]
     row = torch.repeat_interleave(history.offsets.diff())
-    known = _tokens(history, items > 0)
+    known = tokens_of(history, items > 0)
     seen = starts[row] + known_before.long().clamp(min=0)  # where the lines end that its query sees
     lines = torch.nonzero((known_before > 0) & (items > 0) & (known.before[seen] > known.before[starts[row]]))[:, 0]
     last = starts.clone().scatter_reduce(0, row[lines], seen[lines], "amax")
-    tokens = _tokens(history, known.kept & (torch.arange(len(items), device=items.device) < last[row]))
-    return _Learnt(tokens, lines, items[lines], tokens.before[seen[lines]] - 1)
+    tokens = tokens_of(history, known.kept & (torch.arange(len(items), device=items.device) < last[row]))
+    return Learnt(tokens, lines, items[lines], tokens.before[seen[lines]] - 1)
