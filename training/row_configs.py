@@ -78,11 +78,11 @@ class DcnV2Config(DeepConfig):
 
     crosses: int = Field(2, ge=1, le=16, description="cross layers; n of them find crosses of n + 1 fields")
     rank: int = Field(
-        64,
+        32,
         ge=0,
         le=65_536,
         description="of a cross layer's matrix; 0, or half a row's width and more: a whole matrix",
-        json_schema_extra=choices(0, 32, 64),
+        json_schema_extra=choices(0, 16, 32, 64),
     )
 
 
