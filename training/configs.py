@@ -92,7 +92,7 @@ class MatrixFactorisationConfig(ModelConfig):
     """Hyper-parameters of matrix factorisation, training/models/matrix_factorisation.py."""
 
     FIRST: ClassVar[frozenset[str]] = frozenset(
-        {"dim", "loss", "negatives", "temperature", "margin", "negative_weight", "own_share", "l2"}
+        {"dim", "loss", "negatives", "cosines", "temperature", "margin", "negative_weight", "own_share", "l2"}
     )
     READS = ("user", "history", "target", "weight")
 
@@ -107,40 +107,31 @@ class MatrixFactorisationConfig(ModelConfig):
         description="uniform draws a step, for all its rows; softmax has the batch's targets beside them; the "
         "catalogue's size or more: all items",
     )
-    temperature: float | None = Field(
+    cosines: bool = Field(True, description="softmax, bpr: whether a score is the vectors' cosine or their product")
+    temperature: float = Field(
         0.1,
         ge=1e-6,
         le=1e6,
-        description="softmax, bpr: what cosines are divided by, lower fits closer; none: inner products",
+        description="softmax, bpr: what scores are divided by; lower fits closer and overfits sooner",
         json_schema_extra=search(0.05, 0.3, log=True),
     )
     margin: float = Field(
-        0.9,
-        ge=-1,
-        le=1,
-        description="cosine_contrastive: the cosine below which another item costs nothing",
-        json_schema_extra=search(0.0, 0.95),
+        0.9, ge=-1, le=1, description="cosine_contrastive: the cosine below which another item costs nothing"
     )
     negative_weight: float = Field(
-        150.0,
-        gt=0,
-        le=1e6,
-        description="cosine_contrastive: weight of all other items together",
-        json_schema_extra=search(1.0, 1000.0, log=True),
+        150.0, gt=0, le=1e6, description="cosine_contrastive: weight of all other items together"
     )
     own_share: float = Field(
         1.0,
         ge=0,
         le=1,
         description="of a customer's own vector; the rest is the mean of the history's items; 1: ids alone",
-        json_schema_extra=search(0.0, 1.0),
     )
     l2: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="times half the squared lengths of a row's customer and target is added to its loss: for inner "
-        "products",
+        description="times half the squared lengths of a row's customer and target is added to its loss: for products",
     )
 
 

@@ -25,7 +25,7 @@ SCHEMA = Schema(
 )
 LOSSES = {
     "softmax": {"loss": "softmax", "negatives": ITEMS},
-    "bpr": {"loss": "bpr", "negatives": ITEMS, "temperature": None, "l2": 0.01},
+    "bpr": {"loss": "bpr", "negatives": ITEMS, "cosines": False, "temperature": 0.5, "l2": 0.01},
     "simplex": {
         **{"loss": "cosine_contrastive", "negatives": ITEMS, "margin": 0.3, "negative_weight": 10.0, "own_share": 0.5}
     },

@@ -40,7 +40,7 @@ def written_out(model: MatrixFactorisation, name: str) -> Tensor:
         length = query.square().sum() + items[target].square().sum()
         if name != "bpr":
             query, items = F.normalize(query, dim=0), F.normalize(items, dim=1)
-        scores = items @ query / (config.temperature or 1.0) if name == "softmax" else items @ query
+        scores = items @ query / (1.0 if name == "simplex" else config.temperature)
         others = [item for item in range(1, ITEMS + 1) if item != target]
         if name == "softmax":
             loss = scores[1:].logsumexp(0) - scores[target]
@@ -73,7 +73,7 @@ def test_queries_and_items_give_the_scores(name: str) -> None:
         scores = model.queries(batch_of(ROWS)) @ model.item_matrix().T
         user, items = model.users.weight[4], model.items.weight
         cosines = F.normalize(items, dim=1) @ F.normalize(user, dim=0)
-    expected = {"softmax": cosines / 0.1, "bpr": items @ user, "simplex": cosines}[name]
+    expected = {"softmax": cosines / 0.1, "bpr": items @ user / 0.5, "simplex": cosines}[name]
     torch.testing.assert_close(scores[1, 1:], expected[1:], rtol=1e-5, atol=1e-5)  # this row has no history
     assert bool((scores[:, 0] < -1e3).all())
 

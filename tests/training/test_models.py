@@ -56,7 +56,8 @@ class TowersOfPairs(TwoTower):
 
 class PairsConfig(MatrixFactorisationConfig):
     loss: Literal["softmax", "bpr", "cosine_contrastive"] = "bpr"
-    temperature: float | None = None
+    cosines: bool = False
+    temperature: float = 1.0
     l2: float = 0.01
 
 

@@ -1,7 +1,7 @@
 """Matrix factorisation: a customer and an item are a vector each, and their product is the score.
 
     query = own_share x customer + (1 - own_share) x W (mean of the history's items)
-    score = cosine(query, item) / temperature, or the inner product
+    score = cosine(query, item) / temperature, or their inner product over it
 
 With an own share of 1 it is matrix factorisation by ids alone; less is SimpleX's customer (Mao et al. 2021). Cosines
 need no weight decay, which a sparse table cannot have cheaply. Who has no vector of their own, or one that nothing
@@ -146,14 +146,18 @@ class MatrixFactorisation(RetrievalModel):
         pooled_BD = pooled_BD / torch.where(total > 0, total, 1.0)[:, None]
         history_share = 1 - self.config.own_share if self._pools else 1.0
         taste_BD: Tensor = self.config.own_share * users_BD + history_share * self.mix(pooled_BD)
-        if self._temperature is None:
-            return taste_BD
-        return F.normalize(taste_BD, dim=1, eps=LEAST_LENGTH) / self._temperature
+        if self._cosines:
+            taste_BD = F.normalize(taste_BD, dim=1, eps=LEAST_LENGTH)
+        return taste_BD if self._margins else taste_BD / self.config.temperature
 
     def _items(self, rows_UD: Tensor) -> Tensor:
-        return rows_UD if self._temperature is None else F.normalize(rows_UD, dim=1)
+        return F.normalize(rows_UD, dim=1) if self._cosines else rows_UD
 
     @property
-    def _temperature(self) -> float | None:
-        """None: scores are inner products. The margin of the cosine contrastive loss is one of cosines themselves."""
-        return 1.0 if self.config.loss == "cosine_contrastive" else self.config.temperature
+    def _margins(self) -> bool:
+        """Whether the loss has a margin: that is one of cosines themselves."""
+        return self.config.loss == "cosine_contrastive"
+
+    @property
+    def _cosines(self) -> bool:
+        return self._margins or self.config.cosines
