@@ -19,13 +19,15 @@ from jobs.console import say, show_table, step
 from jobs.ingest_rules import CORRECT_TIMES
 from jobs.sessions import persisted, session_settings
 from jobs.settings_sources import AttributeSource
-from jobs.source import Source
+from jobs.source import Raw, Source
 from spark_udfs import attributes, typed_texts
 from spark_udfs.attributes import GOOD, REASONS, TIME, TYPES, AttributeRules
 from spark_udfs.order_lines import REPLACED
 from training.errors import SchemaError, SettingsError, TooManyBadRows
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from jobs.settings_sources import IngestSettings
     from jobs.tables import Tables
     from spark_udfs.erased import Erased
@@ -93,6 +95,28 @@ def made_from(readings: Sequence[AttributeReading]) -> dict[str, Any]:
     return {"attributes": listed} if listed else {}
 
 
+def look_into(tables: Tables, described: Mapping[str, Sequence[AttributeReading]]) -> None:
+    """Open the sources, before anything is written: a column that is missing or of another type is said first.
+
+    Args:
+        tables: where the attributes go.
+        described: the sources, by table.
+
+    Raises:
+        DataError: a source cannot be read.
+        SchemaError: as of `gathered`.
+    """
+    with session_settings(tables.spark, CORRECT_TIMES | sources.AS_TEXTS):
+        for name, readings in described.items():
+            parts = []
+            for source, rules in readings:
+                with step(f"looking into {source.name}"), sources.readable(source):
+                    raw = _opened(tables.spark, source, rules)
+                parts.append(attributes.kept(attributes.sort_out(raw.rows, rules, raw.malformed), rules))
+            if parts:
+                _joined(tables, name, readings, parts)
+
+
 @contextmanager
 def gathered(
     tables: Tables,
@@ -123,8 +147,7 @@ def gathered(
     with session_settings(spark, CORRECT_TIMES | sources.AS_TEXTS), ExitStack() as held:
         for source, rules in readings:
             with step(f"reading {source.name}"), sources.readable(source):
-                raw = sources.read(spark, source, rules.columns, typed=True)
-                _refuse_maps(source, raw.rows, rules)
+                raw = _opened(spark, source, rules)
                 if TIME in rules.columns and typed_texts.zoneless(raw.rows, rules.columns[TIME], rules.time_format):
                     say(f"times of {source.name} name no zone: taken as {rules.time_zone} ({source.place}.time_zone)")
                 sorted_out = held.enter_context(persisted(attributes.sort_out(raw.rows, rules, raw.malformed)))
@@ -148,9 +171,7 @@ def gathered(
             show_table(f"Rows of {source.name}", ("disposition", "rows"), sorted(counts.items()))
         tally, keys = dispositions.tally(tables, batch, tallied), ["batch", "source", "disposition"]
         tables.merge_new(dispositions.TABLE, tally, keys, job=JOB, inputs=inputs, where=of_batch)
-        made = attributes.joined(parts[0], IDS[name], parts[1:], ())
-        named = [each for _, rules in readings for each in rules.attributes]
-        _refuse_other_types(tables, name, made, [each for each in named if each not in TEXTS[name]])
+        made = _joined(tables, name, readings, parts)
         if histories:
             every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
             with step(f"writing {HISTORIES[name]}"):
@@ -180,6 +201,21 @@ def _problems(place: str, table: str, rules: AttributeRules) -> list[str]:
     found += [f"{place}.columns has the file's column '{column}' more than once" for column in of_file]
     strange = sorted(rules.types.keys() - {*rules.attributes})
     return found + [f"{place}.types has '{name}', which is no attribute" for name in strange]
+
+
+def _opened(spark: SparkSession, source: Source, rules: AttributeRules) -> Raw:
+    """A source's rows, lazily."""
+    raw = sources.read(spark, source, rules.columns, typed=True)
+    _refuse_maps(source, raw.rows, rules)
+    return raw
+
+
+def _joined(tables: Tables, name: str, readings: Sequence[AttributeReading], parts: Sequence[DataFrame]) -> DataFrame:
+    """A row an id, of types that the table may have."""
+    made = attributes.joined(parts[0], IDS[name], parts[1:], ())
+    named = [each for _, rules in readings for each in rules.attributes]
+    _refuse_other_types(tables, name, made, [each for each in named if each not in TEXTS[name]])
+    return made
 
 
 def _refuse_maps(source: Source, rows: DataFrame, rules: AttributeRules) -> None:

@@ -101,6 +101,7 @@ def run(
     name = ", ".join(dict.fromkeys(source.name for source, _ in readings))
     with session_settings(spark, partitions_for(spark, sum(source.size for source, _ in batch.readings))):
         if batch.readings:
+            attributes.look_into(tables, described)
             ingest_batch.take_in(settings, tables, batch, watch)
         else:
             say(f"events are up to date with {name}")

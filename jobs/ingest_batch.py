@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 JOB = "ingest"
 MOST_WORDS = 20
+REMEDIES = {  # of what most of too many bad rows are
+    "unknown_kind": "Map the words in kinds (null: set aside)",
+    "unreadable_time": "Set time_format and time_zone to how times are written",
+    "early_time": "See whether time_format counts in the unit that times have, or set ingest.earliest",
+}
 ROWS_PER_FILE = 250_000  # of `events`: each file is a range of time
 
 
@@ -246,7 +251,8 @@ def _check(
     if sum(bad.values()) > limit * raw_rows:
         listed = ", ".join(f"{name}: {count:,}" for name, count in sorted(bad.items(), key=lambda item: -item[1]))
         kinds = f". Kinds are mapped to none of ours: {dispositions.listed(unknown_kinds)}" if unknown_kinds else ""
+        remedy = REMEDIES.get(max(bad, key=bad.__getitem__), "Correct the file or its columns")
         raise TooManyBadRows(
             f"{sum(bad.values()):,} of {raw_rows:,} rows of '{source}' are bad, over tables.quarantine_limit "
-            f"{limit:g}: {listed}{kinds}. Correct the file or its columns, or raise the limit; nothing was written"
+            f"{limit:g}: {listed}{kinds}. {remedy}, or raise the limit; nothing was written"
         )

@@ -180,6 +180,7 @@ def test_an_attribute_of_two_sources_and_a_map_are_refused(spark: SparkSession, 
     frame = spark.sql("SELECT 's1' sku, date'2024-01-01' at, 'n' title, map('a', 1) brand, array(1) sizes, 1.5D kg")
     with pytest.raises(SchemaError, match=r"attribute 'brand' of 'products' is map<string,int>"):
         ingest.run(shop(tmp_path, "v0;;;;"), spark, frames={"products": frame})
+    assert not Tables(spark, f"{tmp_path}/tables").exists("events")  # it is said before the events are read
 
 
 def test_the_types_of_the_settings_are_ours() -> None:

@@ -168,7 +168,9 @@ def test_other_rules_are_refused_with_what_keeps_the_erased_out(spark: SparkSess
 def test_too_many_bad_rows_stop_and_write_nothing(spark: SparkSession, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", CLEAN[0], DIRTY["unreadable_time"]))
     strict = settings.model_copy(update={"tables": settings.tables.model_copy(update={"quarantine_limit": 0.4})})
-    with pytest.raises(TooManyBadRows, match=r"1 of 2 rows .* over tables.quarantine_limit 0.4: unreadable_time: 1"):
+    with pytest.raises(
+        TooManyBadRows, match=r"1 of 2 rows .* over tables.quarantine_limit 0.4: unreadable_time: 1\. Set time_format"
+    ):
         ingest.run(strict, spark)
     assert not Tables(spark, settings.tables.root).exists("quarantine")
 
