@@ -9,20 +9,23 @@ and the whole catalogue is ranked for each.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyspark.sql import functions as F
+
 from cluster.session import TO_SCORE
 from jobs import build_examples, evaluate, ingest, train, tune
 from jobs.artefacts import write_json
-from jobs.console import say
+from jobs.console import say, step
 from jobs.interactions import interactions
 from jobs.memory import PeakMemory
-from jobs.sessions import in_utc, open_session
+from jobs.sessions import in_utc, open_session, persisted
 from jobs.settings import Settings, load_settings
-from jobs.stages import Stages
+from jobs.stages import Stages, seconds_of
 from jobs.task import OURS
 from spark_udfs import protocols
 from training.configs import CONFIGS
@@ -83,16 +86,20 @@ def run_benchmark(
         DataError: the interactions cannot be read.
     """
     _refuse_what_does_not_fit(protocol, test)
-    home = Path(out) / f"{Path(place).name.split('.')[0]}-{protocol}-{model}"
-    places = [f"tables.root={home}/tables", f"run_dir={home}/run", f"model.name={model}"]
     of_protocol = [] if protocol == "by_date" else BY_ORDER
-    of_model = [f"examples.form={form_of(model)}"]
-    settings = load_settings(None, [*USUALLY, *of_model, *of_protocol, *flags, *ALWAYS, *places])
+    usually = [*USUALLY, f"examples.form={form_of(model)}", *of_protocol]
+    settings = load_settings(None, [*usually, *flags, *ALWAYS, f"model.name={model}"])
     named = dict(_named(text) for text in columns)
     with PeakMemory() as memory:
-        stages, summary = _staged(settings, spark, protocol, lambda at: _rows(at, protocol, place, test, named))
-    judged = summary["evaluate"]["protocols"]["new"]
-    values, learned = dict(judged["models"]), summary["train"]
+        settings, learned, evaluated = _staged(
+            settings,
+            spark,
+            f"{out}/{Path(place).name.split('.')[0]}-{protocol}-{model}",
+            flags,
+            lambda at: _rows(at, protocol, place, test, named),
+        )
+    judged = evaluated["protocols"]["new"]
+    values, seconds = dict(judged["models"]), seconds_of(settings.run_dir)
     result = {
         "data": place,
         **({} if test is None else {"test": test}),
@@ -103,8 +110,8 @@ def run_benchmark(
         "metrics": values.pop(OURS),
         "baselines": values,
         "epochs": learned["epochs"],
-        "samples_per_s": round(learned["rows"] * learned["epochs"] / stages.seconds["train"], 1),
-        "seconds": {name: round(seconds, 1) for name, seconds in stages.seconds.items()},
+        "samples_per_s": round(learned["rows"] * learned["epochs"] / seconds["train"], 1),
+        "seconds": {name: round(of_stage, 1) for name, of_stage in seconds.items()},
         "peak_memory_mb": round(memory.peak / 2**20),
         "bundle": learned["bundle"],
         "flags": list(flags),
@@ -123,22 +130,37 @@ def line(result: Mapping[str, Any]) -> str:
 def _staged(
     settings: Settings,
     spark: SparkSession | None,
-    protocol: str,
+    home: str,
+    flags: Sequence[str],
     rows: Callable[[SparkSession], DataFrame],
-) -> tuple[Stages, dict[str, dict[str, Any]]]:
-    stages, summary = Stages(settings.run_dir), dict[str, dict[str, Any]]()
+) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
+    """All stages; returns the settings with the folder of these rows and flags, and what train and evaluate gave."""
     spark = open_session(settings, spark, beside=TO_SCORE)
-    say(f"benchmark: {protocol}: {PROTOCOLS[protocol]}")
-    given = {SOURCE: rows(spark)}
-    stages.run("ingest", lambda: ingest.run(settings, spark, frames=given))
+    with persisted(rows(spark)) as held:
+        with step("benchmark: reading the interactions"):
+            settings = _placed(settings, f"{home}-{_digest(held, flags)}")
+        stages = Stages(settings.run_dir)
+        stages.run("ingest", lambda: ingest.run(settings, spark, frames={SOURCE: held}))
     stages.run("build_examples", lambda: build_examples.run(settings, spark))
+    asked = settings
     if settings.tuning.trials:
         study = stages.run("tune", lambda: tune.run(settings, spark))
         tuned = settings.training.model_copy(update={"tuned": study["best"] is not None})
-        settings = settings.model_copy(update={"training": tuned})
-    summary["train"] = stages.run("train", lambda: train.run(settings, spark))
-    summary["evaluate"] = stages.run("evaluate", lambda: evaluate.run(settings, spark))
-    return stages, summary
+        asked = settings.model_copy(update={"training": tuned})
+    learned = stages.run("train", lambda: train.run(asked, spark))
+    return settings, learned, stages.run("evaluate", lambda: evaluate.run(asked, spark))
+
+
+def _digest(rows: DataFrame, flags: Sequence[str]) -> str:
+    """Of all rows and of what was asked for: other ones go to another folder, the same ones go on."""
+    columns = [F.coalesce(F.col(name).cast("string"), F.lit("")) for name in rows.columns]
+    found = rows.agg(F.count(F.lit(1)), F.bit_xor(F.xxhash64(*columns))).collect()[0]
+    return hashlib.sha256(json.dumps([*found, sorted(flags)]).encode()).hexdigest()[:8]
+
+
+def _placed(settings: Settings, home: str) -> Settings:
+    tables = settings.tables.model_copy(update={"root": f"{home}/tables"})
+    return settings.model_copy(update={"tables": tables, "run_dir": f"{home}/run"})
 
 
 def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, named: Mapping[str, str]) -> DataFrame:

@@ -52,6 +52,11 @@ def timed(run_dir: str, stage: str, call: Callable[[], dict[str, Any]]) -> dict[
     return summary
 
 
+def seconds_of(run_dir: str) -> dict[str, float]:
+    """Of each stage, how long it took when it last had something to do."""
+    return {entry["stage"]: entry["seconds"] for entry in _held(run_dir)}
+
+
 def _held(run_dir: str) -> list[dict[str, Any]]:
     """The times so far; a file that is damaged must not fail a job that has ended well."""
     try:

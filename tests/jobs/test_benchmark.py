@@ -64,3 +64,8 @@ def test_a_file_of_lists_to_one_line(spark: SparkSession, tmp_path: Path) -> Non
     again = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
     assert again["pairs"] == result["pairs"]
     assert again["bundle"] == result["bundle"]
+    assert again["seconds"]["train"] == result["seconds"]["train"]  # when it last had something to do
+    (tmp_path / "lists.txt").write_text("".join(" ".join(user[:-1]) + "\n" for user in users))
+    other = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
+    assert other["pairs"]["hash"] != result["pairs"]["hash"]
+    assert len([*tmp_path.glob("lists-leave_one_out-two_tower-*")]) == 2
