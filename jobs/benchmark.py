@@ -79,13 +79,14 @@ def run_benchmark(
 
     Returns:
         What benchmark.json holds: data, protocol, model, users, pairs (count and hash of what was to be found), metrics
-        and those of the baselines with intervals, epochs, samples_per_s, seconds by stage, peak_memory_mb, flags.
+        (of items that are new to a user; `metrics_any`: of any) and those of the baselines with intervals, epochs,
+        samples_per_s, seconds by stage, peak_memory_mb, flags.
 
     Raises:
         SettingsError: the protocol does not fit what was given, or a setting is wrong.
         DataError: the interactions cannot be read.
     """
-    _refuse_what_does_not_fit(protocol, test)
+    _refuse_what_does_not_fit(protocol, test, flags)
     of_protocol = [] if protocol == "by_date" else BY_ORDER
     usually = [*USUALLY, f"examples.form={form_of(model)}", *of_protocol]
     settings = load_settings(None, [*usually, *flags, *ALWAYS, f"model.name={model}"])
@@ -108,6 +109,7 @@ def run_benchmark(
         "users": judged["users"],
         "pairs": judged["pairs"],
         "metrics": values.pop(OURS),
+        "metrics_any": evaluated["protocols"]["any"]["models"][OURS],
         "baselines": values,
         "epochs": learned["epochs"],
         "samples_per_s": round(learned["rows"] * learned["epochs"] / seconds["train"], 1),
@@ -145,8 +147,9 @@ def _staged(
     asked = settings
     if settings.tuning.trials:
         study = stages.run("tune", lambda: tune.run(settings, spark))
-        tuned = settings.training.model_copy(update={"tuned": study["best"] is not None})
-        asked = settings.model_copy(update={"training": tuned})
+        if study["best"] is not None:  # as many epochs as were best, by the validation
+            training = {"tuned": True, "epochs": study["best"]["epochs"]}
+            asked = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
     learned = stages.run("train", lambda: train.run(asked, spark))
     return settings, learned, stages.run("evaluate", lambda: evaluate.run(asked, spark))
 
@@ -167,7 +170,13 @@ def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, name
     rows = interactions(spark, place, named)
     if test is not None:
         return protocols.given(rows, interactions(spark, test, named))
-    return protocols.leave_one_out(rows) if protocol == "leave_one_out" else protocols.by_date(rows)
+    if protocol == "leave_one_out":
+        return protocols.leave_one_out(rows)
+    if not rows.where("time IS NULL").isEmpty():
+        raise SettingsError(
+            "--protocol by_date needs interactions with a time; name its column with --column time=NAME"
+        )
+    return protocols.by_date(rows)
 
 
 def form_of(model: str) -> str:
@@ -176,12 +185,17 @@ def form_of(model: str) -> str:
     return "sequences" if config is not None and BEFORE in config.READS else "purchases"
 
 
-def _refuse_what_does_not_fit(protocol: str, test: str | None) -> None:
+def _refuse_what_does_not_fit(protocol: str, test: str | None, flags: Sequence[str]) -> None:
     if protocol not in PROTOCOLS:
         raise SettingsError(f"--protocol must be one of {', '.join(PROTOCOLS)}; got '{protocol}'")
     if (protocol == "given") != (test is not None):
         remedy = "name its file with --test" if test is None else "leave --test out, or set --protocol given"
         raise SettingsError(f"--protocol {protocol}: {PROTOCOLS[protocol]}; {remedy}")
+    of_cuts = {text.partition("=")[0] for text in BY_ORDER}
+    if protocol != "by_date" and (moved := sorted(of_cuts & {flag.partition("=")[0] for flag in flags})):
+        raise SettingsError(
+            f"{moved[0]} is for --protocol by_date: under {protocol}, {PROTOCOLS[protocol]}; leave it out"
+        )
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     grown = None
     if before.manifest is not None and not same and task.grows:
         with step("build examples: looking for what was added"):
-            grown = growth(tables, task, settings, before.manifest, pins, inputs)
+            grown = task.anew(settings) or growth(tables, task, settings, before.manifest, pins, inputs)
     with step("build examples: counting up to the cuts"):
         read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
         lines = lines_of(tables, task, settings, read)

@@ -131,8 +131,6 @@ def growth(
     """
     if manifest.get("sides") != builds.SIDES:
         return "the build in force is of an earlier version of Millrace"
-    if (why := task.anew(settings)) is not None:
-        return why
     if "moved" in manifest:
         return "persons were erased since, whose lines are in the sums of the build in force"
     if not moved_builds.are_its_own(tables, manifest, task.grows):

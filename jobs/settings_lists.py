@@ -55,7 +55,7 @@ class ListEvaluation(EvaluationSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="items of a catalogue that EASE takes at most: one task holds items x items x 24 bytes, 2.4 GB",
+        description="items of a catalogue that EASE takes at most: one task holds items x items x 33 bytes, 3.3 GB",
     )
 
     @field_validator("ks")

@@ -3,8 +3,8 @@
 A build trains on what lies before VALIDATION, chooses by what lies from there to TEST, and is judged by what comes from
 TEST on. Where a protocol splits users' interactions by their order and not by a date, each gets a time of its own: a
 user's are a day apart, and the one that is asked for lies at the cut. So what a model sees of time is the same when it
-learns and when it is asked: order, and nothing else. Interactions of the same time are in the order of the file; in
-that of the items' ids where rows have no order, as those of a table.
+learns and when it is asked: order, and nothing else. Interactions of the same time are in the order of the file, by
+`position`; in that of the items' ids where that is null, as of tables, whose rows have no order.
 """
 
 from __future__ import annotations

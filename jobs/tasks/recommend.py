@@ -122,8 +122,8 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     model_type = MODELS[spec["model"]["name"]]
     if not issubclass(model_type, RetrievalModel):
         raise SettingsError(
-            f"model.name must be a model that ranks items; '{spec['model']['name']}' answers rows; take two_tower, "
-            "matrix_factorisation or sequence"
+            f"model.name must be a model that ranks items; '{spec['model']['name']}' answers rows; take one of "
+            f"{', '.join(name for name, kind in MODELS.items() if issubclass(kind, RetrievalModel))}"
         )
     config = {key: value for key, value in spec["model"].items() if key != "name"}
     catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *model_type.FEATURES])

@@ -25,10 +25,24 @@ from training.errors import SettingsError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-BYTES = 24  # of each pair of items while the inverse is made: three matrices of doubles
+BYTES = 33  # of each pair of items while the inverse is made: four matrices of doubles, and what LAPACK works in
 
 
-def fit_ease(counts: DataFrame, allowed: ItemFile, folder: Path, *, l2: float, most: int) -> ItemFile:
+def see_that_it_fits(items: int, most: int) -> None:
+    """See to the size of a catalogue, before anything is made of it.
+
+    Raises:
+        SettingsError: there are more items than `most`.
+    """
+    if items > most:
+        raise SettingsError(
+            f"evaluation.ease_items = {most:,} ({_gigabytes(most)}) must be at least the catalogue's {items:,} items; "
+            f"their weights take {_gigabytes(items)} in one task (items x items x {BYTES} bytes); leave ease out of "
+            "evaluation.baselines, or raise the bound where an executor has that much"
+        )
+
+
+def fit_ease(counts: DataFrame, allowed: ItemFile, folder: Path, *, l2: float) -> ItemFile:
     """Have an executor make the weights and put them where all can map them (`spark_udfs.item_files`).
 
     Args:
@@ -36,20 +50,10 @@ def fit_ease(counts: DataFrame, allowed: ItemFile, folder: Path, *, l2: float, m
         allowed: the items that are ranked.
         folder: the same one on the driver and on every executor.
         l2: the ridge, in users: larger for fewer lines.
-        most: items that are allowed at most.
 
     Returns:
         `item` and `weights` (items,) of each: for every item, in the order of `item`.
-
-    Raises:
-        SettingsError: there are more items than `most`.
     """
-    if allowed.rows > most:
-        raise SettingsError(
-            f"evaluation.ease_items = {most:,} ({_gigabytes(most)}) must be at least the catalogue's {allowed.rows:,} "
-            f"items; their weights take {_gigabytes(allowed.rows)} in one task (items x items x {BYTES} bytes); leave "
-            "ease out of evaluation.baselines, or raise the bound where an executor has that much"
-        )
 
     def solve(batches: Batches) -> Iterator[pa.RecordBatch]:
         ids = allowed.open("item")

@@ -14,7 +14,7 @@ from jobs.benchmark import run_benchmark
 from jobs.memory import PeakMemory
 from training.errors import SettingsError
 
-FLAGS = ["training.ranks=1", "training.epochs=1", "tuning.trials=0", "evaluation.bootstrap=100", "model.dim=8"]
+FLAGS = ["training.ranks=1", "training.epochs=1", "tuning.epochs=3", "evaluation.bootstrap=100", "model.dim=8"]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,11 @@ def test_memory_is_added_up() -> None:
     assert memory.peak > len(rows)
 
 
+def test_the_protocol_alone_says_where_the_cuts_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"examples\.validation_days is for --protocol by_date"):
+        run_benchmark("a.csv", "leave_one_out", out=str(tmp_path), flags=["examples.validation_days=30"])
+
+
 @pytest.mark.slow
 def test_a_file_of_lists_to_one_line(spark: SparkSession, tmp_path: Path) -> None:
     rng = random.Random(0)
@@ -60,7 +65,9 @@ def test_a_file_of_lists_to_one_line(spark: SparkSession, tmp_path: Path) -> Non
     assert told["metrics"]["recall_at_10"]["value"] == told["metrics"]["hit_rate_at_10"]["value"]
     assert set(told["baselines"]) == {"popularity"}
     assert told["peak_memory_mb"] > 100
-    assert set(told["seconds"]) == {"ingest", "build_examples", "train", "evaluate"}
+    assert set(told["seconds"]) == {"ingest", "build_examples", "tune", "train", "evaluate"}
+    best = next(tmp_path.rglob("best.json")).read_text()
+    assert told["epochs"] == json.loads(best)["epochs"] > 1  # the study's, not those of the settings
     again = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
     assert again["pairs"] == result["pairs"]
     assert again["bundle"] == result["bundle"]

@@ -27,13 +27,24 @@ FILES: dict[str, tuple[str, Found]] = {
         "user_id:token\titem_id:token\ttimestamp:float\n1\t1193\t978300760\n1\t661\t978302109\n2\t1193\t978298413\n",
         BY_TIME,
     ),
-    "pairs.txt": ("1 1193\n1 661\n2 1193\n", NO_TIME),
+    "pairs.txt": ("1 1193\n1 661\n2  1193\n", NO_TIME),
+    "genres.csv": (
+        'userId,movieId,rating,timestamp,title,genres\n1,1193,5,978300760,"One, the",Drama\n'
+        "1,661,3,978302109,James,Animation|Children\n2,1193,4,978298413,One,Drama|War\n",
+        BY_TIME,
+    ),
+    "unknown.csv": ("uid,track\n1,1193\n1,661\n2,1193\n", NO_TIME),
+    "numbers.txt": ("who item\n1 1193\n1 661\n2 1193\n", NO_TIME),
+    "of_five.txt": (
+        "1 10 20 30 40\n2 11 21 31 41\n",
+        [*(("1", f"{n}0", None) for n in range(1, 5)), *(("2", f"{n}1", None) for n in range(1, 5))],
+    ),
     "lists.txt": ("1 1193 661\n2 1193\n3\n", NO_TIME),
 }
 
 
 def found(spark: SparkSession, path: Path, **named: str) -> Found:
-    rows = interactions(spark, str(path), named).orderBy("position").collect()
+    rows = interactions(spark, str(path), named).orderBy("position", "user", "time").collect()
     return [(row["user"], row["item"], row["time"]) for row in rows]
 
 
@@ -70,6 +81,22 @@ def test_rows_without_a_name_are_left_out_and_said(
     assert "2 of 3 rows" in capsys.readouterr().err
 
 
+def test_which_columns_are_taken_is_said(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("user,sku,seen_on,position\n1,2,7,x\n1,3,7,y\n")
+    assert found(spark, tmp_path / "a.csv") == [("1", "2", None), ("1", "3", None)]
+    said = capsys.readouterr().err
+    assert "user is user, item is sku, time is none" in said
+    assert "if one of seen_on, position is the time" in said
+    assert found(spark, tmp_path / "a.csv", item="position", time="seen_on") == [("1", "x", 7.0), ("1", "y", 7.0)]
+
+
+def test_rows_of_tables_have_no_place_and_equal_ones_are_one(spark: SparkSession, tmp_path: Path) -> None:
+    spark.sql("SELECT 1 user, 2 item, 3L time UNION ALL SELECT 1, 2, 3L").write.parquet(f"{tmp_path}/p")
+    assert [tuple(row) for row in interactions(spark, f"{tmp_path}/p", {}).collect()] == [("1", "2", 3.0, None)]
+
+
 @pytest.mark.parametrize(
     ("text", "named", "said"),
     [
@@ -79,6 +106,8 @@ def test_rows_without_a_name_are_left_out_and_said(
         ("sku,day,x,y,z\n1,2,3,4,5\n", {"item": "sku"}, "--column user=NAME"),
         ("user,item,time\n1,2,yesterday\n", {}, "1 of 1 rows .* time that cannot be read"),
         ("user,item\n,\n", {}, "no row with a user and an item"),
+        ("1,2,3,4,5\n6,7,8,9,10\n", {}, "5 columns and no header"),
+        ("user,item\n1,2\n3,4,5\n", {}, "other numbers of fields than its first line"),
     ],
 )
 def test_what_cannot_be_read_is_said(

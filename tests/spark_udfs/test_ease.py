@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_udfs.baselines import ease as module
-from spark_udfs.baselines.ease import add_pairs, by_ease, fit_ease, sums_of_weights
+from spark_udfs.baselines.ease import add_pairs, by_ease, fit_ease, see_that_it_fits, sums_of_weights
 from spark_udfs.item_files import ItemFile, save_items
 from spark_udfs.top_k import Lists
 from training.errors import SettingsError
@@ -77,7 +77,7 @@ def test_executors_make_the_weights_and_rank_with_them(spark: SparkSession, allo
     have, l2 = bought(), 5.0
     pairs = [(int(user) + 1, int(item) + 3, 1) for user, item in zip(*np.nonzero(have), strict=True)]
     counts = spark.createDataFrame([*pairs, (1, 99, 1)], "user bigint, item bigint, count bigint")
-    fitted = fit_ease(counts, allowed, tmp_path, l2=l2, most=12)
+    fitted = fit_ease(counts, allowed, tmp_path, l2=l2)
     assert fitted.open("item").tolist() == list(range(3, 15))
     np.testing.assert_allclose(fitted.open("weights"), plain(have, l2), rtol=1e-5, atol=1e-6)
     asked = spark.createDataFrame([(1, [3, 4]), (2, [])], "user bigint, seen array<bigint>")
@@ -87,8 +87,8 @@ def test_executors_make_the_weights_and_rank_with_them(spark: SparkSession, allo
     assert [(row["user"], row["item"]) for row in answer] == [(1, int(item) + 3) for item in np.argsort(-scores)[:2]]
 
 
-def test_a_catalogue_whose_square_does_not_fit_is_refused(allowed: ItemFile, tmp_path: Path) -> None:
-    large = ItemFile(allowed.path, 20_000, allowed.columns)
-    message = r"ease_items = 10,000 \(2\.4 GB\) .* 20,000 items; .* 9\.6 GB .*leave ease out"
+def test_a_catalogue_whose_square_does_not_fit_is_refused() -> None:
+    see_that_it_fits(10_000, 10_000)
+    message = r"ease_items = 10,000 \(3\.3 GB\) .* 20,000 items; .* 13\.2 GB .*leave ease out"
     with pytest.raises(SettingsError, match=message):
-        fit_ease(None, large, tmp_path, l2=1.0, most=10_000)  # type: ignore[arg-type]
+        see_that_it_fits(20_000, 10_000)

@@ -21,7 +21,7 @@ from jobs.task import OURS, Answer, Ground, Slice
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
-from spark_udfs.baselines.ease import by_ease, fit_ease
+from spark_udfs.baselines.ease import by_ease, fit_ease, see_that_it_fits
 from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.evaluation import popularity_deciles, spread
@@ -62,6 +62,8 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
     k = max(wanted.ks)
     with step("evaluate: order what was sold"):
         allowed = save_items(known.select("item"), folder, "allowed")
+        if "ease" in wanted.baselines:
+            see_that_it_fits(allowed.rows, wanted.ease_items)
         depth = k + longest(_of_test(ground))
         of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
     counts = ground.keep("counts", lambda: interactions(indexed(ground).where(features.known_before(cut))))
@@ -87,7 +89,7 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
         rankers["als"] = als.recommend
     if "ease" in wanted.baselines:
         with step("evaluate: fit EASE"):
-            weights = fit_ease(counts, allowed, folder, l2=wanted.ease_l2, most=wanted.ease_items)
+            weights = fit_ease(counts, allowed, folder, l2=wanted.ease_l2)
         rankers["ease"] = partial(by_ease, weights=weights)
 
     def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
