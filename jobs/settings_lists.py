@@ -19,8 +19,8 @@ class ListExamples(EventExamples):
 
     form: Literal["purchases", "sequences"] = Field(
         "purchases",
-        description="what an example is: a purchase with the history before it, or, for model sequence, a stretch of a "
-        "customer's purchases, each a target",
+        description="what an example is: a purchase with the history before it, or, for models of sequences, a "
+        "stretch of a customer's purchases, each a target",
     )
     max_history: int = Field(
         100, ge=1, le=10_000, description="newest purchases that an example carries; targets of a stretch at most"

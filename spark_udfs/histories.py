@@ -165,7 +165,7 @@ def as_lines(held: DataFrame) -> DataFrame:
 
 def queries(
     held: DataFrame, lines: DataFrame, known_items: DataFrame, cut: datetime, until: datetime | None, max_history: int,
-    cap: int | None = None,
+    cap: int | None = None, *, by_arrival: bool = False,
 ) -> DataFrame:  # fmt: skip
     """One row per user known before a cut: what they had bought, and what they bought after it.
 
@@ -177,6 +177,8 @@ def queries(
         until: the held-out period ends before it; None: with the last line.
         max_history: the most recent lines kept.
         cap: of a customer's lines after the cut the newest so many count; None: all.
+        by_arrival: whether the lines of a history are in the order in which they were known, as those of
+            `features.sequences` are; else in that of their times.
 
     Returns:
         user, user_id, history, history_age, history_weight (as in `features.examples`, moment = cut), seen
@@ -186,7 +188,8 @@ def queries(
     after = (F.col("time") >= F.lit(utc(cut))) & (known_before(until) if until else F.lit(True))
     bought = lines.where(after & F.col("is_goal")).join(known_items, on="item", how="left_semi")
     truths = newest(bought, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
-    recent = last(F.sort_array(F.transform("lines", in_time)), max_history)
+    in_order = F.transform(F.sort_array("lines"), in_time)  # by arrival, the first of LINE
+    recent = last(in_order if by_arrival else F.sort_array(in_order), max_history)
     short = held.select("user", "user_id", "seen", recent.alias("lines"))
     return short.join(truths, on="user", how="left").select(
         "user",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from training.batch import Batch, Value
 
-ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items and 64 dimensions are 52 MB
+ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
 
 _loaded: dict[str, Any] = {}
 QUERY_COLUMNS = ("user", "history", "history_age")

@@ -87,6 +87,12 @@ class TwoTowerConfig(ModelConfig):
         "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists"
     )
 
+    @model_validator(mode="after")
+    def _others(self) -> Self:
+        if self.loss == "bpr" and not self.negatives:
+            raise ValueError("negatives must be 1 or more where loss is bpr, which compares with them alone")
+        return self
+
 
 class MatrixFactorisationConfig(ModelConfig):
     """Hyper-parameters of matrix factorisation, training/models/matrix_factorisation.py."""
@@ -203,6 +209,14 @@ class SequenceConfig(ModelConfig):
     def _even_heads(self) -> Self:
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim must be a multiple of 2 x heads = {2 * self.heads}; got {self.dim}")
+        if self.blocks == "gated" and self.heads == 1:
+            raise ValueError("heads must be 2 or more where blocks is gated: half of them go by places, half by times")
+        return self
+
+    @model_validator(mode="after")
+    def _candidates(self) -> Self:
+        if not self.negatives + self.batch_negatives:
+            raise ValueError("negatives and batch_negatives are both 0: nothing tells a target from other items")
         return self
 
 

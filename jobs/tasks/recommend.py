@@ -42,17 +42,19 @@ SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema:
     """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included.
 
-    What a line of the history is worth is one of them where lines are worth different things.
+    What a line of the history is worth is one of them where lines are worth different things, and of sequences, whose
+    lines are targets.
     """
     users, items = sizes["users"], sizes["items"]
+    stretches = settings is not None and in_sequences(settings)
     differ = settings is not None and len(set(weights_of(settings.examples).values())) > 1
     history = (
         Column("user", Kind.ID, vocabulary="users", size=users),
         Column("history", Kind.IDS, vocabulary="items", size=items),
         Column("history_age", Kind.DENSE, ragged=True),
-        *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ else ()),
+        *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ or stretches else ()),
     )
-    if settings is not None and in_sequences(settings):
+    if stretches:
         return Schema((*history, Column("history_before", Kind.DENSE, ragged=True)))
     return Schema(
         (

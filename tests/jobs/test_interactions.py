@@ -34,7 +34,7 @@ FILES: dict[str, tuple[str, Found]] = {
         BY_TIME,
     ),
     "unknown.csv": ("uid,track\n1,1193\n1,661\n2,1193\n", NO_TIME),
-    "numbers.txt": ("who item\n1 1193\n1 661\n2 1193\n", NO_TIME),
+    "numbers.txt": ("uid item\n1 1193\n1 661\n2 1193\n", NO_TIME),
     "of_five.txt": (
         "1 10 20 30 40\n2 11 21 31 41\n",
         [*(("1", f"{n}0", None) for n in range(1, 5)), *(("2", f"{n}1", None) for n in range(1, 5))],
@@ -102,7 +102,7 @@ def test_rows_of_tables_have_no_place_and_equal_ones_are_one(spark: SparkSession
     [
         ("", {}, "is empty"),
         ("alone\n", {}, "lines of .* have one field"),
-        ("a,b\n1,2\n", {"user": "c"}, "no column 'c'; it has: user, item"),
+        ("a,b\n1,2\n", {"user": "c"}, "no column 'c'; it has: a, b"),
         ("sku,day,x,y,z\n1,2,3,4,5\n", {"item": "sku"}, "--column user=NAME"),
         ("user,item,time\n1,2,yesterday\n", {}, "1 of 1 rows .* time that cannot be read"),
         ("user,item\n,\n", {}, "no row with a user and an item"),

@@ -12,9 +12,10 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_udfs import features
+from spark_udfs.histories import histories, queries
 from spark_udfs.moments import DAY_US
 from spark_udfs.sequences import LINE_COLUMNS, with_stretches
-from tests.spark_udfs.test_features import CUTS, LINES, START, days_of, of_user, some_lines
+from tests.spark_udfs.test_features import CUTS, LINES, START, day, days_of, of_user, some_lines
 
 LENGTH = 5
 NO_CUT = 2**60
@@ -142,6 +143,19 @@ def test_many_customers_in_many_batches() -> None:
     wanted = [row for made in with_stretches([whole], LENGTH, NO_CUT) for row in made.to_pylist()]
     parts = [whole.slice(start, 7) for start in range(0, 90, 7)]
     assert [row for made in with_stretches(parts, LENGTH, NO_CUT) for row in made.to_pylist()] == wanted
+
+
+def test_a_query_has_its_lines_in_the_order_of_those_that_are_learnt(spark: SparkSession) -> None:
+    times = {1: (1, 1), 2: (3, 3), 3: (2, 4), 4: (5, 5)}  # the third happens before the second and arrives after it
+    rows = [("u1", f"i{item}", day(time), day(arrival), 1.0, True) for item, (time, arrival) in times.items()]
+    ids = spark.createDataFrame([(1, "u1")], "index bigint, id string")
+    items = spark.createDataFrame([(item, f"i{item}") for item in times], "index bigint, id string")
+    known = features.indexed(spark.createDataFrame(rows, f"{LINES}, is_goal boolean"), ids, items)
+    [learnt] = features.sequences(known, CUTS, LENGTH).collect()
+    held = histories(known, ids.toDF("user", "user_id"), CUTS.test, 2 * LENGTH)
+    asked = (held, known.limit(0), known.select("item").limit(0), CUTS.test, None, LENGTH)
+    assert queries(*asked, by_arrival=True).collect()[0]["history"] == learnt["history"] == [1, 2, 3, 4]
+    assert queries(*asked).collect()[0]["history"] == [1, 3, 2, 4]
 
 
 def test_of_a_customer_with_too_many_lines_the_newest_count(spark: SparkSession) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.training.learning import training_losses
 from tests.training.test_row_models import MODELS_OF_ROWS, auc
 from training.batch import Batch, Ragged
-from training.errors import SettingsError
+from training.errors import SchemaError, SettingsError
 from training.models import MODELS, Model
 from training.models.interactions import Crosses, Fusion, Gates, dots, pairs
 from training.schema import Column, Kind, Schema
@@ -200,3 +200,9 @@ def test_gates_of_unknown_columns_are_refused() -> None:
 def test_heads_must_divide_both_streams() -> None:
     with pytest.raises(SettingsError, match=r"must be multiples of heads = 3; got \[64, 63\]"):
         build("final_mlp", heads=3, second_hidden=[63])
+
+
+def test_a_single_column_of_ids_leaves_dlrm_nothing_to_multiply() -> None:
+    schema = Schema((COLUMNS["left"], Column("fraud", Kind.LABEL)))
+    with pytest.raises(SchemaError, match="dlrm needs two columns of ids, or numbers"):
+        MODELS["dlrm"](MODELS["dlrm"].Config.parse({}), schema)

@@ -10,7 +10,7 @@ from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.models import MODELS, Model
-from training.models.rows import RowModel
+from training.models.rows import RowModel, yes_or_no_loss
 from training.row_configs import RowMlpConfig
 from training.schema import Column, Kind, Schema
 from training.settings import FitSettings
@@ -123,6 +123,14 @@ def test_the_focal_loss_of_what_is_right_is_less() -> None:
     plain, focal = build(), build(focal=2.0)
     batch = rows(3) | {"fraud": torch.zeros(256)}
     assert float(focal.loss(batch)[0].detach()) < 0.1 * float(plain.loss(batch)[0].detach())
+
+
+def test_the_focal_loss_of_a_row_that_is_surely_right_has_a_slope() -> None:
+    logit = torch.tensor([30.0], requires_grad=True)
+    one = torch.ones(1)
+    yes_or_no_loss(logit, one, one, RowMlpConfig.parse({"focal": 0.5}))[0].backward()
+    assert logit.grad is not None
+    assert torch.isfinite(logit.grad).all()
 
 
 def test_its_tables_learn_by_their_own_optimizer(name: str) -> None:

@@ -144,9 +144,29 @@ def test_nothing_is_dropped_where_nothing_is_learnt(blocks: str) -> None:
     assert float(model.train().loss(batch, torch.Generator().manual_seed(1))[0].detach()) != losses[0]
 
 
-def test_heads_must_be_even() -> None:
-    with pytest.raises(SettingsError, match=r"dim must be a multiple of 2 x heads = 6; got 64"):
-        SequenceConfig.parse({"heads": 3})
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"heads": 3}, "dim must be a multiple of 2 x heads = 6; got 64"),
+        ({"heads": 1}, "heads must be 2 or more where blocks is gated"),
+        ({"negatives": 0, "batch_negatives": 0}, "nothing tells a target from other items"),
+    ],
+)
+def test_settings_that_cannot_be(config: dict[str, int], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        SequenceConfig.parse(config)
+    assert SequenceConfig.parse({"heads": 1, "blocks": "sasrec", "negatives": 0}).negatives == 0
+
+
+@pytest.mark.parametrize("kind", [Sequence, Bert4Rec])
+def test_queries_in_pieces_are_those_at_once(kind: type[Sequence], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, batch = model_of(kind).eval(), sequence_batch(ROWS)
+    with torch.no_grad():
+        at_once = model.queries(batch)
+        monkeypatch.setattr("training.models.sequence.TOKENS_PIECE", 3)
+        torch.testing.assert_close(model.queries(batch), at_once)
+        assert len(model.queries(sequence_batch([]))) == 0
 
 
 @pytest.mark.parametrize(("blocks", "negatives"), [("gated", 1_000), ("gated", 10), ("sasrec", 1_000)])

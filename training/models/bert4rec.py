@@ -14,9 +14,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.batch import Batch, Ragged
+from training.batch import Ragged
 from training.configs import Bert4RecConfig, ModelConfig
 from training.models.draws import uniform
 from training.models.sequence import Learnt, Sequence, tokens_of
@@ -42,15 +41,14 @@ class Bert4Rec(Sequence):
         super().__init__(config, schema, item_features, tables)
         self.hidden = nn.Parameter(self.config.dim**-0.5 * torch.randn(self.config.dim))  # as long as an item's vector
 
-    def queries(self, batch: Batch) -> Tensor:
-        items_TD, days, of_lines = self._asked(batch)
-        lengths = of_lines.diff()
-        offsets = of_lines + torch.arange(len(of_lines), device=lengths.device)  # a hidden line more each
+    def _next(self, items_TD: Tensor, days: Tensor, offsets: Tensor) -> Tensor:
+        lengths = offsets.diff()
+        longer = offsets + torch.arange(len(offsets), device=lengths.device)  # a hidden line more each
         place = torch.arange(len(days), device=lengths.device) + torch.repeat_interleave(lengths)
         count = len(days) + len(lengths)
         seen_TD = self.hidden.expand(count, -1).index_copy(0, place, items_TD)
         times = days.new_zeros(count).index_copy(0, place, days)
-        return F.pad(self._encoded(seen_TD, times, offsets, None)[offsets[1:] - 1].float(), (0, 1), value=1.0)
+        return self._encoded(seen_TD, times, longer, None)[longer[1:] - 1]
 
     def _learnt(self, history: Ragged, known_before: Tensor, generator: torch.Generator | None) -> Learnt:
         """Lines that may be targets are hidden by chance; of a stretch in which none is, the last one."""

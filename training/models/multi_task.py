@@ -64,7 +64,7 @@ class MultiTask(Model):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Part]:
         parts = {}
-        for name, logit in zip(self.labels, self._logits(batch, generator), strict=True):
+        for name, logit in zip(self.labels, self._logits(batch, generator if self.training else None), strict=True):
             label = cast("Tensor", batch[name])
             columns = [column for column in (f"{name}_weight", "weight") if column in self.schema]
             weight = cast("Tensor", batch[columns[0]]) if columns else torch.ones_like(label)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch
 from training.configs import ModelConfig
-from training.errors import SettingsError
+from training.errors import SchemaError, SettingsError
 from training.models.fields import Fields
 from training.models.inputs import Inputs, Layers
 from training.models.interactions import Crosses, Fusion, Gates, dots, pairs
@@ -105,6 +105,8 @@ class Dlrm(RowModel):
         count = len(self.inputs.columns) - len(self.inputs.lengths) + bool(numbers)
         self.bottom = Layers(numbers, (*self.config.bottom, dim), dropout) if numbers else None
         width = count * (count - 1) // 2 + dim * bool(numbers)
+        if not width:
+            raise SchemaError("dlrm needs two columns of ids, or numbers: there is nothing to multiply with each other")
         self.top = Layers(width, self.config.hidden, dropout, [self.config.start_logit])
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:

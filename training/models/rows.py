@@ -43,7 +43,8 @@ class RowModel(Model):
         """(batch,) log-odds of the label; what is dropped is drawn from the generator, and nothing is without one."""
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        logit, label = self.logit(batch, generator), cast("Tensor", batch[self._label])
+        logit = self.logit(batch, generator if self.training else None)
+        label = cast("Tensor", batch[self._label])
         weight = torch.ones_like(label) if self._weight is None else cast("Tensor", batch[self._weight])
         return yes_or_no_loss(logit, label, weight, self.config)
 
@@ -57,7 +58,8 @@ def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConf
     weight = weight * torch.where(label > 0.5, config.positive_weight, 1.0)
     each = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
     if config.focal:
-        each = each * (1 - torch.exp(-each)) ** config.focal
+        missed = -torch.expm1(-each)  # of a row that is surely right, 0: a root's slope there is no number
+        each = each * missed.clamp(min=1e-12) ** config.focal
     return (each * weight).sum(), weight.sum()
 
 

@@ -13,7 +13,7 @@ D dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -31,6 +31,7 @@ from training.schema import Schema
 from training.tables.sharded import Tables, look_up
 
 UNKNOWN_BIAS = -1e4  # far below every score
+TOKENS_PIECE = 16_384  # of queries, that are encoded at a time: 90 MB at 64 dimensions
 MATRIX_PIECE = 65_536  # items whose rows are read at a time
 
 
@@ -103,11 +104,15 @@ class Sequence(RetrievalModel):
         return loss, weight.sum()
 
     def queries(self, batch: Batch) -> Tensor:
-        items_TD, days, offsets = self._asked(batch)
+        items_TD, days, offsets = self._asked(batch)  # at once: each rank must ask sharded tables as often as others
+        found = [self._next(items_TD[part], days[part], of_rows) for part, of_rows in _in_pieces(offsets)]
+        return F.pad(torch.cat(found).float(), (0, 1), value=1.0)
+
+    def _next(self, items_TD: Tensor, days: Tensor, offsets: Tensor) -> Tensor:
+        """(rows, D): of each sequence, what comes next; 0 where it has no token."""
         encoded_TD = self._encoded(items_TD, days, offsets, None)
-        none = encoded_TD.new_zeros(1, self.config.dim)  # of a row without a token
-        last = torch.where(offsets.diff() > 0, offsets[1:] - 1, len(encoded_TD))
-        return F.pad(torch.cat([encoded_TD, none])[last].float(), (0, 1), value=1.0)
+        none = encoded_TD.new_zeros(1, self.config.dim)
+        return torch.cat([encoded_TD, none])[torch.where(offsets.diff() > 0, offsets[1:] - 1, len(encoded_TD))]
 
     def item_matrix(self) -> Tensor:
         """(items, D + 1): the last column is 0 but for the unknown item."""
@@ -209,3 +214,12 @@ def learnt_forwards(history: Ragged, known_before: Tensor) -> Learnt:
     last = starts.clone().scatter_reduce(0, row[lines], seen[lines], "amax")
     tokens = tokens_of(history, known.kept & (torch.arange(len(items), device=items.device) < last[row]))
     return Learnt(tokens, lines, items[lines], tokens.before[seen[lines]] - 1)
+
+
+def _in_pieces(offsets: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The tokens of some whole rows at a time, about TOKENS_PIECE of them, and these rows' own offsets."""
+    first, piece = 0, offsets[:-1] // TOKENS_PIECE
+    for rows in torch.unique_consecutive(piece, return_counts=True)[1].tolist() or [0]:
+        own = offsets[first : first + rows + 1]
+        yield slice(int(own[0]), int(own[-1])), own - own[0]
+        first += rows

@@ -179,7 +179,14 @@ class _Made:
         length, ask = examples_of(self.ground.settings).max_history, self._of_drawn
         return _together(
             queries(
-                both.of(ask).as_of(cut), ask(lines), self.met[split].select("item"), cut, until, length, cap
+                both.of(ask).as_of(cut),
+                ask(lines),
+                self.met[split].select("item"),
+                cut,
+                until,
+                length,
+                cap,
+                by_arrival=in_sequences(self.ground.settings),
             ).withColumn("split", F.lit(split))
             for split, (cut, until) in _asked(self.cuts).items()
         )

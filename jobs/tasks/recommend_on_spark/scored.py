@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import functions as F
 
-from jobs.settings_lists import examples_of, scoring_of
+from jobs.settings_lists import examples_of, in_sequences, scoring_of
 from jobs.task import Before, Ground, Scored
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
@@ -121,7 +121,8 @@ def _queries(asked: _Asked) -> DataFrame:
     else:
         held = _gone_on(asked, asked.before.read["histories"].drop(AS_OF), known, numbered)
     length = examples_of(ground.settings).max_history
-    of_known = queries(held, known, known.select("item").limit(0), moment, None, length)
+    nobody, by_arrival = known.select("item").limit(0), in_sequences(ground.settings)
+    of_known = queries(held, known, nobody, moment, None, length, by_arrival=by_arrival)
     no_ids, nothing = F.array().cast("array<bigint>"), F.array().cast("array<float>")
     return (
         numbered.withColumnRenamed("index", "user")
