@@ -235,7 +235,7 @@ def test_what_was_built_while_persons_were_erased_is_not_published(
 
     def write(*args: Any) -> dict[str, int]:
         erased.remember(tables, ["u1"])
-        return dict.fromkeys(("catalogue", "queries", "examples"), 0)
+        return {"examples": 0}
 
     monkeypatch.setattr(build_tables, "write", write)
     tables.write("examples", tables.read("events").selectExpr("'x' AS piece"), mode="overwrite", job="x", inputs={})

@@ -43,7 +43,8 @@ def test_each_customer_is_a_row_of_each_side_of_the_validation_cut(spark: SparkS
     counts = manifest["counts"]
     assert (counts["examples_train"], counts["training_users"]) == (USERS, USERS)
     assert 0 < counts["examples_validation"] <= USERS
-    assert Schema.from_json(manifest["schema"]).names == ("user", "history", "history_age", "history_before")
+    columns = ("user", "history", "history_age", "history_weight", "history_before")
+    assert Schema.from_json(manifest["schema"]).names == columns
     rows = tables.read("examples", manifest["versions"]["examples"])
     targets = rows.selectExpr("explode(history_before) AS before").where("before > 0").count()
     assert targets == counts["training_lines"] - USERS  # all but the first of each
