@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,9 @@ from training.errors import SchemaError, SettingsError
 from training.parts import Loss
 from training.schema import Schema
 from training.tables.sharded import Tables
+
+UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
+MATRIX_PIECE = 65_536  # items whose rows are read at a time
 
 
 class Model(nn.Module, ABC):
@@ -65,6 +68,22 @@ class Model(nn.Module, ABC):
             f"model.name must be a model that answers rows; {type(self).__name__} has no `predict`; take another "
             "model, or give it one"
         )
+
+
+def matrix_of(rows: Callable[[Tensor], Tensor], items: int, bias_at: int, device: torch.device) -> Tensor:
+    """(items, D), read in pieces; the unknown item's row is 0 but for a bias far below every score.
+
+    Args:
+        rows: ids to their rows (n, D).
+        items: how many there are, the unknown one included.
+        bias_at: the column that queries have 1 in.
+        device: where the rows are.
+    """
+    pieces = [rows(ids) for ids in torch.split(torch.arange(items, device=device), MATRIX_PIECE)]
+    matrix = torch.cat(pieces)
+    unknown = torch.zeros_like(matrix[:1])
+    unknown[0, bias_at] = UNKNOWN_BIAS
+    return torch.cat([unknown, matrix[1:]])
 
 
 class RetrievalModel(Model):

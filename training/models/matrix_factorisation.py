@@ -21,14 +21,12 @@ from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.configs import MatrixFactorisationConfig, ModelConfig
-from training.models.base import RetrievalModel
+from training.models.base import RetrievalModel, matrix_of
 from training.models.losses import Piece, draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr, cosine_contrastive
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
 
-UNKNOWN_BIAS = -1e4  # far below every score
-MATRIX_PIECE = 65_536  # items whose rows are read at a time
 # Shorter queries are taken as they are: customers begin at zero, where a direction would turn with the slightest step.
 LEAST_LENGTH = 0.1
 
@@ -103,11 +101,11 @@ class MatrixFactorisation(RetrievalModel):
 
     def item_matrix(self) -> Tensor:
         """(items, D + 1): the last column is 0 but for the unknown item."""
-        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
-        pieces = [self._items(look_up((self.items, ids))[0]) for ids in torch.split(every, MATRIX_PIECE)]
-        matrix = torch.cat(pieces)
-        unknown = F.pad(torch.zeros_like(matrix[:1]), (0, 1), value=UNKNOWN_BIAS)
-        return torch.cat([unknown, F.pad(matrix[1:], (0, 1))])
+
+        def rows(ids: Tensor) -> Tensor:
+            return F.pad(self._items(look_up((self.items, ids))[0]), (0, 1))
+
+        return matrix_of(rows, self.items.num_embeddings, self.config.dim, self.item_features.device)
 
     @property
     def _pools(self) -> bool:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, SequenceConfig
-from training.models.base import RetrievalModel
+from training.models.base import RetrievalModel, matrix_of
 from training.models.blocks import BLOCKS, EPS, SasrecBlock, turns_of
 from training.models.draws import dropped
 from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
@@ -30,9 +30,7 @@ from training.models.packed import packed
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
 
-UNKNOWN_BIAS = -1e4  # far below every score
 TOKENS_PIECE = 16_384  # of queries, that are encoded at a time: 90 MB at 64 dimensions
-MATRIX_PIECE = 65_536  # items whose rows are read at a time
 
 
 class Sequence(RetrievalModel):
@@ -116,10 +114,11 @@ class Sequence(RetrievalModel):
 
     def item_matrix(self) -> Tensor:
         """(items, D + 1): the last column is 0 but for the unknown item."""
-        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
-        matrix = torch.cat([look_up((self.items, ids))[0] for ids in torch.split(every, MATRIX_PIECE)])
-        unknown = F.pad(torch.zeros_like(matrix[:1]), (0, 1), value=UNKNOWN_BIAS)
-        return torch.cat([unknown, F.pad(matrix[1:], (0, 1))])
+
+        def rows(ids: Tensor) -> Tensor:
+            return F.pad(look_up((self.items, ids))[0], (0, 1))
+
+        return matrix_of(rows, self.items.num_embeddings, self.config.dim, self.item_features.device)
 
     def _asked(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the known items of queries' histories: (T, D) vectors, (T,) times in days, (rows + 1,) offsets."""

@@ -25,15 +25,13 @@ from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
-from training.models.base import RetrievalModel
+from training.models.base import RetrievalModel, matrix_of
 from training.models.draws import uniform
 from training.models.losses import draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
 
-UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
-MATRIX_PIECE = 65_536  # items whose rows are read at a time
 PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
 
 
@@ -117,15 +115,11 @@ class TwoTower(RetrievalModel):
         return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
 
     def item_matrix(self) -> Tensor:
-        every = torch.arange(self.items.num_embeddings, device=self.item_features.device)
-        pieces = []
-        for ids in torch.split(every, MATRIX_PIECE):
+        def rows(ids: Tensor) -> Tensor:
             rows_UD, biases_UK = look_up((self.items, ids), (self.biases, ids))
-            pieces.append(self._items(ids, F.normalize(rows_UD, dim=1), biases_UK))
-        matrix = torch.cat(pieces)
-        unknown = torch.zeros_like(matrix[:1])
-        unknown[0, self.config.dim] = UNKNOWN_BIAS
-        return torch.cat([unknown, matrix[1:]])
+            return self._items(ids, F.normalize(rows_UD, dim=1), biases_UK)
+
+        return matrix_of(rows, self.items.num_embeddings, self.config.dim, self.item_features.device)
 
     def _history(self, batch: Batch, generator: torch.Generator | None) -> tuple[Ragged, Tensor, Tensor]:
         """The known items of the history, thinned out while training, their ages in days, and what they are worth."""
