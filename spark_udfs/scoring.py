@@ -94,8 +94,8 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
     """What a bundle's model predicts of each row.
 
     Args:
-        rows: `key` (string or bigint) and the inputs of the bundle's schema: its ids and numbers. Ids beyond the
-            bundle's vocabularies count as unknown.
+        rows: `key` (string or bigint) and the inputs of the bundle's schema: its ids and numbers; also the place at
+            which a row was shown, where that is to count. Ids beyond the bundle's vocabularies count as unknown.
         bundle_path: a bundle's folder, readable on every executor.
         key: the column that tells rows apart; it may be an input too.
         names: of the answers of the model's `predict`.
@@ -107,7 +107,12 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
         BundleError: the bundle is torn.
         SchemaError: `rows` lacks columns of the bundle's schema, or has them of another type.
     """
-    wanted = [column for column in bundle_schema(bundle_path) if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE)]
+    wanted = [
+        column
+        for column in bundle_schema(bundle_path)
+        if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE)
+        or (column.kind is Kind.POSITION and column.name in rows.columns)
+    ]
     types = {column.name: _spark_type(column) for column in wanted}
     require_columns(rows, f"rows for bundle '{Path(bundle_path).name}'", types)
     given = rows.select(*dict.fromkeys((key, *types)))
@@ -227,7 +232,7 @@ def _value(array: pa.Array, column: Column) -> Value:
     if column.kind is Kind.IDS:
         values, offsets = lists(array)
         return Ragged(torch.from_numpy(_known(values, column)), torch.from_numpy(offsets))
-    if column.kind is Kind.ID:
+    if column.kind in (Kind.ID, Kind.POSITION):
         return torch.from_numpy(_known(array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), column))
     if column.is_ragged:
         floats, offsets = float_lists(array)
@@ -254,7 +259,7 @@ def _finite(values: Floats, column: Column) -> Floats:
 
 
 def _spark_type(column: Column) -> str:
-    if column.kind in (Kind.ID, Kind.IDS):
+    if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION):
         return "array<bigint>" if column.is_ragged else "bigint"
     return "array<float>" if column.is_ragged or column.length is not None else "float"
 

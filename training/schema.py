@@ -31,6 +31,7 @@ class Kind(enum.StrEnum):
     LABEL = "label"  # float32, a scalar or a fixed list (`length`), as the steps of a panel; NaN and null are refused
     WEIGHT = "weight"  # float32, finite and >= 0: of a row, or a fixed list (`length`), of each of its steps
     TIME = "time"  # int64 microseconds since 1970-01-01 UTC
+    POSITION = "position"  # int64 place, from 1, at which a row was shown; 0 is not known; asked without, as at 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Column:
         name: the column's name in the table and in a batch.
         kind: what it means.
         vocabulary: for ids: the vocabulary's name; columns that name the same one share an embedding table.
-        size: for ids: number of indices, the unknown index 0 included; values must lie in [0, size).
+        size: for ids and positions: number of indices, the unknown index 0 included; values must lie in [0, size).
         length: for dense, label and weight: the length of a fixed list; None is a scalar.
         ragged: for dense: a list of any length.
         fill: the value that replaces null in scalars and in lists' elements; None refuses null.
@@ -61,6 +62,10 @@ class Column:
             raise SchemaError(
                 f"column '{self.name}' of kind {self.kind} needs a vocabulary and a size of at least 1 (0 is unknown); "
                 f"got vocabulary={self.vocabulary!r}, size={self.size!r}"
+            )
+        if self.kind is Kind.POSITION and (self.size or 0) < 2:
+            raise SchemaError(
+                f"column '{self.name}' of kind {self.kind} needs a size: the number of places, and one; got {self.size}"
             )
         if self.ragged and self.length is not None:
             raise SchemaError(

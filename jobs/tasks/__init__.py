@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from jobs.task import Task
-from jobs.tasks import demand, fraud, recommend
+from jobs.tasks import click, demand, fraud, recommend
 
-TASKS: dict[str, Task] = {task.name: task for task in (recommend.TASK, fraud.TASK, demand.TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (recommend.TASK, click.TASK, fraud.TASK, demand.TASK)}

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
 from jobs import simulate
-from jobs.console import step, warn
 from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
+from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.fraud import COUNTS, options_of
-from spark_udfs import features, rows, windows
-from spark_udfs.baselines import trees
+from spark_udfs import features, windows
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
 from spark_udfs.simulated.fraud import PAYMENTS
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from spark_udfs.features import Cuts
 
-RATE, NEWNESS, TREES = "past_fraud_rate", "rows_so_far", "lightgbm"
+RATE, NEWNESS = "past_fraud_rate", "rows_so_far"
 EXAMPLES = 10
 NEVER = 3_650.0  # days since an entity's last known fraud, where there was none
 
@@ -171,11 +169,8 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
         RATE: lambda asked, _: asked.select("key", F.col(f"{main}_rate").cast("double").alias("p")),
         NEWNESS: lambda asked, _: asked.select("key", (1 / (1 + F.col(f"{main}_rows"))).cast("double").alias("p")),
     }
-    if (missing := trees.missing()) is not None:
-        warn(f"evaluate: without {TREES}: {missing}")
-    else:
-        with step(f"evaluate: fit {TREES}"):
-            answers[TREES] = partial(_by_trees, model=_trees(ground), names=_inputs(ground))
+    sample = options_of(ground.settings).tree_rows
+    answers |= probabilities.boosted_trees(ground.read["examples"], "case_id", _inputs(ground), sample)
     return answers | _truth(ground)
 
 
@@ -194,61 +189,27 @@ def _inputs(ground: Ground) -> list[str]:
     return [f"{entity}_{name}" for entity in options.entities for name in COUNTS] + list(options.numbers)
 
 
-def _trees(ground: Ground) -> str:
-    """Boosted trees of a hash sample of the examples, which is what comes to the driver."""
-    sample = ground.read["examples"].orderBy(F.xxhash64("case_id")).limit(options_of(ground.settings).tree_rows)
-    return trees.fit(sample, _inputs(ground), "label")
-
-
-def _by_trees(asked: DataFrame, _: str, *, model: str, names: Sequence[str]) -> DataFrame:
-    return trees.predict(asked, model, names, key="key")
-
-
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """How well probabilities rank and how true they are."""
-    options, resamples = options_of(ground.settings), ground.settings.evaluation.bootstrap
-    values = rows.judge(answers, asked.select("key", "label"), names, budget=options.alarm_share, resamples=resamples)
-    return {
-        "users": values[OURS].users,
-        "models": {name: values[name].intervals() for name in names},
-        "differences": {name: values[OURS].minus(values[name]) for name in names[1:] if name != TRUTH},
-    }
+    budget, resamples = options_of(ground.settings).alarm_share, ground.settings.evaluation.bootstrap
+    return probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
     """Curves of precision over recall and of what is predicted against what is; the ten highest answers; who was left
     out, and why."""
     asked, answers = held["after"]
-    names = [row[0] for row in answers.select("model").distinct().orderBy("model").collect()]
-    cells = rows.cells(answers, asked.select("key", "label"), names)
-    missing = trees.missing()
+    what = {"found": "frauds", "rows": "cases"}
     highest = _highest(ground, asked, answers.where(F.col("model") == OURS))
-    curves = [
-        {
-            "title": "Precision over recall",
-            "x": "share of all frauds that is found",
-            "y": "share of frauds among the cases looked at",
-            "lines": {name: rows.precision_recall(cells[name]) for name in names},
-            "note": "From the cases that come first to all of them; a line above another finds as many with less work.",
-        },
-        {
-            "title": "Predicted and actual",
-            "x": "predicted share of frauds",
-            "y": "actual share",
-            "lines": {name: rows.reliability(cells[name]) for name in names if name != NEWNESS},
-            "diagonal": True,
-            "note": "In tenths of the cases by what was predicted; on the dotted line a probability is what it says.",
-        },
-    ]
     table = [[case["case_id"], f"{case['p']:.3f}", case["fraud"], "; ".join(case["reasons"])] for case in highest]
     return {
-        "curves": curves,
+        "curves": probabilities.curves(asked, answers, what, no_probabilities=(NEWNESS,)),
         "drawn": {
             "title": "Ten cases that come first",
             "columns": ["case", "p", "fraud", "what was known of it"],
             "rows": table,
         },
-        "left_out": {} if missing is None else {TREES: missing},
+        "left_out": probabilities.left_out(),
     }
 
 

@@ -23,7 +23,7 @@ from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
-from tests.jobs import small_shop, test_demand, test_fraud
+from tests.jobs import small_shop, test_click, test_demand, test_fraud
 from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
@@ -90,6 +90,23 @@ def cases() -> World:
     return World(test_fraud.settings_in, tables, {"cases": later}, "address 7", persons)
 
 
+def lists() -> World:
+    """Lists after the cut, of users and items that were there before; and one of before that nobody knows yet."""
+    at = [
+        (test_click.CUT + timedelta(hours=1), None),
+        (test_click.CUT - timedelta(days=3), test_click.CUT + timedelta(days=2)),
+    ]
+    later = [
+        (f"later {n} {time}", f"user {n}", f"item {n}", 1, time, arrival, True, "d1")
+        for n in range(10)
+        for time, arrival in at
+    ]
+    young = test_click.CUT - timedelta(minutes=3)  # it may still be clicked
+    later += [(f"young {n}", f"user {n}", "item 1", 1, young, None, n % 2 == 0, "d0") for n in range(10)]
+    tables = {"impressions": (test_click.planted(), test_click.IMPRESSIONS)}
+    return World(test_click.settings_in, tables, {"impressions": later}, "user 7")
+
+
 def sales() -> World:
     """More of each series, and a series that nobody knew."""
     weeks = [test_demand.week(test_demand.CUT + n) for n in range(6)]
@@ -99,7 +116,7 @@ def sales() -> World:
     return World(test_demand.settings_of, {"sales": (test_demand.planted(), schema)}, {"sales": later}, "P3", persons)
 
 
-WORLDS: dict[str, Callable[[], World]] = {"recommend": shop, "fraud": cases, "demand": sales}
+WORLDS: dict[str, Callable[[], World]] = {"recommend": shop, "click": lists, "fraud": cases, "demand": sales}
 
 
 def test_every_task_has_a_world() -> None:

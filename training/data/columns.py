@@ -155,7 +155,7 @@ def _numbers(kind: Kind, array: pa.Array) -> Array:
 
 
 def _dtype(kind: Kind) -> type:
-    return np.int64 if kind in (Kind.ID, Kind.IDS, Kind.TIME) else np.float32
+    return np.int64 if kind in (Kind.ID, Kind.IDS, Kind.TIME, Kind.POSITION) else np.float32
 
 
 def _filled(column: Column, array: pa.Array, where: str) -> pa.Array:
@@ -179,13 +179,18 @@ def _refuse_nulls(column: Column, nulls: int, where: str) -> None:
 def _check_values(column: Column, values: Array, where: str) -> None:
     if not values.size or column.kind is Kind.TIME:
         return
-    if column.kind in (Kind.ID, Kind.IDS):
+    if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION):
         size = column.size or 0
         if int(np.max(values.view(np.uint64))) >= size:  # a negative number is a very large one
             bad = values[(values < 0) | (values >= size)][0]
+            of, made_by = (
+                (f"the places and 0, the unknown one; found {bad} in {where}", "the places")
+                if column.kind is Kind.POSITION
+                else (f"the size of vocabulary '{column.vocabulary}'; found {bad} in {where}", "the vocabulary")
+            )
             raise SchemaError(
-                f"column '{column.name}' must lie in [0, {size}), the size of vocabulary '{column.vocabulary}'; "
-                f"found {bad} in {where}. Build the table with the vocabulary that the schema names"
+                f"column '{column.name}' must lie in [0, {size}), {of}. Build the table with {made_by} that the schema "
+                "names"
             )
         return
     finite = np.isfinite(values)
@@ -208,7 +213,7 @@ def _is_list(arrow_type: pa.DataType) -> bool:
 
 def _carries(kind: Kind, element: pa.DataType) -> bool:
     types = pa.types
-    if kind in (Kind.ID, Kind.IDS):
+    if kind in (Kind.ID, Kind.IDS, Kind.POSITION):
         return bool(types.is_integer(element))
     if kind is Kind.TIME:
         return bool(types.is_timestamp(element) or types.is_date(element) or types.is_integer(element))
@@ -224,6 +229,7 @@ def _needed(column: Column) -> str:
     element = {
         Kind.ID: "an integer",
         Kind.IDS: "integers",
+        Kind.POSITION: "an integer",
         Kind.TIME: "a timestamp, a date or whole microseconds",
         Kind.TEXT: "a string",
         Kind.IMAGE: "binary",

@@ -206,6 +206,11 @@ def only_weight(schema: Schema) -> Column | None:
     return next((column for column in schema if column.kind is Kind.WEIGHT), None)
 
 
+def only_position(schema: Schema) -> Column | None:
+    """The schema's column of places, if it has one."""
+    return next((column for column in schema if column.kind is Kind.POSITION), None)
+
+
 def matrix(values: object) -> Tensor:
     """(batch, length): a number is a list of one."""
     held = cast("Tensor", values)

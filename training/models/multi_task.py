@@ -18,7 +18,7 @@ from training.configs import ModelConfig
 from training.errors import SchemaError
 from training.models.base import Model
 from training.models.fields import Fields
-from training.models.inputs import Layers
+from training.models.inputs import Layers, only_position
 from training.models.rows import probability, yes_or_no_loss
 from training.parts import Part
 from training.row_configs import MultiTaskConfig
@@ -50,6 +50,10 @@ class MultiTask(Model):
             raise SchemaError(
                 "multi_task needs two labels or more, each a number; the schema has the labels "
                 f"{[label.name for label in labels]}; take another model, or other columns"
+            )
+        if (place := only_position(schema)) is not None:
+            raise SchemaError(
+                f"multi_task learns nothing of places; the schema has '{place.name}'; take a model of one label"
             )
         self.labels = [label.name for label in labels]
         own = self.config

@@ -1,0 +1,93 @@
+"""What tasks whose answer is a probability of a row share: boosted trees beside the bundle, the judge, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs.console import step, warn
+from jobs.task import OURS, TRUTH, Answer
+from spark_udfs import rows
+from spark_udfs.baselines import trees
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+TREES = "lightgbm"
+
+
+def boosted_trees(examples: DataFrame, key: str, names: Sequence[str], sample: int) -> dict[str, Answer]:
+    """Boosted trees of a hash sample of the examples, which is what comes to the driver; none where it is not
+    installed, and that is said.
+
+    Args:
+        examples: `key`, `names`, label.
+        key: what tells rows apart.
+        names: the columns to learn from.
+        sample: rows.
+    """
+    if (missing := trees.missing()) is not None:
+        warn(f"evaluate: without {TREES}: {missing}")
+        return {}
+    with step(f"evaluate: fit {TREES}"):
+        model = trees.fit(examples.orderBy(F.xxhash64(key)).limit(sample), names, "label")
+    return {TREES: partial(_by_trees, model=model, names=names)}
+
+
+def _by_trees(asked: DataFrame, _: str, *, model: str, names: Sequence[str]) -> DataFrame:
+    return trees.predict(asked, model, names, key="key")
+
+
+def left_out() -> dict[str, str]:
+    """Contenders that could not be asked, and why."""
+    missing = trees.missing()
+    return {} if missing is None else {TREES: missing}
+
+
+def judged(
+    asked: DataFrame, answers: DataFrame, names: Sequence[str], *, budget: float, resamples: int
+) -> dict[str, Any]:
+    """What `OnSpark.judge` gives, of probabilities; arguments as for `spark_udfs.rows.judge`."""
+    values = rows.judge(answers, asked.select("key", "label"), names, budget=budget, resamples=resamples)
+    return {
+        "users": values[OURS].users,
+        "models": {name: values[name].intervals() for name in names},
+        "differences": {name: values[OURS].minus(values[name]) for name in names[1:] if name != TRUTH},
+    }
+
+
+def curves(
+    asked: DataFrame, answers: DataFrame, what: Mapping[str, str], *, no_probabilities: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Curves of precision over recall, and of what is predicted against what is.
+
+    Args:
+        asked: key, label.
+        answers: model, key, p.
+        what: how the label and the rows are called: `found` (in the plural) and `rows`.
+        no_probabilities: models whose answers only rank.
+    """
+    names = [row[0] for row in answers.select("model").distinct().orderBy("model").collect()]
+    cells = rows.cells(answers, asked.select("key", "label"), names)
+    return [
+        {
+            "title": "Precision over recall",
+            "x": f"share of all {what['found']} that is found",
+            "y": f"share of {what['found']} among the {what['rows']} looked at",
+            "lines": {name: rows.precision_recall(cells[name]) for name in names},
+            "note": f"From the {what['rows']} that come first to all of them; a line above another finds as many with "
+            "less work.",
+        },
+        {
+            "title": "Predicted and actual",
+            "x": f"predicted share of {what['found']}",
+            "y": "actual share",
+            "lines": {name: rows.reliability(cells[name]) for name in names if name not in no_probabilities},
+            "diagonal": True,
+            "note": f"In {rows.BANDS} parts of the {what['rows']} by what was predicted; on the dotted line a "
+            "probability is what it says.",
+        },
+    ]
