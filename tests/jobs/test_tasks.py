@@ -35,6 +35,7 @@ SPARK_TYPES = {
     Kind.LABEL: {"float", "double", "boolean", "array<float>", "array<double>"},
     Kind.WEIGHT: {"float", "double", "array<float>", "array<double>"},
     Kind.TIME: {"timestamp"},
+    Kind.POSITION: {"bigint"},
 }
 
 
