@@ -3,7 +3,7 @@
     python -m jobs.evaluate --settings shop.yaml evaluation.ks=[10,20]
 
 The task says what is asked (its slices), who else answers, and how answers are judged. Values come with 95 % bootstrap
-intervals, and ours less each other's with those of the pairs.
+intervals, and ours less each other's with those of the pairs. `evaluation.bundles` names further bundles that answer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from jobs.headlines import hardest
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Answer, Ground, Headline, Task
+from jobs.task import OURS, Answer, Ground, Headline, Task
 from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
+from spark_udfs.scoring import bundle_schema
 from training.errors import BundleError, TableError
 from training.state.json_files import read_json as read_checked
 
@@ -61,12 +62,14 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         build = builds.published(tables)
         builds.refuse_other_task(tables, build, task.name)
         cut = datetime.fromisoformat(build["cuts"]["test"])
-        _refuse_a_bundle_that_knows_the_answers(bundle, cut)
-        versions = build["versions"]
-        builds.refuse_other_numbers(tables, versions, bundle)
+        versions, bundles = build["versions"], _bundles(settings, bundle)
+        for one in bundles.values():
+            _refuse_a_bundle_that_knows_the_answers(one, cut)
+            builds.refuse_other_numbers(tables, versions, one)
     same = versions | {name: build["inputs"][name] for name in task.tables(settings)}
-    asked = settings.evaluation.model_dump(mode="json")
+    asked = settings.evaluation.model_dump(mode="json", exclude={"bundles"})
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
+    inputs |= {"bundles": list(bundles)[1:]} if len(bundles) > 1 else {}
     inputs |= {"options": settings.options.model_dump(mode="json"), **worth(settings)}
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before.get("inputs") == inputs:
@@ -77,7 +80,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         lines = task.lines(read, settings)
     ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle)
     with giving_back(spark, ground.release):
-        result = _evaluated(task, ground, cut)
+        result = _evaluated(task, ground, cut, bundles)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result
     result |= {"test_from": cut.isoformat(), "inputs": inputs}
     with step("evaluate: looking for who was erased"):
@@ -85,6 +88,25 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     write_json(settings.run_dir, EVALUATION, result)
     show(result)
     return result
+
+
+def _bundles(settings: Settings, bundle: Path) -> dict[str, Path]:
+    """Those that answer, by the names that they are judged under: ours first.
+
+    Raises:
+        BundleError: one of those beside it is not there, or is ours, or stands twice.
+    """
+    beside = [Path(folder) for folder in settings.evaluation.bundles]
+    for one in beside:
+        bundle_schema(str(one))
+    names = [bundle.name, *(one.name for one in beside)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BundleError(
+            f"evaluation.bundles must name other bundles than the latest of run_dir, '{bundle.name}', each once; "
+            f"{', '.join(repeated)} would answer twice"
+        )
+    return {OURS: bundle} | {one.name: one for one in beside}
 
 
 def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None:
@@ -98,7 +120,7 @@ def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None
         )
 
 
-def _evaluated(task: Task, ground: Ground, cut: datetime) -> dict[str, Any]:
+def _evaluated(task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Any]:
     """Every slice's rows through every contender, judged; and what people look at."""
     protocols, held, contenders = {}, {}, None
     for name, asked in task.spark().slices(ground, cut).items():
@@ -111,7 +133,7 @@ def _evaluated(task: Task, ground: Ground, cut: datetime) -> dict[str, Any]:
                 f"({cut.isoformat()}): {asked.what}; set examples.test_from to an earlier moment and run "
                 "`millrace build-examples`"
             )
-        contenders = contenders or task.spark().contenders(ground, cut)
+        contenders = contenders or task.spark().contenders(ground, cut, bundles)
         answers = _answers(task, ground, name, rows, contenders)
         with step(f"evaluate: judge {name}"):
             protocols[name] = {"what": asked.what} | task.spark().judge(ground, rows, answers, list(contenders))

@@ -164,6 +164,9 @@ class EvaluationSettings(Section):
     """How answers to what is held out are judged."""
 
     bootstrap: int = Field(1_000, ge=100, le=1_000_000, description="resamples of what is judged, for the intervals")
+    bundles: tuple[LocalFolder, ...] = Field(
+        (), max_length=20, description="folders of further bundles, judged beside the latest one of run_dir"
+    )
 
 
 class ScoringSettings(Section):

@@ -150,9 +150,9 @@ class OnSpark(Protocol):
     def slices(self, ground: Ground, cut: datetime) -> Mapping[str, Slice]:
         """What is asked after the cut, by name."""
 
-    def contenders(self, ground: Ground, cut: datetime) -> Mapping[str, Answer]:
-        """By name, the bundle's own (OURS) first: (rows of a slice, its name) -> answers. What is fitted, is fitted
-        here."""
+    def contenders(self, ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> Mapping[str, Answer]:
+        """By name, the bundles (OURS first) and then what they must beat: (rows of a slice, its name) -> answers. What
+        is fitted, is fitted here."""
 
     def judge(self, ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
         """Answers (with the column `model`) to a slice's rows: `users`, how many rows were judged; `models`, name ->

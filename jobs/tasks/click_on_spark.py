@@ -25,6 +25,8 @@ from spark_udfs.simulated.impressions import IMPRESSIONS
 from training.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import Column, DataFrame
 
     from spark_udfs.features import Cuts
@@ -196,11 +198,11 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     return found
 
 
-def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundle; the item's past click rate; boosted trees on the same numbers; of a simulated shop the probabilities
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
+    """The bundles; the item's past click rate; boosted trees on the same numbers; of a simulated shop the probabilities
     that its clicks were drawn with."""
     answers: dict[str, Answer] = {
-        OURS: lambda asked, _: predict(asked, str(ground.bundle), key="key"),
+        **probabilities.bundled(bundles),
         RATE: lambda asked, _: asked.select("key", F.col("item_rate").cast("double").alias("p")),
     }
     options = options_of(ground.settings)

@@ -22,6 +22,8 @@ from spark_udfs.simulated.demand import PRODUCT_DAYS
 from spark_udfs.simulated.demand_truth import true_forecasts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import DataFrame
 
     from jobs.settings import Settings
@@ -67,8 +69,8 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     return {"next": Slice(f"the next {options.horizon} {options.period}s of each series", told)}
 
 
-def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundle, the mean and the median of late, the season before, and exponential smoothing where it is
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
+    """The bundles, the mean and the median of late, the season before, and exponential smoothing where it is
     installed; of a simulated shop the demand that its sales were drawn from."""
     form, levels = _form(ground.settings), options_of(ground.settings).quantiles
     classics = {
@@ -80,7 +82,11 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG
         classics[ETS] = exponential_smoothing.auto_ets
     else:
         warn(f"evaluate: without {ETS}: {missing}")
-    answers: dict[str, Answer] = {OURS: lambda asked, _: _forecast(ground, asked)}
+
+    def by_bundle(asked: DataFrame, _: str, *, path: Path) -> DataFrame:
+        return _forecast(ground, asked, path)
+
+    answers: dict[str, Answer] = {name: partial(by_bundle, path=path) for name, path in bundles.items()}
 
     def by_classic(asked: DataFrame, _: str, *, of: Any) -> DataFrame:
         answered: DataFrame = of(asked, form, levels)
@@ -100,10 +106,10 @@ def _truth(ground: Ground) -> dict[str, Answer]:
     return {TRUTH: lambda asked, _: true_forecasts(asked, days, form, levels)}
 
 
-def _forecast(ground: Ground, asked: DataFrame) -> DataFrame:
-    """The bundle's quantiles of rows of a panel, step after step, and its mean of each step, or theirs."""
+def _forecast(ground: Ground, asked: DataFrame, bundle: Path | None) -> DataFrame:
+    """A bundle's quantiles of rows of a panel, step after step, and its mean of each step, or theirs."""
     count, horizon = len(options_of(ground.settings).quantiles), options_of(ground.settings).horizon
-    given = predicted(asked, str(ground.bundle), key="series", names=["quantiles", "mean"])
+    given = predicted(asked, str(bundle), key="series", names=["quantiles", "mean"])
 
     def mean(step: Any) -> Any:
         one = F.slice("quantiles", step * count + 1, F.lit(count))
@@ -197,7 +203,7 @@ def score(ground: Ground, moment: datetime) -> Scored:
     sums = ground.keep("sums", lambda: panel.quantities(past, numbered, form))
     asked = ground.keep("asked", lambda: panel.asked(sums, form, origin, origin))
     count = len(options_of(ground.settings).quantiles)
-    steps = _forecast(ground, asked).select(
+    steps = _forecast(ground, asked, ground.bundle).select(
         "series", "quantiles", "mean", F.explode(F.sequence(F.lit(1), F.lit(form.horizon))).alias("step")
     )
     ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"), "known")

@@ -24,6 +24,8 @@ from spark_udfs.simulated.fraud import PAYMENTS
 from training.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import Column, DataFrame
 
     from spark_udfs.features import Cuts
@@ -160,12 +162,12 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     return {"after": Slice("cases after the cut", asked.withColumnRenamed("case_id", "key"))}
 
 
-def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundle; the main entity's past fraud rate; how new that entity is; boosted trees on the same features; of a
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
+    """The bundles; the main entity's past fraud rate; how new that entity is; boosted trees on the same features; of a
     simulated shop the probabilities that its labels were drawn with."""
     main = options_of(ground.settings).entities[0]
     answers: dict[str, Answer] = {
-        OURS: lambda asked, _: predict(asked, str(ground.bundle), key="key"),
+        **probabilities.bundled(bundles),
         RATE: lambda asked, _: asked.select("key", F.col(f"{main}_rate").cast("double").alias("p")),
         NEWNESS: lambda asked, _: asked.select("key", (1 / (1 + F.col(f"{main}_rows"))).cast("double").alias("p")),
     }

@@ -12,11 +12,23 @@ from jobs.console import step, warn
 from jobs.task import OURS, TRUTH, Answer
 from spark_udfs import rows
 from spark_udfs.baselines import trees
+from spark_udfs.scoring import predict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import DataFrame
 
 TREES = "lightgbm"
+
+
+def bundled(bundles: Mapping[str, Path]) -> dict[str, Answer]:
+    """Bundles' own answers to rows with a `key`."""
+    return {name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()}
+
+
+def _by_bundle(asked: DataFrame, _: str, *, path: str) -> DataFrame:
+    return predict(asked, path, key="key")
 
 
 def boosted_trees(examples: DataFrame, key: str, names: Sequence[str], sample: int) -> dict[str, Answer]:

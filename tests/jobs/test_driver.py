@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from jobs import evaluate
 from jobs.sessions import session_settings
 from jobs.settings import Settings
-from jobs.task import Ground
+from jobs.task import OURS, Ground
 from jobs.tasks import TASKS, recommend_on_spark
 from tests.spark_udfs.bundles import two_tower_bundle
 
@@ -98,7 +98,8 @@ def leaves(value: Any) -> int:
 
 def answered(ground: Ground) -> dict[str, tuple[DataFrame, DataFrame]]:
     """Every contender's answers to a slice, judged."""
-    contenders = recommend_on_spark.contenders(ground, CUT)
+    assert ground.bundle is not None
+    contenders = recommend_on_spark.contenders(ground, CUT, {OURS: ground.bundle})
     asked = recommend_on_spark.slices(ground, CUT)["new"].rows
     answers = evaluate._answers(TASKS["recommend"], ground, "new", asked, contenders)
     judged = recommend_on_spark.judge(ground, asked, answers, list(contenders))

@@ -24,10 +24,12 @@ from jobs.tasks import TASKS, fraud, fraud_on_spark
 from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
 from training.batch import Batch
-from training.errors import DataError
+from training.errors import BundleError, DataError
 from training.models import MODELS
 from training.models.rows import RowModel
 from training.schema import Schema
+from training.state.bundle import load_bundle
+from training.state.publish import write_bundle
 from training.tables.sharded import Tables as ShardedTables
 from training.world import World
 
@@ -187,6 +189,33 @@ def test_a_model_finds_the_planted_addresses(result: dict[str, Any]) -> None:
     assert judged["differences"]["rows_so_far"]["average_precision"]["low"] > 0
     assert ours["log_loss"]["value"] < newness["log_loss"]["value"]
     assert 0.5 < ours["predicted_to_actual"]["value"] < 1.6
+
+
+def test_further_bundles_are_judged_beside_the_latest(
+    result: dict[str, Any], trained: Settings, spark: SparkSession, tmp_path: Path
+) -> None:
+    """One that answers the same differs by nothing; ours twice, and one that is not there, are refused."""
+    (ours,) = (Path(trained.run_dir) / "bundles").iterdir()
+    held = load_bundle(ours)
+    other = write_bundle(
+        tmp_path,
+        model_name=held.model_name,
+        config=held.config,
+        schema=held.schema,
+        tensors={name: held.tensor(name) for name in held.tensor_names()},
+        provenance=held.provenance,
+        settings=held.settings,
+        metrics={"auc": 0.5},
+    )
+    asked = trained.evaluation.model_copy(update={"bundles": (str(other.path),)})
+    judged = evaluate.run(trained.model_copy(update={"evaluation": asked}), spark)["protocols"]["after"]
+    assert list(judged["models"])[:2] == [OURS, other.name]
+    assert judged["models"][other.name] == judged["models"][OURS] == result["protocols"]["after"]["models"][OURS]
+    assert {judged["differences"][other.name]["auc"][key] for key in ("value", "low", "high")} == {0}
+    for folder, problem in ((ours, "would answer twice"), (tmp_path / "none", "no bundle at")):
+        wrong = trained.evaluation.model_copy(update={"bundles": (str(folder),)})
+        with pytest.raises(BundleError, match=problem):
+            evaluate.run(trained.model_copy(update={"evaluation": wrong}), spark)
 
 
 def test_the_truth_as_an_answer_scores_best(

@@ -30,6 +30,8 @@ from spark_udfs.lists import by_order, longest
 from spark_udfs.scoring import recommend
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import DataFrame
 
 PROTOCOLS = {
@@ -56,8 +58,8 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     }
 
 
-def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
-    """The bundle, and the baselines that the settings name."""
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:
+    """The bundles, and the baselines that the settings name."""
     wanted, known, folder = evaluation_of(ground.settings), catalogue_of_test(ground), ground.folder / ITEM_FILES
     k = max(wanted.ks)
     with step("evaluate: order what was sold"):
@@ -68,7 +70,10 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
         of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
     counts = ground.keep("counts", lambda: interactions(indexed(ground).where(features.known_before(cut))))
     rankers: dict[str, Callable[..., DataFrame]] = {
-        OURS: partial(recommend, bundle_path=str(ground.bundle), allowed=allowed, fallback=of_late),
+        **{
+            name: partial(recommend, bundle_path=str(path), allowed=allowed, fallback=of_late)
+            for name, path in bundles.items()
+        },
         "popularity": partial(by_order, order=of_all_time),
         "recent_popularity": partial(by_order, order=of_late),
     }
@@ -95,7 +100,7 @@ def contenders(ground: Ground, cut: datetime) -> dict[str, Answer]:
     def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
         return ranker(asked, k=k, exclude_seen=protocol == "new")
 
-    return {name: partial(answer, ranker=rankers[name]) for name in rankers if name in (OURS, *wanted.baselines)}
+    return {name: partial(answer, ranker=rankers[name]) for name in rankers if name in (*bundles, *wanted.baselines)}
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
