@@ -1,8 +1,9 @@
 """Items and users: what events say of them, kept as sums, and their attributes; a batch changes rows that it touches.
 
 `item_sums` and `user_sums` hold what events say (spark_udfs/descriptions.py), `item_attributes` and `user_attributes`
-what sources of attributes say. Each table's last commit tells the version of the events that it is made from, and the
-rows that were added to them since are added up. Where more was done to the events, or nobody knows, it is made anew.
+what sources of attributes say. Each table's last commit tells the version of the events that it is made from, and their
+id; the rows that were added to them since are added up. Where more was done to the events, other ones lie there now, or
+nobody knows, it is made anew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jobs.tables import Tables
 
 JOB, EVENTS = "ingest", "events"
+EVENTS_ID = "events_id"  # Delta's: events that were removed and made anew have another
 OF_USERS = ("users", "user_sums", "user_attributes")
 # A commit that changes few rows of many files then leaves the files as they are.
 NO_REWRITE = {"delta.enableDeletionVectors": "true"}
@@ -60,6 +62,30 @@ KINDS = (
 )
 
 
+class Events(NamedTuple):
+    """The events, as they are found.
+
+    Attributes:
+        pin: their version.
+        id: Delta's own id of the table.
+    """
+
+    pin: Pin
+    id: str
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What tells them from others, as an input of what is made of them."""
+        return {EVENTS: self.pin.content, EVENTS_ID: self.id}
+
+    def known_to(self, made_from: Mapping[str, Any] | None) -> int | None:
+        """The version of these events that a table is made from, by what its last commit says; None: nobody knows, or
+        it is made from other events. Commits of earlier versions of Millrace do not say from which."""
+        said = made_from or {}
+        since = said.get(EVENTS)
+        return since if isinstance(since, int) and said.get(EVENTS_ID, self.id) == self.id else None
+
+
 class Made(NamedTuple):
     """What was made: versions of the tables, and rows by disposition of each source of attributes of each."""
 
@@ -72,23 +98,23 @@ def describe(
 ) -> Made:
     """Bring items and users up to the events and the sources of attributes."""
     with step("ingest: opening the events"):
-        pin = tables.pin(EVENTS)
-    made = Made({EVENTS: pin.version}, {})
+        events = Events(tables.pin(EVENTS), tables.id(EVENTS))
+    made = Made({EVENTS: events.pin.version}, {})
     for kind in KINDS:
         of_attributes = attributes.made_from(described[kind.name])
         if of_attributes:
             of_attributes |= watch.inputs
-        inputs = {EVENTS: pin.content} | of_attributes
+        inputs = events.inputs | of_attributes
         with step(f"ingest: comparing {kind.name} with the events"):
             held = tables.version(kind.name) if tables.up_to_date(kind.name, JOB, inputs) else None
         if held is None:
             with ExitStack() as kept:
                 with step(f"adding up what events say of {kind.name}"):
-                    sums = _sums(tables, kind, pin, kept)
+                    sums = _sums(tables, kind, events, kept)
                 if of_attributes:
                     _gather(settings, tables, kind, described[kind.name], of_attributes)
                 with step(f"writing {kind.name}"):
-                    held = _write(tables, kind, sums, pin, inputs, with_attributes=bool(of_attributes))
+                    held = _write(tables, kind, sums, events, inputs, with_attributes=bool(of_attributes))
         made.versions[kind.name] = held
         if of_attributes:
             made.attributes[kind.name] = attributes.counts_of(tables, of_attributes)
@@ -109,19 +135,19 @@ class Sums(NamedTuple):
     since: int | None = None
 
 
-def _sums(tables: Tables, kind: Kind, pin: Pin, kept: ExitStack) -> Sums:
+def _sums(tables: Tables, kind: Kind, events: Events, kept: ExitStack) -> Sums:
     """Bring the sums up to the events; those of ids that were touched are kept, so that the table is read once."""
-    inputs: dict[str, Any] = {EVENTS: pin.content}
+    inputs = events.inputs
     if tables.up_to_date(kind.sums, JOB, inputs):
         return Sums(tables.read(kind.sums))
     since = tables.version(kind.sums) if tables.exists(kind.sums) else -1  # before what it is made from is asked
     before = tables.made_from(kind.sums)
-    _refuse_newer(tables, kind.sums, before, pin)
-    added = _added(tables, before, pin)
-    if added is None or before is None:
+    _refuse_newer(tables, kind.sums, before, events)
+    added = _added(tables, before, events)
+    if added is None:
         if tables.exists(kind.name):
             say(f"what events say of {kind.name} is counted anew, from all of them")
-        sums = kind.sums_of(tables.read(EVENTS, pin.version))
+        sums = kind.sums_of(tables.read(EVENTS, events.pin.version))
         made = tables.write(
             kind.sums, sums, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE
         )
@@ -132,7 +158,7 @@ def _sums(tables: Tables, kind: Kind, pin: Pin, kept: ExitStack) -> Sums:
     keys = [kind.id, *descriptions.KEYS]
     changed = touched.join(new.select(*keys), on=keys, how="left_semi")
     made = tables.merge(kind.sums, changed, keys, since=since, job=JOB, inputs=inputs)
-    return Sums(tables.read(kind.sums, made), touched, before[EVENTS])
+    return Sums(tables.read(kind.sums, made), touched, events.known_to(before))
 
 
 def _gather(
@@ -155,39 +181,41 @@ def _gather(
 
 
 def _write(
-    tables: Tables, kind: Kind, sums: Sums, pin: Pin, inputs: Mapping[str, Any], *, with_attributes: bool
+    tables: Tables, kind: Kind, sums: Sums, events: Events, inputs: Mapping[str, Any], *, with_attributes: bool
 ) -> int:
     """Write the rows that the events since have touched; all where that is not known, or what else they are made of."""
     of_attributes = tables.read(kind.attributes) if with_attributes else None
     rows = _rows(kind, sums.rows, of_attributes)
     since = tables.version(kind.name) if tables.exists(kind.name) else -1
     before = tables.made_from(kind.name)
-    _refuse_newer(tables, kind.name, before, pin)
+    _refuse_newer(tables, kind.name, before, events)
     if since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
-        is_same_but_for_events = before is not None and {**before, EVENTS: pin.content} == inputs
-        touched = _touched(tables, kind, sums, before, pin) if is_same_but_for_events else None
+        is_same_but_for_events = before is not None and {**before, **events.inputs} == inputs
+        touched = _touched(tables, kind, sums, before, events) if is_same_but_for_events else None
         if touched is not None:
             with persisted(_rows(kind, touched, of_attributes, touched.select(kind.id).distinct())) as changed:
                 return tables.merge(kind.name, changed, [kind.id], since=since, job=JOB, inputs=inputs)
     return tables.write(kind.name, rows, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE)
 
 
-def _refuse_newer(tables: Tables, name: str, made_from: Mapping[str, Any] | None, pin: Pin) -> None:
+def _refuse_newer(tables: Tables, name: str, made_from: Mapping[str, Any] | None, events: Events) -> None:
     """See that a table is not brought back to events of before those that another ingest has brought it up to.
 
     Raises:
         TableError: it is made from newer ones.
     """
-    known = (made_from or {}).get(EVENTS)
-    if isinstance(known, int) and pin.content < known <= tables.pin(EVENTS).content:  # else others lie there now
+    known = events.known_to(made_from)
+    if known is not None and events.pin.content < known <= tables.pin(EVENTS).content:  # else others lie there now
         raise tables.changed_meanwhile(name, JOB)
 
 
-def _touched(tables: Tables, kind: Kind, sums: Sums, made_from: Mapping[str, Any] | None, pin: Pin) -> DataFrame | None:
+def _touched(
+    tables: Tables, kind: Kind, sums: Sums, made_from: Mapping[str, Any] | None, events: Events
+) -> DataFrame | None:
     """The sums of the ids that events name which a table does not know yet; None: nobody knows which."""
-    if sums.touched is not None and made_from is not None and made_from.get(EVENTS) == sums.since:
+    if sums.touched is not None and events.known_to(made_from) == sums.since:
         return sums.touched
-    added = _added(tables, made_from, pin)
+    added = _added(tables, made_from, events)
     if added is None:
         return None
     return sums.rows.join(added.select(kind.id).distinct(), on=kind.id, how="left_semi")
@@ -202,7 +230,7 @@ def _rows(kind: Kind, sums: DataFrame, of_attributes: DataFrame | None, ids: Dat
     return joined(rows, kind.id, [own], attributes.TEXTS[kind.name])
 
 
-def _added(tables: Tables, made_from: Mapping[str, Any] | None, pin: Pin) -> DataFrame | None:
+def _added(tables: Tables, made_from: Mapping[str, Any] | None, events: Events) -> DataFrame | None:
     """The events that a table does not know yet, by what its last commit says; None: nobody knows."""
-    since = (made_from or {}).get(EVENTS)
-    return appended(tables, EVENTS, since, pin.version) if isinstance(since, int) else None
+    since = events.known_to(made_from)
+    return None if since is None else appended(tables, EVENTS, since, events.pin.version)

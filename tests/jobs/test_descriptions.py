@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_batches_in_any_order_make_what_all_events_make(
     brought_up(tables)
     assert rows(tables, "items") == expected([row for row in held if row[2] != "i2"])["items"]
     assert "what events say of items is counted anew, from all of them" in capsys.readouterr().err
+
+
+def test_events_that_were_made_anew_are_not_added_to_sums_of_others(spark: SparkSession, tmp_path: Path) -> None:
+    """Whether their newest version is the one of before or a later one."""
+    tables = Tables(spark, str(tmp_path))
+    add(tables, events(1, 9))
+    brought_up(tables)
+    for batches in ([events(2, 9)], [events(3, 9), events(4, 9)]):
+        shutil.rmtree(tables.path("events"))
+        for batch in batches:
+            add(tables, batch)
+        brought_up(tables)
+        assert {name: rows(tables, name) for name in ("items", "users")} == expected(
+            [row for b in batches for row in b]
+        )
 
 
 def test_attributes_are_read_again_only_if_their_source_has_changed(
