@@ -25,7 +25,7 @@ from jobs.settings_sources import SourceSettings
 from jobs.simulate import raw_tables
 from jobs.source import Raw, Source, column
 from jobs.tables import Tables
-from training.errors import DataError, SchemaError, TableError
+from training.errors import DataError, SchemaError, SnapshotError, TableError
 
 UNKNOWN_SIZE = 1 << 50  # bytes, for as many tasks as the session is set up for
 ORDER_LINES_TABLE = "order_lines"
@@ -53,6 +53,7 @@ def find(
 
     Raises:
         DataError: there is no such file, folder or table, it is empty, or a file's name cannot be read.
+        SnapshotError: the last commit of a Delta table is torn.
     """
     if asked.table is not None:
         frame = (frames or {}).get(asked.table)
@@ -64,7 +65,7 @@ def find(
     folder, name = delta_place(asked.path)
     try:
         return _pinned(place, asked, Tables(spark, folder), name, asked.path)
-    except SchemaError:
+    except (SchemaError, SnapshotError):
         raise
     except TableError as error:
         raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct it, or {place}.format") from error

@@ -7,7 +7,7 @@ what, and whether its rows have changed since.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,9 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from jobs import commits, delta_sql
 from jobs.commits import Commit
+from jobs.sessions import SPARK_ERRORS
 from spark_udfs.column_types import type_problems
+from training.data.delta_log import refuse_torn
 from training.errors import NoTableError, SchemaError, TableError
 
 MADE_BY = {  # beside the tables of a simulated shop, and those with the answers of tasks
@@ -92,15 +94,17 @@ class TableReads:
         """The table's newest version, for reading.
 
         Raises:
-            TableError: there is no such table.
+            TableError: there is no such table, or its last commit is torn.
         """
-        return int(self._history(name, 1).select("version").collect()[0][0])
+        version = int(self._history(name, 1).select("version").collect()[0][0])
+        refuse_torn(self.path(name), version)
+        return version
 
     def pin(self, name: str) -> Pin:
         """The table's newest version, and the one that tells whether its rows have changed.
 
         Raises:
-            TableError: there is no such table.
+            TableError: there is no such table, or its last commit is torn.
         """
         return pin_of(self.history(name))
 
@@ -119,6 +123,14 @@ class TableReads:
             TableError: there is no such table.
         """
         return str(self.detail(name)["id"])
+
+    def ids(self, names: Iterable[str]) -> dict[str, str]:
+        """The ids of several tables, by name.
+
+        Raises:
+            TableError: one of them is missing.
+        """
+        return {name: self.id(name) for name in names}
 
     def folders(self, name: str) -> list[str]:
         """The columns that are folders.
@@ -145,9 +157,10 @@ class TableReads:
         """
         pinned = self.version(name) if version is None else version
         try:
-            df = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
-            _ = df.schema  # with Spark Connect `load` alone asks nothing
-            return df
+            with self._named(name):
+                df = self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
+                _ = df.schema  # with Spark Connect `load` alone asks nothing
+                return df
         except AnalysisException as error:
             raise TableError(
                 f"table '{name}' at {self.path(name)} has no version {pinned} any more (newest: {self.version(name)}); "
@@ -199,9 +212,13 @@ class TableReads:
         """The table's commits, newest first, as far back as its log goes.
 
         Raises:
-            TableError: there is no such table.
+            TableError: there is no such table, or its last commit is torn.
         """
-        return commits.newest_first(lambda limit: self._history(name, limit))
+        found = commits.newest_first(lambda limit: self._history(name, limit))
+        if (newest := next(found, None)) is not None:
+            refuse_torn(self.path(name), newest.version)
+            yield newest
+        yield from found
 
     def _history(self, name: str, limit: int) -> DataFrame:
         with self._named(name):
@@ -211,7 +228,7 @@ class TableReads:
     def _named(self, name: str) -> Iterator[None]:
         try:
             yield
-        except AnalysisException as error:
+        except SPARK_ERRORS as error:  # of a version of no table Hadoop speaks, not Delta
             if self.exists(name):
                 raise
             raise NoTableError(
@@ -226,7 +243,7 @@ class TableReads:
                 yield commit
                 if not commit.is_housekeeping:
                     return
-        except TableError:
+        except NoTableError:
             return
 
     def _last_change(self, name: str) -> Commit | None:

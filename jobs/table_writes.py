@@ -14,7 +14,7 @@ from jobs import catalogue_tables, commits
 from jobs.commits import Metadata, is_conflict
 from jobs.sessions import SPARK_ERRORS, session_settings
 from jobs.table_reads import TableReads
-from training.errors import TableError
+from training.errors import NoTableError, TableError
 
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
@@ -120,7 +120,7 @@ class TableWrites(TableReads):
         """The table's newest version; -1 without a table."""
         try:
             return self.version(name)
-        except TableError:
+        except NoTableError:
             return -1
 
     def _make(self, name: str, df: DataFrame, partition_by: Sequence[str], properties: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from jobs.settings import Settings
 from jobs.source import Source
 from jobs.tables import Tables
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines
-from training.errors import DataError, SchemaError, TableError, TooManyBadRows
+from training.errors import DataError, SchemaError, SnapshotError, TableError, TooManyBadRows
 
 pytestmark = pytest.mark.timeout(900)
 ENDS = {
@@ -231,6 +231,24 @@ def test_a_delta_source_that_is_made_anew_under_its_old_versions(spark: SparkSes
     made = ingest.run(settings, spark)
     assert (made["raw_rows"], made["up_to_date"]) == (2, False)
     assert Tables(spark, settings.tables.root).read("events").count() == 4
+
+
+def test_a_commit_that_was_cut_off_is_no_version(spark: SparkSession, tmp_path: Path) -> None:
+    """Delta would say nothing of it: the version without its rows would be known, and it again once it is restored."""
+    columns = {name: name for name in ("order_id", "item_id", "quantity", "time", "price", "user_id")}
+    section = {"path": str(tmp_path / "raw"), "format": "delta", "columns": columns}
+    settings = Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}, "ingest": section})
+    delta(tmp_path / "raw", spark, CLEAN[1])
+    delta(tmp_path / "raw", spark, CLEAN[2])
+    commit = tmp_path / "raw" / "_delta_log" / f"{1:020d}.json"
+    commit.with_name(f".{commit.name}.crc").unlink()
+    whole = commit.read_bytes()
+    for torn in (b"", whole[:-20], whole[:-20] + bytes(20)):
+        commit.write_bytes(torn)
+        with pytest.raises(SnapshotError, match=rf"a commit of table '.*raw' is cut off.*{commit.name}"):
+            ingest.run(settings, spark)
+    commit.write_bytes(whole)
+    assert ingest.run(settings, spark)["raw_rows"] == 2
 
 
 def test_a_delta_source_that_grows_and_is_written_anew(spark: SparkSession, tmp_path: Path) -> None:

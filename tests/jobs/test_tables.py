@@ -17,7 +17,7 @@ from jobs.commits import is_conflict
 from jobs.sessions import SPARK_ERRORS, partitions_for, session_settings
 from jobs.tables import Tables
 from tests.jobs.pairs import together
-from training.errors import SchemaError, TableError
+from training.errors import NoTableError, SchemaError, TableError
 
 
 @pytest.fixture
@@ -144,6 +144,8 @@ def test_partitions(tables: Tables) -> None:
 def test_missing_table_names_table_path_and_job(tables: Tables) -> None:
     with pytest.raises(TableError, match=r"'examples' does not exist at .*tables/examples; run `millrace build-ex"):
         tables.read("examples")
+    with pytest.raises(NoTableError, match="'examples' does not exist"):
+        tables.read("examples", 0)
     with pytest.raises(TableError, match="run `millrace ingest` first"):
         tables.version("events")
 

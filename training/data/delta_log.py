@@ -41,6 +41,7 @@ READER_FEATURES = frozenset(
 # Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
 _OPENING = {"retry_timeout": "30s"}
 _LOOKED_FOR, _THREADS = 1_000, 16  # files of a version that may be gone; each is a store's answer away
+_END = 64  # bytes at a commit's end, by which a whole one is known
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
@@ -103,10 +104,12 @@ def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | 
 
     Raises:
         NoTableError: there is no Delta table; TableError: its folder or object store cannot be reached.
-        SnapshotError: the version is not there, or the table uses a reader feature that Millrace does not know.
+        SnapshotError: the version is not there, its commit is torn, or the table uses a reader feature that Millrace
+            does not know.
     """
     uri = _plain(uri)
     table = _open_table(uri, version, options or {})
+    refuse_torn(uri, table.version())
     features = set(table.protocol().reader_features or [])
     _refuse_unknown(features, uri)
     metadata = table.metadata()
@@ -120,6 +123,28 @@ def open_log(uri: str, version: int | None = None, options: Mapping[str, str] | 
         has_vectors="deletionVectors" in features,
         _table=table,
     )
+
+
+def refuse_torn(uri: str, version: int) -> None:
+    """See that the commit of a version is whole where its file lies on a disk: a store has whole files alone.
+
+    A file that was cut off when a machine went down, or is empty, is no error to Delta: what it did is not seen.
+
+    Raises:
+        SnapshotError: it is cut off.
+    """
+    file = Path(_plain(uri), "_delta_log", f"{version:020d}.json")
+    try:
+        with file.open("rb") as held:
+            held.seek(max(0, file.stat().st_size - _END))
+            end = held.read().rstrip()
+    except OSError:  # log clean-up took it, or it lies on no disk of this machine
+        return
+    if not end.endswith(b"}"):
+        raise SnapshotError(
+            f"a commit of table '{_plain(uri)}' is cut off, and its rows would be missing without a word: restore "
+            f"'{file}' from a copy. Where it is the newest one, it may be removed instead, and what wrote it run again"
+        )
 
 
 def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) -> bool:
