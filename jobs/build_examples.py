@@ -101,7 +101,7 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
             "versions": versions,
             "read": {name: pin.version for name, pin in pins.items()},
             "inputs": inputs,
-            "ids": {name: tables.id(name) for name in (*pins, *versions)},
+            "ids": tables.ids((*pins, *versions)),
             **_told(settings, split, ground, vocabulary, tables.read("examples", written["examples"])),
         }
         watch.before_publishing()

@@ -14,7 +14,7 @@ are; `moved`, where rows were removed from them since.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.console import warn
@@ -149,6 +149,16 @@ def refuse_another(manifest: Manifest, name: str, table_id: str, place: str) -> 
             f"table '{name}' at {place} must be the one that the build in force names ({held}), and is another "
             f"({table_id}): that one was removed; run `millrace build-examples`"
         )
+
+
+def refuse_others(tables: Tables, manifest: Manifest, names: Iterable[str]) -> None:
+    """See that tables are the build's own.
+
+    Raises:
+        TableError: one is another, or is gone.
+    """
+    for name in names:
+        refuse_another(manifest, name, tables.id(name), tables.path(name))
 
 
 def versions_read(tables: Tables, manifest: Manifest) -> dict[str, int]:

@@ -63,6 +63,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         builds.refuse_other_task(tables, build, task.name)
         cut = datetime.fromisoformat(build["cuts"]["test"])
         versions, bundles = build["versions"], _bundles(settings, bundle)
+        builds.refuse_others(tables, build, (*versions, *build["read"]))
         for one in bundles.values():
             _refuse_a_bundle_that_knows_the_answers(one, cut)
             builds.refuse_other_numbers(tables, versions, one)
@@ -71,6 +72,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
     inputs |= {"bundles": list(bundles)[1:]} if len(bundles) > 1 else {}
     inputs |= {"options": settings.options.model_dump(mode="json"), **worth(settings)}
+    inputs |= {"ids": build["ids"]} if "ids" in build else {}  # versions alone do not tell tables that were made anew
     before = read_json(settings.run_dir, EVALUATION)
     if before is not None and before.get("inputs") == inputs:
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")

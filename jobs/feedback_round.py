@@ -118,7 +118,8 @@ def _apart(settings: Settings, source: Tables, built: builds.Manifest, inputs: M
         source.clone(name, root, version)
     if not apart.exists(builds.TABLE):
         versions = {name: apart.version(name) for name in built["versions"]}
-        builds.publish(apart, built | {"versions": versions}, job=JOB, since=-1)
+        ids = built.get("ids", {}) | apart.ids(versions)
+        builds.publish(apart, built | {"versions": versions, "ids": ids}, job=JOB, since=-1)
     run_dir = Path(settings.run_dir) / "loop" / digest
     bundle = latest_bundle(settings.run_dir)
     shutil.copytree(bundle, run_dir / "bundles" / bundle.name, dirs_exist_ok=True)

@@ -65,6 +65,7 @@ def run(settings: Settings, spark: SparkSession | None = None, outcomes: DataFra
         "recommendations": recommended.content,
         "moment": moment,
         "window_days": settings.feedback.window_days,
+        "ids": tables.ids(["recommendations"] if outcomes is not None else ["recommendations", "events"]),
         **watch.inputs,
     }
     if outcomes is not None:

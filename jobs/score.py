@@ -98,6 +98,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     ):
         scored = task.spark().score(ground, moment)
         watch.before_writing()
+        if since is not None:
+            answers.keep_more(tables, task, bundle.name, moment, since)  # another score may have answered more by now
         version = answers.write(tables, task, scored.rows, bundle.name, moment, inputs)
         watch.after_writing([task.table], made=inputs)
         counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
@@ -122,13 +124,15 @@ class Found(NamedTuple):
     Attributes:
         build: the one in force.
         made_of: the tables that a build would be made of now.
-        contents: of each table, what tells its rows from others.
+        contents: of each table, what tells its rows from others that it has had.
+        ids: of each table, what tells it from another at the same place.
         read: rows by name, with the task's `lines`.
     """
 
     build: builds.Manifest
     made_of: Mapping[str, Pin]
     contents: Mapping[str, int]
+    ids: Mapping[str, str]
     read: dict[str, DataFrame]
 
 
@@ -140,10 +144,11 @@ def _found(tables: Tables, task: Task, settings: Settings) -> Found:
     pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
     named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in task.asks if name in built)]
     of_build = {name: built[name] for name in named}
+    builds.refuse_others(tables, build, of_build)
     read = {name: tables.read(name, version) for name, version in of_build.items()}
     read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
     contents = {name: pin.content for name, pin in pins.items()} | of_build
-    return Found(build, made_of, contents, read | {"lines": task.lines(read, settings)})
+    return Found(build, made_of, contents, tables.ids(contents), read | {"lines": task.lines(read, settings)})
 
 
 def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
@@ -161,6 +166,7 @@ def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> 
         "bundle": bundle,
         "moment": moment.isoformat(),
         "tables": dict(found.contents),
+        "ids": dict(found.ids),
         "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
         **settings.examples.model_dump(mode="json", exclude=set(EventExamples.model_fields)),
         "options": settings.options.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from jobs.artefacts import EVALUATION, LATEST, read_json, write_json
 from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
+from tests.jobs.anew import make_anew
 from tests.jobs.small_shop import small_shop
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.errors import BundleError, DataError, TableError
@@ -94,6 +95,26 @@ def test_it_is_written_and_a_second_run_changes_nothing(result: dict, settings: 
     assert result["ks"] == [3, 5]
     assert evaluate.run(settings, spark) == held | {"up_to_date": True}
     assert file.read_text() == written
+
+
+def test_tables_that_were_made_anew_under_their_old_versions_are_others(
+    result: dict, settings: Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(settings.run_dir).parent, tmp_path, dirs_exist_ok=True)
+    places = {"tables": {"root": str(tmp_path / "tables")}, "run_dir": str(tmp_path / "run")}
+    copied = Settings(**(settings.model_dump() | places))
+    tables = Tables(spark, copied.tables.root)
+    assert evaluate.run(copied, spark)["up_to_date"]
+    make_anew(tables, "queries", "user > 1")
+    with pytest.raises(TableError, match=r"table 'queries' at .* must be the one that the build in force names"):
+        evaluate.run(copied, spark)
+    since, build = builds.newest(tables)
+    assert build is not None
+    build["ids"]["queries"] = tables.id("queries")  # as the next build names it
+    builds.publish(tables, build, job="build_examples", since=since)
+    monkeypatch.setattr(evaluate, "_evaluated", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.run(copied, spark)
 
 
 def test_a_bundle_that_has_seen_the_answers_is_refused(spark: SparkSession, tmp_path: Path) -> None:

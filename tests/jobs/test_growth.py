@@ -16,6 +16,7 @@ from jobs import build_examples, build_vocabularies, builds, moved_builds
 from jobs.growth import Growth
 from jobs.settings import Settings
 from jobs.tables import Tables
+from tests.jobs.anew import make_anew
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 EVENTS = (
@@ -179,12 +180,7 @@ def test_versions_of_a_table_that_was_made_anew_are_others(
     """As by another ingest, or by a build that was killed: its histories would have the new lines already."""
     monkeypatch.setattr(build_vocabularies, "append_all", lambda *_, **__: 1 / 0)
     settings = settings_for(copied(begun, tmp_path), day(40))
-    tables = Tables(spark, settings.tables.root)
-    made, rows = tables.version(name), tables.read(name)
-    held = spark.createDataFrame(rows.collect(), rows.schema)
-    shutil.rmtree(tables.path(name))
-    for number in range(made + 1):
-        tables.write(name, held, mode="overwrite", job="build_examples", inputs={"write": number})
+    make_anew(Tables(spark, settings.tables.root), name)
     with pytest.raises(ZeroDivisionError):
         build(spark, settings, capsys)
     assert "examples are built again" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from jobs.artefacts import FEEDBACK, read_json
 from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
+from tests.jobs.anew import make_anew
 from training.errors import DataError, SchemaError, TableError, TooManyBadRows
 
 FIRST, SECOND = datetime(2025, 3, 1), datetime(2025, 3, 8)
@@ -104,6 +105,15 @@ def test_a_second_run_changes_nothing_and_new_events_replace_the_rows(spark: Spa
     tables.write("events", more, mode="append", job="ingest", inputs={"more": 1})
     assert ingest_feedback.run(of(settings, FIRST), spark)["purchased"] == 1
     assert len(feedback(spark, settings)) == 4
+
+
+@pytest.mark.parametrize("name", ["events", "recommendations"])
+def test_tables_that_were_made_anew_under_their_old_versions_are_others(
+    spark: SparkSession, settings: Settings, name: str
+) -> None:
+    ingest_feedback.run(of(settings, FIRST), spark)
+    make_anew(Tables(spark, settings.tables.root), name, "item_id != 'b'")
+    assert ingest_feedback.run(of(settings, FIRST), spark)["viewed"] == 0
 
 
 def test_a_run_killed_before_it_told_of_its_commit_tells_at_the_next(

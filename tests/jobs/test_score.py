@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import builds, ingest_feedback, report, score
+from jobs import answers, builds, ingest_feedback, report, score
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Before, Ground
@@ -18,6 +18,7 @@ from jobs.tasks.recommend_on_spark import scored
 from spark_udfs import features
 from spark_udfs.features import Cuts
 from spark_udfs.histories import histories
+from tests.jobs.anew import make_anew
 from tests.jobs.silences import silences
 from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
 from training.errors import BundleError, SettingsError, TableError
@@ -82,6 +83,22 @@ def test_it_reads_nothing_in_silence(
     found = silences(spark, monkeypatch)
     assert score.run(settings, spark)["up_to_date"]
     assert found == []
+
+
+def test_tables_that_were_made_anew_under_their_old_versions_are_others(
+    summary: dict, settings: Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(settings.run_dir).parent, tmp_path, dirs_exist_ok=True)
+    places = {"tables": {"root": str(tmp_path / "tables")}, "run_dir": str(tmp_path / "run")}
+    copied = Settings(**(settings.model_dump() | places))
+    assert score.run(copied, spark)["up_to_date"]
+    make_anew(Tables(spark, copied.tables.root), "events", "user_id != 'user 1'")
+    monkeypatch.setattr(answers, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        score.run(copied, spark)
+    make_anew(Tables(spark, copied.tables.root), "catalogue")
+    with pytest.raises(TableError, match=r"table 'catalogue' at .* must be the one that the build in force names"):
+        score.run(copied, spark)
 
 
 def test_another_moment_adds_rows_and_looks_no_further(
@@ -182,7 +199,19 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     page = Path(report.run(lately)["path"]).read_text()
     assert "since" in page
 
-    everybody = score.run(_scoring(lately), spark)
+    look, others = score._before, list[dict]()
+
+    def late(*args: object) -> Before | None:
+        if not others:
+            others.append({})
+            others[0] |= score.run(_scoring(lately), spark)
+        return look(*args)
+
+    with monkeypatch.context() as patched:  # everybody is answered while those since a time are
+        patched.setattr(score, "_before", late)
+        with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
+            score.run(_scoring(lately, since=SINCE - timedelta(hours=1)), spark)
+    (everybody,) = others
     assert everybody["moment"] == summary["moment"]
     of_all = _lists(lately, spark, summary["moment"])
     _see_same({user: of_all[user] for user in touched}, lists)
