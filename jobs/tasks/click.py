@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENTITIES = {"user": "user_id", "item": "item_id"}  # of whom is told what was shown and clicked before
 COUNTS = ("rows", "rows_1d", "rows_7d", "rows_30d", "labels", "clicks", "clicks_7d", "clicks_30d", "days_since",
-          "days_since_click", "rate")  # fmt: skip
+          "days_since_click", "rate", "rate_7d", "rate_30d")  # fmt: skip
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]

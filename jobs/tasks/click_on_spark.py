@@ -156,6 +156,9 @@ def _feature(entity: str, name: str, prior: float) -> Column:
     held = f"{column}_{name.replace('click', 'fraud')}"  # the windows count a label by the name of their first task's
     if name == "rate":
         value = windows.rate(column, prior)
+    elif name.startswith("rate_"):
+        days = name.removeprefix("rate_")
+        value = (F.col(f"{column}_frauds_{days}") + F.lit(prior)) / (F.col(f"{column}_rows_{days}") + 1)
     elif name.startswith("days_since"):
         value = F.coalesce(held, F.lit(NEVER))
     else:
