@@ -112,7 +112,7 @@ def _known(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFrame:
     for kind, column in kinds(ground.settings).items():
         found = found.join(_numbered(read[f"vocabulary_{kind}"], column), on=column, how="left")
     clicks = _clicks(ground, shown)
-    found = found.join(clicked_before(found, clicks, options.max_history), on=["user_id", "time"], how="left")
+    found = found.join(clicked_before(asked, clicks, options.max_history), on=["user_id", "time"], how="left")
     clicked = F.coalesce("clicked", F.array().cast("array<bigint>"))
     item = F.coalesce("item_id_index", F.lit(0))
     again = F.size(F.filter(clicked, lambda one: (one == item) & (item > 0)))
@@ -291,7 +291,8 @@ def score(ground: Ground, moment: datetime) -> Scored:
         *(never.cast("double").alias(name) for name in options.numbers),
         *([never.cast("int").alias("position")] if "position" in options.has else []),
     )  # fmt: skip
-    known = _known(ground, asked, before).drop("position")  # none: as at the first place
+    # Without a place: as at the first one.
+    known = ground.keep("candidates", lambda: _known(ground, asked, before).drop("position"))
     answered = predict(known, str(ground.bundle), key="impression_id")
     found = known.select("impression_id", "user_id", "item_id").join(answered, on="impression_id", how="inner")
     by_p = Window.partitionBy("user_id").orderBy(F.desc("p"), "listed_rank", "item_id")
