@@ -1,6 +1,7 @@
 """A file of interactions through the whole pipeline under a protocol of papers, to one line of figures.
 
     millrace benchmark ratings.dat --protocol leave_one_out --model two_tower model.dim=64 tuning.epochs=20
+    millrace benchmark Beauty.txt --protocol leave_one_out --settings benchmarks/public/amazon_beauty.yaml
 
 Ingest, build, tune, train and evaluate are the pipeline's own. A study of one trial (more by `tuning.trials`) finds how
 many epochs are best for the validation; then a model learns from all that lies before the test. All users are asked,
@@ -24,7 +25,7 @@ from jobs.console import say, step
 from jobs.interactions import interactions
 from jobs.memory import PeakMemory
 from jobs.sessions import in_utc, open_session, persisted
-from jobs.settings import Settings, load_settings
+from jobs.settings import Settings, flags_of_file, load_settings
 from jobs.stages import Stages, seconds_of
 from jobs.task import OURS
 from spark_udfs import protocols
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 RESULT = "benchmark.json"
 SOURCE = "interactions"
+MODEL = "model.name="
 BEFORE = "history_before"  # a column that examples have which are sequences
 # Interactions are of one kind, whatever they were.
 ALWAYS = [
@@ -59,9 +61,10 @@ def run_benchmark(
     protocol: str,
     *,
     test: str | None = None,
-    model: str = "two_tower",
+    model: str | None = None,
     out: str = "out",
     columns: Sequence[str] = (),
+    file: str | None = None,
     flags: Sequence[str] = (),
     spark: SparkSession | None = None,
 ) -> dict[str, Any]:
@@ -71,10 +74,11 @@ def run_benchmark(
         place: the file, folder or table (jobs/interactions.py).
         protocol: one of PROTOCOLS.
         test: the file of the test, where the split is given.
-        model: its name.
+        model: its name; None: the one that the file of settings names, or two_tower.
         out: everything is written below this folder.
         columns: `user=NAME`, `item=NAME`, `time=NAME`, where they are not to be seen from the names.
-        flags: `section.key=value`, over what a benchmark sets.
+        file: a YAML file of settings, over what a benchmark sets.
+        flags: `section.key=value`, over the file's.
         spark: a session.
 
     Returns:
@@ -86,6 +90,8 @@ def run_benchmark(
         SettingsError: the protocol does not fit what was given, or a setting is wrong.
         DataError: the interactions cannot be read.
     """
+    flags = [*(flags_of_file(file) if file else ()), *flags]
+    model = model or _model_of(flags)
     _refuse_what_does_not_fit(protocol, test, flags)
     of_protocol = [] if protocol == "by_date" else BY_ORDER
     usually = [*USUALLY, f"examples.form={form_of(model)}", *of_protocol]
@@ -177,6 +183,12 @@ def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, name
             "--protocol by_date needs interactions with a time; name its column with --column time=NAME"
         )
     return protocols.by_date(rows)
+
+
+def _model_of(flags: Sequence[str]) -> str:
+    """The model that flags name, the last one counting."""
+    named = [flag.removeprefix(MODEL).strip('"') for flag in flags if flag.startswith(MODEL)]
+    return named[-1] if named else "two_tower"
 
 
 def form_of(model: str) -> str:

@@ -66,7 +66,8 @@ def _benchmark(
     flags: Flags = None,
     protocol: Annotated[str, typer.Option(help="leave_one_out, given or by_date")] = "leave_one_out",
     test: Annotated[str | None, typer.Option(help="the test's file, where the split is given")] = None,
-    model: Annotated[str, typer.Option(help="the model's name")] = "two_tower",
+    model: Annotated[str | None, typer.Option(help="the model's name; default: the settings', or two_tower")] = None,
+    settings: Annotated[str | None, typer.Option(help="a YAML file of settings, below the flags")] = None,
     column: Annotated[list[str] | None, typer.Option(help="user=NAME, item=NAME or time=NAME")] = None,
     out: Annotated[str, typer.Option(help="the folder for tables and bundle")] = "out/benchmark",
 ) -> None:
@@ -76,7 +77,7 @@ def _benchmark(
         from jobs import benchmark
 
         result = benchmark.run_benchmark(
-            data, protocol, test=test, model=model, out=out, columns=column or [], flags=flags or []
+            data, protocol, test=test, model=model, out=out, columns=column or [], file=settings, flags=flags or []
         )
         sys.stdout.write(benchmark.line(result) + "\n")
 

@@ -9,6 +9,7 @@ A flag is `section.key=value`, its value read as YAML: `training.epochs=3`, `eva
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,20 @@ def load_settings(path: str | Path | None = None, flags: list[str] | None = None
             f"{len(found)} problem(s) with the settings{where}:\n" + "\n".join(f"  - {line}" for line in found)
         )
     return settings
+
+
+def flags_of_file(path: str | Path) -> list[str]:
+    """A YAML file's settings as `section.key=value`, for who lays others under them.
+
+    Raises:
+        SettingsError: the file is missing or no YAML, or a section of it has no keys.
+    """
+    flags = []
+    for name, section in _read_file(Path(path)).items():
+        if not isinstance(section, dict):
+            raise SettingsError(f"settings file '{path}' must hold sections of keys; '{name}' has none")
+        flags += [f"{name}.{key}={json.dumps(value, default=str)}" for key, value in section.items()]
+    return flags
 
 
 def _default_model(task: Any) -> str:

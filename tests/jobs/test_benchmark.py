@@ -12,8 +12,11 @@ from pyspark.sql import SparkSession
 from jobs import benchmark
 from jobs.benchmark import run_benchmark
 from jobs.memory import PeakMemory
+from jobs.settings import flags_of_file, load_settings
+from training.configs import CONFIGS
 from training.errors import SettingsError
 
+PUBLIC = Path(__file__).resolve().parents[2] / "benchmarks" / "public"
 FLAGS = ["training.ranks=1", "training.epochs=5", "tuning.epochs=3", "evaluation.bootstrap=100", "model.dim=8"]
 
 
@@ -40,6 +43,23 @@ def test_examples_have_the_form_that_the_model_learns_from() -> None:
         "sequences",
         "purchases",
     ]
+
+
+@pytest.mark.parametrize("file", sorted(PUBLIC.glob("*.yaml")), ids=lambda file: file.stem)
+def test_settings_of_public_sets_are_ones(file: Path) -> None:
+    flags = flags_of_file(file)
+    name = benchmark._model_of(flags)
+    settings = load_settings(None, [f"examples.form={benchmark.form_of(name)}", *flags])
+    assert settings.model["name"] == name in CONFIGS
+
+
+def test_a_file_of_settings_lies_below_the_flags(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: {name: sequence, dim: 32}\nexamples: {validation_days: 30}\n")
+    with pytest.raises(SettingsError, match=r"examples\.validation_days is for --protocol by_date"):
+        run_benchmark("a.csv", "leave_one_out", out=str(tmp_path), file=str(tmp_path / "a.yaml"))
+    (tmp_path / "a.yaml").write_text("model: sequence\n")
+    with pytest.raises(SettingsError, match="must hold sections of keys; 'model' has none"):
+        run_benchmark("a.csv", "leave_one_out", out=str(tmp_path), file=str(tmp_path / "a.yaml"))
 
 
 def test_memory_is_added_up() -> None:
