@@ -172,7 +172,8 @@ def show(result: Mapping[str, Any]) -> None:
         for name, metrics in protocol["models"].items():
             differences = protocol["differences"].get(name, {})
             judged = [_cell(metrics[key], differences.get(key)) for key in headline.judged.values()]
-            rows.append((name, *judged, *(f"{metrics[key]['value']:.3f}" for key in headline.beside.values())))
+            beside = [f"{metrics[key]['value']:.3f}" if key in metrics else "-" for key in headline.beside.values()]
+            rows.append((name, *judged, *beside))
         say(f"{protocol['what']}: {protocol['users']:,} {headline.rows}{headline.note}; 95 % intervals; * ours differs")
         show_table("", ("", *headline.judged, *headline.beside), rows)
         leads = [lead for key in headline.judged.values() if (lead := hardest(protocol, key, headline.lower))]

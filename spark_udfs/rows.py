@@ -101,7 +101,8 @@ def judge(
 
     Args:
         answers: model, key, p.
-        truth: key, label (double: 0 or 1).
+        truth: key, label (double: 0 or 1); with `unit`, rows of one unit are resampled together, as rows of one user
+            are no independent draws (null: a row is a unit of its own).
         names: the models.
         budget: the share of rows that can be looked at.
         resamples: of the bootstrap.
@@ -195,8 +196,9 @@ def _wide(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> DataFra
     """A row per key: its hash, label (0 or 1) and scores, by model."""
     by_model = (F.max(F.when(F.col("model") == name, F.col("p"))).cast("double") for name in names)
     scores = answers.groupBy("key").agg(F.array(*by_model).alias("scores"))
+    unit = F.coalesce(F.xxhash64("unit"), F.xxhash64("key")) if "unit" in truth.columns else F.xxhash64("key")
     return truth.join(scores, on="key", how="left").select(
-        F.xxhash64("key").alias("hash"), F.col("label").cast("int").alias("label"), "scores"
+        unit.alias("hash"), F.col("label").cast("int").alias("label"), "scores"
     )
 
 

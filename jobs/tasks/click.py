@@ -146,6 +146,7 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
     return Headline(
         judged={"log loss": "log_loss", "AUC": "auc"},
         beside={
+            "AUC within users": "gauc",
             "average precision": "average_precision",
             "calibration error": "calibration_error",
             "predicted / actual": "predicted_to_actual",

@@ -236,9 +236,11 @@ def _truth(ground: Ground) -> dict[str, Answer]:
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """How true probabilities are, and how well they rank."""
+    """How true probabilities are, and how well they rank, all impressions and each user's own; users are resampled."""
     resamples = ground.settings.evaluation.bootstrap
-    return probabilities.judged(asked, answers, names, budget=0.1, resamples=resamples)
+    return probabilities.judged(
+        asked.withColumn("unit", F.col("user_id")), answers, names, budget=0.1, resamples=resamples
+    )
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:  # noqa: ARG001

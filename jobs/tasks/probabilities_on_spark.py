@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from jobs.console import step, warn
 from jobs.task import OURS, TRUTH, Answer
 from spark_udfs import rows
 from spark_udfs.baselines import trees
+from spark_udfs.grouped import grouped_auc
 from spark_udfs.scoring import predict
 
 if TYPE_CHECKING:
@@ -62,13 +63,22 @@ def left_out() -> dict[str, str]:
 def judged(
     asked: DataFrame, answers: DataFrame, names: Sequence[str], *, budget: float, resamples: int
 ) -> dict[str, Any]:
-    """What `OnSpark.judge` gives, of probabilities; arguments as for `spark_udfs.rows.judge`."""
-    values = rows.judge(answers, asked.select("key", "label"), names, budget=budget, resamples=resamples)
+    """What `OnSpark.judge` gives, of probabilities; arguments as for `spark_udfs.rows.judge`. Where rows have a `unit`,
+    also the AUC within units."""
+    truth = asked.select("key", "label", *(name for name in ("unit",) if name in asked.columns))
+    values = rows.judge(answers, truth, names, budget=budget, resamples=resamples)
+    within = grouped_auc(answers, truth, names, resamples=resamples) if "unit" in truth.columns else {}
+    judges = [of for of in (values, within) if of]
+    others = [name for name in names[1:] if name != TRUTH]
     return {
         "users": values[OURS].users,
-        "models": {name: values[name].intervals() for name in names},
-        "differences": {name: values[OURS].minus(values[name]) for name in names[1:] if name != TRUTH},
+        "models": {name: _merged(of[name].intervals() for of in judges) for name in names},
+        "differences": {name: _merged(of[OURS].minus(of[name]) for of in judges) for name in others},
     }
+
+
+def _merged(parts: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def curves(

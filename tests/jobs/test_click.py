@@ -131,6 +131,7 @@ def test_a_model_finds_the_taste_and_the_look(result: dict[str, Any]) -> None:
     judged = result["protocols"]["after"]
     ours, rate = (judged["models"][name] for name in (OURS, "past_click_rate"))
     assert judged["users"] == sum(row[4] >= CUT and known(row) <= max(one[4] for one in planted()) for row in planted())
+    assert ours["gauc"]["value"] > 0.75
     assert ours["auc"]["value"] > 0.75 > rate["auc"]["value"]
     assert judged["differences"]["past_click_rate"]["log_loss"]["high"] < 0
     assert {*result["protocols"]} == {"after", "new_users"}  # who is not known counts as new
