@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from jobs.pinned import place
 from training.schema import Schema
-
-VALIDATION_ROWS = 4096
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +52,8 @@ def fit_task(
         make_transform: (spec, the examples' columns) -> what changes each batch of them on its way, or None.
 
     Returns:
-        rows, steps, epochs, final_loss, history, best, skipped; on rank 0 the bundle's name and place too.
+        rows, steps, epochs, final_loss, history, best, skipped; `calibration` of a model that asks for it, what
+        `Calibrator.calibrate` returns; on rank 0 the bundle's name and place too.
     """
     with _observers(spec, world) as observers:
         report = _both(_reporter(spec, shown), observers)
@@ -92,8 +92,8 @@ def validation_of_rows(
     """
     import torch
 
+    from jobs.held_out import added_up
     from training.batch import to_device
-    from training.data.loader import Loader
     from training.data.snapshot import open_snapshot
 
     if not spec["validate"]:
@@ -102,13 +102,13 @@ def validation_of_rows(
 
     @torch.no_grad()
     def validate(model: Any) -> dict[str, float]:
-        device, total = next(model.parameters()).device, torch.zeros(width, dtype=torch.float64)
-        rank, size = world.rank, world.size
-        with Loader(held_out, columns, batch_size=VALIDATION_ROWS, seed=0, rank=rank, world_size=size) as loader:
-            for batch in loader.epoch(0):
-                found = {name: value.cpu() for name, value in model.predict(to_device(batch, device)).items()}
-                total += torch.from_numpy(sums(found, batch))
-        return finish(world.all_reduce_sum(total, "validation metrics").numpy())
+        device = next(model.parameters()).device
+
+        def of_batch(batch: Batch) -> npt.NDArray[np.float64]:
+            found = model.predict(to_device(batch, device))
+            return sums({name: value.cpu() for name, value in found.items()}, batch)
+
+        return finish(added_up(held_out, columns, world, of_batch, width, "validation metrics"))
 
     return validate
 
@@ -124,8 +124,11 @@ def _fit(
     import torch
 
     from jobs.console import warn
+    from jobs.held_out import calibrator_of
     from training.data.snapshot import open_snapshot
+    from training.data.transform import one_after_the_other
     from training.fit import FitSettings
+    from training.models.rows import thinning
     from training.state.export import export
     from training.state.publish import check_attachments
     from training.step.device import pick_device, sum_in_order
@@ -143,7 +146,10 @@ def _fit(
         warn(why)
     model = make_model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
     validate = make_validation(spec, columns, world)
-    transform = make_transform(spec, columns)
+    transform = one_after_the_other(make_transform(spec, columns), thinning(model))
+    calibrator = calibrator_of(
+        spec, model, columns, world, lambda: open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
+    )
     result = _fitted(spec, world, model, settings, columns, examples, transform, validate, report)
     summary: dict[str, Any] = {
         "rows": examples.rows,
@@ -154,9 +160,13 @@ def _fit(
         "best": result.best,
         "skipped": result.skipped,
     }
+    measured: dict[str, Any] = {}
+    if calibrator is not None:
+        measured["calibration"] = calibrator.calibrate(warn if world.rank == 0 else lambda _: None)
+    summary |= measured
     if spec["bundle_dir"] is not None:
         made = {"examples_fingerprint": examples.fingerprint, "threads": torch.get_num_threads()}
-        summary |= export(model, world, partial(_write, spec, columns, made, result))
+        summary |= export(model, world, partial(_write, spec, columns, made, result, measured))
     return summary
 
 
@@ -215,11 +225,13 @@ def _write(
     columns: Schema,
     made: Mapping[str, Any],
     result: FitResult,
+    measured: Mapping[str, Any],
     state: Mapping[str, Tensor | Streamed],
 ) -> dict[str, str]:
     """Write the bundle, on rank 0; returns its name and place."""
     from training.state.publish import write_bundle
 
+    last = result.best if spec["validate"] else result.history[-1]
     bundle = write_bundle(
         spec["bundle_dir"],
         model_name=spec["model"]["name"],
@@ -228,7 +240,7 @@ def _write(
         tensors=state,
         provenance=_provenance(spec, made, result),
         settings=spec["training"],
-        metrics={**(result.best if spec["validate"] else result.history[-1]), "final_loss": result.final_loss},
+        metrics={**last, "final_loss": result.final_loss, **measured},
         attachments=spec.get("attachments"),
     )
     return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
@@ -243,17 +255,6 @@ def _provenance(spec: Mapping[str, Any], made: Mapping[str, Any], result: FitRes
     if first is not None and result.resumed_at == result.steps == first["steps"]:
         return dict(first["provenance"])
     return {**spec["provenance"], **made, "trained": {"after_step": result.resumed_at, "to_step": result.steps}}
-
-
-def place(spec: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """Arguments of `open_snapshot` for one of the spec's pinned tables."""
-    return place_of(spec["tables"][table])
-
-
-def place_of(pinned: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `open_snapshot` for a pinned table, as a spec and a bundle's provenance name it."""
-    partitions = pinned.get("partitions", {"split": pinned["splits"]})  # bundles of earlier versions name splits alone
-    return {"uri": pinned["uri"], "version": pinned["version"], "partitions": partitions}
 
 
 def _observers(spec: Mapping[str, Any], world: World) -> Observers:

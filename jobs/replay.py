@@ -21,7 +21,7 @@ from jobs.artefacts import REPLAY, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table, warn
 from jobs.learn_spec import learn_spec, provenance
-from jobs.learning import place_of
+from jobs.pinned import place_of
 from jobs.ranks import start
 from jobs.settings import Settings
 from jobs.trained import latest_bundle

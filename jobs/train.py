@@ -32,7 +32,8 @@ LOCK = "train.lock"  # in the run folder: one training at a time publishes there
 
 
 def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]:
-    """Train on all examples before the test cut and write a bundle.
+    """Train on all examples before the test cut, or before the validation cut where model.calibration needs what lies
+    between, and write a bundle.
 
     Args:
         settings: the pipeline's.
@@ -47,7 +48,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TrainingError: the loss is not finite too often.
         LaunchError: a rank failed.
         SettingsError: training.metric is not the loss; a timeline of one rank; a password in training.mlflow_uri;
-            training.tuned and nothing to take; a bundle to start from that has seen the answers, or means other ids.
+            training.tuned and nothing to take; a bundle to start from that has seen the answers, or means other ids;
+            too few validation rows to calibrate by.
         CheckpointError: another training is under way in the run folder.
         UnreadableError: the bundle of this training cannot be read just now.
     """
@@ -123,9 +125,14 @@ def observation(settings: Settings, identity: str) -> dict[str, Any]:
 
 
 def _learn_spec(settings: Settings) -> dict[str, Any]:
-    """What the ranks of a training are told: all examples before the test cut."""
-    spec = learn_spec(settings, splits=("train", "validation"), validate=False)
-    check_start(spec, "test")
+    """What the ranks of a training are told: all examples before the test cut.
+
+    But where answers are calibrated those before the validation cut: they are calibrated by what lies behind it.
+    """
+    is_calibrated = settings.model.get("calibration", "none") != "none"
+    splits = ("train",) if is_calibrated else ("train", "validation")
+    spec = learn_spec(settings, splits=splits, validate=False)
+    check_start(spec, "validation" if is_calibrated else "test")
     return spec
 
 

@@ -7,6 +7,7 @@ for an EmbeddingBag or for padding; no list needs a fixed length. Strings and by
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,19 @@ def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         if isinstance(value, Ragged):
             return Ragged(change(value.values), change(value.offsets))
         return change(value) if isinstance(value, Tensor) else value
+
+    return {name: one(value) for name, value in batch.items()}
+
+
+def chosen(batch: Batch, keep: Tensor) -> Batch:
+    """The rows where `keep`, (batch,) bool, is true, in their order."""
+
+    def one(value: Value) -> Value:
+        if isinstance(value, Ragged):
+            lengths = value.offsets.diff()
+            offsets = torch.cat([value.offsets[:1], lengths[keep].cumsum(0)])
+            return Ragged(value.values[torch.repeat_interleave(keep, lengths)], offsets)
+        return value[keep] if isinstance(value, Tensor) else list(compress(value, keep.tolist()))  # type: ignore[return-value]
 
     return {name: one(value) for name, value in batch.items()}
 

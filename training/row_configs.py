@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,16 @@ class RowConfig(ModelConfig):
         0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
     )
     start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
+    negatives_kept: float = Field(
+        1.0,
+        ge=1e-6,
+        le=1,
+        description="share of the rows whose labels are all 0 that an epoch learns from, each for 1 / share of them",
+    )
+    calibration: Literal["none", "platt", "isotonic"] = Field(
+        "none",
+        description="of the answers, by the validation days, which the training then leaves out: see docs/training.md",
+    )
 
 
 class RowMlpConfig(RowConfig):

@@ -116,7 +116,7 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     """The model with its tables, and with the items' counts as of the cut."""
     import torch
 
-    from jobs.learning import place
+    from jobs.pinned import place
     from training.data.snapshot import open_snapshot, read_table
     from training.errors import SettingsError
     from training.models import MODELS, RetrievalModel
@@ -140,7 +140,7 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
 
 def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Full ranking of the held-out queries, or None where the spec wants none."""
-    from jobs.learning import place
+    from jobs.pinned import place
     from training.data.loader import Loader
     from training.data.snapshot import open_snapshot
     from training.metrics.ranking import block_rows, rank_queries

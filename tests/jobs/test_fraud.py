@@ -21,10 +21,11 @@ from jobs.table_reads import maker
 from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import TASKS, fraud, fraud_on_spark
+from jobs.trained import latest_bundle
 from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
 from training.batch import Batch
-from training.errors import BundleError, DataError
+from training.errors import BundleError, DataError, SettingsError
 from training.models import MODELS
 from training.models.rows import RowModel
 from training.schema import Schema
@@ -297,3 +298,27 @@ def test_validation_counts_what_a_model_ranks_right(settings: Settings) -> None:
     assert found["auc"] + wrong["auc"] == pytest.approx(1, abs=0.02)
     assert found["average_precision"] > 2 * wrong["average_precision"]
     assert fraud.validation(spec | {"validate": False}, columns, World()) is None
+
+
+def test_what_answers_are_calibrated_by_is_left_out_of_the_training(
+    trained: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a start that had seen it is refused, as are 80 cases."""
+    asked = trained.model_copy(update={"model": {**trained.model, "calibration": "isotonic"}})
+    with pytest.raises(SettingsError, match=r"model.calibration=isotonic needs 100 validation rows.*'label' has"):
+        train.run(asked, spark)
+    begun = {"start_from": str(latest_bundle(trained.run_dir))}
+    with pytest.raises(SettingsError, match="learnt from nothing behind the validation cut"):
+        train.run(asked.model_copy(update={"training": trained.training.model_copy(update=begun)}), spark)
+    told: list[dict[str, Any]] = []
+
+    def started(settings: Settings, spec: dict[str, Any], *_: Any, **__: Any) -> None:
+        told.append(spec)
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "start", started)
+    with pytest.raises(InterruptedError):
+        train.run(asked, spark)
+    [spec] = told
+    assert spec["tables"]["examples"]["partitions"] == {"piece": spec["build"]["pieces"]["train"]}
+    assert spec["tables"]["queries"]["partitions"] == {"split": ["validation"]}

@@ -113,9 +113,33 @@ def test_one_expert_is_a_shared_bottom() -> None:
         torch.testing.assert_close(torch.sigmoid(tower(bottom, None).squeeze(1)), p)
 
 
+def test_a_weight_of_all_labels_counts_where_a_label_has_none_of_its_own() -> None:
+    torch.manual_seed(0)
+    shared = Column("weight", Kind.WEIGHT)
+    model = MultiTask(MultiTaskConfig(), Schema((*COLUMNS, CLICKED, PAID, WEIGHT, shared))).eval()
+    batch = rows(1) | {"weight": torch.full((256,), 0.5)}
+    parts = model.loss(batch)
+    assert float(parts["clicked"].weight) == 128
+    assert float(parts["paid"].weight) == float(batch["clicked"].sum())  # type: ignore[union-attr]
+
+
+def test_a_number_that_is_called_weight_is_no_weight() -> None:
+    """As a parcel's is."""
+    torch.manual_seed(0)
+    model = MultiTask(MultiTaskConfig(), Schema((*COLUMNS, Column("weight", Kind.DENSE), CLICKED, PAID))).eval()
+    assert float(model.loss(rows(1) | {"weight": torch.full((256,), 0.5)})["clicked"].weight) == 256
+
+
 @pytest.mark.parametrize(
-    ("labels", "named"), [([CLICKED], r"\['clicked'\]"), ([CLICKED, Column("steps", Kind.LABEL, length=3)], "steps")]
+    ("columns", "words"),
+    [
+        ([CLICKED], r"needs two labels or more; the schema has the labels \['clicked'\]"),
+        ([CLICKED, Column("steps", Kind.LABEL, length=3)], "label 'steps' .* one number a row; .* a list of 3"),
+        ([CLICKED, Column("steps", Kind.LABEL, ragged=True)], "label 'steps' .* one number a row; .* of any length"),
+        ([CLICKED, PAID, Column("weight", Kind.WEIGHT, length=2)], "weight 'weight' .* one number a row; .* of 2"),
+        ([CLICKED, PAID, Column("paidweight", Kind.WEIGHT)], r"called 'weight', or .* weights \['paidweight'\]"),
+    ],
 )
-def test_a_schema_without_several_labels_is_refused(labels: list[Column], named: str) -> None:
-    with pytest.raises(SchemaError, match=rf"needs two labels or more, each a number; .*{named}"):
-        MultiTask(MultiTaskConfig(), Schema((*COLUMNS, *labels)))
+def test_a_schema_without_several_labels_of_one_number_is_refused(columns: list[Column], words: str) -> None:
+    with pytest.raises(SchemaError, match=words):
+        MultiTask(MultiTaskConfig(), Schema((*COLUMNS, *columns)))

@@ -102,3 +102,16 @@ def test_a_model_of_several_labels_refuses_places() -> None:
 def test_places_need_their_number() -> None:
     with pytest.raises(SchemaError, match="needs a size: the number of places, and one; got None"):
         Column("place", Kind.POSITION)
+
+
+def test_answers_where_rows_were_shown_are_calibrated() -> None:
+    """As they are counted, and those for the first place by the same line."""
+    model, batch = build("row_mlp", calibration="platt").eval(), rows(3, 64)
+    assert isinstance(model, RowModel)
+    with torch.no_grad():
+        model.looks.copy_(torch.tensor([1.0, 0.0, -1.0, -2.0]))
+        for asked in (batch, {name: batch[name] for name in ("item", "amount")}):
+            [log_odds] = model.log_odds(asked)
+            for knots in model.calibrations.state_dict().values():
+                knots.copy_(torch.tensor([[0.0, 1.0], [-0.5, 0.2]]))
+            torch.testing.assert_close(model.predict(asked)["p"], torch.sigmoid(0.7 * log_odds - 0.5))

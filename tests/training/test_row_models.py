@@ -160,6 +160,13 @@ def test_a_vocabulary_may_be_called_as_torch_calls_its_own(name: str) -> None:
         ([Column("a", Kind.LABEL), Column("b", Kind.LABEL), Column("c", Kind.DENSE)], r"labels \['a', 'b'\]"),
         ([Column("a", Kind.LABEL), Column("c", Kind.DENSE, ragged=True)], r"any length \['c'\]"),
         ([Column("a", Kind.LABEL)], "needs ids, numbers or fixed lists"),
+        ([Column("a", Kind.LABEL, ragged=True)], "label 'a' of RowMlp must be one number a row; .* of any length"),
+        ([Column("a", Kind.LABEL, length=2)], "label 'a' of RowMlp must be one number a row; .* a list of 2"),
+        ([Column("a", Kind.LABEL), Column("w", Kind.WEIGHT, length=2)], "weight 'w' of RowMlp must be one number"),
+        (
+            [Column("a", Kind.LABEL), Column("w", Kind.WEIGHT), Column("v", Kind.WEIGHT)],
+            r"RowMlp takes one weight at most; the schema has the weights \['w', 'v'\]",
+        ),
     ],
 )
 def test_a_schema_that_is_not_one_of_rows_is_refused(columns: list[Column], words: str) -> None:

@@ -130,15 +130,15 @@ def test_ranks_without_rows_have_the_transforms_columns(snapshot: Snapshot) -> N
 
 
 def test_what_a_transform_does_wrong_is_named(snapshot: Snapshot) -> None:
-    def halving(batch: Batch, rows: IntArray, seed: int) -> Batch:
-        return {"id": batch["id"][: len(rows) // 2]}
+    def doubling(batch: Batch, rows: IntArray, seed: int) -> Batch:
+        return {"id": torch.cat([batch["id"]] * 2)}  # type: ignore[list-item]
 
     def failing(batch: Batch, rows: IntArray, seed: int) -> Batch:
         raise ValueError("planted")
 
     with (
-        Loader(snapshot, SCHEMA, batch_size=16, seed=7, transform=halving) as loader,
-        pytest.raises(DataError, match=r"as many rows as it gets, 16; .*halving gave 8; leave rows out"),
+        Loader(snapshot, SCHEMA, batch_size=16, seed=7, transform=doubling) as loader,
+        pytest.raises(DataError, match=r"as many rows as it gets, 16, or fewer; .*doubling gave 32; add"),
     ):
         next(loader.epoch(0))
     with (

@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial
 from pydantic import BaseModel, Field
 
 from training.errors import SettingsError
+from training.row_configs import RowMlpConfig
 from tuning.space import Space, by_section, read_space
 
 
@@ -141,3 +142,18 @@ def test_a_study_needs_something_to_vary() -> None:
 
 def test_an_empty_space_suggests_nothing() -> None:
     assert Space(()).suggest(FixedTrial({})) == {}
+
+
+def test_what_is_done_about_rare_labels_may_be_varied() -> None:
+    ranges: dict[str, dict[str, Any] | None] = {
+        "model.positive_weight": {"low": 1.0, "high": 50.0, "log": True},
+        "model.negatives_kept": {"low": 0.05, "high": 1.0, "log": True},
+        "model.focal": {"low": 0.0, "high": 4.0},
+    }
+    held = RowMlpConfig.search_space()
+    space = read_space({"model": RowMlpConfig()}, ranges)
+    assert {p.name for p in space.parameters} == {*ranges, *(f"model.{name}" for name in held)}
+    proposed = {**space.start(), "model.positive_weight": 7.0, "model.negatives_kept": 0.2, "model.focal": 2.0}
+    found = RowMlpConfig.parse(space.suggest(FixedTrial(proposed))["model"])
+    assert isinstance(found, RowMlpConfig)
+    assert (found.positive_weight, found.negatives_kept, found.focal) == (7.0, 0.2, 2.0)

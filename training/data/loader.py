@@ -145,7 +145,7 @@ class Loader:
         Raises:
             SnapshotError: a file is gone or cannot be read.
             SchemaError: a value that the schema forbids.
-            DataError: the transform gave another number of rows.
+            DataError: the transform gave more rows than it got.
         """
         if epoch != self._epoch:
             self._epoch, self._position, self._plan = epoch, 0, self._own

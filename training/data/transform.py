@@ -19,10 +19,19 @@ from training.data.plan import IntArray
 from training.errors import DataError
 
 Transform = Callable[[Batch, IntArray, int], Batch]
-"""(batch, row numbers, seed) -> batch of as many rows, other columns if it likes; called by several threads at once.
+"""(batch, row numbers, seed) -> the batch with other columns if it likes, or with rows left out.
+
+Called by several threads at once. The number of batches stays; one without rows is as good as any.
 
 Row numbers are those of the table version, in the order of its files: (rows,) int64. The seed is one of each epoch.
 """
+
+
+def one_after_the_other(first: Transform | None, second: Transform | None) -> Transform | None:
+    """Both transforms as one; the first leaves no rows out."""
+    if first is None or second is None:
+        return first or second
+    return lambda batch, rows, seed: second(first(batch, rows, seed), rows, seed)
 
 
 def transformed(
@@ -31,7 +40,7 @@ def transformed(
     """The batches changed, in their order; as many as there are threads are under way at once.
 
     Raises:
-        DataError: the transform gave another number of rows; what it raises itself is raised with a note.
+        DataError: the transform gave more rows than it got; what it raises itself is raised with a note.
     """
 
     def one(batch: Batch, rows: IntArray) -> Batch:
@@ -40,10 +49,10 @@ def transformed(
         except Exception as error:
             error.add_note(f"in the loader's transform {_name(transform)}")
             raise
-        if batch_size(found) != len(rows):
+        if batch_size(found) > len(rows):
             raise DataError(
-                f"a transform must give as many rows as it gets, {len(rows)}; {_name(transform)} gave "
-                f"{batch_size(found)}; leave rows out where the table is built, or give them the weight 0"
+                f"a transform must give as many rows as it gets, {len(rows)}, or fewer; {_name(transform)} gave "
+                f"{batch_size(found)}; add rows where the table is built, or give some a higher weight"
             )
         return found
 

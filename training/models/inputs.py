@@ -201,9 +201,33 @@ def only_label(schema: Schema, model: str) -> Column:
     return labels[0]
 
 
-def only_weight(schema: Schema) -> Column | None:
-    """The schema's weight, if it has one."""
-    return next((column for column in schema if column.kind is Kind.WEIGHT), None)
+def only_weight(schema: Schema, model: str) -> Column | None:
+    """The schema's weight, if it has one.
+
+    Raises:
+        SchemaError: it has several.
+    """
+    weights = [column for column in schema if column.kind is Kind.WEIGHT]
+    if len(weights) > 1:
+        raise SchemaError(
+            f"{model} takes one weight at most; the schema has the weights {[weight.name for weight in weights]}; take "
+            "another model, or other columns"
+        )
+    return weights[0] if weights else None
+
+
+def number_of_a_row(column: Column, model: str) -> None:
+    """See that a label or a weight is one number a row.
+
+    Raises:
+        SchemaError: it is a list.
+    """
+    if column.ragged or column.length is not None:
+        form = "a list of any length" if column.ragged else f"a list of {column.length}"
+        raise SchemaError(
+            f"{column.kind} '{column.name}' of {model} must be one number a row; the schema has {form}; take another "
+            "model, or give it one number"
+        )
 
 
 def only_position(schema: Schema) -> Column | None:

@@ -16,46 +16,33 @@ from torch import Tensor, nn
 from training.batch import Batch
 from training.configs import ModelConfig
 from training.errors import SchemaError
-from training.models.base import Model
 from training.models.fields import Fields
-from training.models.inputs import Layers, only_position
-from training.models.rows import probability, yes_or_no_loss
+from training.models.inputs import Layers, number_of_a_row, only_position
+from training.models.rows import LabelModel
 from training.parts import Part
 from training.row_configs import MultiTaskConfig
 from training.schema import Kind, Schema
 from training.tables.sharded import Tables
 
 
-class MultiTask(Model):
+class MultiTask(LabelModel):
     """A model of rows with several labels; answers `p_LABEL` of each, its probability.
 
-    Reads what every model of rows does. A label's weight is the column `LABEL_weight` where there is one, such as 0 for
-    rows that say nothing of it, else the column `weight` where there is one, else 1. The loss has a part for each
-    label.
+    A label's weight is the column `LABEL_weight` of kind WEIGHT where there is one, such as 0 for rows that say nothing
+    of it, else that of the name `weight`, else 1. The loss has a part for each label.
 
     Raises:
-        SchemaError: the schema has less than two labels, or one that is a list; a list of numbers of any length; or
-            nothing to learn from.
+        SchemaError: the schema has less than two labels, a label or a weight that is a list, a weight of another name,
+            or places; a list of numbers of any length; or nothing to learn from.
     """
 
     Config: ClassVar[type[ModelConfig]] = MultiTaskConfig
-    COMPILED: ClassVar[tuple[str, ...]] = ()  # its draws break a graph
 
     config: MultiTaskConfig
 
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
-        labels = [column for column in schema if column.kind is Kind.LABEL]
-        if len(labels) < 2 or any(label.length is not None for label in labels):
-            raise SchemaError(
-                "multi_task needs two labels or more, each a number; the schema has the labels "
-                f"{[label.name for label in labels]}; take another model, or other columns"
-            )
-        if (place := only_position(schema)) is not None:
-            raise SchemaError(
-                f"multi_task learns nothing of places; the schema has '{place.name}'; take a model of one label"
-            )
-        self.labels = [label.name for label in labels]
+        labels = self.labels
         own = self.config
         self.fields = Fields(schema, self.table, own.dim)
         width = own.dim * len(self.fields.names)
@@ -66,22 +53,38 @@ class MultiTask(Model):
             width = own.hidden[-1]
         self.towers = nn.ModuleList(Layers(width, own.tower, own.dropout, [own.start_logit]) for _ in labels)
 
+    @classmethod
+    def labels_of(cls, schema: Schema) -> dict[str, str | None]:
+        labels = [column for column in schema if column.kind is Kind.LABEL]
+        if len(labels) < 2:
+            raise SchemaError(
+                f"multi_task needs two labels or more; the schema has the labels {[label.name for label in labels]}; "
+                "take another model, or other columns"
+            )
+        if (place := only_position(schema)) is not None:
+            raise SchemaError(
+                f"multi_task learns nothing of places; the schema has '{place.name}'; take a model of one label"
+            )
+        weights = [column for column in schema if column.kind is Kind.WEIGHT]
+        for column in (*labels, *weights):
+            number_of_a_row(column, "multi_task")
+        names, shared = {column.name for column in weights}, "weight"
+        if stray := sorted(names - {shared, *(f"{label.name}_weight" for label in labels)}):
+            raise SchemaError(
+                f"a weight of multi_task must be called '{shared}', or as a label with '_weight' behind it; the schema "
+                f"has the weights {stray}, and the labels {[label.name for label in labels]}; name them so"
+            )
+        common = shared if shared in names else None
+        return {label.name: f"{label.name}_weight" if f"{label.name}_weight" in names else common for label in labels}
+
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Part]:
-        parts = {}
-        for name, logit in zip(self.labels, self._logits(batch, generator if self.training else None), strict=True):
-            label = cast("Tensor", batch[name])
-            columns = [column for column in (f"{name}_weight", "weight") if column in self.schema]
-            weight = cast("Tensor", batch[columns[0]]) if columns else torch.ones_like(label)
-            parts[name] = Part(*yes_or_no_loss(logit, label, weight, self.config))
-        return parts
+        return {name: Part(*sums) for name, sums in zip(self.labels, self.sums(batch, generator), strict=True)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`p_LABEL` (batch,) of each label: the probability that it is 1, as if all rows counted alike."""
-        logits = self._logits(batch, None)
-        return {f"p_{name}": probability(logit, self.config) for name, logit in zip(self.labels, logits, strict=True)}
+        """`p_LABEL` (batch,) of each label: the probability that it is 1."""
+        return {f"p_{name}": p for name, p in zip(self.labels, self.probabilities(batch), strict=True)}
 
-    def _logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
-        """(batch,) of each label."""
+    def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
         mixed = [cast("Tensor", self.fields(batch)).flatten(1)] * (len(self.labels) + 1)
         for level in self.levels:
             mixed = level(mixed, generator)

@@ -46,8 +46,8 @@ class QuantileMlp(Model):
     its steps: a step that nobody knows yet has the weight 0, and any number as label.
 
     Raises:
-        SchemaError: the schema has no label or several, a weight or a scale of another length, a list of numbers of any
-            length, or nothing to learn from.
+        SchemaError: the schema has no label or several, several weights, a weight or a scale of another length, a list
+            of numbers of any length, or nothing to learn from.
     """
 
     Config: ClassVar[type[ModelConfig]] = QuantileMlpConfig
@@ -57,7 +57,7 @@ class QuantileMlp(Model):
 
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
-        label, weight = only_label(schema, "quantile_mlp"), only_weight(schema)
+        label, weight = only_label(schema, "quantile_mlp"), only_weight(schema, "quantile_mlp")
         self._label, self._weight = label.name, weight.name if weight else None
         self.steps = label.length or 1
         if weight and weight.length not in (None, label.length):

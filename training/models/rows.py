@@ -1,19 +1,25 @@
-"""What the models of rows with a label of 0 and 1 share: the label, the weights, the loss and the answer."""
+"""What the models of rows with labels of 0 and 1 share: the labels, their weights, the loss and the answer."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.batch import Batch
 from training.configs import ModelConfig
 from training.models.base import Model
-from training.models.inputs import only_label, only_position, only_weight
+from training.models.calibration import KNOTS, Calibration
+from training.models.inputs import number_of_a_row, only_label, only_position, only_weight
+from training.models.negatives import INVERSE_CHANCE, thinned
 from training.row_configs import RowConfig
 from training.schema import Schema
 from training.tables.sharded import Tables
@@ -21,22 +27,15 @@ from training.tables.sharded import Tables
 SURELY = 100.0  # the log-odds of a look at the first place: 1 in float32
 
 
-class RowModel(Model):
-    """A model of rows with a label of 0 and 1; answers `p`, the label's probability.
+class LabelModel(Model):
+    """A model of rows with one label of 0 and 1, or several.
 
-    Reads all columns of the schema but times: of kind ID, IDS and DENSE (a number, or a fixed list) as input, the one
-    of kind LABEL, and those of kind WEIGHT and POSITION if there are such.
+    Reads all columns of the schema but times: of kind ID, IDS and DENSE (a number, or a fixed list) as input, those of
+    kind LABEL, and those of kind WEIGHT. What a batch's column INVERSE_CHANCE says is multiplied into the weights.
 
-    A place (POSITION) is no input of the network. What was shown at a place can have the label only where somebody
-    looked there (Guo et al. 2019, PAL; Richardson et al. 2007):
-
-        p = look(place) x attraction(row)
-
-    with a look for each place, of which the first is 1. So the attraction is learned free of where rows were shown, and
-    it is the answer where no place is given. A place that is not known counts as the first.
-
-    Raises:
-        SchemaError: the schema has no label or several, or a list of numbers of any length, or nothing to learn from.
+    Attributes:
+        labels: each label's weight column, if it has one, in the order of the schema.
+        calibrations: what puts each label's log-odds right; none where the config asks for none.
     """
 
     COMPILED: ClassVar[tuple[str, ...]] = ()  # its draws break a graph, and it is small
@@ -45,29 +44,101 @@ class RowModel(Model):
 
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
-        self._label, weight = only_label(schema, type(self).__name__).name, only_weight(schema)
-        self._weight = weight.name if weight else None
+        self.labels = self.labels_of(schema)
+        knots = KNOTS.get(self.config.calibration)
+        self.calibrations = nn.ModuleList(Calibration(knots) for _ in self.labels if knots)
+
+    @classmethod
+    @abstractmethod
+    def labels_of(cls, schema: Schema) -> dict[str, str | None]:
+        """The labels that it learns, and the column that each one's weights are in.
+
+        Raises:
+            SchemaError: they are not such as it learns from.
+        """
+
+    @abstractmethod
+    def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
+        """(batch,) of each label as it is learnt; what is dropped is drawn from the generator, and nothing without."""
+
+    def sums(self, batch: Batch, generator: torch.Generator | None) -> list[tuple[Tensor, Tensor]]:
+        """Of each label the weighted sum of its losses, and the sum of its weights."""
+        logits = self.logits(batch, generator if self.training else None)
+        return [
+            yes_or_no_loss(logit, cast("Tensor", batch[label]), self.weight(batch, label), self.config)
+            for label, logit in zip(self.labels, logits, strict=True)
+        ]
+
+    def weight(self, batch: Batch, label: str) -> Tensor:
+        """(batch,) of a label's rows."""
+        own = self.labels[label]
+        weight = torch.ones_like(cast("Tensor", batch[label])) if own is None else cast("Tensor", batch[own])
+        return weight * cast("Tensor", batch[INVERSE_CHANCE]) if INVERSE_CHANCE in batch else weight
+
+    def log_odds(self, batch: Batch) -> list[Tensor]:
+        """(batch,) of each label, before calibration: what `positive_weight` added to the odds is taken out."""
+        return [logit - math.log(self.config.positive_weight) for logit in self.logits(batch, None)]
+
+    def probabilities(self, batch: Batch) -> list[Tensor]:
+        """(batch,) of each label: that it is 1, as if all rows counted alike."""
+        found = self.log_odds(batch)
+        if self.calibrations:
+            found = [own(log_odds) for own, log_odds in zip(self.calibrations, found, strict=True)]
+        return [torch.sigmoid(log_odds).float() for log_odds in found]
+
+
+def thinning(model: Model) -> Callable[[Batch, NDArray[np.int64], int], Batch] | None:
+    """The loader's transform that leaves out the negatives that a model of rows is not to learn from, if any."""
+    if not isinstance(model, LabelModel) or model.config.negatives_kept == 1:
+        return None
+    return partial(thinned, labels=tuple(model.labels), share=model.config.negatives_kept)
+
+
+class RowModel(LabelModel):
+    """A model of rows with one label; answers `p`, the label's probability.
+
+    Reads a column of kind POSITION too, if there is one. A place is no input of the network. What was shown at a place
+    can have the label only where somebody looked there (Guo et al. 2019, PAL; Richardson et al. 2007):
+
+        p = look(place) x attraction(row)
+
+    with a look for each place, of which the first is 1. So the attraction is learned free of where rows were shown, and
+    it is the answer where no place is given. A place that is not known counts as the first. Calibration is of the
+    product, as rows were shown.
+
+    Raises:
+        SchemaError: the schema has no label or several, several weights, a label or a weight that is a list, a list of
+            numbers of any length, or nothing to learn from.
+    """
+
+    def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
+        super().__init__(config, schema, tables)
         place = only_position(schema)
         self._place = place.name if place else None
         if place:  # log-odds of a look at the second place and those below
             self.looks = nn.Parameter(torch.zeros(cast("int", place.size) - 2))
 
+    @classmethod
+    def labels_of(cls, schema: Schema) -> dict[str, str | None]:
+        label, weight = only_label(schema, cls.__name__), only_weight(schema, cls.__name__)
+        for column in (label, weight):
+            if column is not None:
+                number_of_a_row(column, cls.__name__)
+        return {label.name: None if weight is None else weight.name}
+
     @abstractmethod
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
-        """(batch,) log-odds of the label; what is dropped is drawn from the generator, and nothing is without one."""
+        """(batch,) log-odds at the first place; what is dropped is drawn from the generator, nothing without one."""
+
+    def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
+        return [self._where_shown(self.logit(batch, generator), batch)]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        logit = self.logit(batch, generator if self.training else None)
-        label = cast("Tensor", batch[self._label])
-        weight = torch.ones_like(label) if self._weight is None else cast("Tensor", batch[self._weight])
-        return yes_or_no_loss(self._where_shown(logit, batch), label, weight, self.config)
+        return self.sums(batch, generator)[0]
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`p` (batch,): the probability that the label is 1, as if all rows counted alike.
-
-        It is that at the row's place where the batch has it, else at the first.
-        """
-        return {"p": probability(self._where_shown(self.logit(batch, None), batch), self.config)}
+        """`p` (batch,): the probability that the label is 1, at the place that the batch has, else at the first."""
+        return {"p": self.probabilities(batch)[0]}
 
     def _where_shown(self, logit: Tensor, batch: Batch) -> Tensor:
         """(batch,) log-odds of a look and an attraction, of those of the attraction; what a row with label 1 counts is
@@ -88,8 +159,3 @@ def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConf
         missed = -torch.expm1(-each)  # of a row that is surely right, 0: a root's slope there is no number
         each = each * missed.clamp(min=1e-12) ** config.focal
     return (each * weight).sum(), weight.sum()
-
-
-def probability(logit: Tensor, config: RowConfig) -> Tensor:
-    """(batch,) that the label is 1; what `positive_weight` added to the odds is taken out."""
-    return torch.sigmoid(logit - math.log(config.positive_weight))
