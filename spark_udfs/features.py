@@ -132,18 +132,11 @@ def lines_over(lines: DataFrame, cap: int) -> int:
 
 
 def newest(lines: DataFrame, cap: int | None) -> DataFrame:
-    """Each customer's newest `cap` lines.
-
-    Only the lines of those who have more are put into order for it, and Spark drops the others before it brings a
-    customer's together. Who they are every task gets: of L lines at most L / cap customers.
-    """
+    """Each customer's newest `cap` lines. Spark drops the others before it brings a customer's together."""
     if cap is None:
         return lines
-    over = F.broadcast(lines.groupBy("user").count().where(F.col("count") > cap).select("user"))
     order = Window.partitionBy("user").orderBy(F.desc("time"), F.desc("tie"))
-    theirs = lines.join(over, on="user", how="left_semi").withColumn("_nth", F.row_number().over(order))
-    others = lines.join(over, on="user", how="left_anti")
-    return others.unionByName(theirs.where(F.col("_nth") <= cap).drop("_nth"))
+    return lines.withColumn("_nth", F.row_number().over(order)).where(F.col("_nth") <= cap).drop("_nth")
 
 
 def examples(
@@ -217,7 +210,7 @@ def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = 
 
 def _whole_users(lines: DataFrame, cap: int | None) -> DataFrame:
     """Lines with their times in microseconds, each user's in one partition."""
-    whole = newest(lines, cap).repartition("user")
+    whole = lines.repartition("user") if cap is None else newest(lines, cap)
     times = {"time_us": F.col("time"), "arrival_us": F.col("arrival_time"), "known_us": known_at()}
     return whole.withColumns({name: F.unix_micros(time) for name, time in times.items()})
 
