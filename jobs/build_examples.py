@@ -87,7 +87,13 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     with step("appending to the vocabularies"):
         checked = {} if before.manifest is None else before.manifest["versions"]
         numbered = build_vocabularies.append_all(
-            tables, task.kinds(settings), split.later, split.cuts, inputs=inputs, checked=checked
+            tables,
+            task.kinds(settings),
+            split.later,
+            split.cuts,
+            more=task.more_ids(read, settings, split.cuts.test),
+            inputs=inputs,
+            checked=checked,
         )
         vocabulary = {name: tables.read(name, version) for name, version in numbered.items()}
     ground = Ground(read | {"lines": lines} | vocabulary, settings, Path(settings.run_dir))

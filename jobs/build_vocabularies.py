@@ -28,16 +28,18 @@ def append_all(
     lines: DataFrame,
     cuts: Cuts,
     *,
+    more: Mapping[str, DataFrame],
     inputs: dict[str, Any],
     checked: Mapping[str, int],
 ) -> dict[str, int]:
-    """Append the ids that lines with all ids before the test cut have.
+    """Append the ids that lines with all ids before the test cut have, and those that are no line's.
 
     Args:
         tables: where the vocabularies lie.
         kinds: `Task.kinds`.
         lines: those whose ids may be new.
         cuts: of the build.
+        more: `Task.more_ids`.
         inputs: what decides the rows.
         checked: versions that a build was made with: these are not looked into again.
 
@@ -49,11 +51,10 @@ def append_all(
         TableError: another writer appended at the same time.
     """
     known = lines.where(features.known_before(cuts.test) & has_ids(kinds))
-    found = dict[str, int]()
-    for kind, column in kinds.items():
-        name = f"vocabulary_{kind}"
-        found[name] = _append(tables, name, known.select(F.col(column).alias("id")), inputs, checked.get(name))
-    return found
+    ids = {kind: known.select(F.col(column).alias("id")) for kind, column in kinds.items()}
+    ids |= {kind: ids[kind].unionByName(others) if kind in ids else others for kind, others in more.items()}
+    names = {kind: f"vocabulary_{kind}" for kind in ids}
+    return {name: _append(tables, name, ids[kind], inputs, checked.get(name)) for kind, name in names.items()}
 
 
 def _append(tables: Tables, name: str, ids: DataFrame, inputs: dict[str, Any], checked: int | None) -> int:

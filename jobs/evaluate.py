@@ -67,7 +67,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         for one in bundles.values():
             _refuse_a_bundle_that_knows_the_answers(one, cut)
             builds.refuse_other_numbers(tables, versions, one)
-    same = versions | {name: build["inputs"][name] for name in task.tables(settings)}
+    same = versions | {name: build["inputs"].get(name) for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json", exclude={"bundles"})
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
     inputs |= {"bundles": list(bundles)[1:]} if len(bundles) > 1 else {}

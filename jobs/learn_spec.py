@@ -41,7 +41,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     """
     settings.training.rows_per_batch(settings.training.ranks)
     facts = builds.published_at(settings.tables.root)
-    _check_columns(settings.model["name"], Schema.from_json(facts["schema"]))
+    columns = _columns_for(settings.model["name"], Schema.from_json(facts["schema"]))
     examples = open_log(f"{settings.tables.root}/examples", facts["versions"]["examples"])
     builds.refuse_another(facts, "examples", examples.table_id, examples.uri)
     # The table's id too: versions of another table that lies there later begin at 0 again.
@@ -62,7 +62,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "tables": {"examples": pinned | {"splits": list(splits), "partitions": {"piece": taken}}, **siblings},
         "build": facts,
         "vocabularies": _vocabularies(settings.tables.root, facts),
-        "schema": Schema.from_json(facts["schema"]).to_json(),
+        "schema": columns.to_json(),
         "model": settings.model,
         "training": settings.training.model_dump(exclude=LAUNCHER_KEYS),
         "reader": {
@@ -171,14 +171,15 @@ def check_start(spec: Mapping[str, Any], cut: str) -> None:
             )
 
 
-def _check_columns(model: str, columns: Schema) -> None:
-    """See that the examples are such as a model learns from."""
+def _columns_for(model: str, columns: Schema) -> Schema:
+    """What a model learns from; what the build says of items is left to those that take it in."""
     missing = [name for name in CONFIGS[model].READS if name not in columns]
     if missing:
         raise SettingsError(
             f"model.name '{model}' must have examples with {', '.join(missing)}; those of the build in force have "
             f"{', '.join(columns.names)}; name another model, or build such examples (examples.form)"
         )
+    return columns if CONFIGS[model].READS_ITEMS else columns.without_items()
 
 
 def _vocabularies(root: str, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 
+OF_EVENTS = {"item_id", "price", "first_sold", "last_sold"}  # columns of `items` that are no attributes
+
+
 class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"form"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes"})
 
     form: Literal["purchases", "sequences"] = Field(
         "purchases",
@@ -34,7 +37,26 @@ class ListExamples(EventExamples):
         le=2**31 - 1,
         description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
     )
+    item_attributes: dict[
+        Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Literal["id", "ids", "number", "text"]
+    ] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="columns of the table `items` by which items are known that were never sold, and how each is "
+        "taken, e.g. {category: id, tags: ids, list_price: number, description: text}; see docs/data.md",
+    )
     recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
+
+    @field_validator("item_attributes")
+    @classmethod
+    def _attributes(cls, asked: dict[str, str]) -> dict[str, str]:
+        facts = sorted(OF_EVENTS & asked.keys())
+        if facts:
+            raise ValueError(
+                f"{', '.join(facts)}: of all events, those after the cut too; name attributes that ingest.items "
+                "brings, e.g. list_price"
+            )
+        return asked
 
 
 class ListEvaluation(EvaluationSettings):

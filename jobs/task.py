@@ -198,6 +198,8 @@ class Task:
         asks: more tables, which scoring alone reads; those of the build in force as it names them.
         kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
             for no vocabulary, and for no cut.
+        more_ids: (tables read, settings, the test cut) -> vocabulary -> ids (a column `id`) that it has beside those of
+            lines, or, where `kinds` has no such vocabulary, alone.
         numbers: settings -> the vocabularies whose numbers an answer or a feature means: a bundle is refused where they
             have changed their meaning.
         key: columns that tell rows of the examples apart, those of them that these have; rows with the same first
@@ -255,6 +257,7 @@ class Task:
     grows: Sequence[str] = ()
     anew: Callable[[Settings], str | None] = lambda _: None
     looked_up: Sequence[str] = ()
+    more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}
 
     @property
     def sections(self) -> dict[str, type[Section]]:

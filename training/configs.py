@@ -41,6 +41,7 @@ class TwoTowerConfig(ModelConfig):
         }
     )
     READS = ("user", "history", "history_age", "target", "new", "weight")
+    READS_ITEMS = True
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(
@@ -85,6 +86,12 @@ class TwoTowerConfig(ModelConfig):
     )
     loss: Literal["softmax", "bpr"] = Field(
         "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists"
+    )
+    id_dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="with examples.item_attributes: share of a step's items that are known by their attributes alone",
     )
 
     @model_validator(mode="after")

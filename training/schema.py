@@ -43,9 +43,11 @@ class Column:
         kind: what it means.
         vocabulary: for ids: the vocabulary's name; columns that name the same one share an embedding table.
         size: for ids and positions: number of indices, the unknown index 0 included; values must lie in [0, size).
-        length: for dense, label and weight: the length of a fixed list; None is a scalar.
+        length: for dense, label and weight: the length of a fixed list; None is a scalar. For ids of an item: how many
+            places its list has, 0 where it has fewer.
         ragged: for dense: a list of any length.
         fill: the value that replaces null in scalars and in lists' elements; None refuses null.
+        of_item: whether it says something of an item, in the catalogue, and is no column of rows and batches.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Column:
     length: int | None = None
     ragged: bool = False
     fill: float | int | None = None
+    of_item: bool = False
 
     def __post_init__(self) -> None:
         is_id = self.kind in (Kind.ID, Kind.IDS)
@@ -79,7 +82,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """An ordered set of columns."""
+    """An ordered set of columns: those of rows, which it iterates over and finds by name, and those of items."""
 
     columns: tuple[Column, ...]
 
@@ -90,10 +93,10 @@ class Schema:
             raise SchemaError(f"column names must be unique; these stand twice: {', '.join(twice)}")
 
     def __iter__(self) -> Iterator[Column]:
-        return iter(self.columns)
+        return (column for column in self.columns if not column.of_item)
 
     def __getitem__(self, name: str) -> Column:
-        for column in self.columns:
+        for column in self:
             if column.name == name:
                 return column
         raise SchemaError(f"no column '{name}' in the schema; it has: {', '.join(self.names)}")
@@ -103,7 +106,16 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
+        return tuple(column.name for column in self)
+
+    @property
+    def of_items(self) -> tuple[Column, ...]:
+        """The columns that say something of an item."""
+        return tuple(column for column in self.columns if column.of_item)
+
+    def without_items(self) -> Schema:
+        """The columns of rows alone."""
+        return Schema(tuple(self))
 
     def vocabularies(self) -> dict[str, int]:
         """Size of each vocabulary, by name.

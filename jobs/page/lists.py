@@ -25,7 +25,11 @@ CUSTOMERS_OPEN = 4
 
 
 def _protocol_title(key: str, protocol: Json) -> str:
-    names = {"new": "Items new to the customer", "any": "Any item, bought before or not"}
+    names = {
+        "new": "Items new to the customer",
+        "any": "Any item, bought before or not",
+        "cold_items": "Items that nobody had bought before",
+    }
     return f"{names.get(key, key)} ({protocol['users']:,} customers)"
 
 

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
-from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of, in_sequences
+from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of, examples_of, in_sequences
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pyspark.sql import DataFrame
+
     from jobs.settings import Settings
     from training.batch import Batch
     from training.data.plan import IntArray
@@ -36,6 +40,7 @@ EVENTS = {
     "time": "timestamp", "arrival_time": "timestamp",
 }  # fmt: skip
 FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
+OF_SOURCES = ("item_attributes", "item_history")  # what sources of attributes say of items
 SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 
 
@@ -43,9 +48,11 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
     """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included.
 
     What a line of the history is worth is one of them where lines are worth different things, and of sequences, whose
-    lines are targets.
+    lines are targets. Attributes of items that are asked for are columns of items.
     """
     users, items = sizes["users"], sizes["items"]
+    attributes = {} if settings is None else examples_of(settings).item_attributes
+    of_items = _of_items(sizes, attributes) if attributes else ()
     stretches = settings is not None and in_sequences(settings)
     differ = settings is not None and len(set(weights_of(settings.examples).values())) > 1
     history = (
@@ -55,7 +62,7 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
         *((Column(WEIGHTS, Kind.DENSE, ragged=True),) if differ or stretches else ()),
     )
     if stretches:
-        return Schema((*history, Column("history_before", Kind.DENSE, ragged=True)))
+        return Schema((*history, Column("history_before", Kind.DENSE, ragged=True), *of_items))
     return Schema(
         (
             *history,
@@ -63,8 +70,23 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
             Column("new", Kind.DENSE),
             Column("weight", Kind.WEIGHT),
             Column("time", Kind.TIME),
+            *of_items,
         )
     )
+
+
+def _of_items(sizes: Mapping[str, int], attributes: Mapping[str, str]) -> tuple[Column, ...]:
+    """The columns of the catalogue that attributes are, by their names."""
+    from spark_udfs.item_attributes import BUCKETS, NUMBER, PLACES, PREFIX, TEXT
+
+    def column(name: str, taken: str) -> Column:
+        if taken == NUMBER:
+            return Column(name, Kind.DENSE, of_item=True)
+        size = BUCKETS + 1 if taken == TEXT else sizes.get(name, 1)
+        kind = Kind.IDS if taken in PLACES else Kind.ID
+        return Column(name, kind, vocabulary=name, size=size, length=PLACES.get(taken), of_item=True)
+
+    return tuple(column(PREFIX + name, attributes[name]) for name in sorted(attributes))
 
 
 def query_schema(columns: Schema) -> Schema:
@@ -113,7 +135,7 @@ def _with_age(spec: Mapping[str, Any], columns: Schema) -> Transform | None:
 
 
 def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> RetrievalModel:
-    """The model with its tables, and with the items' counts as of the cut."""
+    """The model with its tables, and with the items' counts and attributes as of the cut."""
     import torch
 
     from jobs.pinned import place
@@ -128,13 +150,19 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
             f"{', '.join(name for name, kind in MODELS.items() if issubclass(kind, RetrievalModel))}"
         )
     config = {key: value for key, value in spec["model"].items() if key != "name"}
-    catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *model_type.FEATURES])
+    widths = dict.fromkeys(model_type.FEATURES) | {column.name: column.length for column in columns.of_items}
+    catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *widths])
     items = torch.tensor(catalogue["item"].to_numpy())
-    size = columns["history"].size or 1
-    features = {
-        name: torch.zeros(size).index_copy(0, items, torch.tensor(catalogue[name].to_numpy()).float())
-        for name in model_type.FEATURES
-    }
+
+    def of_items(name: str, width: int | None) -> torch.Tensor:
+        """(items,) or (items, width); 0 where the catalogue has no row."""
+        shape = () if width is None else (width,)
+        held = catalogue[name].combine_chunks()
+        values = torch.tensor((held if width is None else held.flatten()).to_numpy(zero_copy_only=False))
+        empty = torch.zeros(columns["history"].size or 1, *shape, dtype=values.dtype)
+        return empty.index_copy(0, items, values.reshape(-1, *shape))
+
+    features = {name: of_items(name, width) for name, width in widths.items()}
     return model_type(model_type.Config.parse(config), columns, features, tables)
 
 
@@ -158,9 +186,22 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
     return validate
 
 
-def reads(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
-    """Events, the items' names, and what feedback has brought."""
-    return {"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK}
+def reads(settings: Settings) -> dict[str, dict[str, str]]:
+    """Events, the items' names, what feedback has brought, and what says since when attributes hold that are asked for.
+
+    Which of their columns in `items` are fit is told with what to do (`recommend_on_spark.content`).
+    """
+    tables = {"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK}
+    if examples_of(settings).item_attributes:
+        tables |= {f"{name}?": {"item_id": "string"} for name in OF_SOURCES}
+    return tables
+
+
+def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
+    """Of attributes of items that are asked for: the items that were listed, and values, by vocabulary."""
+    from jobs.tasks.recommend_on_spark import content
+
+    return content.more_ids(read, settings, cut)
 
 
 def headline(settings: Settings) -> Headline:
@@ -211,6 +252,7 @@ TASK = Task(
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
     anew=lambda settings: "sequences run through a customer's lines of all times" if in_sequences(settings) else None,
-    looked_up=("items",),
+    looked_up=("items", *OF_SOURCES),
+    more_ids=more_ids,
     since=True,
 )

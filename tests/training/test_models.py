@@ -35,6 +35,13 @@ SCHEMA = Schema(
 )
 
 
+OF_ITEMS = (
+    Column("category", Kind.ID, "category", 4, of_item=True),
+    Column("words", Kind.IDS, "words", 9, length=3, of_item=True),
+    Column("price", Kind.DENSE, of_item=True),
+)
+
+
 class Normed(TwoTower):
     """Layers that remember the rows they saw are within the contract too."""
 
@@ -44,6 +51,13 @@ class Normed(TwoTower):
 
     def _taste(self, *given: Any) -> Tensor:
         return nn.functional.normalize(self.norm(super()._taste(*given)), dim=1)
+
+
+class Described(TwoTower):
+    """Items have attributes: a category, words, and a number."""
+
+    def __init__(self, config: ModelConfig, schema: Schema, *given: Any) -> None:
+        super().__init__(config, Schema((*schema, *OF_ITEMS)), *given)
 
 
 class TowersOfPairsConfig(TwoTowerConfig):
@@ -89,6 +103,7 @@ CONTRACT: dict[str, type[RetrievalModel]] = {
     "bpr": Pairs,
     "simplex": SimpleX,
     "towers_bpr": TowersOfPairs,
+    "described": Described,
 }
 BY_CUSTOMER = [name for name in CONTRACT if name not in SEQUENCES]
 POOLED = [name for name in BY_CUSTOMER if name not in ("matrix_factorisation", "bpr")]  # the others need no history
@@ -147,7 +162,9 @@ def taste_batch(seed: int, rows: int = 64) -> Batch:
 
 def item_features() -> dict[str, Tensor]:
     counts = torch.full((ITEMS + 1,), 20.0)
-    return {"count": counts, "user_count": counts, "recent_count": counts / 4}
+    items = torch.arange(ITEMS + 1)
+    of_items = {"category": items % 4, "words": torch.stack([items % 9, items % 5, 0 * items], 1), "price": items / 60}
+    return {"count": counts, "user_count": counts, "recent_count": counts / 4, **of_items}
 
 
 def build(name: str, **config: object) -> RetrievalModel:

@@ -24,6 +24,14 @@ class Candidates(NamedTuple):
     items: Tensor
     log_inclusion: Tensor
 
+    def only(self, kept: Tensor) -> Candidates:
+        """Those among them that may be there at all.
+
+        Args:
+            kept: (candidates,) bool.
+        """
+        return Candidates(self.items[kept], self.log_inclusion[kept])
+
 
 def draw_candidates(
     targets: Tensor,

@@ -11,13 +11,21 @@ a linear function of the item's log counts plus a learned residual, and for each
 fades with the row's age as exp(-age / days): rows of long ago are explained by what sold then, and a query as of now
 (age 0) gets what sells now ("example age" of Covington et al. 2016). All of it is one inner product.
 
+Where the schema says something of items, their attributes add to both (training/models/content.py):
+
+    item = embedding + content        bias = prior of its log counts + residual + content's
+
+An item that was not sold before the training cut is content alone, with the prior of a usual item; so are some of a
+step's items while training, whichever they are (as in DropoutNet, Volkovs et al. 2017), so that content learns to stand
+alone. What was not sold is no candidate: it could not be bought.
+
 Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim, K number of biases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +34,27 @@ from torch.nn import functional as F
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
 from training.models.base import RetrievalModel, matrix_of
+from training.models.content import ItemContent
 from training.models.draws import uniform
 from training.models.losses import draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr
 from training.schema import Schema
-from training.tables.sharded import Tables, look_up
+from training.tables.sharded import Table, Tables, look_up
 
 PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
+LEAST_LENGTH = 0.1  # shorter content is taken as it is: it begins at zero, where a slight step would turn a direction
+
+
+class _Added(NamedTuple):
+    """What content makes of items.
+
+    Attributes:
+        own: 1 where an item's own rows count, 0 where it is content alone.
+        biases: what is added to the biases.
+    """
+
+    own: Tensor
+    biases: Tensor
 
 
 class TwoTower(RetrievalModel):
@@ -40,7 +62,8 @@ class TwoTower(RetrievalModel):
 
     Reads the columns user, history, history_age, target, new, age and weight of a batch; a query needs the first three.
     One more, history_weight, finite and at least 0, is read and needed where the schema has it.
-    Item features: `user_count` and `recent_count`, purchases before the training cut, in all and of late.
+    Item features: `user_count` and `recent_count`, purchases before the training cut, in all and of late; and what the
+    schema says of items.
     """
 
     Config: ClassVar[type[ModelConfig]] = TwoTowerConfig
@@ -50,6 +73,7 @@ class TwoTower(RetrievalModel):
     config: TwoTowerConfig
     target_shares: Tensor
     drift_days: Tensor
+    usual_features: Tensor
 
     def __init__(
         self,
@@ -72,6 +96,12 @@ class TwoTower(RetrievalModel):
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
         self.register_buffer("drift_days", torch.tensor(self.config.drift_days))
+        self.content: ItemContent | None = None
+        if schema.of_items:
+            self.content = ItemContent(schema.of_items, items, dim + self.biases_each, item_features, self.table)
+            sold = self._sold[:, None].float()
+            usual = (torch.log1p(self.item_features) * sold).sum(dim=0) / sold.sum().clamp(min=1)
+            self.register_buffer("usual_features", usual)
         self._piece = bpr(items - 1) if self.config.loss == "bpr" else softmax_piece
         nn.init.zeros_(self.feature_weights.weight)
         with torch.no_grad():
@@ -83,16 +113,16 @@ class TwoTower(RetrievalModel):
         history, days, worth = self._history(batch, generator)
         drawn_by = target if self.config.loss == "softmax" else target[:0]
         candidates = draw_candidates(drawn_by, self.target_shares, self.config.negatives, generator)
+        if self.content is not None:
+            candidates = candidates.only(self._sold[candidates.items])
         ids = torch.cat([candidates.items, target, history.values])
         distinct, where = torch.unique(ids, return_inverse=True)
         where_C, where_B, where_history = where.split([len(candidates.items), len(target), len(history.values)])
-        users_BD, rows_UD, biases_UK = look_up(
-            (self.users, cast(Tensor, batch["user"])), (self.items, distinct), (self.biases, distinct)
-        )
-        directions_UD = F.normalize(rows_UD, dim=1)
+        asked = (self.users, cast(Tensor, batch["user"])), (self.biases, distinct)
+        (users_BD, biases_UK), directions_UD, added = self._looked_up(distinct, generator, *asked)
         taste_BD = self._taste(users_BD, directions_UD, Ragged(where_history, history.offsets), days, worth, generator)
         query_BD = self._query(taste_BD, cast(Tensor, batch["age"]))
-        items_UD = self._items(distinct, directions_UD, biases_UK)
+        items_UD = self._items(distinct, directions_UD, biases_UK, added)
         target_BD = items_UD[where_B]
         weight = self._row_weights(batch)
         loss = sampled_loss(
@@ -110,16 +140,38 @@ class TwoTower(RetrievalModel):
     def queries(self, batch: Batch) -> Tensor:
         history, days, worth = self._history(batch, None)
         distinct, where = torch.unique(history.values, return_inverse=True)
-        users_BD, rows_UD = look_up((self.users, cast(Tensor, batch["user"])), (self.items, distinct))
-        taste_BD = self._taste(users_BD, F.normalize(rows_UD, dim=1), Ragged(where, history.offsets), days, worth, None)
+        (users_BD,), directions_UD, _ = self._looked_up(distinct, None, (self.users, cast(Tensor, batch["user"])))
+        taste_BD = self._taste(users_BD, directions_UD, Ragged(where, history.offsets), days, worth, None)
         return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
 
     def item_matrix(self) -> Tensor:
         def rows(ids: Tensor) -> Tensor:
-            rows_UD, biases_UK = look_up((self.items, ids), (self.biases, ids))
-            return self._items(ids, F.normalize(rows_UD, dim=1), biases_UK)
+            (biases_UK,), directions_UD, added = self._looked_up(ids, None, (self.biases, ids))
+            return self._items(ids, directions_UD, biases_UK, added)
 
         return matrix_of(rows, self.items.num_embeddings, self.config.dim, self.item_features.device)
+
+    def _looked_up(
+        self, ids: Tensor, generator: torch.Generator | None, *others: tuple[Table, Tensor]
+    ) -> tuple[list[Tensor], Tensor, _Added | None]:
+        """Rows of other tables, (U, D) directions of items, and what their content makes of them; in one exchange."""
+        asked = [] if self.content is None else self.content.asked(ids)
+        found = look_up(*others, (self.items, ids), *((own.table, own.values) for own in asked))
+        besides, rows_UD, of_content = found[: len(others)], found[len(others)], found[len(others) + 1 :]
+        if self.content is None:
+            return besides, F.normalize(rows_UD, dim=1), None
+        content_UD, biases_UK = self.content(ids, asked, of_content).tensor_split([self.config.dim], dim=1)
+        is_own = self._sold[ids]
+        if self.training and self.config.id_dropout > 0:
+            is_own = is_own & (uniform(is_own.shape, generator, is_own.device) >= self.config.id_dropout)
+        own = is_own[:, None].to(rows_UD.dtype)
+        directions_UD = F.normalize(own * rows_UD + content_UD, dim=1, eps=LEAST_LENGTH)
+        return besides, directions_UD, _Added(own, biases_UK)
+
+    @property
+    def _sold(self) -> Tensor:
+        """(items,) bool: sold to a customer before the training cut, so that there was something to learn."""
+        return self.item_features[:, 0] > 0
 
     def _history(self, batch: Batch, generator: torch.Generator | None) -> tuple[Ragged, Tensor, Tensor]:
         """The known items of the history, thinned out while training, their ages in days, and what they are worth."""
@@ -164,9 +216,12 @@ class TwoTower(RetrievalModel):
         """(B, D + K): the taste, a one for the bias, and what is left of each drift at this age in days."""
         return torch.cat([taste_BD, torch.ones_like(age)[:, None], torch.exp(-age[:, None] / self.drift_days)], dim=1)
 
-    def _items(self, ids: Tensor, directions_UD: Tensor, biases_UK: Tensor) -> Tensor:
+    def _items(self, ids: Tensor, directions_UD: Tensor, biases_UK: Tensor, added: _Added | None) -> Tensor:
         """(U, D + K): directions over the temperature, the bias, the drifting biases."""
         features = torch.log1p(self.item_features[ids])
+        if added is not None:
+            features = torch.where(added.own > 0, features, self.usual_features)
+            biases_UK = added.own * biases_UK + added.biases
         with torch.autocast(features.device.type, enabled=False):  # as scoring adds it: it is the items' popularity
             prior = F.pad(self.feature_weights(features), (0, self.biases_each - 1))
         return torch.cat([directions_UD / self.config.temperature, biases_UK + prior], dim=1)

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from jobs.settings_lists import examples_of, in_sequences
 from jobs.task import Before, Ground
+from jobs.tasks.recommend_on_spark.content import LISTED, with_attributes
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
     cap_of,
@@ -46,7 +47,9 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     new = without_held(ground, known.where(features.known_since(since)), held, since)
     both = stock(ground, held, new, since, ids, cap, lambda users: known.join(users, on="user", how="left_semi"))
     sold = {
-        split: catalogue(read["lines"], read["vocabulary_items"], read["items"], cut, asked.recent_days)
+        split: with_attributes(
+            ground, catalogue(read["lines"], read["vocabulary_items"], read["items"], cut, asked.recent_days), cut
+        )
         for split, (cut, _) in _asked(cuts).items()
     }
     met = {
@@ -141,7 +144,8 @@ def _sold_later(
         return sold_later(held, come, firsts[split], recent, items, read["items"], cut, days)
 
     return {
-        split: ground.keep(f"catalogue {split}", partial(later, split, cut)) for split, (cut, _) in _asked(cuts).items()
+        split: with_attributes(ground, ground.keep(f"catalogue {split}", partial(later, split, cut)), cut)
+        for split, (cut, _) in _asked(cuts).items()
     }
 
 
@@ -155,7 +159,7 @@ class _Made:
     """What both splits have.
 
     Attributes:
-        sold: of each split, the catalogue.
+        sold: of each split, the catalogue, with attributes where they are asked for.
         met: of each split, the items that known customers had bought before its cut.
         drawn: whether a `user` is asked; None: all are.
     """
@@ -181,7 +185,7 @@ class _Made:
             queries(
                 both.of(ask).as_of(cut),
                 ask(lines),
-                self.met[split].select("item"),
+                self._to_find(split),
                 cut,
                 until,
                 length,
@@ -190,6 +194,11 @@ class _Made:
             ).withColumn("split", F.lit(split))
             for split, (cut, until) in _asked(self.cuts).items()
         )
+
+    def _to_find(self, split: str) -> DataFrame:
+        """`item`: what known customers had bought before a split's cut; what was listed then, where it is known."""
+        sold = self.sold[split]
+        return (sold.where(LISTED) if LISTED in sold.columns else self.met[split]).select("item")
 
     def _of_drawn(self, rows: DataFrame) -> DataFrame:
         return rows if self.drawn is None else rows.where(self.drawn)

@@ -2,7 +2,9 @@
 
 Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
 `any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
-sampled. A user is judged if there is something to find. Values are means over users, with 95 % bootstrap intervals.
+sampled. Where attributes of items are asked for, items that were listed before the cut are known too, and a third
+protocol, `cold_items`, asks for those alone that nobody had bought before it. A user is judged if there is something to
+find. Values are means over users, with 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from jobs.console import step
 from jobs.headlines import main_k
 from jobs.settings_lists import evaluation_of, examples_of
 from jobs.task import OURS, Answer, Ground, Slice
-from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed
+from jobs.tasks.recommend_on_spark.content import LISTED
+from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed, ranks_unsold, sold_before
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 from spark_udfs.baselines.ease import by_ease, fit_ease, see_that_it_fits
@@ -34,9 +37,11 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame
 
+COLD = "cold_items"
 PROTOCOLS = {
     "new": "items new to the customer; what was bought before is left out",
     "any": "any item bought after the cut; nothing is left out",
+    COLD: "items that nobody had bought before the cut; what was bought before is left out",
 }
 EXAMPLES = 10
 
@@ -47,31 +52,42 @@ def _of_test(ground: Ground) -> DataFrame:
 
 
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
-    """`new` and `any`, of the users who have something to find. Every item known before the cut is ranked."""
+    """`new` and `any`, of the users who have something to find, and `cold_items` where there are such. Every item known
+    before the cut is ranked."""
     asked, most = _of_test(ground), examples_of(ground.settings).max_queries
     users = ground.read["vocabulary_users"].count()
     of_these = f"; of {users:,} customers about {most:,}, drawn by a hash" if users > most else ""
     truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
-    return {
-        name: Slice(PROTOCOLS[name] + of_these, asked.withColumn("truth", truth).where(F.size("truth") > 0))
-        for name, truth in truths.items()
-    }
+    found = {name: asked.withColumn("truth", truth).where(F.size("truth") > 0) for name, truth in truths.items()}
+    if LISTED in ground.read["catalogue"].columns:
+        cold = catalogue_of_test(ground).where("count = 0").select("item")
+        pairs = asked.select("user", F.explode("truth").alias("item")).join(cold, on="item", how="left_semi")
+        of_cold = pairs.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+        if not of_cold.isEmpty():
+            found[COLD] = asked.drop("truth").join(of_cold, on="user", how="inner")
+    return {name: Slice(PROTOCOLS[name] + of_these, rows) for name, rows in found.items()}
 
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:
     """The bundles, and the baselines that the settings name."""
-    wanted, known, folder = evaluation_of(ground.settings), catalogue_of_test(ground), ground.folder / ITEM_FILES
+    wanted, folder = evaluation_of(ground.settings), ground.folder / ITEM_FILES
+    known = sold_before(catalogue_of_test(ground))
     k = max(wanted.ks)
     with step("evaluate: order what was sold"):
         allowed = save_items(known.select("item"), folder, "allowed")
         if "ease" in wanted.baselines:
             see_that_it_fits(allowed.rows, wanted.ease_items)
+        listed = allowed
+        if any(map(ranks_unsold, bundles.values())):
+            listed = save_items(catalogue_of_test(ground).select("item"), folder, "listed")
         depth = k + longest(_of_test(ground))
         of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
     counts = ground.keep("counts", lambda: interactions(indexed(ground).where(features.known_before(cut))))
     rankers: dict[str, Callable[..., DataFrame]] = {
         **{
-            name: partial(recommend, bundle_path=str(path), allowed=allowed, fallback=of_late)
+            name: partial(
+                recommend, bundle_path=str(path), allowed=listed if ranks_unsold(path) else allowed, fallback=of_late
+            )
             for name, path in bundles.items()
         },
         "popularity": partial(by_order, order=of_all_time),
@@ -98,7 +114,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         rankers["ease"] = partial(by_ease, weights=weights)
 
     def answer(asked: DataFrame, protocol: str, *, ranker: Callable[..., DataFrame]) -> DataFrame:
-        return ranker(asked, k=k, exclude_seen=protocol == "new")
+        return ranker(asked, k=k, exclude_seen=protocol != "any")
 
     return {name: partial(answer, ranker=rankers[name]) for name in rankers if name in (*bundles, *wanted.baselines)}
 

@@ -11,10 +11,14 @@ from pyspark.sql import functions as F
 from jobs.console import warn
 from jobs.settings_lists import examples_of
 from jobs.task import Ground
+from jobs.tasks.recommend_on_spark.content import LISTED
 from spark_udfs import features
 from spark_udfs.histories import Stock, not_held, out_of_reach
+from spark_udfs.scoring import bundle_schema
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import Column, DataFrame
 
 AS_OF = "as_of"  # a column of the table `histories`: the cut that all of them are as of
@@ -36,9 +40,20 @@ def indexed(ground: Ground) -> DataFrame:
 
 
 def catalogue_of_test(ground: Ground) -> DataFrame:
-    """A row per item known before the cut."""
-    held = ground.read["catalogue"]
-    return ground.keep("catalogue", lambda: held.where("split = 'test' AND count > 0").drop("split"))
+    """A row per item sold before the cut, and, where attributes of items are asked for, per item listed then."""
+    held = ground.read["catalogue"].where("split = 'test'").drop("split")
+    is_known = F.col(LISTED) if LISTED in held.columns else F.col("count") > 0
+    return ground.keep("catalogue", lambda: held.where(is_known))
+
+
+def sold_before(catalogue: DataFrame) -> DataFrame:
+    """The items of a catalogue that were sold before its cut."""
+    return catalogue.where("count > 0")
+
+
+def ranks_unsold(bundle: Path) -> bool:
+    """Whether a bundle ranks items that were never sold, by their attributes."""
+    return bool(bundle_schema(str(bundle)).of_items)
 
 
 def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> int | None:

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from jobs.settings_lists import examples_of, in_sequences, scoring_of
 from jobs.task import Before, Ground, Scored
+from jobs.tasks.recommend_on_spark.content import listed
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
     ITEM_FILES,
@@ -19,6 +20,8 @@ from jobs.tasks.recommend_on_spark.known import (
     cut_of,
     ids_of,
     kept_of,
+    ranks_unsold,
+    sold_before,
     stock,
     without_held,
 )
@@ -166,7 +169,7 @@ def _sold(asked: _Asked) -> DataFrame:
     sold = lines.select("item_id")
     if ground.cut is not None and ground.cut <= moment:
         later = lines.where(features.known_since(ground.cut)).select("item_id")
-        sold = catalogue_of_test(ground).select("item_id").unionByName(later)
+        sold = sold_before(catalogue_of_test(ground)).select("item_id").unionByName(later)
     items = ground.read["vocabulary_items"].select(F.col("index").alias("item"), F.col("id").alias("item_id"))
     there = items.join(sold.distinct(), on="item_id", how="left_semi").join(customers, on="item_id", how="left")
     return there.select("item", F.coalesce("recent_customers", F.lit(0)).alias("recent_customers"))
@@ -176,19 +179,22 @@ def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
     """What is written, by names and by numbers."""
     ground = asked.ground
     scoring, items = scoring_of(ground.settings), ground.read["vocabulary_items"]
+    item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
     sold = ground.keep("sold", lambda: _sold(asked))
-    order = None
+    allowed, order = sold.select("item"), None
+    assert ground.bundle is not None
+    if ranks_unsold(ground.bundle) and (there := listed(ground.read, ground.settings, asked.moment)) is not None:
+        allowed = allowed.unionByName(item_ids.join(there, on="item_id", how="left_semi").select("item")).distinct()
     if scoring.cold_users == "recent_popularity":
         order = popularity_order(sold, "recent_customers", scoring.k + longest(queries))
     ranked = recommend(
         queries,
         str(ground.bundle),
         k=scoring.k,
-        allowed=save_items(sold.select("item"), ground.folder / ITEM_FILES, "sold"),
+        allowed=save_items(allowed, ground.folder / ITEM_FILES, "sold"),
         exclude_seen=scoring.exclude_seen,
         fallback=order,
     )
-    item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
     named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
     return named.join(item_ids, on="item", how="inner").select(
         "user_id",

@@ -1,0 +1,83 @@
+"""What `examples.item_attributes` asks for: attributes of items as of a cut, for items that were never sold too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from jobs.settings_lists import examples_of
+from spark_udfs import item_attributes
+from spark_udfs.item_attributes import ID, IDS, PREFIX, TYPES
+from training.errors import SchemaError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from jobs.task import Ground
+
+LISTED = "listed"  # a column of the catalogue: whether the item could be recommended at the cut, sold or not
+
+
+def values_of(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> DataFrame:
+    """item_id and the attributes as of a cut.
+
+    Raises:
+        SchemaError: table `items` lacks one, or has it of a type that cannot be taken so.
+    """
+    asked, items = examples_of(settings).item_attributes, read["items"]
+    held = {field.name: field.dataType.simpleString() for field in items.schema.fields}
+    missing = [name for name in asked if name not in held]
+    if missing:
+        raise SchemaError(
+            f"examples.item_attributes must name columns of table 'items'; it has no {', '.join(missing)}, but "
+            f"{', '.join(sorted(held))}. Bring them in by ingest.items and run `millrace ingest`, or leave them out"
+        )
+    other = [f"'{name}' is {held[name]}" for name, taken in asked.items() if held[name] not in TYPES[taken]]
+    if other:
+        takes = "; ".join(f"{taken}: {', '.join(sorted(types))}" for taken, types in TYPES.items())
+        raise SchemaError(
+            f"examples.item_attributes takes columns of table 'items' of these types: {takes}; {', '.join(other)}. "
+            "Take them as another one of these, or say their type in ingest.items (types)"
+        )
+    return item_attributes.as_of_cut(items, read.get("item_history"), asked, cut)
+
+
+def listed(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> DataFrame | None:
+    """`item_id` of the items that sources of attributes listed at a cut; None where no attributes are asked for, or
+    there is no such source."""
+    if not examples_of(settings).item_attributes or "item_attributes" not in read:
+        return None
+    values = values_of(read, settings, cut)
+    return item_attributes.listed(values, read["item_attributes"], read.get("item_history"), cut)
+
+
+def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> dict[str, DataFrame]:
+    """Ids of listed items, and of the values of attributes, by vocabulary."""
+    asked = examples_of(settings).item_attributes
+    if not asked:
+        return {}
+    values, there = values_of(read, settings, cut), listed(read, settings, cut)
+    found = {} if there is None else {"items": there.select(F.col("item_id").alias("id"))}
+    of_ids = {name: taken for name, taken in asked.items() if taken in (ID, IDS)}
+    return found | {PREFIX + name: item_attributes.frequent(values, name, taken) for name, taken in of_ids.items()}
+
+
+def with_attributes(ground: Ground, rows: DataFrame, cut: datetime) -> DataFrame:
+    """A catalogue with LISTED and a column of each attribute, as of its cut; as it is where none is asked for."""
+    asked, read = examples_of(ground.settings).item_attributes, ground.read
+    if not asked:
+        return rows
+    there = listed(read, ground.settings, cut)
+    marked = rows.withColumn("_is_told", F.lit(None).cast("boolean"))
+    if there is not None:
+        marked = rows.join(there.withColumn("_is_told", F.lit(True)), on="item_id", how="left")
+    is_listed = (F.col("count") > 0) | F.coalesce("_is_told", F.lit(False))
+    known = marked.withColumn(LISTED, is_listed).drop("_is_told").withColumn("is_known", F.col(LISTED))
+    held = {name: read[f"vocabulary_{PREFIX}{name}"] for name, taken in asked.items() if taken in (ID, IDS)}
+    values = values_of(read, ground.settings, cut)
+    made = item_attributes.numbered(known, values, asked, held).drop("is_known")
+    return ground.keep(f"attributes as of {cut}", lambda: made)

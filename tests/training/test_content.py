@@ -1,0 +1,143 @@
+"""Items that were never sold: by their attributes what is planted in these is found, by ids alone it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cluster.launch import launch
+from tests.training.content import (
+    FEATURES,
+    ITEMS,
+    NEW,
+    OLD,
+    SCHEMA,
+    TASTES,
+    batch_of,
+    of_taste,
+    train_on_ranks,
+    two_tower,
+)
+from tests.training.learning import training_losses
+from training.errors import SchemaError
+from training.models.two_tower import TwoTower
+from training.schema import Schema
+from training.state.warm_start import warm_start
+from training.world import World
+
+
+def trained(schema: Schema, **config: Any) -> TwoTower:
+    model = two_tower(schema, **config).train()
+    list(training_losses(model, lambda seed: batch_of(seed, rows=64), 120, sparse_rate=0.02))
+    return model.eval()
+
+
+@torch.no_grad()
+def found_new(model: TwoTower) -> float:
+    """Of the new items that customers of a taste get first, the share that is of it; they know some old ones alone."""
+    queries = model.queries(batch_of(9_999, rows=TASTES, tastes=list(range(TASTES))))
+    scores = queries @ model.item_matrix().T
+    top = scores[:, OLD + 1 :].topk(NEW // TASTES, dim=1).indices + OLD + 1
+    return float((of_taste(top) == torch.arange(TASTES)[:, None]).double().mean())
+
+
+@torch.no_grad()
+def best(model: TwoTower, k: int) -> Tensor:
+    queries = model.queries(batch_of(9_999, rows=TASTES, tastes=list(range(TASTES))))
+    return (queries @ model.item_matrix().T).topk(k, dim=1).indices
+
+
+def test_new_items_are_found_by_their_category() -> None:
+    """Among all items, old ones too; ids alone know nothing of them."""
+    by_content, by_ids = trained(SCHEMA), trained(SCHEMA.without_items())
+    assert found_new(by_content) > 0.9
+    assert found_new(by_ids) < 0.6
+    top = best(by_content, ITEMS // TASTES)
+    assert (of_taste(top) == torch.arange(TASTES)[:, None]).double().mean() > 0.8
+    assert (top > OLD).any(dim=1).all()
+    assert not (best(by_ids, ITEMS // TASTES) > OLD).any()
+
+
+def test_what_was_not_sold_is_no_candidate_and_its_own_vector_says_nothing() -> None:
+    model = two_tower(SCHEMA, negatives=1_000).train()
+    model.loss(batch_of(1, rows=64), torch.Generator().manual_seed(1))[0].backward()
+    touched = model.items.weight.grad
+    assert isinstance(touched, Tensor)
+    assert not touched.to_dense()[OLD + 1 :].any()
+    model.eval()
+    before = model.item_matrix()
+    with torch.no_grad():
+        model.items.weight[OLD + 1 :] += 1.0  # type: ignore[index,operator]
+        model.biases.weight[OLD + 1 :] += 1.0  # type: ignore[index,operator]
+    assert torch.equal(model.item_matrix(), before)
+
+
+def test_values_that_nobody_knows_add_nothing() -> None:
+    """A new item without a known attribute has no direction, and is finite."""
+    features = FEATURES | {"attribute_category": FEATURES["attribute_category"].clone()}
+    features["attribute_category"][OLD + 1] = 0
+    features["attribute_words"] = features["attribute_words"].clone()
+    features["attribute_words"][OLD + 1] = 0
+    features["attribute_price"] = features["attribute_price"].clone()
+    features["attribute_price"][OLD + 1] = 0
+    model = two_tower(SCHEMA, features).train()
+    list(training_losses(model, lambda seed: batch_of(seed, rows=64), 20, sparse_rate=0.02))
+    matrix = model.eval().item_matrix()
+    assert torch.isfinite(matrix).all()
+    assert not matrix[OLD + 1, : model.config.dim].any()
+    assert matrix[OLD + 2, : model.config.dim].any()
+
+
+def test_all_items_may_be_known_by_content_alone_for_a_step() -> None:
+    with torch.random.fork_rng():
+        model = two_tower(SCHEMA, id_dropout=0.999, negatives=1_000).train()
+    list(training_losses(model, lambda seed: batch_of(seed, rows=32), 30, sparse_rate=0.02))
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"attribute_category": None},
+            r"'attribute_category' must say of each of 41 items one ids below 5; got nothing",
+        ),
+        ({"attribute_category": torch.full((41,), 5)}, r"got shape \(41,\), or values that do not fit"),
+        ({"attribute_words": torch.zeros(41, 2)}, r"'attribute_words' .* \(3,\) ids below 9; got shape \(41, 2\)"),
+        ({"attribute_price": torch.full((41,), torch.inf)}, r"'attribute_price' .* one finite numbers"),
+    ],
+)
+def test_attributes_must_fit(given: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        two_tower(SCHEMA, FEATURES | given)
+
+
+def test_a_training_goes_on_from_attributes_that_have_grown(tmp_path: Any) -> None:
+    """By their names: rows stay, further values begin at zero, and the catalogue is the new model's own."""
+    from tests.training.content import grown, written
+
+    before = trained(SCHEMA)
+    schema, features = grown()
+    after = two_tower(schema, features)
+    warm_start(after, written(before, tmp_path))
+    assert before.content is not None
+    assert after.content is not None
+    held, now = (dict(model.content.named_parameters()) for model in (before, after))  # type: ignore[union-attr]
+    assert set(held) == set(now)
+    table = now["tables.attribute_category.weight"]
+    assert torch.equal(table[:5], held["tables.attribute_category.weight"])
+    assert not table[5:].any()
+    assert torch.equal(now["directions.attribute_price"], held["directions.attribute_price"])
+    assert not torch.equal(after.content.places, before.content.places)
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_whole_or_sharded_learn_what_one_learns() -> None:
+    alone = train_on_ranks({"shard": None}, World())
+    for shard in (None, 0.0):
+        many = launch("tests.training.content:train_on_ranks", {"shard": shard}, ranks=2, timeout_s=200)
+        assert many["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        torch.testing.assert_close(torch.tensor(many["matrix"]), torch.tensor(alone["matrix"]), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,122 @@
+"""What the attributes of items add to their vectors, so that an item is known before it was ever sold.
+
+A value of an attribute (a brand, a word of a text) is a row of the attribute's table, a number a direction. An item's
+content is their sum, of a list's values their mean. Values that nobody knows, and attributes that are missing, add
+nothing.
+
+Shape suffixes: U items, W places of all attributes together, N numbers, E width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.batch import Ragged
+from training.errors import SchemaError
+from training.schema import Column, Kind
+from training.tables.sharded import Table, Tables
+
+
+class Asked(NamedTuple):
+    """Rows of an attribute's table that are looked up for some items.
+
+    Attributes:
+        table: the attribute's.
+        values: the distinct rows.
+        where: of each item, its rows among these.
+    """
+
+    table: Table
+    values: Tensor
+    where: Ragged
+
+
+class ItemContent(nn.Module):
+    """Tables of the schema's columns of items, and these columns themselves, as of the training cut.
+
+    Args:
+        columns: `Schema.of_items`.
+        items: indices of the items' vocabulary.
+        width: of what is added.
+        given: each column's values, a row an item: (items,) or (items, length); None: zeros, for a state that is
+            loaded afterwards.
+        table: makes the tables.
+
+    Raises:
+        SchemaError: the values of a column are missing, or do not fit it.
+    """
+
+    places: Tensor
+    numbers: Tensor
+
+    def __init__(
+        self, columns: Sequence[Column], items: int, width: int, given: Mapping[str, Tensor] | None, table: Tables
+    ) -> None:
+        super().__init__()
+        of_ids = [column for column in columns if column.kind is not Kind.DENSE]
+        of_numbers = [column for column in columns if column.kind is Kind.DENSE]
+        self.widths = [column.length or 1 for column in of_ids]
+        # They start at zero: what no sale has taught adds nothing.
+        self.tables = nn.ModuleDict(
+            {column.name: table(column.name, column.size or 1, width, padding_idx=0) for column in of_ids}
+        )
+        self.directions = nn.ParameterDict({column.name: nn.Parameter(torch.zeros(width)) for column in of_numbers})
+        places = [_values(column, items, given).to(torch.int32) for column in of_ids]
+        numbers = [_values(column, items, given).float() for column in of_numbers]
+        self.register_buffer("places", torch.cat([torch.zeros(items, 0, dtype=torch.int32), *places], dim=1))
+        self.register_buffer("numbers", torch.cat([torch.zeros(items, 0), *numbers], dim=1))
+
+    def asked(self, ids: Tensor) -> list[Asked]:
+        """What is to be looked up for (U,) items."""
+        found = []
+        places_UW = self.places[ids].long()
+        for table, own in zip(self.tables.values(), torch.split(places_UW, self.widths, dim=1), strict=True):
+            values, where = torch.unique(own[own > 0], return_inverse=True)
+            offsets = F.pad((own > 0).sum(dim=1).cumsum(0), (1, 0))
+            found.append(Asked(cast(Table, table), values, Ragged(where, offsets)))
+        return found
+
+    def forward(self, ids: Tensor, asked: Sequence[Asked], found: Sequence[Tensor]) -> Tensor:
+        """(U, E): what is added to the items' vectors.
+
+        Args:
+            ids: (U,)
+            asked: what `asked` gave of them.
+            found: the rows that were looked up, for each.
+        """
+        parts = [
+            F.embedding_bag(own.where.values, rows, own.where.offsets, mode="mean", include_last_offset=True)
+            for own, rows in zip(asked, found, strict=True)
+        ]
+        if self.directions:
+            with torch.autocast(ids.device.type, enabled=False):
+                parts.append(self.numbers[ids] @ torch.stack(tuple(self.directions.values())))
+        return torch.stack(parts).sum(dim=0)
+
+
+def _values(column: Column, items: int, given: Mapping[str, Tensor] | None) -> Tensor:
+    """(items, length) of a column."""
+    shape = (items,) if column.length is None else (items, column.length)
+    values = torch.zeros(shape) if given is None else given.get(column.name)
+    if values is None or values.shape != shape or not _fits(column, values):
+        found = "nothing" if values is None else f"shape {tuple(values.shape)}, or values that do not fit"
+        raise SchemaError(
+            f"column '{column.name}' must say of each of {items} items {shape[1:] or 'one'} "
+            f"{'finite numbers' if column.kind is Kind.DENSE else f'ids below {column.size}'}; got {found}; build the "
+            "catalogue and the examples together"
+        )
+    return values.reshape(items, -1)
+
+
+def _fits(column: Column, values: Tensor) -> bool:
+    if values.is_meta or not values.numel():
+        return True
+    lowest, highest = torch.aminmax(values)
+    if column.kind is Kind.DENSE:
+        return bool(torch.isfinite(lowest) & torch.isfinite(highest))
+    return bool((lowest >= 0) & (highest < (column.size or 1)))
