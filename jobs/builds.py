@@ -207,6 +207,11 @@ def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Pa
         return
     for kind, told in wanted.items():
         name = f"vocabulary_{kind}"
+        if name not in versions:
+            raise BundleError(
+                f"bundle '{bundle.name}' was trained with a vocabulary of {kind}, which this build has not: it is of "
+                "another task, or of other settings; run `millrace train`"
+            )
         if digest(tables.read(name, versions[name]), told["ids"]) != told:
             raise BundleError(
                 f"bundle '{bundle.name}' must be asked with the {kind} that it was trained on; the first "

@@ -8,6 +8,7 @@ intervals, and ours less each other's with those of the pairs. `evaluation.bundl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 JOB = "evaluate"
+BUNDLE = re.compile(r".+-[0-9a-f]{12}")  # as none of the other contenders is called
 
 
 @in_utc
@@ -102,6 +104,8 @@ def _bundles(settings: Settings, bundle: Path) -> dict[str, Path]:
     for one in beside:
         bundle_schema(str(one))
     names = [bundle.name, *(one.name for one in beside)]
+    if odd := [name for name in names if not BUNDLE.fullmatch(name)]:
+        raise BundleError(f"evaluation.bundles must name folders of bundles, as in 'dlrm-3f9c0a1b22d4'; got {odd}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise BundleError(

@@ -232,7 +232,10 @@ def _value(array: pa.Array, column: Column) -> Value:
     if column.kind is Kind.IDS:
         values, offsets = lists(array)
         return Ragged(torch.from_numpy(_known(values, column)), torch.from_numpy(offsets))
-    if column.kind in (Kind.ID, Kind.POSITION):
+    if column.kind is Kind.POSITION:  # below the last place that differs all are as it
+        places = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return torch.from_numpy(places.clip(0, (column.size or 1) - 1))
+    if column.kind is Kind.ID:
         return torch.from_numpy(_known(array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), column))
     if column.is_ragged:
         floats, offsets = float_lists(array)

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 ENTITIES = {"user": "user_id", "item": "item_id"}  # of whom is told what was shown and clicked before
 COUNTS = ("rows", "rows_1d", "rows_7d", "rows_30d", "labels", "clicks", "clicks_7d", "clicks_30d", "days_since",
-          "days_since_click", "rate", "rate_7d", "rate_30d")  # fmt: skip
+          "days_since_click", "rate")  # fmt: skip
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
 HAS: dict[str, str] = {"position": "int?", "arrival_time": "timestamp?"}
 OWN = (
     "list_id", "user_id", "item_id", "time", "arrival_time", "label", "position", "impression_id", "user", "item",
-    "clicked", "clicked_lately", "item_clicked", "label_time", "weight", "split", "known_at", "piece",
+    "clicked", "clicked_lately", "item_clicked", "label_time", "weight", "split", "known_at", "piece", "fraud", "users",
+    "items", "key", "unit",
 )  # fmt: skip
 
 
@@ -51,8 +52,8 @@ class ClickOptions(Section):
     window_minutes: float = Field(
         30, ge=0, le=525_600, description="minutes in which an impression is clicked, or is not; known only then"
     )
-    max_history: int = Field(50, ge=1, le=10_000, description="clicks of a user that an example knows, the last ones")
-    lately: int = Field(8, ge=1, le=10_000, description="of these, those that count once more as the latest")
+    max_history: int = Field(50, ge=1, le=1_000, description="clicks of a user that an example knows, the last ones")
+    lately: int = Field(8, ge=1, le=1_000, description="of these, those that count once more as the latest")
     prior: float = Field(0.05, gt=0, lt=1, description="the click rate of who has no impression; counts as one of them")
     tree_rows: int = Field(
         200_000, ge=100, le=10_000_000, description="examples, drawn by hash, that the boosted trees learn from"
@@ -85,7 +86,7 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
     }
     shown |= {name: kind for name, kind in HAS.items() if name in options.has}
     shown |= dict.fromkeys(options.ids, "string?") | dict.fromkeys(options.numbers, "double?")
-    listed = {"user_id": "string", "item_id": "string", "rank": "int", "bundle": "string", "as_of": "string"}
+    listed = {"user_id": "string", "item_id": "string", "rank": "int", "bundle": "string", "moment": "timestamp"}
     return {"impressions": shown, "candidates?": listed}
 
 
@@ -163,15 +164,18 @@ def numbers(settings: Settings) -> list[str]:
 
 
 def persons(settings: Settings) -> dict[str, dict[str, str]]:
-    """The users, and further columns of `impressions` that the settings name."""
-    held = ("user_id", *said_persons(settings, "impressions"))
+    """The columns of `impressions` and `candidates` that the settings name; what is made of a user has the user's id."""
+    held, listed = said_persons(settings, "impressions"), said_persons(settings, "candidates")
+    if not held:
+        return {}
+    by_user = {"user_id": BY_ID} if "user_id" in held else {}
     further = [name for name in options_of(settings).ids if name in held]
     return {
         "impressions": dict.fromkeys(held, BY_ID),
-        "candidates": {"user_id": BY_ID},
-        **{name: {"impression_id": BY_LINE} for name in ("examples", "queries")},
-        "click_scores": {"user_id": BY_ID},
-        "vocabulary_users": {"id": BY_ID},
+        **({"candidates": dict.fromkeys(listed, BY_ID)} if listed else {}),
+        **{name: {"impression_id": BY_LINE, **by_user} for name in ("examples", "queries")},
+        "click_scores": by_user,
+        **({"vocabulary_users": {"id": BY_ID}} if by_user else {}),
         **{f"vocabulary_{name}": {"id": BY_ID} for name in further},
     }
 

@@ -14,7 +14,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from jobs import simulate
-from jobs.console import say
+from jobs.console import say, warn
 from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.click import COUNTS, ENTITIES, kinds, options_of
@@ -35,33 +35,48 @@ RATE = "past_click_rate"
 MINUTE_US = 60_000_000
 NEVER = 3_650.0  # days since the last known click, where there was none
 EXAMPLES = 10
-SLICES = {"new_items": ("impressions of items that nobody had been shown before the cut", "item = 0"),
-          "new_users": ("impressions of users who had been shown nothing before the cut", "user = 0")}  # fmt: skip
+SLICES = {"new_items": ("impressions of items without an index: nobody known had been shown them", "item = 0"),
+          "new_users": ("impressions of users without an index, or of nobody known", "user = 0")}  # fmt: skip
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     """Impressions with an id. One that does not say when it arrived was there at once."""
     shown = read["impressions"].where("time IS NOT NULL AND list_id IS NOT NULL AND item_id IS NOT NULL")
     arrival = F.coalesce("arrival_time", "time") if "arrival_time" in shown.columns else F.col("time")
+    # An id that is null is a value of its own: a line without one would number no item. Without a user it does not.
+    ids = [name for name, kind in shown.dtypes if kind == "string" and name not in ("list_id", "user_id", "item_id")]
+    shown = shown.withColumns({name: F.coalesce(name, F.lit("")) for name in ids})
     # As JSON, so that no two lists and items make the same text.
     named = F.to_json(F.array("list_id", "item_id"))
     return shown.withColumn("arrival_time", arrival).withColumn("impression_id", named)
 
 
-def _refuse_repeated(shown: DataFrame) -> None:
-    """An item that stands twice in a list has two places, and one answer.
+def _refuse_odd_lists(shown: DataFrame) -> None:
+    """An item that stands twice in a list has two places, and one answer; a list of several times would know its own
+    clicks, and more of them the further down.
 
     Raises:
-        DataError: a list shows an item more than once.
+        DataError: a list shows an item more than once, or has several times, or a place before the first.
     """
-    repeated = shown.groupBy("list_id", "item_id").count().where("count > 1")
-    found, example = repeated.agg(F.count(F.lit(1)), F.min(F.struct("list_id", "item_id"))).collect()[0]
-    if found:
-        raise DataError(
-            f"a list must show an item once in table 'impressions'; {found:,} stand more often, such as item "
-            f"'{example[1]}' in list '{example[0]}'; give each showing of a list a list_id of its own, and run "
-            "`millrace ingest` again"
-        )
+    place = F.min("position") if "position" in shown.columns else F.lit(None).cast("int")
+    of_list = shown.groupBy("list_id").agg(
+        (F.count(F.lit(1)) - F.count_distinct("item_id")).alias("repeated"),
+        (F.min("time") < F.max("time")).alias("is_long"),
+        (F.coalesce(place, F.lit(1)) < 1).alias("is_before"),
+    )
+    wrong = {"repeated": F.col("repeated") > 0, "is_long": F.col("is_long"), "is_before": F.col("is_before")}
+    counts = [F.count_if(is_wrong) for is_wrong in wrong.values()]
+    first = [F.min(F.when(is_wrong, F.col("list_id"))) for is_wrong in wrong.values()]
+    found = of_list.agg(*counts, *first).collect()[0]
+    problems = (
+        "must show an item once{}; give each showing of a list a list_id of its own",
+        "must have one time{}: when it was shown; give all its rows the first one's",
+        "must have positions from 1 on{}; add 1 where they are counted from 0",
+    )
+    for count, example, problem in zip(found[:3], found[3:], problems, strict=True):
+        if count:
+            where = f" in table 'impressions'; {count:,} do not, such as list '{example}'"
+            raise DataError(f"a list {problem.format(where)}, and run `millrace ingest` again")
 
 
 def _shown(ground: Ground) -> DataFrame:
@@ -76,7 +91,7 @@ def _impressions(ground: Ground) -> DataFrame:
 
     def made() -> DataFrame:
         shown = _shown(ground)
-        _refuse_repeated(shown)
+        _refuse_odd_lists(shown)
         return _known(ground, shown, shown)
 
     return ground.keep("impressions", made)
@@ -156,9 +171,6 @@ def _feature(entity: str, name: str, prior: float) -> Column:
     held = f"{column}_{name.replace('click', 'fraud')}"  # the windows count a label by the name of their first task's
     if name == "rate":
         value = windows.rate(column, prior)
-    elif name.startswith("rate_"):
-        days = name.removeprefix("rate_")
-        value = (F.col(f"{column}_frauds_{days}") + F.lit(prior)) / (F.col(f"{column}_rows_{days}") + 1)
     elif name.startswith("days_since"):
         value = F.coalesce(held, F.lit(NEVER))
     else:
@@ -278,10 +290,14 @@ def score(ground: Ground, moment: datetime) -> Scored:
     options, at = options_of(ground.settings), F.lit(features.utc(moment))
     before = _shown(ground).where(features.known_before(moment))
     if "candidates" in ground.read:
-        listed = _newest(ground.read["candidates"])
+        listed = _newest(ground.read["candidates"].where(F.col("moment") <= at))
     else:
         say("there is no table of candidates (sources.candidates): each user's last list is put into order")
         listed = _newest(_as_candidates(before))
+    if unknown := [*options.ids, *options.numbers]:
+        warn(
+            f"score: {', '.join(unknown)} of options.ids and options.numbers are of impressions: unknown of candidates"
+        )
     never = F.lit(None)
     asked = listed.select(
         F.to_json(F.array(F.lit("asked"), "user_id", "item_id")).alias("impression_id"),
@@ -306,15 +322,15 @@ def _as_candidates(shown: DataFrame) -> DataFrame:
     """Lists that were shown, as if they were candidates of when they were shown."""
     place = F.col("position") if "position" in shown.columns else F.lit(1)
     return shown.where("user_id IS NOT NULL").select(
-        "user_id", "item_id", place.alias("rank"), F.col("list_id").alias("bundle"), F.col("time").alias("as_of")
+        "user_id", "item_id", place.alias("rank"), F.col("list_id").alias("bundle"), F.col("time").alias("moment")
     )
 
 
 def _newest(candidates: DataFrame) -> DataFrame:
     """Of each user the list of the latest moment, and of one bundle: user_id, item_id, listed_rank, listed_by."""
     newest = Window.partitionBy("user_id")
-    last = F.max(F.struct("as_of", "bundle")).over(newest)
-    rows = candidates.withColumn("_last", last).where(F.struct("as_of", "bundle") == F.col("_last"))
+    last = F.max(F.struct("moment", "bundle")).over(newest)
+    rows = candidates.withColumn("_last", last).where(F.struct("moment", "bundle") == F.col("_last"))
     return rows.groupBy("user_id", "item_id").agg(
         F.min("rank").cast("int").alias("listed_rank"), F.min("bundle").alias("listed_by")
     )

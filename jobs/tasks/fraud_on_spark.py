@@ -194,7 +194,7 @@ def _inputs(ground: Ground) -> list[str]:
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """How well probabilities rank and how true they are."""
     budget, resamples = options_of(ground.settings).alarm_share, ground.settings.evaluation.bootstrap
-    return probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
+    return probabilities.judged(asked.select("key", "label"), answers, names, budget=budget, resamples=resamples)
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ IMPRESSIONS = (
     "list_id string, user_id string, item_id string, position int, time timestamp, arrival_time timestamp, "
     "label boolean, device string"
 )
-CANDIDATES = "user_id string, item_id string, rank int, bundle string, as_of string"
+CANDIDATES = "user_id string, item_id string, rank int, bundle string, moment timestamp"
 USERS, ITEMS, LONG = 24, 12, 4
 
 
@@ -142,11 +142,15 @@ def test_a_model_finds_the_taste_and_the_look(result: dict[str, Any]) -> None:
 def test_candidates_stand_in_the_order_of_what_a_user_likes(trained: Settings, spark: SparkSession) -> None:
     """Of a user's lists the newest; the answer names the bundle that listed them; a second run changes nothing."""
     every = [
-        (f"user {user}", f"item {item}", item + 1, "retrieval-1", "2025-03-01T00:00:00")
+        (f"user {user}", f"item {item}", item + 1, "retrieval-1", START + timedelta(days=58))
         for user in range(USERS)
         for item in (*range(ITEMS), 99)
     ]
-    old = [("user 1", "item 5", 1, "retrieval-0", "2025-02-01T00:00:00"), ("user 99", "item 1", 1, "x", "2025")]
+    old = [
+        ("user 1", "item 5", 1, "retrieval-0", START + timedelta(days=57)),
+        ("user 1", "item 7", 1, "retrieval-2", START + timedelta(days=99)),  # nobody has listed it yet
+        ("user 99", "item 1", 1, "x", START),
+    ]
     tables = Tables(spark, trained.tables.root)
     tables.write(
         "candidates", spark.createDataFrame(every + old, CANDIDATES), mode="overwrite", job="ingest", inputs={}
@@ -188,16 +192,36 @@ def test_without_candidates_the_last_lists_are_put_into_order(
     assert all(sorted(row["rank"] for row in rows if row["user_id"] == user) == [1, 2, 3, 4] for user in last)
 
 
-def test_a_list_that_shows_an_item_twice_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    settings, rows = settings_in(tmp_path), planted()[:400]
-    write(spark, settings, [*rows, (*rows[0][:3], 4, *rows[0][4:])])
-    with pytest.raises(DataError, match=r"must show an item once .* 1 stand more .* 'item \d+' in list 'list 0'"):
-        build_examples.run(settings, spark)
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (
+            lambda row: (*row[:3], 4, *row[4:]),
+            "must show an item once in table 'impressions'; 1 do not, such as list 'list 0'",
+        ),
+        (
+            lambda row: (*row[:2], "item x", 4, row[4] + WINDOW, *row[5:]),
+            "must have one time in .* such as list 'list 0'",
+        ),
+        (lambda row: (*row[:2], "item x", 0, *row[4:]), "must have positions from 1 on in .* such as list 'list 0'"),
+    ],
+)
+def test_odd_lists_are_refused(more: Any, problem: str, spark: SparkSession) -> None:
+    rows = planted()[:40]
+    shown = spark.createDataFrame([*rows, more(rows[0])], IMPRESSIONS)
+    with pytest.raises(DataError, match=problem):
+        click_on_spark._refuse_odd_lists(shown)
+    click_on_spark._refuse_odd_lists(spark.createDataFrame(rows, IMPRESSIONS))
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"ids": ["label"]}, "names must differ"), ({"places": 0}, "greater than or equal"), ({"k": 3}, "k")],
+    [
+        ({"ids": ["label"]}, "names must differ"),
+        ({"numbers": ["fraud"]}, "names must differ"),
+        ({"places": 0}, "greater than or equal"),
+        ({"k": 3}, "k"),
+    ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):

@@ -105,7 +105,8 @@ def lists() -> World:
     young = test_click.CUT - timedelta(minutes=3)  # it may still be clicked
     later += [(f"young {n}", f"user {n}", "item 1", 1, young, None, n % 2 == 0, "d0") for n in range(10)]
     tables = {"impressions": (test_click.planted(), test_click.IMPRESSIONS)}
-    return World(test_click.settings_in, tables, {"impressions": later}, "user 7")
+    persons = {"impressions": TableSource(persons=("user_id",))}
+    return World(test_click.settings_in, tables, {"impressions": later}, "user 7", persons)
 
 
 def sales() -> World:

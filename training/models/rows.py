@@ -147,8 +147,10 @@ class RowModel(LabelModel):
             return logit
         counts = math.log(self.config.positive_weight)
         sure = F.pad(self.looks, (2, 0), value=SURELY)
-        both = F.logsigmoid(logit - counts) + F.logsigmoid(sure[cast("Tensor", batch[self._place])])
-        return both - torch.log(-torch.expm1(both.clamp(max=-1e-7))) + counts
+        place, logit = cast("Tensor", batch[self._place]), logit.float()
+        both = F.logsigmoid(logit - counts) + F.logsigmoid(sure[place])
+        seen = both - torch.log(-torch.expm1(both.clamp(max=-1e-7))) + counts
+        return torch.where(place > 1, seen, logit)  # a look at the first is sure
 
 
 def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConfig) -> tuple[Tensor, Tensor]:
