@@ -144,7 +144,8 @@ def settings_as(settings: Settings, task: Task) -> Settings:
     """The settings of a task whose tables lie there too, with what `sources` say of its tables."""
     if task.name == settings.task:
         return settings
-    return settings.model_copy(update={"task": task.name, "options": task.options()})
+    own = {name: section() for name, section in task.sections.items()}
+    return settings.model_copy(update={"task": task.name, **own})
 
 
 def _is_there(task: Task, settings: Settings, tables: Tables) -> bool:

@@ -164,7 +164,7 @@ def numbers(settings: Settings) -> list[str]:
 
 
 def persons(settings: Settings) -> dict[str, dict[str, str]]:
-    """The columns of `impressions` and `candidates` that the settings name; what is made of a user has the user's id."""
+    """The columns of `impressions` and `candidates` that the settings name; what is made of a user has that id."""
     held, listed = said_persons(settings, "impressions"), said_persons(settings, "candidates")
     if not held:
         return {}
