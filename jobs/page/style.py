@@ -28,6 +28,7 @@ MODEL_NAMES = {
     "recent_popularity": "Recent popularity",
     "popularity": "Popularity",
     "past_fraud_rate": "Past fraud rate",
+    "past_click_rate": "Past click rate",
     "rows_so_far": "Newness",
     "lightgbm": "LightGBM",
     "auto_ets": "AutoETS",
