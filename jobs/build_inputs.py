@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def pinned(tables: Tables, task: Task, settings: Settings) -> dict[str, Pin]:
-    """The newest versions of the tables that a task reads, without those that may be missing and are.
+    """The newest versions of the tables that a build reads, without those that may be missing and are.
 
     Raises:
         TableError: another one is missing.
@@ -28,7 +28,7 @@ def pinned(tables: Tables, task: Task, settings: Settings) -> dict[str, Pin]:
     return {
         name: tables.pin(name)
         for name, optional in task.tables(settings).items()
-        if not optional or tables.exists(name)
+        if name not in task.scored and (not optional or tables.exists(name))
     }
 
 
@@ -41,7 +41,11 @@ def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[s
     first = set(type(examples).model_fields) - examples.LATER
     return {
         "task": task.name,
-        **{name: pins[name].content if name in pins else None for name in task.tables(settings)},
+        **{
+            name: pins[name].content if name in pins else None
+            for name in task.tables(settings)
+            if name not in task.scored
+        },
         "settings": identity_of(examples, first, {"weights"}) | worth(settings),
         **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
     }

@@ -142,6 +142,7 @@ def _found(tables: Tables, task: Task, settings: Settings) -> Found:
     builds.refuse_other_task(tables, build, task.name)
     built = build["versions"]
     pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
+    pins |= {name: tables.pin(name) for name in task.scored if tables.exists(name)}
     named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in task.asks if name in built)]
     of_build = {name: built[name] for name in named}
     builds.refuse_others(tables, build, of_build)

@@ -223,6 +223,7 @@ class Task:
             one before; none: every build is made anew.
         anew: settings -> why a build of theirs is made anew all the same; None: it goes on.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
+        scored: of the tables that it reads those that scoring alone needs; each may be missing.
         demo: how it is shown.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
@@ -257,6 +258,7 @@ class Task:
     grows: Sequence[str] = ()
     anew: Callable[[Settings], str | None] = lambda _: None
     looked_up: Sequence[str] = ()
+    scored: Sequence[str] = ()
     more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}
 
     @property

@@ -203,5 +203,5 @@ TASK = Task(
     persons=persons,
     demo=Demo("click_shop", "click", "sources.impressions.path"),
     simulated={"impressions": "impressions"},
-    looked_up=("candidates",),
+    scored=("candidates",),
 )

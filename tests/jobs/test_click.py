@@ -169,6 +169,7 @@ def test_candidates_stand_in_the_order_of_what_a_user_likes(trained: Settings, s
         right += sum(int(row["item_id"].split()[1]) % 3 == user % 3 for row in own[:4])
     assert right > 0.7 * 4 * USERS
     assert score.run(trained, spark)["up_to_date"]
+    assert build_examples.run(trained, spark)["up_to_date"]  # candidates are no part of a build
 
 
 def test_without_candidates_the_last_lists_are_put_into_order(
