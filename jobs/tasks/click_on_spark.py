@@ -7,7 +7,7 @@ over. So a list never sees its own clicks, nor those of another list that is sti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Window
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RATE = "past_click_rate"
 MINUTE_US = 60_000_000
+NOT_SHOWN = datetime(9000, 1, 1, tzinfo=UTC)  # when what only asks arrives: it counts for no other
 NEVER = 3_650.0  # days since the last known click, where there was none
 EXAMPLES = 10
 SLICES = {"new_items": ("impressions of items without an index: nobody known had been shown them", "item = 0"),
@@ -116,14 +117,7 @@ def _known(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFrame:
          *options.numbers, *(("position",) if "position" in options.has else ()))
     )  # fmt: skip
     rows = asked.select(*columns)
-    if shown is not asked:
-        rows = rows.withColumn("_asked", F.lit(True)).unionByName(
-            shown.select(*columns).withColumn("_asked", F.lit(False))
-        )
-    told = rows.withColumn("fraud", F.col("label").cast("double"))
-    found = windows.as_of(told, "impression_id", list(ENTITIES.values()))
-    if shown is not asked:
-        found = found.where("_asked").drop("_asked")
+    found = _counted(rows) if shown is asked else _counted_of(rows, shown)
     for kind, column in kinds(ground.settings).items():
         found = found.join(_numbered(read[f"vocabulary_{kind}"], column), on=column, how="left")
     clicks = _clicks(ground, shown)
@@ -145,6 +139,32 @@ def _known(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFrame:
         F.col("label").cast("float").alias("label"),
         F.lit(1.0).cast("float").alias("weight"),
     )  # fmt: skip
+
+
+def _counted(shown: DataFrame) -> DataFrame:
+    """Impressions, with the counts of their users and items before them (`spark_udfs.windows`)."""
+    told = shown.withColumn("fraud", F.col("label").cast("double"))
+    return windows.as_of(told, "impression_id", list(ENTITIES.values())).drop("fraud")
+
+
+def _counted_of(asked: DataFrame, shown: DataFrame) -> DataFrame:
+    """Rows with the counts of others before them: a user or an item is asked once a moment, in however many rows it
+    stands, so that an item of everybody's list is no task of its own."""
+    given = ("impression_id", "time", "arrival_time", "label_time", F.col("label").cast("double").alias("fraud"))
+    found = asked
+    for column in ENTITIES.values():
+        ids = asked.select(column, "time").distinct().where(F.col(column).isNotNull())
+        never = F.lit(None)
+        asks = ids.select(
+            F.to_json(F.array(F.lit("asked"), F.col(column), F.col("time").cast("string"))).alias("impression_id"),
+            "time", F.lit(NOT_SHOWN).alias("arrival_time"), never.cast("timestamp").alias("label_time"),
+            never.cast("double").alias("fraud"), column, F.lit(True).alias("asks"),
+        )  # fmt: skip
+        told = asks.unionByName(shown.select(*given, column, F.lit(False).alias("asks")))
+        counted = windows.as_of(told, "impression_id", [column]).where("asks")
+        counts = (f"{column}_{name}" for name in windows.KNOWN)
+        found = found.join(counted.select(column, "time", *counts), on=[column, "time"], how="left")
+    return found
 
 
 def _numbered(vocabulary: DataFrame, column: str) -> DataFrame:

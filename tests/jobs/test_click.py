@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
 from jobs.settings import Settings
@@ -170,6 +171,26 @@ def test_candidates_stand_in_the_order_of_what_a_user_likes(trained: Settings, s
     assert right > 0.7 * 4 * USERS
     assert score.run(trained, spark)["up_to_date"]
     assert build_examples.run(trained, spark)["up_to_date"]  # candidates are no part of a build
+
+
+def test_a_candidate_knows_what_an_impression_of_that_moment_knew(
+    settings: Settings, spark: SparkSession, tmp_path: Path
+) -> None:
+    """Asked by another way: what is learnt from and what is scored are the same numbers."""
+    tables = Tables(spark, settings.tables.root)
+    read = {name: tables.read(name) for name in ("vocabulary_users", "vocabulary_items", "vocabulary_device")}
+    lines = click_on_spark.lines({"impressions": spark.createDataFrame(planted(), IMPRESSIONS)})
+    ground = click_on_spark.Ground({**read, "lines": lines}, settings, tmp_path)
+    shown = click_on_spark._shown(ground)
+    lists = sorted({(row[4], row[0]) for row in planted()})[700:703]
+    asked = shown.where(F.col("list_id").isin([name for _, name in lists]))
+    found = {row["impression_id"]: row for row in click_on_spark._known(ground, asked, shown).collect()}
+    assert len(found) == LONG * len(lists)
+    for key, row in held(settings, spark, "queries").items():
+        if (got := found.get(row["impression_id"])) is not None:
+            names = [name for name in got.asDict() if name not in ("impression_id", "arrival_time")]
+            assert {name: got[name] for name in names} == {name: row[name] for name in names}, key
+    assert any(row["user_labels"] > 5 for row in found.values())
 
 
 def test_without_candidates_the_last_lists_are_put_into_order(
