@@ -176,6 +176,9 @@ def gathered(
             every = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), histories)
             with step(f"writing {HISTORIES[name]}"):
                 tables.write(HISTORIES[name], every, mode="overwrite", job=JOB, inputs=inputs)
+        elif tables.exists(HISTORIES[name]):  # of what no source keeps any more
+            none = tables.read(HISTORIES[name]).select(IDS[name], attributes.TIME).limit(0)
+            tables.write(HISTORIES[name], none, mode="overwrite", job=JOB, inputs=inputs)
         yield made
 
 

@@ -46,6 +46,9 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
     builds.refuse_another(facts, "examples", examples.table_id, examples.uri)
     # The table's id too: versions of another table that lies there later begin at 0 again.
     pinned = {"uri": examples.uri, "version": examples.version, "id": examples.table_id}
+    for name in builds.side_tables(facts):
+        held = open_log(f"{settings.tables.root}/{name}", facts["versions"][name])
+        builds.refuse_another(facts, name, held.table_id, held.uri)
     cut = "test" if "validation" in splits else "validation"
     taken = [piece for split in splits for piece in facts["pieces"][split]]
     siblings = {

@@ -146,7 +146,7 @@ def _fit(
         warn(why)
     model = make_model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
     validate = make_validation(spec, columns, world)
-    transform = one_after_the_other(make_transform(spec, columns), thinning(model))
+    transform = one_after_the_other(make_transform(spec, columns), thinning(model, settings.batch_size))
     calibrator = calibrator_of(
         spec, model, columns, world, lambda: open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
     )

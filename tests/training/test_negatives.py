@@ -15,6 +15,7 @@ from training.batch import Batch, Ragged, batch_size, chosen
 from training.data.loader import Loader
 from training.data.snapshot import Snapshot, open_snapshot
 from training.data.transform import one_after_the_other
+from training.errors import SettingsError
 from training.fit import fit
 from training.metrics.probabilities import Binary
 from training.models import MODELS
@@ -84,7 +85,7 @@ def test_the_mean_prediction_is_that_of_all_rows(snapshot: Snapshot) -> None:
         kind = MODELS["logistic_regression"]
         model = kind(kind.Config.parse({"negatives_kept": share}), LEARNT)
         assert isinstance(model, LabelModel)
-        with Loader(snapshot, LEARNT, batch_size=500, seed=0, transform=thinning(model)) as loader:
+        with Loader(snapshot, LEARNT, batch_size=500, seed=0, transform=thinning(model, 500)) as loader:
             settings = FitSettings(epochs=4, batch_size=500, learning_rate=0.03, schedule="linear")
             result = fit(model, loader, settings, world=World())
             learnt = loader.stats.rows / settings.epochs
@@ -147,3 +148,12 @@ def test_a_tasks_own_transform_comes_first() -> None:
     assert batch_size(both({"y": torch.zeros(3)}, np.arange(3), 0)) == 3
     assert one_after_the_other(None, KEPT) is KEPT
     assert one_after_the_other(more, None) is more
+
+
+def test_a_share_that_leaves_a_step_without_negatives_is_refused() -> None:
+    """Such a step has ones alone, and its mean says that all are."""
+    kind = MODELS["row_mlp"]
+    model = kind(kind.Config.parse({"negatives_kept": 0.01}), LEARNT)
+    with pytest.raises(SettingsError, match=r"leave 30 negatives .* 0.01 of 256 rows leaves 2.56; set it to 0.12 or"):
+        thinning(model, 256)
+    assert thinning(model, 3_000) is not None

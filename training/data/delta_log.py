@@ -6,6 +6,7 @@ Delta-rs (deltalake) opens the log and replays it. What it does not hand out, th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ READER_FEATURES = frozenset(
 # Nothing is lost yet while a table is opened, so a store that does not answer is given up sooner than while training.
 _OPENING = {"retry_timeout": "30s"}
 _LOOKED_FOR, _THREADS = 1_000, 16  # files of a version that may be gone; each is a store's answer away
-_END = 64  # bytes at a commit's end, by which a whole one is known
+_END = 65_536  # bytes at a commit's end, more than nearly every last line has
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
@@ -140,11 +141,22 @@ def refuse_torn(uri: str, version: int) -> None:
             end = held.read().rstrip()
     except OSError:  # log clean-up took it, or it lies on no disk of this machine
         return
-    if not end.endswith(b"}"):
+    if not _is_whole(end.rpartition(b"\n")[2]):
         raise SnapshotError(
             f"a commit of table '{_plain(uri)}' is cut off, and its rows would be missing without a word: restore "
             f"'{file}' from a copy. Where it is the newest one, it may be removed instead, and what wrote it run again"
         )
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a commit's last line is one: of one that is longer than what was read, whether it ends as one does."""
+    if len(line) >= _END:
+        return line.endswith(b"}")
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def has_files(uri: str, version: int, options: Mapping[str, str] | None = None) -> bool:

@@ -231,8 +231,15 @@ def number_of_a_row(column: Column, model: str) -> None:
 
 
 def only_position(schema: Schema) -> Column | None:
-    """The schema's column of places, if it has one."""
-    return next((column for column in schema if column.kind is Kind.POSITION), None)
+    """The schema's column of places, if it has one.
+
+    Raises:
+        SchemaError: it has several.
+    """
+    places = [column for column in schema if column.kind is Kind.POSITION]
+    if len(places) > 1:
+        raise SchemaError(f"a row is shown at one place; the schema has the places {[own.name for own in places]}")
+    return places[0] if places else None
 
 
 def matrix(values: object) -> Tensor:

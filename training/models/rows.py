@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from training.batch import Batch
 from training.configs import ModelConfig
+from training.errors import SettingsError
 from training.models.base import Model
 from training.models.calibration import KNOTS, Calibration
 from training.models.inputs import number_of_a_row, only_label, only_position, only_weight
@@ -24,6 +25,7 @@ from training.row_configs import RowConfig
 from training.schema import Schema
 from training.tables.sharded import Tables
 
+FEWEST_NEGATIVES = 30  # of a step, where most are left out
 SURELY = 100.0  # the log-odds of a look at the first place: 1 in float32
 
 
@@ -87,11 +89,23 @@ class LabelModel(Model):
         return [torch.sigmoid(log_odds).float() for log_odds in found]
 
 
-def thinning(model: Model) -> Callable[[Batch, NDArray[np.int64], int], Batch] | None:
-    """The loader's transform that leaves out the negatives that a model of rows is not to learn from, if any."""
+def thinning(model: Model, batch_size: int) -> Callable[[Batch, NDArray[np.int64], int], Batch] | None:
+    """The loader's transform that leaves out the negatives that a model of rows is not to learn from, if any.
+
+    Raises:
+        SettingsError: so few would be left in a step that its mean says little of all: a step without any has ones
+            alone, and probabilities would be several times too high.
+    """
     if not isinstance(model, LabelModel) or model.config.negatives_kept == 1:
         return None
-    return partial(thinned, labels=tuple(model.labels), share=model.config.negatives_kept)
+    share = model.config.negatives_kept
+    if share * batch_size < FEWEST_NEGATIVES:
+        raise SettingsError(
+            f"model.negatives_kept must leave {FEWEST_NEGATIVES} negatives of a step or more, and {share:g} of "
+            f"{batch_size:,} rows leaves {share * batch_size:.3g}; set it to {FEWEST_NEGATIVES / batch_size:.2g} or "
+            "more, or a larger training.batch_size"
+        )
+    return partial(thinned, labels=tuple(model.labels), share=share)
 
 
 class RowModel(LabelModel):

@@ -102,7 +102,8 @@ class TwoTower(RetrievalModel):
             sold = self._sold[:, None].float()
             usual = (torch.log1p(self.item_features) * sold).sum(dim=0) / sold.sum().clamp(min=1)
             self.register_buffer("usual_features", usual)
-        self._piece = bpr(items - 1) if self.config.loss == "bpr" else softmax_piece
+        others = items - 1 if self.content is None else int(self._sold.sum())  # unsold items are no candidates
+        self._piece = bpr(others) if self.config.loss == "bpr" else softmax_piece
         nn.init.zeros_(self.feature_weights.weight)
         with torch.no_grad():
             self.feature_weights.weight[0, 0] = 1.0
