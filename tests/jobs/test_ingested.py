@@ -243,7 +243,8 @@ def test_a_commit_that_was_cut_off_is_no_version(spark: SparkSession, tmp_path: 
     commit = tmp_path / "raw" / "_delta_log" / f"{1:020d}.json"
     commit.with_name(f".{commit.name}.crc").unlink()
     whole = commit.read_bytes()
-    for torn in (b"", whole[:-20], whole[:-20] + bytes(20)):
+    behind_a_brace = whole[: whole.rstrip().rindex(b"}", 0, -2) + 1]
+    for torn in (b"", whole[:-20], behind_a_brace, whole[:-20] + bytes(20)):
         commit.write_bytes(torn)
         with pytest.raises(SnapshotError, match=rf"a commit of table '.*raw' is cut off.*{commit.name}"):
             ingest.run(settings, spark)
