@@ -20,6 +20,13 @@ from pyspark.sql import SparkSession
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 # The whole heap at once: one that grows bit by bit is collected in full, for seconds, each time that it is full.
 WHOLE_HEAP = "-XX:+UseSerialGC -Xms2g -XX:MetaspaceSize=256m"
+# What Spark remembers of jobs and plans for its pages, which nobody looks at, fills the heap of thousands of tests.
+FORGETFUL = {
+    "spark.ui.retainedJobs": "20",
+    "spark.ui.retainedStages": "20",
+    "spark.ui.retainedTasks": "200",
+    "spark.sql.ui.retainedExecutions": "5",
+}
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 MEMORY_EACH = 4 * 2**30  # of a process with its Spark, and the ranks that its test starts
@@ -58,7 +65,7 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND},
+        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND, **FORGETFUL},
     )
     yield session
     session.stop()
