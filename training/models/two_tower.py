@@ -102,7 +102,9 @@ class TwoTower(RetrievalModel):
             sold = self._sold[:, None].float()
             usual = (torch.log1p(self.item_features) * sold).sum(dim=0) / sold.sum().clamp(min=1)
             self.register_buffer("usual_features", usual)
-        others = items - 1 if self.content is None else int(self._sold.sum())  # unsold items are no candidates
+        others = items - 1
+        if self.content is not None and not self.item_features.is_meta:  # unsold items are no candidates
+            others = int(self._sold.sum())
         self._piece = bpr(others) if self.config.loss == "bpr" else softmax_piece
         nn.init.zeros_(self.feature_weights.weight)
         with torch.no_grad():
