@@ -5,9 +5,9 @@ A task's `learn` calls `fit_task` with what is its own: how its model is made, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs.pinned import place
 from training.schema import Schema
@@ -111,6 +111,28 @@ def validation_of_rows(
         return finish(added_up(held_out, columns, world, of_batch, width, "validation metrics"))
 
     return validate
+
+
+def validation_of_probabilities(
+    spec: Mapping[str, Any], columns: Schema, world: World, *, names: Collection[str]
+) -> Validate | None:
+    """Judge a model by the probabilities `p` that it gives to the queries' `label`; None where none is asked.
+
+    Args:
+        spec, columns, world: as for `validation_of_rows`.
+        names: of the metrics that are wanted, of `training.metrics.probabilities.Binary`.
+    """
+    from training.metrics.probabilities import Binary
+
+    metric = Binary()
+    return validation_of_rows(
+        spec,
+        columns,
+        world,
+        width=metric.width,
+        sums=lambda found, batch: metric.sums(found["p"].numpy(), cast("Tensor", batch["label"]).numpy()),
+        finish=lambda sums: {name: value for name, value in metric.finish(sums).items() if name in names},
+    )
 
 
 def _fit(

@@ -8,7 +8,7 @@ measures how well it ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,8 +17,6 @@ from jobs.task import BY_ID, BY_LINE, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
-    import torch
-
     from jobs.settings import Settings
     from training.world import World
 
@@ -115,18 +113,9 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """Average precision and AUC of the cases held out, counted on each rank and added up; None where none is asked."""
-    from jobs.learning import validation_of_rows
-    from training.metrics.probabilities import Binary
+    from jobs.learning import validation_of_probabilities
 
-    metric = Binary()
-    return validation_of_rows(
-        spec,
-        columns,
-        world,
-        width=metric.width,
-        sums=lambda found, batch: metric.sums(found["p"].numpy(), cast("torch.Tensor", batch["label"]).numpy()),
-        finish=lambda sums: {name: value for name, value in metric.finish(sums).items() if name in METRICS},
-    )
+    return validation_of_probabilities(spec, columns, world, names=METRICS)
 
 
 def headline(settings: Settings) -> Headline:  # noqa: ARG001
