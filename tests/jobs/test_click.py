@@ -17,7 +17,7 @@ from jobs import build_examples, evaluate, score, train
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
-from jobs.tasks import click_on_spark
+from jobs.tasks import click_known, click_on_spark
 from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
 from training.errors import DataError
@@ -181,10 +181,10 @@ def test_a_candidate_knows_what_an_impression_of_that_moment_knew(
     read = {name: tables.read(name) for name in ("vocabulary_users", "vocabulary_items", "vocabulary_device")}
     lines = click_on_spark.lines({"impressions": spark.createDataFrame(planted(), IMPRESSIONS)})
     ground = click_on_spark.Ground({**read, "lines": lines}, settings, tmp_path)
-    shown = click_on_spark._shown(ground)
+    shown = click_known.shown_lists(ground)
     lists = sorted({(row[4], row[0]) for row in planted()})[700:703]
     asked = shown.where(F.col("list_id").isin([name for _, name in lists]))
-    found = {row["impression_id"]: row for row in click_on_spark._known(ground, asked, shown).collect()}
+    found = {row["impression_id"]: row for row in click_known.as_of_moment(ground, asked, shown).collect()}
     assert len(found) == LONG * len(lists)
     for key, row in held(settings, spark, "queries").items():
         if (got := found.get(row["impression_id"])) is not None:
@@ -232,8 +232,8 @@ def test_odd_lists_are_refused(more: Any, problem: str, spark: SparkSession) -> 
     rows = planted()[:40]
     shown = spark.createDataFrame([*rows, more(rows[0])], IMPRESSIONS)
     with pytest.raises(DataError, match=problem):
-        click_on_spark._refuse_odd_lists(shown)
-    click_on_spark._refuse_odd_lists(spark.createDataFrame(rows, IMPRESSIONS))
+        click_known.refuse_odd_lists(shown)
+    click_known.refuse_odd_lists(spark.createDataFrame(rows, IMPRESSIONS))
 
 
 @pytest.mark.parametrize(
