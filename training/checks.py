@@ -5,11 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from training.errors import CheckpointError, NonFiniteError, SettingsError
+from training.models.base import Model
 from training.settings import FitSettings
 from training.state.checkpoint import Checkpoints
 from training.state.progress import Progress
 from training.step.buffers import check_running_statistics
 from training.tables.sharded import sharded_tables
+from training.world import World
+
+OF_STEPS = ("accumulate", "clip_norm", "compression", "precision", "compile")
 
 
 def check_settings(settings: FitSettings, model: nn.Module, *, has_validation: bool) -> None:
@@ -23,10 +27,23 @@ def check_settings(settings: FitSettings, model: nn.Module, *, has_validation: b
             f"training.metric must be 'loss' where there is no validation; got '{settings.metric}'; give fit `validate`"
         )
     check_running_statistics(model)
+    if isinstance(model, Model) and model.alternation(World()) is not None:
+        _check_solved(settings)
     if settings.compile and sharded_tables(model):
         raise SettingsError(
             "training.compile must be false where tables are sharded: it is tried on one rank at a time, and a lookup "
             f"needs all of them; got true, with {', '.join(sharded_tables(model))} in shards; turn one of them off"
+        )
+
+
+def _check_solved(settings: FitSettings) -> None:
+    """See that nothing is asked of steps where there are none."""
+    asked = {name: getattr(settings, name) for name in OF_STEPS}
+    plain = {name: FitSettings.model_fields[name].default for name in OF_STEPS}
+    if others := [f"training.{name} = {value}" for name, value in asked.items() if value != plain[name]]:
+        raise SettingsError(
+            "a model that is solved takes no steps, so settings that say how these are computed must be left out; got "
+            f"{', '.join(others)}; leave them out, or take another model.loss"
         )
 
 

@@ -110,8 +110,8 @@ class MatrixFactorisationConfig(ModelConfig):
     READS = ("user", "history", "target", "weight")
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
-    loss: Literal["softmax", "bpr", "cosine_contrastive"] = Field(
-        "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists"
+    loss: Literal["softmax", "bpr", "cosine_contrastive", "ials"] = Field(
+        "softmax", description="what is learnt from a purchase: see docs/training.md, Losses of lists; ials: solved"
     )
     negatives: int = Field(
         2048,
@@ -144,8 +144,23 @@ class MatrixFactorisationConfig(ModelConfig):
         0.0,
         ge=0,
         le=1e6,
-        description="times half the squared lengths of a row's customer and target is added to its loss: for products",
+        description="times half the squared lengths of a row's customer and target is added to its loss: for products; "
+        "ials: of the penalty, above 0",
     )
+    unobserved_weight: float = Field(
+        0.1, gt=0, le=1e6, description="ials: of every customer with every item, against the weight of a purchase"
+    )
+    frequency_exponent: float = Field(
+        1.0, ge=0, le=2, description="ials: how a vector's penalty grows with the weight of its purchases; 0: all alike"
+    )
+
+    @model_validator(mode="after")
+    def _solvable(self) -> Self:
+        if self.loss == "ials" and not self.l2:
+            raise ValueError("l2 must be above 0 where loss is ials, e.g. 0.003; got 0: nothing keeps vectors short")
+        if self.loss == "ials" and self.own_share != 1:
+            raise ValueError(f"own_share must be 1 where loss is ials, which solves ids alone; got {self.own_share:g}")
+        return self
 
 
 class QuantileMlpConfig(ModelConfig):

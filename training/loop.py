@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from training.batch import Batch, batch_size
 from training.checks import check_epochs, check_skipped
+from training.models.alternating import Alternation
+from training.models.base import Model
 from training.preemption import Notice, leave
 from training.settings import FitSettings, step_seed
 from training.state.bundle import Bundle
@@ -116,7 +118,8 @@ class Training:
             loader.load_state_dict(progress.loader)
         record = Record(folder, resumed_at=self._resumed_at, say=telling.warn) if folder else None
         telling.open_record(record, progress)
-        steps_per_epoch = -(-loader.steps_per_epoch // settings.accumulate)
+        self._alternation = model.alternation(world) if isinstance(model, Model) else None
+        steps_per_epoch = 1 if self._alternation else -(-loader.steps_per_epoch // settings.accumulate)
         self._steps_in_all = steps_per_epoch * settings.epochs
         self._meter = Meter(world, self._steps_in_all, progress.step, getattr(loader, "stats", None))
         self._best_weights: dict[str, Tensor] = {}
@@ -132,10 +135,24 @@ class Training:
         settings, progress = self._settings, self._progress
         while progress.epoch < settings.epochs and not progress.out_of_patience(settings.early_stopping_patience):
             self._model.train()
-            for batches in _groups(self._feed.epoch(progress.epoch), settings.accumulate, self._meter):
-                self._step(batches)
+            if self._alternation:
+                self._sweep(self._alternation)
+            else:
+                for batches in _groups(self._feed.epoch(progress.epoch), settings.accumulate, self._meter):
+                    self._step(batches)
             self._end_epoch()
         return self._end()
+
+    def _sweep(self, alternation: Alternation) -> None:
+        """The epoch of a model that is solved, as one step; all rows are read before the first."""
+        if not alternation.has_read:
+            with self._meter.waiting():
+                alternation.read(self._feed.epoch(0))  # the same order after a resume
+        if self._saver:
+            self._saver.wait()  # all rows of sharded tables are about to change
+        totals = Totals(*alternation.sweep(), stop=False, save=False, leave=False)
+        self._progress.count(totals, {}, skipped=False)
+        self._meter.count(totals, {})
 
     def _step(self, batches: list[Batch]) -> None:
         """Gradients, an update where they are finite, and whatever is due after it."""

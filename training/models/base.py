@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from training.batch import Batch
 from training.configs import ModelConfig
 from training.errors import SchemaError, SettingsError
+from training.models.alternating import Alternation
 from training.parts import Loss
 from training.schema import Schema
 from training.tables.sharded import Tables
+from training.world import World
 
 UNKNOWN_BIAS = -1e4  # far below every score, yet exact in bfloat16's range
 MATRIX_PIECE = 65_536  # items whose rows are read at a time
@@ -54,6 +56,10 @@ class Model(nn.Module, ABC):
         gradients of zero. Parts (`training.parts.Part`) are for heads whose rows or weights are not the same: each has
         its own global mean. They cost ranks one more small exchange a step.
         """
+
+    def alternation(self, world: World) -> Alternation | None:  # noqa: ARG002
+        """What solves the model's tables, where it is not trained by gradients; `fit` then asks for no `loss`."""
+        return None
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Named answers, each (batch, ...) float32: what rows and panels are scored with. Optional.

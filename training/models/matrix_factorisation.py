@@ -5,7 +5,8 @@
 
 With an own share of 1 it is matrix factorisation by ids alone; less is SimpleX's customer (Mao et al. 2021). Cosines
 need no weight decay, which a sparse table cannot have cheaply. Who has no vector of their own, or one that nothing
-was learnt of, is answered by the history alone.
+was learnt of, is answered by the history alone. With the loss `ials` the same vectors are solved by alternating least
+squares (training/models/alternating.py); their inner product is the score as it is.
 
 Shape suffixes: B rows of the batch, C candidates, U distinct items of the batch, D dim.
 """
@@ -21,11 +22,14 @@ from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.configs import MatrixFactorisationConfig, ModelConfig
+from training.errors import SettingsError
+from training.models.alternating import Alternation, Weights
 from training.models.base import RetrievalModel, matrix_of
 from training.models.losses import Piece, draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr, cosine_contrastive
 from training.schema import Schema
 from training.tables.sharded import Tables, look_up
+from training.world import World
 
 # Shorter queries are taken as they are: customers begin at zero, where a direction would turn with the slightest step.
 LEAST_LENGTH = 0.1
@@ -65,7 +69,13 @@ class MatrixFactorisation(RetrievalModel):
         self._piece = self._piece_of(items - 1)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Each row's loss against the candidates, weighted by the row's weight; unknown targets weigh nothing."""
+        """Each row's loss against the candidates, weighted by the row's weight; unknown targets weigh nothing.
+
+        Raises:
+            SettingsError: the factors are solved, and have no gradients.
+        """
+        if self.config.loss == "ials":
+            raise SettingsError("model.loss must be one of gradients for a step; got 'ials', which `fit` solves")
         user, target = cast(Tensor, batch["user"]), cast(Tensor, batch["target"])
         drawn_by = target if self.config.loss == "softmax" else target[:0]
         candidates = draw_candidates(drawn_by, self.target_shares, self.config.negatives, generator)
@@ -90,6 +100,14 @@ class MatrixFactorisation(RetrievalModel):
             lengths = users_BD.square().sum(1) + rows_UD[where_B].square().sum(1)
             loss = loss + self.config.l2 / 2 * (lengths * weight).sum()
         return loss, weight.sum()
+
+    def alternation(self, world: World) -> Alternation | None:
+        own = self.config
+        if own.loss != "ials":
+            return None
+        return Alternation(
+            self.users, self.items, Weights(own.unobserved_weight, own.l2, own.frequency_exponent), world
+        )
 
     def queries(self, batch: Batch) -> Tensor:
         (users_BD,) = look_up((self.users, cast(Tensor, batch["user"])))
@@ -146,16 +164,12 @@ class MatrixFactorisation(RetrievalModel):
         taste_BD: Tensor = self.config.own_share * users_BD + history_share * self.mix(pooled_BD)
         if self._cosines:
             taste_BD = F.normalize(taste_BD, dim=1, eps=LEAST_LENGTH)
-        return taste_BD if self._margins else taste_BD / self.config.temperature
+        return taste_BD / self.config.temperature if self.config.loss in ("softmax", "bpr") else taste_BD
 
     def _items(self, rows_UD: Tensor) -> Tensor:
         return F.normalize(rows_UD, dim=1) if self._cosines else rows_UD
 
     @property
-    def _margins(self) -> bool:
-        """Whether the loss has a margin: that is one of cosines themselves."""
-        return self.config.loss == "cosine_contrastive"
-
-    @property
     def _cosines(self) -> bool:
-        return self._margins or self.config.cosines
+        """Whether a score is a cosine: a margin is of cosines, and what is solved is of products."""
+        return self.config.loss == "cosine_contrastive" or (self.config.loss != "ials" and self.config.cosines)
