@@ -1,4 +1,5 @@
-"""The rows of `queries` that a training does not learn from: what they add up to, and calibration by them.
+"""What the rows of a side table add up to, and what a training takes from such sums: priors of labels, from all its
+examples, before it; calibration, from rows of `queries` that it does not learn from, after it.
 
 Imports no Spark.
 """
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def added_up(
-    held_out: Snapshot, columns: Schema, world: World, sums: Callable[[Batch], Sums], width: int, what: str
+    table: Snapshot, columns: Schema, world: World, sums: Callable[[Batch], Sums], width: int, what: str
 ) -> Sums:
     """The sums of all rows, each rank counting its share; the same on every rank.
 
     Args:
-        held_out: the rows.
+        table: the rows.
         columns: what is read of them.
         world: the ranks.
         sums: of a batch, (width,).
@@ -47,7 +48,7 @@ def added_up(
     from training.data.loader import Loader
 
     total, rank, size = torch.zeros(width, dtype=torch.float64), world.rank, world.size
-    with Loader(held_out, columns, batch_size=ROWS, seed=0, rank=rank, world_size=size) as loader:
+    with Loader(table, columns, batch_size=ROWS, seed=0, rank=rank, world_size=size) as loader:
         for batch in loader.epoch(0):
             total += torch.from_numpy(sums(batch))
     return world.all_reduce_sum(total, what).numpy()
@@ -78,7 +79,7 @@ class Calibrator:
         from training.metrics.calibration import LEAST_ROWS
 
         method, labels = self.model.config.calibration, list(self.model.labels)
-        told = Schema(tuple(column for column in self.columns if column.kind in (Kind.LABEL, Kind.WEIGHT)))
+        told = _told(self.columns)
         counts = [0.0] * (2 * len(labels))
         if self.held_out.rows:
             counts = added_up(self.held_out, told, self.world, self._counts, len(counts), "rows by label").tolist()
@@ -162,6 +163,42 @@ class Calibrator:
             for label, log_odds in zip(self.model.labels, given, strict=True)
         ]
         return np.concatenate(parts)
+
+
+def set_priors(model: Model, examples: Snapshot, columns: Schema, world: World) -> None:
+    """Tell a model that adjusts its logits how often its labels are 1 among all examples; nothing to any other.
+
+    One more pass over them, of labels and weights alone.
+
+    Raises:
+        SettingsError: rows of a label are all 0, or all 1.
+    """
+    import torch
+
+    from training.models.rows import LabelModel
+
+    if not isinstance(model, LabelModel) or not model.config.logit_adjustment:
+        return
+
+    def weights(batch: Batch) -> Sums:
+        held = []
+        for label in model.labels:
+            weight, is_one = model.weight(batch, label).double(), cast("torch.Tensor", batch[label]) > 0.5
+            held.append(torch.stack([weight[is_one].sum(), weight[~is_one].sum()]))
+        return torch.cat(held).numpy()
+
+    sums = added_up(examples, _told(columns), world, weights, 2 * len(model.labels), "rows by label").reshape(-1, 2)
+    if one_sided := [label for label, own in zip(model.labels, sums.tolist(), strict=True) if min(own) <= 0]:
+        raise SettingsError(
+            f"model.logit_adjustment={model.config.logit_adjustment:g} needs examples of each label, 0 and 1; those "
+            f"that weigh anything are all alike in {', '.join(one_sided)}; set it to 0, or learn from other days"
+        )
+    model.set_priors(*torch.from_numpy(sums).unbind(1))
+
+
+def _told(columns: Schema) -> Schema:
+    """Labels and weights alone."""
+    return Schema(tuple(column for column in columns if column.kind in (Kind.LABEL, Kind.WEIGHT)))
 
 
 def refuse_rows_that_were_learnt(spec: Mapping[str, Any]) -> None:

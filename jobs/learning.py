@@ -146,7 +146,7 @@ def _fit(
     import torch
 
     from jobs.console import warn
-    from jobs.held_out import calibrator_of
+    from jobs.held_out import calibrator_of, set_priors
     from training.data.snapshot import open_snapshot
     from training.data.transform import one_after_the_other
     from training.fit import FitSettings
@@ -167,6 +167,7 @@ def _fit(
     if why and world.rank == 0:
         warn(why)
     model = make_model(spec, columns, Tables(world, settings.shard_tables_above_mb, settings.seed)).to(device)
+    set_priors(model, examples, columns, world)
     validate = make_validation(spec, columns, world)
     transform = one_after_the_other(make_transform(spec, columns), thinning(model, settings.batch_size))
     calibrator = calibrator_of(

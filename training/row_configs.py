@@ -23,6 +23,13 @@ class RowConfig(ModelConfig):
     focal: float = Field(
         0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
     )
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="times the log-odds of a label in the examples is added to its logit, in place of start_logit, "
+        "and is part of the answers; 0: none",
+    )
     start_logit: float = Field(-3.0, ge=-20, le=20, description="of all rows before training: -3 is 5 %")
     negatives_kept: float = Field(
         1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,26 @@ def test_negatives_are_left_out_of_a_training_by_its_settings(folder: Path, plai
     assert not torch.equal(bundle.tensor("start"), plain.tensor("start"))
     assert fresh(bundle)["predicted_over_actual"] == pytest.approx(fresh(plain)["predicted_over_actual"], rel=0.1)
     assert summary["rows"] == pytest.approx(2_000, rel=0.1)
+
+
+def test_logits_are_adjusted_by_all_examples_and_answers_stay_probabilities(folder: Path) -> None:
+    """Also of negatives of which a share is learnt from; the start that is set then says nothing."""
+    _, bundle = made(folder, "adjusted", logit_adjustment=1.0, negatives_kept=0.2, start_logit=9.0)
+    x, label = planted(4_000, 0, 0.0)
+    split = np.random.default_rng(1).choice(list(HELD), size=4_000, p=list(HELD.values()))
+    share = label[split == "train"].mean()
+    torch.testing.assert_close(bundle.tensor("log_prior_odds"), torch.tensor([np.log(share / (1 - share))]))
+    with torch.no_grad():
+        p = bundle.model().predict({"x": torch.from_numpy(x)})["p"]
+    assert float(p.mean()) == pytest.approx(label.mean(), rel=0.1)
+
+
+def test_labels_that_are_all_alike_have_no_prior(folder: Path, tmp_path: Path) -> None:
+    write_table(tmp_path / "examples", 500, 0, lift=-99.0, splits={"train": 1.0})
+    spec = spec_in(folder, "one-sided", logit_adjustment=0.5)
+    spec["tables"]["examples"]["uri"] = str(tmp_path / "examples")
+    with pytest.raises(SettingsError, match=r"logit_adjustment=0.5 needs .* all alike in label; set it to 0"):
+        learn(spec, World())
 
 
 def test_a_trial_that_publishes_nothing_is_not_calibrated(folder: Path) -> None:

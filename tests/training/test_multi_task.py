@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.training.learning import training_losses
 from tests.training.test_ranking import published
@@ -111,6 +112,30 @@ def test_one_expert_is_a_shared_bottom() -> None:
     bottom = model.levels[0].experts[-1][0](model.fields(batch).flatten(1), None)
     for tower, p in zip(model.towers, model.predict(batch).values(), strict=True):
         torch.testing.assert_close(torch.sigmoid(tower(bottom, None).squeeze(1)), p)
+
+
+@pytest.mark.parametrize("times", [1.0, 0.5])
+def test_each_logit_is_adjusted_by_its_labels_prior(times: float) -> None:
+    """Menon et al. 2021, written out. Before anything is learnt the answers are the labels' own shares."""
+    model, batch = build(logit_adjustment=times, positive_weight=4.0).eval(), rows(1)
+    assert not torch.isfinite(model.loss(batch)["clicked"].loss)  # nobody has said how frequent labels are
+    ones, zeros = torch.tensor([85.0, 3.0]), torch.tensor([171.0, 297.0])
+    model.set_priors(ones, zeros)
+    if times == 1:
+        for p, share in zip(model.predict(batch).values(), ones / (ones + zeros), strict=True):
+            torch.testing.assert_close(p, share.expand(256))
+    with torch.no_grad():
+        for tower in model.towers:
+            tower[-1].weight.normal_(generator=torch.Generator().manual_seed(2))
+    parts, found = model.loss(batch), model.predict(batch)
+    for name, own, prior in zip(model.labels, model.own_logits(batch, None), 4 * ones / zeros, strict=True):
+        label = cast("Tensor", batch[name])
+        adjusted = own - model.config.start_logit + times * torch.log(prior)
+        each = F.binary_cross_entropy_with_logits(adjusted, label, reduction="none")
+        counts = torch.where(label > 0, 4.0, 1.0) * model.weight(batch, name)
+        torch.testing.assert_close(parts[name].loss, (each * counts).sum(), rtol=1e-5, atol=1e-5)
+        odds = found[f"p_{name}"] / (1 - found[f"p_{name}"])
+        torch.testing.assert_close(odds, torch.exp(adjusted) / 4, rtol=1e-4, atol=1e-6)
 
 
 def test_a_weight_of_all_labels_counts_where_a_label_has_none_of_its_own() -> None:

@@ -149,11 +149,13 @@ def test_what_is_done_about_rare_labels_may_be_varied() -> None:
         "model.positive_weight": {"low": 1.0, "high": 50.0, "log": True},
         "model.negatives_kept": {"low": 0.05, "high": 1.0, "log": True},
         "model.focal": {"low": 0.0, "high": 4.0},
+        "model.logit_adjustment": {"low": 0.0, "high": 1.0},
     }
     held = RowMlpConfig.search_space()
     space = read_space({"model": RowMlpConfig()}, ranges)
     assert {p.name for p in space.parameters} == {*ranges, *(f"model.{name}" for name in held)}
-    proposed = {**space.start(), "model.positive_weight": 7.0, "model.negatives_kept": 0.2, "model.focal": 2.0}
+    wanted = {"positive_weight": 7.0, "negatives_kept": 0.2, "focal": 2.0, "logit_adjustment": 1.0}
+    proposed = {**space.start(), **{f"model.{name}": value for name, value in wanted.items()}}
     found = RowMlpConfig.parse(space.suggest(FixedTrial(proposed))["model"])
     assert isinstance(found, RowMlpConfig)
-    assert (found.positive_weight, found.negatives_kept, found.focal) == (7.0, 0.2, 2.0)
+    assert {name: getattr(found, name) for name in wanted} == wanted

@@ -84,7 +84,7 @@ class MultiTask(LabelModel):
         """`p_LABEL` (batch,) of each label: the probability that it is 1."""
         return {f"p_{name}": p for name, p in zip(self.labels, self.probabilities(batch), strict=True)}
 
-    def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
+    def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
         mixed = [cast("Tensor", self.fields(batch)).flatten(1)] * (len(self.labels) + 1)
         for level in self.levels:
             mixed = level(mixed, generator)

@@ -38,7 +38,11 @@ class LabelModel(Model):
     Attributes:
         labels: each label's weight column, if it has one, in the order of the schema.
         calibrations: what puts each label's log-odds right; none where the config asks for none.
+        log_prior_odds: (labels,) of 1, as the loss counts rows; there with `logit_adjustment` alone, and no numbers
+            until `set_priors` has them. Kept with the weights.
     """
+
+    log_prior_odds: Tensor
 
     COMPILED: ClassVar[tuple[str, ...]] = ()  # its draws break a graph, and it is small
 
@@ -49,6 +53,8 @@ class LabelModel(Model):
         self.labels = self.labels_of(schema)
         knots = KNOTS.get(self.config.calibration)
         self.calibrations = nn.ModuleList(Calibration(knots) for _ in self.labels if knots)
+        if self.config.logit_adjustment:
+            self.register_buffer("log_prior_odds", torch.full((len(self.labels),), math.nan))
 
     @classmethod
     @abstractmethod
@@ -60,8 +66,22 @@ class LabelModel(Model):
         """
 
     @abstractmethod
+    def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
+        """(batch,) of each label, the network's own; what is dropped is drawn from the generator, nothing without."""
+
     def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
-        """(batch,) of each label as it is learnt; what is dropped is drawn from the generator, and nothing without."""
+        """(batch,) of each label as it is learnt: its own, and with `logit_adjustment` the prior's beside it (Menon et
+        al. 2021), which then stands where `start_logit` did."""
+        own, config = self.own_logits(batch, generator), self.config
+        if not config.logit_adjustment:
+            return own
+        priors = config.logit_adjustment * self.log_prior_odds - config.start_logit
+        return [logit + prior for logit, prior in zip(own, priors, strict=True)]
+
+    def set_priors(self, ones: Tensor, zeros: Tensor) -> None:
+        """Say how often labels are 1: (labels,) sums of the weights of all rows of 1, and of 0, all above 0."""
+        odds = self.config.positive_weight * ones.double() / zeros.double()
+        self.log_prior_odds.copy_(odds.log())
 
     def sums(self, batch: Batch, generator: torch.Generator | None) -> list[tuple[Tensor, Tensor]]:
         """Of each label the weighted sum of its losses, and the sum of its weights."""
@@ -144,8 +164,11 @@ class RowModel(LabelModel):
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         """(batch,) log-odds at the first place; what is dropped is drawn from the generator, nothing without one."""
 
+    def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
+        return [self.logit(batch, generator)]
+
     def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
-        return [self._where_shown(self.logit(batch, generator), batch)]
+        return [self._where_shown(logit, batch) for logit in super().logits(batch, generator)]
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         return self.sums(batch, generator)[0]
