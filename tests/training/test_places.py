@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tests.training.learning import training_losses
+from tests.training.test_multi_task import Joined
 from training.batch import Batch
 from training.errors import SchemaError
 from training.models import MODELS, Model
@@ -94,9 +97,29 @@ def test_extreme_log_odds_stay_finite() -> None:
     )
 
 
-def test_a_model_of_several_labels_refuses_places() -> None:
-    with pytest.raises(SchemaError, match="multi_task learns nothing of places; the schema has 'place'"):
-        build("multi_task", Schema((*SCHEMA.columns, Column("bought", Kind.LABEL))))
+def test_labels_share_the_looks() -> None:
+    """What is bought is a part of what is clicked: where clicks tell how many look, the rare label needs no more."""
+
+    def both(seed: int, count: int = 1_024) -> Batch:
+        batch, draws = rows(seed, count), torch.Generator().manual_seed(seed + 77)
+        bought = (torch.rand(count, generator=draws) < 0.2) * batch["clicked"]  # type: ignore[operator]
+        return batch | {"bought": bought}
+
+    torch.manual_seed(0)
+    config = MODELS["multi_task"].Config.parse({"dropout": 0.0, "dim": 8})
+    model = Joined(config, Schema((*SCHEMA.columns, Column("bought", Kind.LABEL)))).train()
+    list(training_losses(model, both, 500, sparse_rate=0.05))
+    unseen = both(10_000, 20_000)
+    with torch.no_grad():
+        at_first = model.eval().predict({name: unseen[name] for name in ("item", "amount")})
+        where_shown = model.predict({name: unseen[name] for name in ("item", "amount", "place")})
+    item, place = (cast("Tensor", unseen[name]) for name in ("item", "place"))
+    assert model.looks.shape == (PLACES - 1,)
+    for name, share in (("clicked", 1.0), ("bought", 0.2)):
+        off = at_first[f"p_{name}"] - share * attraction(item)
+        assert float(off.abs().mean()) < 0.06 * share**0.5
+        off = where_shown[f"p_{name}"] - share * LOOKS[place] * attraction(item)
+        assert float(off.abs().mean()) < 0.04 * share**0.5
 
 
 def test_places_need_their_number() -> None:

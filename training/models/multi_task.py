@@ -17,7 +17,7 @@ from training.batch import Batch
 from training.configs import ModelConfig
 from training.errors import SchemaError
 from training.models.fields import Fields
-from training.models.inputs import Layers, number_of_a_row, only_position
+from training.models.inputs import Layers, number_of_a_row
 from training.models.rows import LabelModel
 from training.parts import Part
 from training.row_configs import MultiTaskConfig
@@ -33,7 +33,7 @@ class MultiTask(LabelModel):
 
     Raises:
         SchemaError: the schema has less than two labels, a label or a weight that is a list, a weight of another name,
-            or places; a list of numbers of any length; or nothing to learn from.
+            a list of numbers of any length, or nothing to learn from.
     """
 
     Config: ClassVar[type[ModelConfig]] = MultiTaskConfig
@@ -61,10 +61,6 @@ class MultiTask(LabelModel):
                 f"multi_task needs two labels or more; the schema has the labels {[label.name for label in labels]}; "
                 "take another model, or other columns"
             )
-        if (place := only_position(schema)) is not None:
-            raise SchemaError(
-                f"multi_task learns nothing of places; the schema has '{place.name}'; take a model of one label"
-            )
         weights = [column for column in schema if column.kind is Kind.WEIGHT]
         for column in (*labels, *weights):
             number_of_a_row(column, "multi_task")
@@ -81,7 +77,7 @@ class MultiTask(LabelModel):
         return {name: Part(*sums) for name, sums in zip(self.labels, self.sums(batch, generator), strict=True)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`p_LABEL` (batch,) of each label: the probability that it is 1."""
+        """`p_LABEL` (batch,) of each: the probability that it is 1, at the batch's place, else at the first."""
         return {f"p_{name}": p for name, p in zip(self.labels, self.probabilities(batch), strict=True)}
 
     def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:

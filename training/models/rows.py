@@ -35,6 +35,16 @@ class LabelModel(Model):
     Reads all columns of the schema but times: of kind ID, IDS and DENSE (a number, or a fixed list) as input, those of
     kind LABEL, and those of kind WEIGHT. What a batch's column INVERSE_CHANCE says is multiplied into the weights.
 
+    Reads a column of kind POSITION too, if there is one. A place is no input of the network. What was shown at a place
+    can have a label only where somebody looked there (Guo et al. 2019, PAL; Richardson et al. 2007):
+
+        p = look(place) x attraction(row)
+
+    with a look for each place, of which the first is 1. So the attraction is learned free of where rows were shown, and
+    it is the answer where no place is given. A place that is not known counts as the first. All labels have the same
+    looks: that somebody looked is one event, before any of them, and a rare label would tell too little of it.
+    Calibration is of the product, as rows were shown.
+
     Attributes:
         labels: each label's weight column, if it has one, in the order of the schema.
         calibrations: what puts each label's log-odds right; none where the config asks for none.
@@ -51,6 +61,10 @@ class LabelModel(Model):
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
         self.labels = self.labels_of(schema)
+        place = only_position(schema)
+        self._place = place.name if place else None
+        if place:  # log-odds of a look at the second place and those below
+            self.looks = nn.Parameter(torch.zeros(cast("int", place.size) - 2))
         knots = KNOTS.get(self.config.calibration)
         self.calibrations = nn.ModuleList(Calibration(knots) for _ in self.labels if knots)
         if self.config.logit_adjustment:
@@ -73,10 +87,10 @@ class LabelModel(Model):
         """(batch,) of each label as it is learnt: its own, and with `logit_adjustment` the prior's beside it (Menon et
         al. 2021), which then stands where `start_logit` did."""
         own, config = self.own_logits(batch, generator), self.config
-        if not config.logit_adjustment:
-            return own
-        priors = config.logit_adjustment * self.log_prior_odds - config.start_logit
-        return [logit + prior for logit, prior in zip(own, priors, strict=True)]
+        if config.logit_adjustment:
+            priors = config.logit_adjustment * self.log_prior_odds - config.start_logit
+            own = [logit + prior for logit, prior in zip(own, priors, strict=True)]
+        return [self._where_shown(logit, batch) for logit in own]
 
     def set_priors(self, ones: Tensor, zeros: Tensor) -> None:
         """Say how often labels are 1: (labels,) sums of the weights of all rows of 1, and of 0, all above 0."""
@@ -90,6 +104,18 @@ class LabelModel(Model):
             yes_or_no_loss(logit, cast("Tensor", batch[label]), self.weight(batch, label), self.config)
             for label, logit in zip(self.labels, logits, strict=True)
         ]
+
+    def _where_shown(self, logit: Tensor, batch: Batch) -> Tensor:
+        """(batch,) log-odds of a look and an attraction, of those of the attraction; what a row with label 1 counts is
+        in both."""
+        if self._place is None or self._place not in batch:
+            return logit
+        counts = math.log(self.config.positive_weight)
+        sure = F.pad(self.looks, (2, 0), value=SURELY)
+        place, logit = cast("Tensor", batch[self._place]), logit.float()
+        both = F.logsigmoid(logit - counts) + F.logsigmoid(sure[place])
+        seen = both - torch.log(-torch.expm1(both.clamp(max=-1e-7))) + counts
+        return torch.where(place > 1, seen, logit)  # a look at the first is sure
 
     def weight(self, batch: Batch, label: str) -> Tensor:
         """(batch,) of a label's rows."""
@@ -131,26 +157,10 @@ def thinning(model: Model, batch_size: int) -> Callable[[Batch, NDArray[np.int64
 class RowModel(LabelModel):
     """A model of rows with one label; answers `p`, the label's probability.
 
-    Reads a column of kind POSITION too, if there is one. A place is no input of the network. What was shown at a place
-    can have the label only where somebody looked there (Guo et al. 2019, PAL; Richardson et al. 2007):
-
-        p = look(place) x attraction(row)
-
-    with a look for each place, of which the first is 1. So the attraction is learned free of where rows were shown, and
-    it is the answer where no place is given. A place that is not known counts as the first. Calibration is of the
-    product, as rows were shown.
-
     Raises:
         SchemaError: the schema has no label or several, several weights, a label or a weight that is a list, a list of
             numbers of any length, or nothing to learn from.
     """
-
-    def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
-        super().__init__(config, schema, tables)
-        place = only_position(schema)
-        self._place = place.name if place else None
-        if place:  # log-odds of a look at the second place and those below
-            self.looks = nn.Parameter(torch.zeros(cast("int", place.size) - 2))
 
     @classmethod
     def labels_of(cls, schema: Schema) -> dict[str, str | None]:
@@ -167,27 +177,12 @@ class RowModel(LabelModel):
     def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
         return [self.logit(batch, generator)]
 
-    def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
-        return [self._where_shown(logit, batch) for logit in super().logits(batch, generator)]
-
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         return self.sums(batch, generator)[0]
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`p` (batch,): the probability that the label is 1, at the place that the batch has, else at the first."""
         return {"p": self.probabilities(batch)[0]}
-
-    def _where_shown(self, logit: Tensor, batch: Batch) -> Tensor:
-        """(batch,) log-odds of a look and an attraction, of those of the attraction; what a row with label 1 counts is
-        in both."""
-        if self._place is None or self._place not in batch:
-            return logit
-        counts = math.log(self.config.positive_weight)
-        sure = F.pad(self.looks, (2, 0), value=SURELY)
-        place, logit = cast("Tensor", batch[self._place]), logit.float()
-        both = F.logsigmoid(logit - counts) + F.logsigmoid(sure[place])
-        seen = both - torch.log(-torch.expm1(both.clamp(max=-1e-7))) + counts
-        return torch.where(place > 1, seen, logit)  # a look at the first is sure
 
 
 def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConfig) -> tuple[Tensor, Tensor]:
