@@ -15,6 +15,7 @@ from typing import Any
 from jobs import builds
 from jobs.settings import Settings
 from jobs.settings_sections import TrainingSettings
+from jobs.tasks import TASKS
 from jobs.versions import installed
 from training.configs import CONFIGS, model_identity
 from training.data.delta_log import open_log
@@ -75,6 +76,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         },
         "start_from": _start_from(settings),
         "attachments": _attachments(settings),
+        "attaches": list(TASKS[settings.task].attaches),
         "cache": {"gigabytes": settings.training.cache_gb, "folder": settings.training.cache_dir},
         "validate": validate,
         "ranks": settings.training.ranks,
@@ -194,6 +196,11 @@ def _vocabularies(root: str, facts: Mapping[str, Any]) -> dict[str, str]:
 def _attachments(settings: Settings) -> dict[str, str]:
     """The files that go with the bundle, by the names that they get there."""
     named = {name: Path(path).absolute() for name, path in settings.training.attachments.items()}
+    if taken := sorted(named.keys() & set(TASKS[settings.task].attaches)):
+        raise SettingsError(
+            f"training.attachments must leave the names to Millrace that it attaches itself; got {', '.join(taken)}; "
+            "give these files other names"
+        )
     missing = [f"{name} '{path}'" for name, path in named.items() if not path.is_file()]
     if missing:
         raise SettingsError(

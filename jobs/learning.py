@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.pinned import place
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from training.world import World
 
     Validate = Callable[[Any], dict[str, float]]
+    Attach = Callable[[Mapping[str, Any], Schema, Path], Mapping[str, Path]]
 
 
 def fit_task(
@@ -40,6 +43,7 @@ def fit_task(
     make_validation: Callable[[Mapping[str, Any], Schema, World], Validate | None],
     shown: tuple[str, ...],
     make_transform: Callable[[Mapping[str, Any], Schema], Transform | None] = lambda *_: None,
+    make_attachments: Attach = lambda *_: {},
 ) -> dict[str, Any]:
     """Fit a model on this rank; rank 0 writes the bundle.
 
@@ -50,6 +54,8 @@ def fit_task(
         make_validation: (spec, the examples' columns, world) -> what judges the model after an epoch, or None.
         shown: metrics that an epoch's line names.
         make_transform: (spec, the examples' columns) -> what changes each batch of them on its way, or None.
+        make_attachments: (spec, the examples' columns, a folder to write to) -> the files that go with the bundle, by
+            name; asked on rank 0.
 
     Returns:
         rows, steps, epochs, final_loss, history, best, skipped; `calibration` of a model that asks for it, what
@@ -57,7 +63,7 @@ def fit_task(
     """
     with _observers(spec, world) as observers:
         report = _both(_reporter(spec, shown), observers)
-        summary = _fit(spec, world, make_model, make_validation, make_transform, report)
+        summary = _fit(spec, world, make_model, make_validation, make_transform, make_attachments, report)
         observers.tags |= {name: summary[name] for name in ("bundle", "bundle_path") if name in summary}
     return summary
 
@@ -141,6 +147,7 @@ def _fit(
     make_model: Callable[[Mapping[str, Any], Schema, Tables], Model],
     make_validation: Callable[[Mapping[str, Any], Schema, World], Validate | None],
     make_transform: Callable[[Mapping[str, Any], Schema], Transform | None],
+    make_attachments: Attach,
     report: Callable[[Event], None],
 ) -> dict[str, Any]:
     import torch
@@ -189,7 +196,7 @@ def _fit(
     summary |= measured
     if spec["bundle_dir"] is not None:
         made = {"examples_fingerprint": examples.fingerprint, "threads": torch.get_num_threads()}
-        summary |= export(model, world, partial(_write, spec, columns, made, result, measured))
+        summary |= export(model, world, partial(_write, spec, columns, made, result, measured, make_attachments))
     return summary
 
 
@@ -249,23 +256,25 @@ def _write(
     made: Mapping[str, Any],
     result: FitResult,
     measured: Mapping[str, Any],
+    make_attachments: Attach,
     state: Mapping[str, Tensor | Streamed],
 ) -> dict[str, str]:
     """Write the bundle, on rank 0; returns its name and place."""
     from training.state.publish import write_bundle
 
     last = result.best if spec["validate"] else result.history[-1]
-    bundle = write_bundle(
-        spec["bundle_dir"],
-        model_name=spec["model"]["name"],
-        config={key: value for key, value in spec["model"].items() if key != "name"},
-        schema=columns,
-        tensors=state,
-        provenance=_provenance(spec, made, result),
-        settings=spec["training"],
-        metrics={**last, "final_loss": result.final_loss, **measured},
-        attachments=spec.get("attachments"),
-    )
+    with TemporaryDirectory() as folder:
+        bundle = write_bundle(
+            spec["bundle_dir"],
+            model_name=spec["model"]["name"],
+            config={key: value for key, value in spec["model"].items() if key != "name"},
+            schema=columns,
+            tensors=state,
+            provenance=_provenance(spec, made, result),
+            settings=spec["training"],
+            metrics={**last, "final_loss": result.final_loss, **measured},
+            attachments={**(spec.get("attachments") or {}), **make_attachments(spec, columns, Path(folder))},
+        )
     return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
 
 

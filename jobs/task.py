@@ -209,6 +209,7 @@ class Task:
         model: the one that it takes where the settings name none.
         learn: "module:function", called on every rank with a JSON spec and its world; a name, so that importing a task
             loads no torch.
+        attaches: names of the files that `learn` lets go with a bundle, beside those of the settings.
         metrics: names of what its validation gives; of each, higher is better. A study may choose by any of them.
         on_spark: the module that is its `OnSpark`; a name, so that importing a task loads no Spark.
         headline: settings -> what is said first of an evaluation.
@@ -257,6 +258,7 @@ class Task:
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
     anew: Callable[[Settings], str | None] = lambda _: None
+    attaches: Sequence[str] = ()
     looked_up: Sequence[str] = ()
     scored: Sequence[str] = ()
     more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}

@@ -92,4 +92,5 @@ def checkpoints_of(run_dir: Path, identity: str) -> Path:
 def _ends(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one bundle of a training from another."""
     attached = {name: sha256(Path(path)) for name, path in spec.get("attachments", {}).items()}
-    return {name: spec["training"][name] for name in ENDS} | ({"attachments": attached} if attached else {})
+    own = {"attaches": spec["attaches"]} if spec.get("attaches") else {}
+    return {name: spec["training"][name] for name in ENDS} | ({"attachments": attached} if attached else {}) | own

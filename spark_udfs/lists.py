@@ -7,35 +7,24 @@ recommendations look the same to whoever judges them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import functions as F
 
+from spark_udfs.answers import Order, ranking_scores
 from spark_udfs.arrow import RANKED_TYPE, float_lists, ids_of, lists, ranked
 from spark_udfs.column_types import type_problems
 from spark_udfs.item_files import ItemFile
-from spark_udfs.top_k import Floats, Ints, Lists, first_unseen, no_lists, one_thread, top_k
+from spark_udfs.top_k import Floats, Lists, first_unseen, no_lists, one_thread, top_k
 from training.errors import DataError, SchemaError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 Batches = Iterable[pa.RecordBatch]
-
-
-class Order(NamedTuple):
-    """Items in one order for all, as much of it as anybody's list needs.
-
-    Attributes:
-        first: item indices, best first: K and as many as the longest list that is left out has.
-        items: how many the whole order has.
-    """
-
-    first: Ints
-    items: int
 
 
 def longest(queries: DataFrame) -> int:
@@ -101,18 +90,6 @@ def by_order(queries: DataFrame, order: Order, *, k: int, exclude_seen: bool) ->
             yield from ranked(ids_of(batch.column(0)), found, place(found), np.zeros(len(found), np.bool_))
 
     return queries.select("user", "seen").mapInArrow(rank, RANKED_TYPE)
-
-
-def ranking_scores(order: Order) -> Callable[[Ints], Floats]:
-    """Scores for items of an order: how many stand behind, so that a better place has a larger score."""
-    by_item = np.argsort(order.first)
-    ascending = order.first[by_item]
-
-    def score(found: Ints) -> Floats:
-        places = by_item[np.minimum(np.searchsorted(ascending, found), len(by_item) - 1)] if len(by_item) else found
-        return np.where(found >= 0, order.items - places, -np.inf).astype(np.float32)
-
-    return score
 
 
 def seen_of(column: pa.Array, exclude_seen: bool) -> Lists:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from spark_udfs.arrow import RANKED_TYPE, fixed_lists, float_lists, ids_of, lists, ranked
+from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, named, to_batch, vectors_of
+from spark_udfs.arrow import RANKED_TYPE, fixed_lists, ids_of, ranked
 from spark_udfs.item_files import ItemFile, on_this_host
-from spark_udfs.lists import Batches, Order, ranking_scores, require_columns, seen_of
+from spark_udfs.lists import Batches, require_columns, seen_of
 from spark_udfs.shared_matrix import shared_matrix
-from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
+from spark_udfs.top_k import one_thread
 from training.errors import ArtefactError, BundleError, SchemaError
 from training.schema import Column, Kind, Schema
 from training.state.json_files import read_json
@@ -27,13 +28,9 @@ from training.state.json_files import read_json
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from training.batch import Batch, Value
-
 ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
 
 _loaded: dict[str, Any] = {}
-QUERY_COLUMNS = ("user", "history", "history_age")
-IF_ANY = ("history_weight",)  # a part of a query where the bundle's schema has it
 SPARK_TYPES = {"user": "bigint", "seen": "array<bigint>"}
 
 
@@ -75,12 +72,13 @@ def recommend(
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
         one_thread()
-        scorer = _Scorer(bundle_path, allowed, order, k)
+        ranking = _ranking(bundle_path, allowed, order)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
-                seen = seen_of(_named(rows, "seen"), exclude_seen)
-                yield from scorer.ranked(ids_of(_named(rows, "user")), to_batch(rows, wanted), seen)
+                seen = seen_of(named(rows, "seen"), exclude_seen)
+                best = ranking.best(to_batch(rows, wanted), seen, k)
+                yield from ranked(ids_of(named(rows, "user")), *best)
 
     return queries.select(*dict.fromkeys((*columns, "user", "seen"))).mapInArrow(score, RANKED_TYPE)
 
@@ -125,7 +123,7 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
                 part = whole.slice(start, ROWS)
                 found = model.predict(to_batch(part, wanted))
                 lists_of = [_rows_of(found.get(name), part.num_rows) for name in names]
-                yield pa.record_batch([_named(part, key), *lists_of], [key, *names])
+                yield pa.record_batch([named(part, key), *lists_of], [key, *names])
 
     held = given.schema[key].dataType.simpleString()
     return given.mapInArrow(answer, ", ".join([f"{key} {held}", *(f"{name} array<float>" for name in names)]))
@@ -137,35 +135,12 @@ def _rows_of(answer: Any, rows: int) -> pa.Array:
     return fixed_lists(answer.float().numpy().reshape(rows, -1))
 
 
-class _Scorer:
-    """A bundle's model and item matrix in one worker."""
-
-    def __init__(self, bundle_path: str, allowed: ItemFile, order: Order, k: int) -> None:
-        name, self.model = _open(bundle_path)
-        ids = allowed.open("item")
-        known = self.model.schema["history"].size or 0
-        self.ids: Ints = ids[np.searchsorted(ids, 1) : np.searchsorted(ids, known)]
-        self.matrix = shared_matrix(f"{name}-{allowed.name}", self._item_vectors)
-        self.order = order
-        self.place = ranking_scores(order)
-        self.k = k
-
-    def _item_vectors(self) -> Floats:
-        return np.asarray(self.model.item_matrix().numpy()[self.ids], np.float32)
-
-    def ranked(self, users: Ints, batch: Batch, seen: Lists) -> Iterator[pa.RecordBatch]:
-        cold = cold_rows(batch["history"])
-        found = np.full((len(users), self.k), -1, np.int64)
-        scores = np.full((len(users), self.k), -np.inf, np.float32)
-        warm = np.flatnonzero(~cold)
-        if len(warm):
-            vectors = self.model.queries(batch).numpy()[warm]
-            found[warm], scores[warm] = top_k(vectors, self.matrix, self.k, seen=take(seen, warm), ids=self.ids)
-        if cold.any():
-            rows = np.flatnonzero(cold)
-            found[rows] = first_unseen(self.order.first, self.k, take(seen, rows))
-            scores[rows] = self.place(found[rows])
-        yield from ranked(users, found, scores, cold)
+def _ranking(bundle_path: str, allowed: ItemFile, order: Order) -> Ranking:
+    """A bundle's model with the items that it may recommend, in one worker."""
+    name, model = _open(bundle_path)
+    ids = known_to(model, allowed.open("item"))
+    matrix = shared_matrix(f"{name}-{allowed.name}", lambda: vectors_of(model, ids))
+    return Ranking(model, ids, matrix, order)
 
 
 @dataclass(frozen=True)
@@ -212,63 +187,10 @@ def unknown_ids(schema: Schema, column: str = "history") -> str:
     return f"size(filter({column}, id -> id <= 0 OR id >= {schema[column].size} OR id IS NULL))"
 
 
-def to_batch(rows: pa.RecordBatch, columns: Sequence[Column]) -> Batch:
-    """Arrow columns as a model takes them, whole columns at a time; ids out of range become 0."""
-    return {column.name: _value(_named(rows, column.name), column) for column in columns}
-
-
-def cold_rows(history: Any) -> Mask:
-    """Rows without one known item in their history."""
-    values, offsets = history.values.numpy(), history.offsets.numpy()
-    known = np.concatenate([[0], np.cumsum(values > 0)])
-    return np.asarray(known[offsets[1:]] == known[offsets[:-1]], np.bool_)
-
-
-def _value(array: pa.Array, column: Column) -> Value:
-    import torch
-
-    from training.batch import Ragged
-
-    if column.kind is Kind.IDS:
-        values, offsets = lists(array)
-        return Ragged(torch.from_numpy(_known(values, column)), torch.from_numpy(offsets))
-    if column.kind is Kind.POSITION:  # below the last place that differs all are as it
-        places = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return torch.from_numpy(places.clip(0, (column.size or 1) - 1))
-    if column.kind is Kind.ID:
-        return torch.from_numpy(_known(array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), column))
-    if column.is_ragged:
-        floats, offsets = float_lists(array)
-        return Ragged(torch.from_numpy(_finite(floats, column)), torch.from_numpy(offsets))
-    if column.length is not None:
-        floats, _ = float_lists(array)
-        return torch.from_numpy(_finite(floats, column).reshape(len(array), -1))
-    return torch.from_numpy(_finite(array.cast(pa.float32()).to_numpy(zero_copy_only=False), column))
-
-
-def _known(values: Ints, column: Column) -> Ints:
-    size = column.size or 0
-    return np.where((values >= 0) & (values < size), values, 0)
-
-
-def _finite(values: Floats, column: Column) -> Floats:
-    bad = ~np.isfinite(values)
-    if bad.any() and column.fill is None:
-        raise SchemaError(
-            f"column '{column.name}' must be finite and not null; it is not in {int(bad.sum())} places: "
-            "fill them, or give the column a fill in the task's schema"
-        )
-    return np.where(bad, np.float32(column.fill or 0), values)
-
-
 def _spark_type(column: Column) -> str:
     if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION):
         return "array<bigint>" if column.is_ragged else "bigint"
     return "array<float>" if column.is_ragged or column.length is not None else "float"
-
-
-def _named(rows: pa.RecordBatch, name: str) -> pa.Array:
-    return rows.column(rows.schema.get_field_index(name))
 
 
 def _open(bundle_path: str) -> tuple[str, Any]:

@@ -40,6 +40,7 @@ FRONT_DOORS = {
         "jobs/tasks/",
         "jobs/learning.py",
         "jobs/held_out.py",
+        "spark_udfs/answers.py",
         "spark_udfs/scoring.py",
         "spark_udfs/evaluation.py",
     ),
@@ -154,6 +155,7 @@ def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
             for absent in ("torch", "pyspark")
         ),
         ("jobs.ingest", "torch"),
+        ("jobs.recommender", "pyspark"),
     ],
 )
 def test_import_stays_light(module: str, absent: str) -> None:

@@ -16,6 +16,7 @@ from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evalu
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.schema import Column, Kind, Schema
+from training.state.items import ITEMS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -112,8 +113,17 @@ def query_schema(columns: Schema) -> Schema:
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a retrieval model on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
     from jobs.learning import fit_task
+    from jobs.tasks.recommend_items import attached
 
-    return fit_task(spec, world, make_model=_model, make_validation=_validation, shown=SHOWN, make_transform=_with_age)
+    return fit_task(
+        spec,
+        world,
+        make_model=_model,
+        make_validation=_validation,
+        shown=SHOWN,
+        make_transform=_with_age,
+        make_attachments=attached,
+    )
 
 
 def _with_age(spec: Mapping[str, Any], columns: Schema) -> Transform | None:
@@ -239,6 +249,7 @@ TASK = Task(
     schema=schema,
     model="two_tower",
     learn="jobs.tasks.recommend:learn",
+    attaches=(ITEMS,),
     metrics=METRICS,
     on_spark="jobs.tasks.recommend_on_spark",
     headline=headline,

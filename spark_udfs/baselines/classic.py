@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import functions as F
 
+from spark_udfs.answers import Order
 from spark_udfs.item_files import ItemFile, save_items
-from spark_udfs.lists import Order, by_inner_product
+from spark_udfs.lists import by_inner_product
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,9 @@ from jobs import build_examples
 from jobs.artefacts import LATEST, write_json
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.tasks.recommend_items import attached
 from tests.conftest import SHARED
-from tests.spark_udfs.bundles import two_tower_bundle
+from tests.spark_udfs.bundles import example_schema, two_tower_bundle
 
 START, TEST_FROM = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 20)
 USERS, ITEMS = 40, 30
@@ -68,7 +69,9 @@ def _build(spark: SparkSession, folder: Path) -> None:
     build = build_examples.run(settings, spark)
     sizes = {"users": build["counts"]["training_users"] + 1, "items": build["counts"]["training_items"] + 1}
     provenance = {"build": {"cuts": build["cuts"]}}
-    bundle = two_tower_bundle(folder / "run" / "bundles", **sizes, provenance=provenance)
+    pinned = {"uri": f"{settings.tables.root}/catalogue", "version": build["versions"]["catalogue"], "splits": ["test"]}
+    attachments = attached({"tables": {"catalogue": pinned}}, example_schema(**sizes), folder)
+    bundle = two_tower_bundle(folder / "run" / "bundles", **sizes, provenance=provenance, attachments=attachments)
     write_json(folder / "run", LATEST, {"bundle": bundle.name, "identity": "untrained", "summary": {}})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 
 from jobs.artefacts import write_json
@@ -17,6 +18,7 @@ from jobs.erasure import runs as erasure_runs
 from jobs.erasure.past import Past
 from spark_udfs.occurrences import Finder
 from training.errors import DataError, LockHeldError, TableError
+from training.state.items import ITEMS, write_items
 from training.state.lock import only_writer
 
 OF_LOOP = "loop/d/lists_shown/checkpoints"
@@ -157,4 +159,8 @@ def test_pages_go_where_they_name_a_person_or_all_of_them(tmp_path: Path) -> Non
 def test_what_is_attached_to_a_bundle_is_searched(tmp_path: Path) -> None:
     attached = write(tmp_path / "bundles" / "b" / "attachments" / "known.txt", "ann1@x.org\n")
     write(tmp_path / "bundles" / "b" / "weights.safetensors", "ann1@x.org")  # numbers alone, whatever they look like
-    assert list(erasure_runs.naming(tmp_path, Finder(["ann1@x.org"], ["user_id"]))) == [(attached, 1)]
+    items = attached.with_name(ITEMS)
+    rows = {"item": [1, 2], "id": ["a", "b"], "name": ["kit", "ann1@x.org"], "is_offered": [True, True]}
+    write_items(items, pa.table({**rows, "is_sold": [True, True], "recent_customers": [1, 2]}))
+    found = list(erasure_runs.naming(tmp_path, Finder(["ann1@x.org"], ["user_id"])))
+    assert found == [(items, 1), (attached, 1)]

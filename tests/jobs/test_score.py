@@ -6,11 +6,13 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import answers, builds, ingest_feedback, report, score
+from jobs.recommender import Recommender
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Before, Ground
@@ -21,7 +23,7 @@ from spark_udfs.histories import histories
 from tests.jobs.anew import make_anew
 from tests.jobs.silences import silences
 from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
-from training.errors import BundleError, SettingsError, TableError
+from training.errors import BundleError, DataError, SettingsError, TableError
 
 SINCE = START + timedelta(days=58, hours=12)
 
@@ -68,6 +70,26 @@ def test_nobody_is_shown_what_they_have(rows: dict[str, list[Row]], settings: Se
     events = Tables(spark, settings.tables.root).read("events").where("kind = 'purchase'").collect()
     bought = {(row["user_id"], row["item_id"]) for row in events}
     assert not bought & {(row["user_id"], row["item_id"]) for of_user in rows.values() for row in of_user}
+
+
+def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spark: SparkSession) -> None:
+    at_cut = Settings(**(settings.model_dump() | {"scoring": {"k": ITEMS, "moment": TEST_FROM}}))
+    made = score.run(at_cut, spark)
+    held = Tables(spark, settings.tables.root).read("recommendations").where(answers.mine(made["bundle"], TEST_FROM))
+    of_job: dict[str, list[tuple[str, str, float, bool]]] = {}
+    for row in held.orderBy("user_id", "rank").collect():
+        told = (row["item_id"], f"the {row['item_id']}", row["score"], row["fallback"])
+        of_job.setdefault(row["user_id"], []).append(told)
+    recommender = Recommender.load(Path(settings.run_dir, "bundles", made["bundle"]), settings.tables.root)
+    ids = [f"user {user}" for user in range(USERS)][::-1]
+    found = recommender.recommend(ids, k=ITEMS)
+    assert [[one[:2] for one in row] for row in found] == [[one[:2] for one in of_job[user_id]] for user_id in ids]
+    scores = [[one.score for row in found for one in row], [one[2] for user_id in ids for one in of_job[user_id]]]
+    np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
+    (cold,) = recommender.recommend(history=[[NEW_ITEM]], k=ITEMS)
+    assert cold == of_job[LOOKER]
+    with pytest.raises(DataError, match=r"must stand in table '.*/queries', .*; it has no 'nobody', 'looker'"):
+        recommender.recommend(["user 1", "nobody", LOOKER])
 
 
 def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: SparkSession) -> None:

@@ -34,6 +34,7 @@ from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
 from training.schema import Column, Kind, Schema
 from training.state.bundle import load_bundle
+from training.state.items import ITEMS, open_items
 from training.state.publish import write_bundle
 from training.watch.record import read_record
 from training.world import World
@@ -105,6 +106,9 @@ def test_two_ranks_train_a_bundle_that_names_where_it_comes_from(trained: tuple[
     assert pinned["uri"] == f"{settings.tables.root}/examples"
     assert pinned["splits"] == ["train", "validation"]
     assert bundle.provenance["settings"]["training"]["seed"] == 3
+    items = open_items(bundle.attachment(ITEMS))
+    assert items.numbers_of(["item 3", "new item"]).tolist()[1] == 0
+    assert items.named(items.numbers_of(["item 3"])) == [("item 3", "the item 3")]
     epochs = [line for line in read_record(settings.run_dir) if line["kind"] == "epoch"]
     assert [line["values"]["loss"] for line in epochs] == [entry["loss"] for entry in summary["history"]]
     assert set(summary["history"][-1]) == {"epoch", "step", "loss"}  # nothing after the cut is looked at
@@ -495,6 +499,8 @@ def test_files_are_attached_and_other_files_make_another_bundle(
     with pytest.raises(SettingsError, match=r"training.attachments must be files; .*: limits.json '.*/limits.json'"):
         train.run(settings)
     limits.write_text("[1]")
+    with pytest.raises(SettingsError, match=r"leave the names to Millrace that it attaches itself; got items.arrow"):
+        train.run(with_training(settings, attachments={ITEMS: str(limits)}))
     first = train.run(settings)
     assert load_bundle(first["bundle_path"]).attachment("limits.json").read_text() == "[1]"
     assert train.run(settings)["up_to_date"]

@@ -32,6 +32,7 @@ def two_tower_bundle(
     items: int,
     provenance: dict[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
+    attachments: Mapping[str, Path] | None = None,
 ) -> Bundle:
     """An untrained two-tower model of these vocabularies' sizes (index 0 included), the same each time."""
     schema = example_schema(users, items, weights)
@@ -50,6 +51,7 @@ def two_tower_bundle(
         provenance=provenance or {},
         settings={},
         metrics={},
+        attachments=attachments,
     )
 
 

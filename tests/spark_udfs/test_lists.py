@@ -11,8 +11,9 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs import shared_matrix as sharing
+from spark_udfs.answers import Order
 from spark_udfs.item_files import ItemFile
-from spark_udfs.lists import Order, by_inner_product, by_order, longest
+from spark_udfs.lists import by_inner_product, by_order, longest
 from spark_udfs.shared_matrix import shared_matrix
 from tests.spark_udfs.bundles import items_in
 from training.errors import DataError, SchemaError

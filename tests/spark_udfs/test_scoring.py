@@ -14,9 +14,9 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_udfs.answers import Order, cold_rows, to_batch
 from spark_udfs.item_files import ItemFile
-from spark_udfs.lists import Order
-from spark_udfs.scoring import bundle_schema, cold_rows, recommend, to_batch, unknown_ids
+from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 from tests.spark_udfs.bundles import example_schema, items_in, two_tower_bundle
 from training.batch import Ragged
 from training.errors import BundleError, SchemaError

@@ -7,12 +7,13 @@ reads them, all in this folder.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from training.data.deletion_vectors import live_rows
@@ -142,6 +143,24 @@ def read_table(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.T
         live = snapshot.live_rows(group)
         parts.append(table if len(live) == table.num_rows else table.take(pa.array(live)))
     return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def read_rows(snapshot: Snapshot, column: str, values: Collection[str], columns: Sequence[str]) -> pa.Table:
+    """The live rows with one of some values in a column of texts; a row group is held at a time.
+
+    Raises:
+        SchemaError: a column does not exist.
+        SnapshotError: a file cannot be read.
+    """
+    schema = pa.schema([field.remove_metadata() for field in _columns(snapshot.schema, columns, snapshot.uri)])
+    wanted, parts = pa.array(sorted(values), pa.string()), [schema.empty_table()]
+    for group in range(len(snapshot.groups)):
+        live = snapshot.live_rows(group)
+        held = snapshot.read_group(group, [column])[column].cast(pa.string()).take(pa.array(live))
+        rows = live[pc.is_in(held, value_set=wanted).to_numpy(zero_copy_only=False)]
+        if len(rows):
+            parts.append(pa.table(snapshot.read_group(group, schema.names)).cast(schema).take(pa.array(rows)))
+    return pa.concat_tables(parts)
 
 
 def _columns(schema: pa.Schema, columns: Sequence[str] | None, uri: str) -> pa.Schema:

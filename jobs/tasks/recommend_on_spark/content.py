@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.settings_lists import examples_of
+from jobs.tasks.recommend_items import LISTED
 from spark_udfs import item_attributes
 from spark_udfs.item_attributes import ID, IDS, PREFIX, TYPES
 from training.errors import SchemaError
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from jobs.settings import Settings
     from jobs.task import Ground
-
-LISTED = "listed"  # a column of the catalogue: whether the item could be recommended at the cut, sold or not
 
 
 def values_of(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> DataFrame:

@@ -13,7 +13,8 @@ from pyspark.sql import functions as F
 
 from jobs.settings_lists import examples_of, in_sequences
 from jobs.task import Before, Ground
-from jobs.tasks.recommend_on_spark.content import LISTED, with_attributes
+from jobs.tasks.recommend_items import LISTED
+from jobs.tasks.recommend_on_spark.content import with_attributes
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
     cap_of,

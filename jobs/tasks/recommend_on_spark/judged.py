@@ -20,7 +20,7 @@ from jobs.console import step
 from jobs.headlines import main_k
 from jobs.settings_lists import evaluation_of, examples_of
 from jobs.task import OURS, Answer, Ground, Slice
-from jobs.tasks.recommend_on_spark.content import LISTED
+from jobs.tasks.recommend_items import LISTED
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed, ranks_unsold, sold_before
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from jobs.console import warn
 from jobs.settings_lists import examples_of
 from jobs.task import Ground
-from jobs.tasks.recommend_on_spark.content import LISTED
+from jobs.tasks.recommend_items import LISTED
 from spark_udfs import features
 from spark_udfs.histories import Stock, not_held, out_of_reach
 from spark_udfs.scoring import bundle_schema

@@ -1,0 +1,162 @@
+"""A bundle's model asked: Arrow rows to its batches, and the K best items of each. No Spark.
+
+The job that scores everybody and whoever asks for one customer go through here, so that both get the same lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from spark_udfs.arrow import float_lists, lists
+from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, take, top_k
+from training.errors import SchemaError
+from training.schema import Column, Kind
+
+if TYPE_CHECKING:
+    from training.batch import Batch, Value
+
+QUERY_COLUMNS = ("user", "history", "history_age")
+IF_ANY = ("history_weight",)  # a part of a query where the bundle's schema has it
+
+
+class Order(NamedTuple):
+    """Items in one order for all, as much of it as anybody's list needs.
+
+    Attributes:
+        first: item indices, best first: K and as many as the longest list that is left out has.
+        items: how many the whole order has.
+    """
+
+    first: Ints
+    items: int
+
+
+def ranking_scores(order: Order) -> Callable[[Ints], Floats]:
+    """Scores for items of an order: how many stand behind, so that a better place has a larger score."""
+    by_item = np.argsort(order.first)
+    ascending = order.first[by_item]
+
+    def score(found: Ints) -> Floats:
+        places = by_item[np.minimum(np.searchsorted(ascending, found), len(by_item) - 1)] if len(by_item) else found
+        return np.where(found >= 0, order.items - places, -np.inf).astype(np.float32)
+
+    return score
+
+
+class Best(NamedTuple):
+    """The best items of some rows.
+
+    Attributes:
+        items: (rows, k) their indices, -1 where fewer are left.
+        scores: (rows, k), -inf there.
+        cold: (rows,) whether a row has no known item in its history, so that these are the first of the order for all.
+    """
+
+    items: Ints
+    scores: Floats
+    cold: Mask
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A model, and the items that it may recommend.
+
+    Attributes:
+        model: a `RetrievalModel`.
+        ids: (items,) indices of the items, ascending.
+        matrix: (items, D) their vectors; may be memory-mapped.
+        order: what those without one known item in their history get.
+    """
+
+    model: Any
+    ids: Ints
+    matrix: Floats
+    order: Order
+
+    def best(self, batch: Batch, seen: Lists, k: int) -> Best:
+        """The K best items of each row, less what it has seen."""
+        cold = cold_rows(batch["history"])
+        found = np.full((len(cold), k), -1, np.int64)
+        scores = np.full((len(cold), k), -np.inf, np.float32)
+        warm = np.flatnonzero(~cold)
+        if len(warm):
+            vectors = self.model.queries(batch).numpy()[warm]
+            found[warm], scores[warm] = top_k(vectors, self.matrix, k, seen=take(seen, warm), ids=self.ids)
+        if cold.any():
+            rows = np.flatnonzero(cold)
+            found[rows] = first_unseen(self.order.first, k, take(seen, rows))
+            scores[rows] = self._place(found[rows])
+        return Best(found, scores, cold)
+
+    @cached_property
+    def _place(self) -> Callable[[Ints], Floats]:
+        return ranking_scores(self.order)
+
+
+def known_to(model: Any, ids: Ints) -> Ints:
+    """Of ascending indices of items those that a model's vocabulary has; not the unknown one."""
+    return ids[np.searchsorted(ids, 1) : np.searchsorted(ids, model.schema["history"].size or 0)]
+
+
+def vectors_of(model: Any, ids: Ints) -> Floats:
+    """(items, D) of some items."""
+    return np.asarray(model.item_matrix().numpy()[ids], np.float32)
+
+
+def to_batch(rows: pa.RecordBatch, columns: Sequence[Column]) -> Batch:
+    """Arrow columns as a model takes them, whole columns at a time; ids out of range become 0."""
+    return {column.name: _value(named(rows, column.name), column) for column in columns}
+
+
+def cold_rows(history: Any) -> Mask:
+    """Rows without one known item in their history."""
+    values, offsets = history.values.numpy(), history.offsets.numpy()
+    known = np.concatenate([[0], np.cumsum(values > 0)])
+    return np.asarray(known[offsets[1:]] == known[offsets[:-1]], np.bool_)
+
+
+def _value(array: pa.Array, column: Column) -> Value:
+    import torch
+
+    from training.batch import Ragged
+
+    if column.kind is Kind.IDS:
+        values, offsets = lists(array)
+        return Ragged(torch.from_numpy(_known(values, column)), torch.from_numpy(offsets))
+    if column.kind is Kind.POSITION:  # below the last place that differs all are as it
+        places = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return torch.from_numpy(places.clip(0, (column.size or 1) - 1))
+    if column.kind is Kind.ID:
+        return torch.from_numpy(_known(array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), column))
+    if column.is_ragged:
+        floats, offsets = float_lists(array)
+        return Ragged(torch.from_numpy(_finite(floats, column)), torch.from_numpy(offsets))
+    if column.length is not None:
+        floats, _ = float_lists(array)
+        return torch.from_numpy(_finite(floats, column).reshape(len(array), -1))
+    return torch.from_numpy(_finite(array.cast(pa.float32()).to_numpy(zero_copy_only=False), column))
+
+
+def _known(values: Ints, column: Column) -> Ints:
+    size = column.size or 0
+    return np.where((values >= 0) & (values < size), values, 0)
+
+
+def _finite(values: Floats, column: Column) -> Floats:
+    bad = ~np.isfinite(values)
+    if bad.any() and column.fill is None:
+        raise SchemaError(
+            f"column '{column.name}' must be finite and not null; it is not in {int(bad.sum())} places: "
+            "fill them, or give the column a fill in the task's schema"
+        )
+    return np.where(bad, np.float32(column.fill or 0), values)
+
+
+def named(rows: pa.RecordBatch, name: str) -> pa.Array:
+    return rows.column(rows.schema.get_field_index(name))

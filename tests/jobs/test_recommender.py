@@ -1,0 +1,153 @@
+"""A bundle asked in a few lines, by the shop's own ids, without Spark; against the model's own scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from jobs.recommender import Recommendation, Recommender
+from tests.spark_udfs.bundles import two_tower_bundle
+from training.batch import Ragged
+from training.errors import BundleError, DataError, SchemaError, SettingsError
+from training.models import MODELS
+from training.schema import Column, Kind, Schema
+from training.state.items import ITEMS, open_items, write_items
+from training.state.publish import write_bundle
+
+COUNT = 30  # with the unknown one
+UNSOLD = "i-28"
+
+
+def items_file(folder: Path, ids: list[str] | None = None) -> Path:
+    """Items whose ids run against their numbers; the last but one was never sold, the last has no place in a bundle."""
+    numbers = np.arange(1, COUNT + 1)
+    is_sold = numbers != 2
+    rows = {
+        "item": numbers[::-1],
+        "id": (ids or [f"i-{COUNT - number:02}" for number in numbers])[::-1],
+        "name": [f"the {number}" for number in numbers][::-1],
+        "is_offered": is_sold[::-1],
+        "is_sold": is_sold[::-1],
+        "recent_customers": (numbers // 2)[::-1],
+    }
+    write_items(folder / ITEMS, pa.table(rows))
+    return folder / ITEMS
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    folder = tmp_path_factory.mktemp("asked")
+    made = {"settings": {"examples": {"max_history": 4}}}
+    attached = {ITEMS: items_file(folder)}
+    bundle = two_tower_bundle(folder, users=6, items=COUNT, provenance=made, attachments=attached)
+    return Recommender.load(bundle.path)
+
+
+def number_of(item_id: str) -> int:
+    return COUNT - int(item_id.removeprefix("i-"))
+
+
+def scores_of(recommender: Recommender, history: list[str], ages: list[float]) -> torch.Tensor:
+    model = recommender.bundle.model()
+    ends = torch.tensor([0, len(history)])
+    batch = {
+        "user": torch.tensor([0]),
+        "history": Ragged(torch.tensor([number_of(one) for one in history]), ends),
+        "history_age": Ragged(torch.tensor(ages), ends),
+    }
+    return (model.queries(batch) @ model.item_matrix().T)[0]  # type: ignore[operator]
+
+
+def test_a_history_gets_the_models_ranking_by_name(recommender: Recommender) -> None:
+    history, ages = ["i-03", "i-20", "i-07", "i-09", "i-11"], [50.0, 40.0, 9.0, 4.0, 1.0]
+    found, cold = recommender.recommend(history=[history, ["never heard of"]], ages=[ages, [1.0]], k=100)
+    scores = scores_of(recommender, history[1:], ages[1:])  # of which the model was trained to look at four lines
+    order = [f"i-{COUNT - number:02}" for number in torch.argsort(scores, descending=True, stable=True).tolist()]
+    expected = [one for one in order if one not in (*history, UNSOLD, f"i-{COUNT}")]
+    assert [one.item_id for one in found] == expected  # all that are left, where k is more than there are
+    np.testing.assert_allclose([one.score for one in found], scores[[number_of(one) for one in expected]], rtol=1e-5)
+    assert found[0].name == f"the {number_of(expected[0])}"
+    assert cold[:2] == [Recommendation("i-00", "the 30", 29.0, True), Recommendation("i-02", "the 28", 28.0, True)]
+    (everything,) = recommender.recommend(history=[history], ages=[ages], k=100, exclude_seen=False)
+    assert len(everything) == len(found) + len(history)
+
+
+def test_a_mask_leaves_the_best_of_what_it_names(recommender: Recommender) -> None:
+    history = [["i-03"], []]
+    whole, cold = recommender.recommend(history=history, k=100)
+    mask = {"i-05", "i-17", "i-21", UNSOLD, "out of the world"}
+    found, of_cold = recommender.recommend(history=history, k=100, mask=mask)
+    assert found == [one for one in whole if one.item_id in mask]
+    assert [one.item_id for one in of_cold] == [one.item_id for one in cold if one.item_id in mask]
+    assert [one.score for one in of_cold] == [3, 2, 1]
+    with pytest.raises(DataError, match=r"can recommend; of its 1 ids none is"):
+        recommender.recommend(history=history, mask=[UNSOLD])
+
+
+def test_similar_items_point_the_same_way(recommender: Recommender) -> None:
+    model = recommender.bundle.model()
+    rows = torch.nn.functional.normalize(model.item_matrix()[:, :8], dim=1)  # type: ignore[operator]
+    cosines = rows @ rows[number_of("i-05")]
+    (found,) = recommender.similar_items(["i-05"], k=3)
+    best = [number for number in torch.argsort(cosines, descending=True).tolist() if number not in (0, 2, 25)][:3]
+    assert [number_of(one.item_id) for one in found] == best
+    np.testing.assert_allclose([one.score for one in found], cosines[best], rtol=1e-5)
+    with pytest.raises(DataError, match=rf"it cannot '{UNSOLD}', 'x'"):
+        recommender.similar_items(["i-05", UNSOLD, "x"])
+
+
+def test_wrong_questions_are_refused(recommender: Recommender) -> None:
+    with pytest.raises(SettingsError, match="takes either user_ids or history"):
+        recommender.recommend()
+    with pytest.raises(SettingsError, match="ages and weights go with history"):
+        recommender.recommend(["a"], ages=[[1.0]])
+    with pytest.raises(SettingsError, match=r"a bundle knows no persons: .* load it with tables='TABLES ROOT'"):
+        recommender.recommend(["a"])
+    with pytest.raises(SettingsError, match=r"ages must have a number .*; got lists of \[1\] for histories of \[2\]"):
+        recommender.recommend(history=[["i-03", "i-04"]], ages=[[1.0]])
+    with pytest.raises(SchemaError, match="column 'history_age' must be finite"):
+        recommender.recommend(history=[["i-03"]], ages=[[float("nan")]])
+    with pytest.raises(DataError, match="k must be at least 1; got 0"):
+        recommender.recommend(history=[[]], k=0)
+
+
+def test_bundles_that_cannot_be_asked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = two_tower_bundle(tmp_path, users=6, items=COUNT)
+    with pytest.raises(BundleError, match=r"no attachment 'items.arrow': .* Run `millrace train`"):
+        Recommender.load(plain.path)
+    with pytest.raises(BundleError, match=r"a bundle is a folder with bundle.json; '.*/nowhere' has none"):
+        Recommender.load(tmp_path / "nowhere")
+    other = two_tower_bundle(tmp_path, users=6, items=COUNT, attachments={ITEMS: plain.path / "bundle.json"})
+    with pytest.raises(BundleError, match=r"items.arrow' must be a file of items; it is none"):
+        Recommender.load(other.path)
+    schema = Schema((Column("label", Kind.LABEL), Column("amount", Kind.DENSE)))
+    kind = MODELS["row_mlp"]
+    rows = write_bundle(
+        tmp_path,
+        **{"model_name": "row_mlp", "config": {}, "schema": schema, "provenance": {}, "settings": {}, "metrics": {}},
+        tensors=kind(kind.Config.parse({}), schema).state_dict(),
+    )
+    with pytest.raises(BundleError, match="must be of a model that ranks items; it is of 'row_mlp'"):
+        Recommender.load(rows.path)
+    made = {"vocabularies": {"items": "of then"}}
+    grown = two_tower_bundle(tmp_path, users=7, items=COUNT, provenance=made, attachments={ITEMS: items_file(tmp_path)})
+    monkeypatch.setattr("jobs.recommender.open_log", lambda _: type("Log", (), {"table_id": "of now"}))
+    with pytest.raises(BundleError, match=r"the same items by its numbers .* is of now, and the bundle's was of then"):
+        Recommender.load(grown.path, tables="somewhere")
+
+
+def test_a_file_of_items_is_looked_up_by_both(tmp_path: Path) -> None:
+    items = open_items(items_file(tmp_path))
+    ids = [f"i-{COUNT - number:02}" for number in range(1, COUNT + 1)]
+    assert items.numbers_of([*ids, None, "", "zzz"]).tolist() == [*range(1, COUNT + 1), 0, 0, 0]
+    with pytest.raises(DataError, match="'a' stands twice"):
+        items_file(tmp_path, ["a", "a", *ids[2:]])
+    rows = pa.table({"item": [1]})
+    with pa.OSFile(str(tmp_path / "x"), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    with pytest.raises(BundleError, match=r"must have the columns item, id, .*; it has item"):
+        open_items(tmp_path / "x")
