@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from spark_udfs.arrow import float_lists, lists
-from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, take, top_k
+from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
 from training.errors import SchemaError
 from training.schema import Column, Kind
 
@@ -97,6 +97,14 @@ class Ranking:
     @cached_property
     def _place(self) -> Callable[[Ints], Floats]:
         return ranking_scores(self.order)
+
+
+def one_thread_each() -> None:
+    """Keep this process's products and searches to one thread: Spark runs one task per core, all of them at once."""
+    import torch
+
+    torch.set_num_threads(1)
+    one_thread()
 
 
 def known_to(model: Any, ids: Ints) -> Ints:

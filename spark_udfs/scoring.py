@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, named, to_batch, vectors_of
+from spark_udfs.answers import (
+    IF_ANY,
+    QUERY_COLUMNS,
+    Order,
+    Ranking,
+    known_to,
+    named,
+    one_thread_each,
+    to_batch,
+    vectors_of,
+)
 from spark_udfs.arrow import RANKED_TYPE, fixed_lists, ids_of, ranked
 from spark_udfs.item_files import ItemFile, on_this_host
 from spark_udfs.lists import Batches, require_columns, seen_of
 from spark_udfs.shared_matrix import shared_matrix
-from spark_udfs.top_k import one_thread
 from training.errors import ArtefactError, BundleError, SchemaError
 from training.schema import Column, Kind, Schema
 from training.state.json_files import read_json
@@ -71,7 +80,6 @@ def recommend(
     wanted = [schema[name] for name in columns]
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        one_thread()
         ranking = _ranking(bundle_path, allowed, order)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
@@ -105,18 +113,13 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
         BundleError: the bundle is torn.
         SchemaError: `rows` lacks columns of the bundle's schema, or has them of another type.
     """
-    wanted = [
-        column
-        for column in bundle_schema(bundle_path)
-        if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE)
-        or (column.kind is Kind.POSITION and column.name in rows.columns)
-    ]
+    schema = bundle_schema(bundle_path)
+    wanted = [one for one in inputs_of(schema) if one.kind is not Kind.POSITION or one.name in rows.columns]
     types = {column.name: _spark_type(column) for column in wanted}
     require_columns(rows, f"rows for bundle '{Path(bundle_path).name}'", types)
     given = rows.select(*dict.fromkeys((key, *types)))
 
     def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
-        one_thread()
         _, model = _open(bundle_path)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
@@ -127,6 +130,11 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
 
     held = given.schema[key].dataType.simpleString()
     return given.mapInArrow(answer, ", ".join([f"{key} {held}", *(f"{name} array<float>" for name in names)]))
+
+
+def inputs_of(schema: Schema) -> list[Column]:
+    """The columns that answers are made of; the place at which a row was shown may be missing."""
+    return [column for column in schema if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE, Kind.POSITION)]
 
 
 def _rows_of(answer: Any, rows: int) -> pa.Array:
@@ -200,7 +208,7 @@ def _open(bundle_path: str) -> tuple[str, Any]:
     from training.state.bundle import load_bundle
 
     if bundle_path not in _loaded:
-        torch.set_num_threads(1)  # one task a core already
+        one_thread_each()
         torch.set_grad_enabled(False)
         bundle = load_bundle(on_this_host(bundle_path))
         _loaded.clear()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from pyspark.errors import PythonException
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
+from jobs.in_sql import register
 from jobs.learn_spec import learn_spec
 from jobs.learning import model_of_rows
 from jobs.settings import Settings
@@ -24,6 +26,7 @@ from jobs.tasks import TASKS, fraud, fraud_on_spark
 from jobs.trained import latest_bundle
 from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
+from spark_udfs.scoring import predict
 from training.batch import Batch
 from training.errors import BundleError, DataError, SettingsError
 from training.models import MODELS
@@ -260,6 +263,20 @@ def test_open_cases_are_scored_and_a_second_run_changes_nothing(trained: Setting
     assert min(alarms) >= max(row["p"] for row in rows.values() if not row["alarm"])
     assert score.run(asked, spark)["up_to_date"]
     assert maker("fraud_scores") == "score"
+
+
+def test_sql_gives_what_the_model_does(trained: Settings, spark: SparkSession) -> None:
+    bundle = latest_bundle(trained.run_dir)
+    queries = Tables(spark, trained.tables.root).read("queries")
+    queries.createOrReplaceTempView("asked_in_sql")
+    assert register(spark, bundle, name="fraud") == "fraud"
+    found = spark.sql("SELECT case_id, fraud(struct(*)).p AS p FROM asked_in_sql").collect()
+    expected = {row["case_id"]: row["p"] for row in predict(queries, str(bundle), key="case_id").collect()}
+    assert {row["case_id"]: row["p"] for row in found} == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(PythonException, match=r"the struct lacks .*amount.*, and has domain: name the fields so"):
+        spark.sql("SELECT fraud(struct(1L AS domain)) FROM asked_in_sql").collect()
+    with pytest.raises(SettingsError, match=r"tables must be left out for bundle .*: it answers rows"):
+        register(spark, bundle, tables=trained.tables.root)
 
 
 @pytest.mark.parametrize(

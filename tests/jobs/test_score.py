@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import answers, builds, ingest_feedback, report, score
+from jobs.in_sql import register
 from jobs.recommender import Recommender
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import Before, Ground
 from jobs.tasks.recommend_on_spark import scored
+from jobs.trained import latest_bundle
 from spark_udfs import features
 from spark_udfs.features import Cuts
 from spark_udfs.histories import histories
@@ -90,6 +93,23 @@ def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spar
     assert cold == of_job[LOOKER]
     with pytest.raises(DataError, match=r"must stand in table '.*/queries', .*; it has no 'nobody', 'looker'"):
         recommender.recommend(["user 1", "nobody", LOOKER])
+
+
+def test_sql_gives_the_same_lists(settings: Settings, spark: SparkSession) -> None:
+    bundle, root = latest_bundle(settings.run_dir), settings.tables.root
+    assert register(spark, bundle, tables=root) == "recommend"
+    recommender = Recommender.load(bundle, root)
+    (by_id,) = recommender.recommend(["user 3"], k=3)
+    found = spark.sql("SELECT * FROM recommend('user 3', 3)").collect()
+    assert [row["rank"] for row in found] == [1, 2, 3]
+    assert [row["item_id"] for row in found] == [one.item_id for one in by_id]
+    baskets = "(VALUES (1, array('item 1', 'item 4'), array(9, 2)), (2, NULL, NULL)) AS b(basket, items, ages)"
+    lateral = f"SELECT basket, r.* FROM {baskets}, LATERAL recommend(items, 2, ages) r ORDER BY basket, rank"
+    by_history = recommender.recommend(history=[["item 1", "item 4"], []], ages=[[9, 2], []], k=2)
+    told = [(row["item_id"], row["name"], row["fallback"]) for row in spark.sql(lateral).collect()]
+    assert told == [(one.item_id, one.name, one.fallback) for row in by_history for one in row]
+    with pytest.raises(PythonException, match="it has no 'nobody'"):
+        spark.sql("SELECT * FROM recommend('nobody', 3)").collect()
 
 
 def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: SparkSession) -> None:
