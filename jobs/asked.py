@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,33 @@ import pyarrow as pa
 from spark_udfs.answers import named
 from spark_udfs.arrow import lists
 from spark_udfs.top_k import Lists
+from training.data.delta_log import open_log
 from training.data.snapshot import open_snapshot, read_rows
-from training.errors import DataError, SettingsError
+from training.errors import BundleError, DataError, SettingsError
 from training.state.items import Items, shown
+
+if TYPE_CHECKING:
+    from training.state.bundle import Bundle
 
 TABLE = "queries"  # customers' histories as of the test cut
 AGES, WEIGHTS = "history_age", "history_weight"
+
+
+def refuse_other_ids(bundle: Bundle, tables: str) -> None:
+    """See that the tables' vocabularies are those that the bundle was trained with: they only grow.
+
+    Raises:
+        BundleError: one is another.
+        NoTableError: there are no such tables.
+    """
+    for kind, told in bundle.provenance.get("vocabularies", {}).items():
+        held = open_log(f"{tables.rstrip('/')}/vocabulary_{kind}").table_id
+        if held != told:
+            raise BundleError(
+                f"bundle '{bundle.path}' must mean the same {kind} by its numbers as the tables at '{tables}'; their "
+                f"vocabulary is {held}, and the bundle's was {told}: name the tables that it was trained on, or train "
+                "it on these"
+            )
 
 
 class Asked(NamedTuple):

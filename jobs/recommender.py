@@ -16,21 +16,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from jobs.asked import Asked, of_histories, of_users
+from jobs.asked import Asked, of_histories, of_users, refuse_other_ids
+from jobs.explained import Explanation, List, explain
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
-from training.data.delta_log import open_log
 from training.errors import BundleError, DataError, SettingsError
 from training.schema import Column
 from training.state.items import ITEMS, Items, open_items, shown
 
 if TYPE_CHECKING:
     from training.state.bundle import Bundle
+
+
+T = TypeVar("T")
 
 
 class Recommendation(NamedTuple):
@@ -96,7 +99,7 @@ class Recommender:
                 "writes a bundle that has them"
             )
         if tables is not None:
-            _refuse_other_ids(held, tables)
+            refuse_other_ids(held, tables)
         items = open_items(held.attachment(ITEMS))
         ids, popular = known_to(model, items.offered()), items.popular()
         matrix = shared_matrix(f"{held.name}-offered", lambda: vectors_of(model, ids))
@@ -152,16 +155,33 @@ class Recommender:
         Raises:
             DataError: an item is not among those that may be recommended; k is below 1.
         """
-        asked, ids = self.items.numbers_of(item_ids), self.ranking.ids
-        if unknown := [one for one, is_one in zip(item_ids, np.isin(asked, ids), strict=True) if not is_one]:
-            raise DataError(
-                f"items must be ones that bundle '{self.bundle.name}' can recommend; it cannot {shown(unknown)}: they "
-                "are not in its vocabulary, or nobody had bought them when it was trained"
-            )
+        asked, ids = self._offered(item_ids), self.ranking.ids
         vectors = self._directions[np.searchsorted(ids, asked)]
         itself = Lists(asked, np.arange(len(asked) + 1))
         found, scores = top_k(vectors, self._directions, k, seen=itself, ids=ids)
         return [self._shown(*row, False) for row in zip(found, scores, strict=True)]
+
+    def explain(
+        self,
+        item_id: str,
+        user_id: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        ages: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
+        k: int = 10,
+        mask: Collection[str] | None = None,
+        exclude_seen: bool = True,
+    ) -> Explanation:
+        """Why an item stands in one customer's list, as `recommend` with the same arguments gives it.
+
+        Raises:
+            SettingsError: the bundle's model cannot say it, or as `recommend`.
+            DataError: the item cannot be recommended; nothing in the history is known; the customer is unknown.
+        """
+        asked = self._asked(_alone(user_id), _alone(history), _alone(ages), _alone(weights))
+        listed = List(self._ranking(mask), asked.seen if exclude_seen else no_lists(1), k)
+        return explain(self.items, self.ranking, listed, asked.rows, self._columns, int(self._offered([item_id])[0]))
 
     @cached_property
     def _directions(self) -> Floats:
@@ -173,6 +193,17 @@ class Recommender:
     def _columns(self) -> list[Column]:
         schema = self.bundle.schema
         return [schema[name] for name in (*QUERY_COLUMNS, *(name for name in IF_ANY if name in schema))]
+
+    def _offered(self, item_ids: Sequence[str]) -> Ints:
+        numbers = self.items.numbers_of(item_ids)
+        if unknown := [
+            one for one, is_one in zip(item_ids, np.isin(numbers, self.ranking.ids), strict=True) if not is_one
+        ]:
+            raise DataError(
+                f"items must be ones that bundle '{self.bundle.name}' can recommend; it cannot {shown(unknown)}: they "
+                "are not in its vocabulary, or nobody had bought them when it was trained"
+            )
+        return numbers
 
     def _ranking(self, mask: Collection[str] | None) -> Ranking:
         if mask is None:
@@ -220,16 +251,8 @@ class Recommender:
         return [Recommendation(item_id, name, score, is_fallback) for (item_id, name), score in rows]
 
 
-def _refuse_other_ids(bundle: Bundle, tables: str) -> None:
-    """See that the tables' vocabularies are those that the bundle was trained with: they only grow."""
-    for kind, told in bundle.provenance.get("vocabularies", {}).items():
-        held = open_log(f"{tables.rstrip('/')}/vocabulary_{kind}").table_id
-        if held != told:
-            raise BundleError(
-                f"bundle '{bundle.path}' must mean the same {kind} by its numbers as the tables at '{tables}'; their "
-                f"vocabulary is {held}, and the bundle's was {told}: name the tables that it was trained on, or train "
-                "it on these"
-            )
+def _alone(one: T | None) -> list[T] | None:
+    return None if one is None else [one]
 
 
 def _units(vectors: Floats) -> Floats:

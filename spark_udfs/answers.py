@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.arrow import float_lists, lists
@@ -20,6 +21,8 @@ from training.schema import Column, Kind
 
 if TYPE_CHECKING:
     from training.batch import Batch, Value
+
+Doubles = npt.NDArray[np.float64]
 
 QUERY_COLUMNS = ("user", "history", "history_age")
 IF_ANY = ("history_weight",)  # a part of a query where the bundle's schema has it
@@ -93,6 +96,20 @@ class Ranking:
             found[rows] = first_unseen(self.order.first, k, take(seen, rows))
             scores[rows] = self._place(found[rows])
         return Best(found, scores, cold)
+
+    def scores(self, batch: Batch, item: int) -> Doubles:
+        """(rows,) of one of the items."""
+        return np.asarray(self.model.queries(batch).numpy().astype(np.float64) @ self._vector(item))
+
+    def shares(self, batch: Batch, item: int) -> Doubles:
+        """(lines,) what each line of one row's history adds to the score of one of the items."""
+        import torch
+
+        vector = torch.from_numpy(self._vector(item))
+        return np.asarray(self.model.shares(batch, vector[None])[:, 0].double().numpy())
+
+    def _vector(self, item: int) -> Floats:
+        return np.array(self.matrix[np.searchsorted(self.ids, item)])
 
     @cached_property
     def _place(self) -> Callable[[Ints], Floats]:

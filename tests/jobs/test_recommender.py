@@ -135,7 +135,7 @@ def test_bundles_that_cannot_be_asked_are_refused(tmp_path: Path, monkeypatch: p
         Recommender.load(rows.path)
     made = {"vocabularies": {"items": "of then"}}
     grown = two_tower_bundle(tmp_path, users=7, items=COUNT, provenance=made, attachments={ITEMS: items_file(tmp_path)})
-    monkeypatch.setattr("jobs.recommender.open_log", lambda _: type("Log", (), {"table_id": "of now"}))
+    monkeypatch.setattr("jobs.asked.open_log", lambda _: type("Log", (), {"table_id": "of now"}))
     with pytest.raises(BundleError, match=r"the same items by its numbers .* is of now, and the bundle's was of then"):
         Recommender.load(grown.path, tables="somewhere")
 

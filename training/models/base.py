@@ -140,3 +140,22 @@ class RetrievalModel(Model):
 
         Whole on every rank, since ranking needs all of it; read from the tables in pieces.
         """
+
+    def shares(self, batch: Batch, vectors: Tensor) -> Tensor:  # noqa: ARG002
+        """What each line of one row's history adds to its scores. Optional.
+
+        Args:
+            batch: one row, as for `queries`.
+            vectors: (C, dim) rows of the item matrix.
+
+        Returns:
+            (lines, C): a line of an unknown item adds 0. Over all lines they add up to the scores, less those without
+            a history.
+
+        Raises:
+            SettingsError: the model's scores cannot be split so.
+        """
+        raise SettingsError(
+            f"only a model that pools a history can say what each line of it adds; {type(self).__name__} cannot: "
+            "explain with a bundle of model.name two_tower"
+        )
