@@ -117,7 +117,7 @@ def test_the_certificate_says_what_was_done(said: dict[str, Any], settings: Sett
     assert certificate["run_folder"] == {
         "checkpoints": 1,
         "trials": 1,
-        "baselines": 0,
+        "baselines": 1,
         "replay": 0,
         "cached": 0,
         "pages": 3,
