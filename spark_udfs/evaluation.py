@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from spark_udfs.arrow import ids_of, lists
 from spark_udfs.bootstrap import Judged, poisson_weights, summed
 from spark_udfs.top_k import Ints, Lists
+from training.metrics.of_lists import names_at
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -42,7 +43,7 @@ def judge(
         resamples: of the bootstrap.
         seed: of the bootstrap's hashes.
     """
-    names, deepest = metric_names(ks), max(ks)
+    names, deepest = names_at(ks), max(ks)
     models = ranked.select("model").distinct()
     items = F.transform(F.array_sort(F.collect_list(F.struct("rank", "item"))), lambda row: row["item"])
     lists_by_user = ranked.where(F.col("rank") <= deepest).groupBy("model", "user").agg(items.alias("items"))
@@ -59,11 +60,6 @@ def judge(
     return {name: _judged(sums, names, resamples) for name, sums in summed(joined, count).items()}
 
 
-def metric_names(ks: Sequence[int]) -> tuple[str, ...]:
-    """Names of the per-user metrics, in the order of their values."""
-    return tuple(f"{metric}_at_{k}" for k in ks for metric in ("recall", "ndcg", "mrr", "hit_rate", "map"))
-
-
 def metric_values(found_nk: Ints, truth: Lists, ks: Sequence[int]) -> Doubles:
     """(users, metrics) values of each user, by training's own definitions; every user has something to find."""
     import torch
@@ -73,7 +69,7 @@ def metric_values(found_nk: Ints, truth: Lists, ks: Sequence[int]) -> Doubles:
 
     ragged = Ragged(torch.from_numpy(truth.values), torch.from_numpy(truth.offsets))
     values = ranking_metrics(torch.from_numpy(found_nk), ragged, ks)
-    return np.stack([values[name].numpy() for name in metric_names(ks)], axis=1)
+    return np.stack([values[name].numpy() for name in names_at(ks)], axis=1)
 
 
 class _Sums:
@@ -127,10 +123,12 @@ def _judged(sums: Doubles, names: tuple[str, ...], resamples: int) -> Judged:
 
 
 def spread(ranked: DataFrame, catalogue: DataFrame, *, ks: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """Coverage and novelty of each model at each K.
+    """Coverage, novelty and Gini coefficient of each model at each K.
 
     Coverage: the share of the catalogue that is recommended to anybody. Novelty: the mean self-information of what is
-    recommended in bits, -log2 of the item's share of all purchase lines before the cut (add-one smoothed).
+    recommended in bits, -log2 of the item's share of all purchase lines before the cut (add-one smoothed). Gini
+    coefficient of how often the catalogue's items are recommended, those that never are among them: 0 where all are
+    alike, towards 1 where a few are all.
 
     Args:
         ranked: model, user, rank, item.
@@ -151,7 +149,55 @@ def spread(ranked: DataFrame, catalogue: DataFrame, *, ks: Sequence[int]) -> dic
         ]
     rows = shown.join(bits, on="item", how="left").groupBy("model").agg(*columns).collect()
     metrics = {row["model"]: row.asDict() for row in rows}
+    for model, ginis in _gini(shown, totals["items"], ks).items():
+        metrics[model] |= ginis
     return {model: {name: {"value": of[name]} for name in of if name != "model"} for model, of in metrics.items()}
+
+
+def _gini(shown: DataFrame, items: int, ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Each model's Gini coefficients, from how many items were recommended how often: of N recommendations there are
+    at most sqrt(2 N) such numbers, which one task a model and K puts in order.
+
+    Args:
+        shown: model, item, at_K.
+        items: of the catalogue.
+        ks: cut-offs.
+    """
+    times = F.explode(F.array(*(F.struct(F.lit(k).alias("k"), F.col(f"at_{k}").alias("times")) for k in ks)))
+    often = shown.select("model", times.alias("at")).select("model", "at.k", "at.times").where("times > 0")
+    alike = often.groupBy("model", "k", "times").agg(F.count(F.lit(1)).alias("alike"))
+    up_to = F.sum("alike").over(Window.partitionBy("model", "k").orderBy("times"))
+    all_of = F.sum("alike").over(Window.partitionBy("model", "k"))
+    rank = F.lit(items) - all_of + up_to - (F.col("alike") - 1) / 2  # of what is never recommended comes before
+    ranked = alike.select("model", "k", (F.col("alike") * F.col("times")).alias("rows"), rank.alias("rank"))
+    weighed = F.sum(F.col("rows") * (2 * F.col("rank") - items - 1)) / (F.lit(items) * F.sum("rows"))
+    found: dict[str, dict[str, float]] = {}
+    for model, k, gini in ranked.groupBy("model", "k").agg(weighed).collect():
+        found.setdefault(model, {})[f"gini_at_{k}"] = gini
+    return found
+
+
+def diversity(ranked: DataFrame, groups: DataFrame, *, ks: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """The share of a list's pairs of items that are of two groups, the mean over lists, of each model at each K.
+
+    Items without a group are left out, and so are lists that hold fewer than two others.
+
+    Args:
+        ranked: model, user, rank, item.
+        groups: item, group: one row an item, not null.
+        ks: cut-offs.
+    """
+    counts = [F.count_if(F.col("rank") <= k).alias(f"n_{k}") for k in ks]
+    of_group = ranked.join(groups, on="item", how="inner").groupBy("model", "user", "group").agg(*counts)
+    pairs = {k: (F.sum(f"n_{k}"), F.sum(F.col(f"n_{k}") * (F.col(f"n_{k}") - 1))) for k in ks}
+    shares = [
+        F.when(many > 1, 1 - alike / (many * (many - 1))).alias(f"diversity_at_{k}")
+        for k, (many, alike) in pairs.items()
+    ]
+    of_list = of_group.groupBy("model", "user").agg(*shares)
+    means = of_list.groupBy("model").agg(*(F.avg(f"diversity_at_{k}").alias(f"diversity_at_{k}") for k in ks)).collect()
+    found = {row["model"]: {name: row[name] for name in row.asDict() if row[name] is not None} for row in means}
+    return {model: {name: {"value": of[name]} for name in of if name != "model"} for model, of in found.items()}
 
 
 def popularity_deciles(items: DataFrame, catalogue: DataFrame) -> dict[str, list[int]]:

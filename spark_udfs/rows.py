@@ -31,7 +31,7 @@ CELLS = 512
 RESAMPLES_AT_ONCE = 50
 ROWS_AT_ONCE = 512  # whose weights are held at once: 512 x 1,000 doubles are 4 MB
 FALSE_ALARMS = 0.01
-BANDS = 10  # of about equally many rows, in which predicted and actual shares are compared
+BANDS = 20  # of about equally many rows, in which predicted and actual shares are compared
 SMALLEST = 1e-6  # a probability is taken for no smaller, and for no nearer to 1
 
 
@@ -76,6 +76,7 @@ class Cells:
                 (counts * self.log_loss).sum(axis=(1, 2)) / rows,
                 np.abs(_by_band(expected - yes, self.bands)).sum(axis=1) / rows,
                 expected.sum(axis=1) / frauds,
+                (counts * self.log_loss).sum(axis=(1, 2)) / rows / _entropy(frauds / rows),
             )
         return np.stack(values, axis=1)
 
@@ -88,6 +89,7 @@ NAMES = (
     "log_loss",
     "calibration_error",
     "predicted_to_actual",
+    "normalised_entropy",
 )
 
 
@@ -112,7 +114,9 @@ def judge(
         By model, metrics by NAMES: average_precision (that expected of equal scores in random order), auc,
         recall_at_1_percent_false_alarms (the share of frauds found where 1 % of all others are taken for one),
         precision_at_budget (the share of frauds among the rows that are looked at), log_loss, calibration_error (the
-        mean over BANDS of |predicted - actual share|) and predicted_to_actual (all that is predicted over all that is).
+        mean over BANDS of |predicted - actual share|), predicted_to_actual (all that is predicted over all that is) and
+        normalised_entropy (log_loss over that of the judged rows' own share of label 1: below 1 is better than knowing
+        that share alone; He et al. 2014).
 
     Raises:
         DataError: a model did not answer a row, or all labels are the same.
@@ -255,6 +259,11 @@ def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
 def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
     columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
     return pa.record_batch(columns, ["model", "block", "values"])
+
+
+def _entropy(share: Doubles) -> Doubles:
+    """The log loss of who says of every row the share of label 1."""
+    return -(share * np.log(share) + (1 - share) * np.log1p(-share))
 
 
 def _by_band(values: Doubles, bands: Ints) -> Doubles:

@@ -18,8 +18,12 @@ METRICS = {
     "mrr": ("MRR", "one over the rank of the first hit"),
     "hit_rate": ("Hit rate", "share of customers with at least one hit"),
     "map": ("MAP", "precision at each hit, averaged"),
+    "precision": ("Precision", "share of the list's places that were bought"),
+    "capped_recall": ("Capped recall", "like recall, of as many as the list can hold"),
     "coverage": ("Coverage", "share of the catalogue that is recommended to anyone"),
     "novelty": ("Novelty", "how rarely bought the recommended items are, in bits"),
+    "gini": ("Gini", "how unevenly the catalogue is recommended: 0 all items alike, towards 1 a few only"),
+    "diversity": ("Diversity", "share of a list's pairs of items that are of two categories, where items have one"),
 }
 CUSTOMERS_OPEN = 4
 

@@ -15,6 +15,7 @@ from jobs.settings_base import Section
 from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of, examples_of, in_sequences
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
+from training.metrics.of_lists import names_at
 from training.schema import Column, Kind, Schema
 from training.state.items import ITEMS
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 VALIDATION_KS = (10, 20, 50)
 DAY_US = 86_400_000_000
 WEIGHTS = "history_weight"
-METRICS = tuple(f"{name}_at_{k}" for k in VALIDATION_KS for name in ("recall", "ndcg", "mrr", "hit_rate", "map"))
+METRICS = names_at(VALIDATION_KS)
 BESIDE = ("mrr", "hit_rate", "map", "coverage", "novelty")
 EVENTS = {
     "event_id": "string", "user_id": "string", "item_id": "string", "kind": "string",

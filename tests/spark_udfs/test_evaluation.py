@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs.bootstrap import poisson_weights
-from spark_udfs.evaluation import judge, metric_names, padded, popularity_deciles, spread
+from spark_udfs.evaluation import diversity, judge, padded, popularity_deciles, spread
 from spark_udfs.top_k import Lists
 
 RANKED = "model string, user bigint, rank int, item bigint"
@@ -82,11 +82,7 @@ def test_lists_are_padded_and_cut() -> None:
     assert padded(lists, 2).tolist() == [[4, 5], [-1, -1], [9, -1]]
 
 
-def test_names_are_by_cut_off() -> None:
-    assert metric_names((5,)) == ("recall_at_5", "ndcg_at_5", "mrr_at_5", "hit_rate_at_5", "map_at_5")
-
-
-def test_coverage_and_novelty(spark: SparkSession) -> None:
+def test_coverage_novelty_and_gini(spark: SparkSession) -> None:
     catalogue = spark.createDataFrame([(1, 4), (2, 2), (3, 1), (4, 0)], "item bigint, count bigint")
     answers = ranked(spark, narrow={1: [1, 2], 2: [1, 2]}, wide={1: [3, 4], 2: [2, 1]})
     found = spread(answers, catalogue, ks=(1, 2))
@@ -95,6 +91,31 @@ def test_coverage_and_novelty(spark: SparkSession) -> None:
     assert found["wide"]["coverage_at_2"] == {"value": 1.0}
     assert found["narrow"]["novelty_at_1"]["value"] == pytest.approx(-math.log2(share[1]))
     assert found["wide"]["novelty_at_2"]["value"] == pytest.approx(-sum(map(math.log2, share.values())) / 4)
+    assert found["narrow"]["gini_at_1"]["value"] == pytest.approx(0.75)  # one of four items is all
+    assert found["narrow"]["gini_at_2"]["value"] == pytest.approx(0.5)
+    assert found["wide"]["gini_at_2"]["value"] == pytest.approx(0)
+    assert found["wide"]["gini_at_1"]["value"] == pytest.approx(0.5)
+
+
+def test_gini_coefficient_is_that_of_all_pairs_of_items(spark: SparkSession) -> None:
+    times = [0, 0, 1, 1, 3, 7]
+    catalogue = spark.createDataFrame([(item, 1) for item in range(1, 7)], "item bigint, count bigint")
+    rows = [("m", user, 1, item) for item, often in enumerate(times, 1) for user in range(often)]
+    found = spread(spark.createDataFrame(rows, RANKED), catalogue, ks=(1,))
+    pairs = sum(abs(a - b) for a in times for b in times)
+    assert found["m"]["gini_at_1"]["value"] == pytest.approx(pairs / (2 * len(times) * sum(times)))
+
+
+def test_diversity_is_the_share_of_pairs_of_two_groups(spark: SparkSession) -> None:
+    groups = spark.createDataFrame([(1, "a"), (2, "a"), (3, "b")], "item bigint, group string")
+    answers = ranked(spark, mixed={1: [1, 3, 2], 2: [3, 4, 1]}, alike={1: [1, 2], 2: [4, 5]}, none={1: [4]})
+    found = diversity(answers, groups, ks=(1, 2, 3))
+    assert found["mixed"] == {
+        "diversity_at_2": {"value": 1.0},
+        "diversity_at_3": {"value": pytest.approx((2 / 3 + 1) / 2)},
+    }
+    assert found["alike"] == {"diversity_at_2": {"value": 0.0}, "diversity_at_3": {"value": 0.0}}
+    assert found.get("none", {}) == {}
 
 
 def test_deciles_go_from_the_most_popular_tenth(spark: SparkSession) -> None:

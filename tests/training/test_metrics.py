@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from training.batch import Ragged
+from training.metrics.of_lists import LIST_METRICS
 from training.metrics.values import (
-    METRICS,
     MetricSums,
     bootstrap_interval,
     coverage,
@@ -37,6 +37,7 @@ def test_by_hand_at_four() -> None:
     assert values["mrr_at_4"].tolist() == pytest.approx([1 / 2, 0, 1])
     assert values["hit_rate_at_4"].tolist() == [1, 0, 1]
     assert values["map_at_4"].tolist() == pytest.approx([(1 / 2 + 2 / 4) / 3, 0, 1])
+    assert values["precision_at_4"].tolist() == [2 / 4, 0, 1 / 4]
 
 
 def test_a_small_cut_limits_the_ideal() -> None:
@@ -44,11 +45,12 @@ def test_a_small_cut_limits_the_ideal() -> None:
     assert values["recall_at_2"].tolist() == pytest.approx([1 / 3, 0, 1])
     assert values["ndcg_at_2"].tolist() == pytest.approx([(1 / math.log2(3)) / (1 + 1 / math.log2(3)), 0, 1])
     assert values["map_at_2"].tolist() == pytest.approx([(1 / 2) / 2, 0, 1])
+    assert values["capped_recall_at_2"].tolist() == [1 / 2, 0, 1]
 
 
 def test_all_metrics_at_all_cuts_and_a_cut_beyond_the_list() -> None:
     values = ranking_metrics(TOP, TRUTH, [1, 10])
-    assert set(values) == {f"{metric}_at_{k}" for metric in METRICS for k in (1, 10)}
+    assert set(values) == {f"{metric}_at_{k}" for metric in LIST_METRICS for k in (1, 10)}
     assert values["recall_at_10"].tolist() == pytest.approx([2 / 3, 0, 1])
 
 
@@ -68,7 +70,9 @@ def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
     total = parts[0] + parts[1] + parts[2] + parts[3]
     assert total.queries == whole.queries == 30
     assert total.means() == pytest.approx(whole.means())
-    reduced = parts[0].with_tensor(sum((part.to_tensor() for part in parts), torch.zeros(6, dtype=torch.float64)))
+    reduced = parts[0].with_tensor(
+        sum((part.to_tensor() for part in parts), torch.zeros(1 + len(parts[0].sums), dtype=torch.float64))
+    )
     assert reduced == total
 
 

@@ -6,7 +6,9 @@
 
 Definitions, with T the distinct true items of a query and K the cut: recall@K = hits / |T|; hit_rate@K = any hit;
 ndcg@K has binary gains and its ideal places min(K, |T|) hits first; mrr@K = 1 / rank of the first hit; map@K = the sum
-of the precisions at the hits' ranks over min(K, |T|). Queries without a true item are left out.
+of the precisions at the hits' ranks over min(K, |T|); precision@K = hits / K, of short lists too; capped_recall@K =
+hits / min(K, |T|), the other convention of recall (Liang et al. 2018), by which a full list of hits is 1. Queries
+without a true item are left out.
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.batch import Ragged
-
-METRICS = ("recall", "ndcg", "mrr", "hit_rate", "map")
 
 
 def ranking_metrics(top: Tensor, truth: Ragged, ks: Sequence[int]) -> dict[str, Tensor]:
@@ -68,6 +68,8 @@ def _at(k: int, hits: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         f"mrr_at_{k}": (hits / ranks).amax(1) if hits.shape[1] else found,
         f"hit_rate_at_{k}": (found > 0).double(),
         f"map_at_{k}": (precision * hits).sum(1) / reachable,
+        f"precision_at_{k}": found / k,
+        f"capped_recall_at_{k}": found / reachable,
     }
 
 

@@ -26,8 +26,8 @@ from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 from spark_udfs.baselines.ease import by_ease, fit_ease, see_that_it_fits
 from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
+from spark_udfs.evaluation import diversity, popularity_deciles, spread
 from spark_udfs.evaluation import judge as judged
-from spark_udfs.evaluation import popularity_deciles, spread
 from spark_udfs.item_files import save_items
 from spark_udfs.lists import by_order, longest
 from spark_udfs.scoring import recommend
@@ -120,17 +120,24 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """Means over users, and how much of the catalogue is shown."""
+    """Means over users, how much of the catalogue is shown, and how mixed a list is where items have a category."""
     ks = evaluation_of(ground.settings).ks
     values = judged(answers, asked, ks=ks, resamples=ground.settings.evaluation.bootstrap)
     spreads = spread(answers, catalogue_of_test(ground), ks=ks)
+    mixed = diversity(answers, _categories(ground), ks=ks)
     shown = [name for name in names if name in values]
     return {
         "users": values[OURS].users,
         "pairs": _pairs(ground, asked),
-        "models": {name: values[name].intervals() | spreads[name] for name in shown},
+        "models": {name: values[name].intervals() | spreads[name] | mixed.get(name, {}) for name in shown},
         "differences": {name: values[OURS].minus(values[name]) for name in shown[1:]},
     }
+
+
+def _categories(ground: Ground) -> DataFrame:
+    """item, group: the items of the catalogue that have a category."""
+    named = ground.read["items"].where("category is not null").select("item_id", F.col("category").alias("group"))
+    return catalogue_of_test(ground).select("item", "item_id").join(named, on="item_id", how="inner").drop("item_id")
 
 
 def _pairs(ground: Ground, asked: DataFrame) -> dict[str, Any]:
