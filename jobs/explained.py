@@ -25,6 +25,7 @@ from training.errors import DataError
 from training.schema import Column
 from training.state.items import Items
 
+WEIGHED = 50_000_000  # items that are weighed for a list, over all removals: 5,000 of a catalogue of 10,000
 TRIED = 5_100  # removals that are tried one after the other: of one or two items those of a history of 100
 AT_ONCE = 512  # removals in one search
 CLOSE = 1e-3  # how far the shares' sum may lie from what the history makes of the score
@@ -180,15 +181,17 @@ def split(ranking: Ranking, row: pa.RecordBatch, columns: Sequence[Column], item
 def dropped(listed: List, row: pa.RecordBatch, columns: Sequence[Column], item: int, parts: Split) -> Dropped:
     """The fewest items of a history without which an item is not in the list; some of the history must be left.
 
-    All sets of one item are tried, then of two, and so on, TRIED of them at most; then the items that add most are left
-    out one after the other, and put back where it goes without.
+    All sets of one item are tried, then of two, and so on, TRIED of them at most, or, where the catalogue is large, as
+    many as weigh WEIGHED items, the single ones in any case; then the items that add most are left out one after the
+    other, and put back where it goes without.
     """
+    most = max(len(parts.items), min(TRIED, WEIGHED // len(listed.ranking.ids)))
     stays = _stays(listed, row, columns, item)
     if not next(stays([()])):
         return Dropped((), True)
     by_share = parts.items[np.argsort(-parts.shares, kind="stable")].tolist()
     size, tried = 1, 0
-    while size < len(by_share) and (tried := tried + comb(len(by_share), size)) <= TRIED:
+    while size < len(by_share) and (tried := tried + comb(len(by_share), size)) <= most:
         if found := _first_without(stays, combinations(by_share, size)):
             return Dropped(found, True)
         size += 1

@@ -84,7 +84,7 @@ def test_of_too_many_sets_the_strongest_go_first(recommender: Recommender, monke
             assert not found.is_fewest
         else:
             assert len(found.drops_without) >= len(before.drops_without or ())
-            assert found.is_fewest == (len(found.drops_without) == 1)
+            assert found.is_fewest == (len(found.drops_without) <= 2)  # single ones are all tried
             assert before.item_id not in offered(recommender, found.drops_without, 5)
 
 
