@@ -18,7 +18,7 @@ OF_EVENTS = {"item_id", "price", "first_sold", "last_sold"}  # columns of `items
 class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes", "asked"})
 
     form: Literal["purchases", "sequences"] = Field(
         "purchases",
@@ -44,6 +44,11 @@ class ListExamples(EventExamples):
         max_length=100,
         description="columns of the table `items` by which items are known that were never sold, and how each is "
         "taken, e.g. {category: id, tags: ids, list_price: number, description: text}; see docs/data.md",
+    )
+    asked: Literal["customers", "questions"] = Field(
+        "customers",
+        description="who is asked at the cuts: the customers who are learnt from, or, held out, those with events of "
+        "the kind question, from which nothing is learnt",
     )
     recent_days: int = Field(30, ge=1, le=36_500, description="the window of an item's recent count, days")
 
@@ -105,6 +110,11 @@ def examples_of(settings: Settings) -> ListExamples:
 def in_sequences(settings: Settings) -> bool:
     """Whether examples are stretches of customers' lines; other tasks have none."""
     return isinstance(settings.examples, ListExamples) and settings.examples.form == "sequences"
+
+
+def asks_questions(settings: Settings) -> bool:
+    """Whether those are asked from whom nothing is learnt."""
+    return examples_of(settings).asked == "questions"
 
 
 def evaluation_of(settings: Settings) -> ListEvaluation:

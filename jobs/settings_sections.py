@@ -96,6 +96,13 @@ class EventExamples(ExampleSettings):
         "view: 0.1}; kinds without a weight are in neither, and lists are judged by the kind that weighs most",
     )
 
+    @field_validator("weights")
+    @classmethod
+    def _teaching(cls, weights: dict[Kind, float]) -> dict[Kind, float]:
+        if "question" in weights:
+            raise ValueError("from events of the kind question nothing is learnt; leave it out")
+        return weights
+
 
 def weights_of(examples: ExampleSettings) -> dict[Kind, float]:
     """What an event is worth by its kind; nothing of a task whose lines are none."""

@@ -17,7 +17,7 @@ CSV_ONLY = (*OF_LINES, "decimal")
 
 
 AttributeType = Literal["text", "number", "whole", "flag", "time", "texts", "numbers", "wholes"]
-Kind = Literal["purchase", "return", "view", "cart", "wish", "click", "impression", "rating"]
+Kind = Literal["purchase", "return", "view", "cart", "wish", "click", "impression", "rating", "question"]
 
 
 def _as_text(value: Any) -> Any:
@@ -91,7 +91,7 @@ class EventSource(SourceSettings):
     kinds: dict[str, Kind | None] = Field(
         default_factory=dict,
         description="our kinds by the source's words, e.g. {add_to_cart: cart, scroll: null}, null: set aside; "
-        "default: the words are ours: purchase, return, view, cart, wish, click, impression, rating",
+        "default: the words are ours: purchase, return, view, cart, wish, click, impression, rating, question",
     )
 
 

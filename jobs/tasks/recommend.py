@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
-from jobs.settings_lists import ListEvaluation, ListExamples, ListScoring, evaluation_of, examples_of, in_sequences
+from jobs.settings_lists import (
+    ListEvaluation,
+    ListExamples,
+    ListScoring,
+    asks_questions,
+    evaluation_of,
+    examples_of,
+    in_sequences,
+)
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.metrics.of_lists import names_at
@@ -35,7 +43,9 @@ if TYPE_CHECKING:
 VALIDATION_KS = (10, 20, 50)
 DAY_US = 86_400_000_000
 WEIGHTS = "history_weight"
-METRICS = names_at(VALIDATION_KS)
+OF_NEW = names_at(VALIDATION_KS)
+ANY = "any_"  # before the name of a metric: nothing is left out of the lists, and what is met again is to be found too
+METRICS = (*OF_NEW, *(ANY + name for name in OF_NEW))
 BESIDE = ("mrr", "hit_rate", "map", "coverage", "novelty")
 EVENTS = {
     "event_id": "string", "user_id": "string", "item_id": "string", "kind": "string",
@@ -43,7 +53,8 @@ EVENTS = {
 }  # fmt: skip
 FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
 OF_SOURCES = ("item_attributes", "item_history")  # what sources of attributes say of items
-SHOWN = ("loss", "recall_at_20", "ndcg_at_20", "hit_rate_at_20")
+LISTED_FIRST = ("recall_at_20", "ndcg_at_20", "hit_rate_at_20")
+SHOWN = ("loss", *LISTED_FIRST, *(ANY + name for name in LISTED_FIRST))
 
 
 def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema:
@@ -178,7 +189,8 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
 
 
 def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
-    """Full ranking of the held-out queries, or None where the spec wants none."""
+    """Full ranking of the held-out queries, or None where the spec wants none; of any item where the metric that the
+    study chooses by is one of these."""
     from jobs.pinned import place
     from training.data.loader import Loader
     from training.data.snapshot import open_snapshot
@@ -188,11 +200,12 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
         return None
     asked = query_schema(columns)
     queries = open_snapshot(**place(spec, "queries"), columns=asked.names, world=world)
-    rows = block_rows(asked["seen"].size or 1)
+    rows, of_any = block_rows(asked["seen"].size or 1), spec["training"]["metric"].startswith(ANY)
 
     def validate(model: Any) -> dict[str, float]:
         with Loader(queries, asked, batch_size=rows, seed=0, rank=world.rank, world_size=world.size) as loader:
-            return rank_queries(model, loader, world, VALIDATION_KS)
+            found = rank_queries(model, loader, world, VALIDATION_KS, any_item=of_any)
+        return {ANY + name if of_any and name in OF_NEW else name: value for name, value in found.items()}
 
     return validate
 
@@ -236,6 +249,13 @@ def persons(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
     }
 
 
+def anew(settings: Settings) -> str | None:
+    """Why a build is made anew, whatever was added; None: it goes on from the one before."""
+    if in_sequences(settings):
+        return "sequences run through a customer's lines of all times"
+    return "those who have questions are no customers of the build before" if asks_questions(settings) else None
+
+
 TASK = Task(
     name="recommend",
     what="which items a customer buys next, out of the whole catalogue",
@@ -263,7 +283,7 @@ TASK = Task(
     scoring=ListScoring,
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
-    anew=lambda settings: "sequences run through a customer's lines of all times" if in_sequences(settings) else None,
+    anew=anew,
     looked_up=("items", *OF_SOURCES),
     more_ids=more_ids,
     since=True,

@@ -12,6 +12,7 @@ import numpy as np
 from pyspark.sql import functions as F
 
 from spark_udfs.answers import Order
+from spark_udfs.baselines.fold_in import FoldIn
 from spark_udfs.item_files import ItemFile, save_items
 from spark_udfs.lists import by_inner_product
 
@@ -55,11 +56,13 @@ class AlsFactors:
     Attributes:
         users: user, vector.
         items: `item` and `vector` of the items that ALS saw.
+        alpha: weight of a count in the confidence.
+        regularisation: ALS's regParam.
     """
 
-    def __init__(self, users: DataFrame, items: ItemFile) -> None:
-        self.users = users
-        self.items = items
+    def __init__(self, users: DataFrame, items: ItemFile, alpha: float, regularisation: float) -> None:
+        self.users, self.items = users, items
+        self.alpha, self.regularisation = alpha, regularisation
 
     def recommend(self, queries: DataFrame, *, k: int, exclude_seen: bool) -> DataFrame:
         """The K items of the largest predicted preference; users that ALS never saw get no rows.
@@ -71,6 +74,18 @@ class AlsFactors:
         """
         known = queries.select("user", "seen").join(self.users, on="user", how="inner")
         return by_inner_product(known, self.items, k=k, exclude_seen=exclude_seen)
+
+    def recommend_to_others(self, queries: DataFrame, *, k: int, exclude_seen: bool) -> DataFrame:
+        """The same to users from whom ALS did not learn, by the items that they have; who has none that ALS saw gets no
+        rows.
+
+        Args:
+            queries: user, seen: one purchase of each counts.
+            k: at least 1.
+            exclude_seen: leave out each row's `seen`.
+        """
+        others = FoldIn(self.items, self.alpha, self.regularisation).vectors(queries)
+        return by_inner_product(others, self.items, k=k, exclude_seen=exclude_seen)
 
 
 def fit_als(
@@ -106,4 +121,4 @@ def fit_als(
         factors.select(F.col("id").cast("bigint").alias(name), F.col("features").alias("vector"))
         for name, factors in (("user", model.userFactors), ("item", model.itemFactors))
     )
-    return AlsFactors(users, save_items(items, folder, "als"))
+    return AlsFactors(users, save_items(items, folder, "als"), alpha, regularisation)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
+from spark_udfs.baselines.classic import AlsFactors, fit_als, interactions, popularity_order
+from spark_udfs.baselines.fold_in import FoldIn
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,37 @@ def test_popularity_orders_by_its_column_then_index(catalogue: DataFrame) -> Non
     assert (none.first.tolist(), none.items) == ([], 0)
 
 
-def test_als_finds_the_planted_groups_under_the_same_mask(spark: SparkSession, tmp_path: Path) -> None:
-    groups = [(user, 100 * (user % 2) + item, 1) for user in range(1, 41) for item in range(1, 9) if (user + item) % 5]
-    counts = spark.createDataFrame(groups, "user bigint, item bigint, count bigint")
-    factors = fit_als(counts, tmp_path, rank=4, iterations=5, alpha=10.0, regularisation=0.1)
-    seen = {user: [item for who, item, _ in groups if who == user] for user in (2, 3)}
-    asked = queries(spark, (2, seen[2]), (3, seen[3]), (999, []))
+GROUPS = [(user, 100 * (user % 2) + item, 1) for user in range(1, 41) for item in range(1, 9) if (user + item) % 5]
+
+
+@pytest.fixture(scope="module")
+def factors(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> AlsFactors:
+    counts = spark.createDataFrame(GROUPS, "user bigint, item bigint, count bigint")
+    folder = tmp_path_factory.mktemp("als")
+    return fit_als(counts, folder, rank=4, iterations=5, alpha=10.0, regularisation=0.1)
+
+
+def seen(user: int) -> list[int]:
+    return [item for who, item, _ in GROUPS if who == user]
+
+
+def test_als_finds_the_planted_groups_under_the_same_mask(spark: SparkSession, factors: AlsFactors) -> None:
+    asked = queries(spark, (2, seen(2)), (3, seen(3)), (999, []))
     answer = ranks(factors.recommend(asked, k=1, exclude_seen=True))
     assert answer == {2: [3], 3: [102]} or (answer[2][0] in (3, 8) and answer[3][0] in (102, 107))
     everything = ranks(factors.recommend(asked, k=100, exclude_seen=False))
     assert set(everything) == {2, 3}
-    assert sorted(everything[2]) == sorted({item for _, item, _ in groups})
+    assert sorted(everything[2]) == sorted({item for _, item, _ in GROUPS})
+
+
+def test_als_knows_others_as_if_it_had_learnt_them(spark: SparkSession, factors: AlsFactors) -> None:
+    """A user's vector is what the last half iteration solved for: of the same items, the closed form is the same."""
+    asked = queries(spark, (502, seen(2)), (503, [*seen(3), 9_999]), (504, [9_999]), (505, []))
+    others = FoldIn(factors.items, factors.alpha, factors.regularisation).vectors(asked).collect()
+    learnt = {row["user"] + 500: row["vector"] for row in factors.users.collect()}
+    assert sorted(row["user"] for row in others) == [502, 503]
+    for row in others:
+        np.testing.assert_allclose(row["vector"], learnt[row["user"]], rtol=1e-3, atol=1e-4)
+    answer = ranks(factors.recommend_to_others(asked, k=1, exclude_seen=True))
+    known = ranks(factors.recommend(queries(spark, (2, seen(2)), (3, seen(3))), k=1, exclude_seen=True))
+    assert answer == {502: known[2], 503: known[3]}

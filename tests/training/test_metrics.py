@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.batch import Ragged
+from training.batch import Batch, Ragged
 from training.metrics.of_lists import LIST_METRICS
+from training.metrics.ranking import _ranked
 from training.metrics.values import (
     MetricSums,
     bootstrap_interval,
@@ -98,3 +99,20 @@ def test_coverage_and_novelty() -> None:
     assert coverage(counts) == 0.5
     popularity = torch.tensor([0, 7, 3, 3, 0])  # shares 8, 4, 4 and 1 of 17
     assert novelty(counts, popularity) == pytest.approx((2 * math.log2(17 / 8) + math.log2(17 / 4)) / 3)
+
+
+@pytest.mark.parametrize(("any_item", "top", "to_find"), [(False, [3, 1], [3]), (True, [2, 3], [2, 3])])
+def test_what_a_customer_has_is_left_out_unless_any_item_is_asked_for(
+    any_item: bool, top: list[int], to_find: list[int]
+) -> None:
+    """Scores are the items' own numbers, but for item 2, the best, which the customer has."""
+
+    class Model:
+        def queries(self, _: Batch) -> torch.Tensor:
+            return torch.ones(1, 1)
+
+    lists = {name: Ragged(torch.tensor(items), torch.tensor([0, len(items)])) for name, items in
+             (("seen", [2]), ("truth", [2, 3]))}  # fmt: skip
+    items = torch.tensor([[0.0], [1.0], [9.0], [3.0]])
+    found, truth = _ranked(Model(), dict(lists), items, 2, any_item)  # type: ignore[arg-type]
+    assert (found.tolist(), truth.values.tolist()) == ([top], to_find)

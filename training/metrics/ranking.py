@@ -19,8 +19,10 @@ BLOCK_BYTES = 128 * 2**20
 
 
 @torch.no_grad()
-def rank_queries(model: RetrievalModel, loader: Loader, world: World, ks: Sequence[int]) -> dict[str, float]:
-    """Metrics of full ranking, over all ranks' queries, of items that are new to the user.
+def rank_queries(
+    model: RetrievalModel, loader: Loader, world: World, ks: Sequence[int], *, any_item: bool = False
+) -> dict[str, float]:
+    """Metrics of full ranking, over all ranks' queries, of items that are new to the user or of any.
 
     Args:
         model: in eval mode; the same weights on every rank.
@@ -28,6 +30,7 @@ def rank_queries(model: RetrievalModel, loader: Loader, world: World, ks: Sequen
             (what was bought then; without `seen` it is what is to be found).
         world: the ranks.
         ks: cuts.
+        any_item: whether nothing is left out, and all of `truth` is to be found.
 
     Returns:
         "recall_at_20" and the like -> mean over the queries that have something to be found; "queries" -> their number.
@@ -36,7 +39,7 @@ def rank_queries(model: RetrievalModel, loader: Loader, world: World, ks: Sequen
     sums = MetricSums.of(ranking_metrics(torch.zeros(0, max(ks), dtype=torch.int64), _no_lists(), ks))
     for batch in loader.epoch(0):
         # an empty batch too: the lookups of its query are a collective where tables are sharded
-        top, truth = _ranked(model, to_device(batch, items.device), items, max(ks))
+        top, truth = _ranked(model, to_device(batch, items.device), items, max(ks), any_item)
         sums = sums + MetricSums.of(ranking_metrics(top, truth, ks))
     total = sums.with_tensor(world.all_reduce_sum(sums.to_tensor(), "ranking metrics"))
     return {**total.means(), "queries": float(total.queries)}
@@ -47,9 +50,11 @@ def block_rows(items: int) -> int:
     return max(1, min(1024, BLOCK_BYTES // (4 * max(1, items))))
 
 
-def _ranked(model: RetrievalModel, batch: Batch, items: Tensor, k: int) -> tuple[Tensor, Ragged]:
-    """Item ids (batch, k) best first without each row's `seen`, and `truth` without `seen`."""
+def _ranked(model: RetrievalModel, batch: Batch, items: Tensor, k: int, any_item: bool) -> tuple[Tensor, Ragged]:
+    """Item ids (batch, k) best first and `truth`, both without each row's `seen` unless it is any item."""
     seen, truth = cast(Ragged, batch["seen"]), cast(Ragged, batch["truth"])
+    if any_item:
+        seen = Ragged(seen.values[:0], torch.zeros_like(seen.offsets))
     scores = model.queries(batch) @ items.T
     seen_rows = _rows(seen)
     scores[seen_rows, seen.values] = float("-inf")

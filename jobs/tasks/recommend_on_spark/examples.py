@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from jobs.settings_lists import examples_of, in_sequences
+from jobs.settings_lists import asks_questions, examples_of, in_sequences
 from jobs.task import Before, Ground
 from jobs.tasks.recommend_items import LISTED
+from jobs.tasks.recommend_on_spark.asked import questions
 from jobs.tasks.recommend_on_spark.content import with_attributes
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
@@ -61,7 +62,7 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     return {
         "catalogue": made.catalogue(),
         "histories": _dated(held, since),
-        "queries": made.queries(both, known, cap),
+        "queries": made.held_out() if asks_questions(ground.settings) else made.queries(both, known, cap),
         "examples": (features.sequences if in_sequences(ground.settings) else features.examples)(
             known, cuts, asked.max_history, cap
         ),
@@ -195,6 +196,10 @@ class _Made:
             ).withColumn("split", F.lit(split))
             for split, (cut, until) in _asked(self.cuts).items()
         )
+
+    def held_out(self) -> DataFrame:
+        """Both splits' queries, of customers from whom nothing is learnt."""
+        return questions(self.ground, _asked(self.cuts), self._to_find)
 
     def _to_find(self, split: str) -> DataFrame:
         """`item`: what known customers had bought before a split's cut; what was listed then, where it is known."""

@@ -1,11 +1,4 @@
-"""Full rankings, judged.
-
-Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
-`any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
-sampled. Where attributes of items are asked for, items that were listed before the cut are known too, and a third
-protocol, `cold_items`, asks for those alone that nobody had bought before it. A user is judged if there is something to
-find. Values are means over users, with 95 % bootstrap intervals.
-"""
+"""Lists judged: who answers beside the bundle, means over users with 95 % intervals, and what people look at."""
 
 from __future__ import annotations
 
@@ -18,9 +11,9 @@ from pyspark.sql import functions as F
 
 from jobs.console import step
 from jobs.headlines import main_k
-from jobs.settings_lists import evaluation_of, examples_of
-from jobs.task import OURS, Answer, Ground, Slice
-from jobs.tasks.recommend_items import LISTED
+from jobs.settings_lists import asks_questions, evaluation_of
+from jobs.task import OURS, Answer, Ground
+from jobs.tasks.recommend_on_spark.asked import of_test
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed, ranks_unsold, sold_before
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
@@ -37,35 +30,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame
 
-COLD = "cold_items"
-PROTOCOLS = {
-    "new": "items new to the customer; what was bought before is left out",
-    "any": "any item bought after the cut; nothing is left out",
-    COLD: "items that nobody had bought before the cut; what was bought before is left out",
-}
 EXAMPLES = 10
-
-
-def _of_test(ground: Ground) -> DataFrame:
-    """A row per user known before the cut."""
-    return ground.keep("queries", lambda: ground.read["queries"].where("split = 'test'").drop("split"))
-
-
-def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
-    """`new` and `any`, of the users who have something to find, and `cold_items` where there are such. Every item known
-    before the cut is ranked."""
-    asked, most = _of_test(ground), examples_of(ground.settings).max_queries
-    users = ground.read["vocabulary_users"].count()
-    of_these = f"; of {users:,} customers about {most:,}, drawn by a hash" if users > most else ""
-    truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
-    found = {name: asked.withColumn("truth", truth).where(F.size("truth") > 0) for name, truth in truths.items()}
-    if LISTED in ground.read["catalogue"].columns:
-        cold = catalogue_of_test(ground).where("count = 0").select("item")
-        pairs = asked.select("user", F.explode("truth").alias("item")).join(cold, on="item", how="left_semi")
-        of_cold = pairs.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
-        if not of_cold.isEmpty():
-            found[COLD] = asked.drop("truth").join(of_cold, on="user", how="inner")
-    return {name: Slice(PROTOCOLS[name] + of_these, rows) for name, rows in found.items()}
 
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:
@@ -80,7 +45,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         listed = allowed
         if any(map(ranks_unsold, bundles.values())):
             listed = save_items(catalogue_of_test(ground).select("item"), folder, "listed")
-        depth = k + longest(_of_test(ground))
+        depth = k + longest(of_test(ground))
         of_all_time, of_late = (popularity_order(known, by, depth) for by in ("customers", "recent_customers"))
     counts = ground.keep("counts", lambda: interactions(indexed(ground).where(features.known_before(cut))))
     rankers: dict[str, Callable[..., DataFrame]] = {
@@ -107,7 +72,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
                 alpha=wanted.als_alpha,
                 regularisation=wanted.als_regularisation,
             )
-        rankers["als"] = als.recommend
+        rankers["als"] = als.recommend_to_others if asks_questions(ground.settings) else als.recommend
     if "ease" in wanted.baselines:
         with step("evaluate: fit EASE"):
             weights = fit_ease(counts, allowed, folder, l2=wanted.ease_l2)

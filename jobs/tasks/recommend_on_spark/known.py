@@ -63,7 +63,7 @@ def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> int | None:
     over = features.lines_over(known.where(features.known_before(cut)), cap)
     if not over:
         return None
-    ground.counts["lines_over_cap"] = over
+    ground.counts["lines_over_cap"] = ground.counts.get("lines_over_cap", 0) + over
     warn(f"{over:,} lines of customers with more than {cap:,} are left out, the oldest ones: examples.max_lines")
     return cap
 

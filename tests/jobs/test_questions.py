@@ -1,0 +1,101 @@
+"""Customers held out whole: asked by their questions, and known to nothing that is learnt."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import build_examples, evaluate
+from jobs.settings import Settings, load_settings
+from jobs.tables import Tables
+from jobs.tasks.recommend_on_spark.asked import held_out
+from tests.jobs.small_shop import EVENTS, ITEMS, START, small_shop
+from training.errors import DataError, SettingsError
+
+HALF = ITEMS // 2
+VALIDATION, TEST = 40, 50  # days of the shop's cuts
+STRANGE = "sold to nobody"
+
+
+def questions() -> list[tuple[str, str, float]]:
+    """Who is asked at either cut has four items of one half before it, then two more of it, and a strange one."""
+    asked = []
+    for user in range(8):
+        cut, half = (TEST, VALIDATION)[user % 2], HALF * (user // 2 % 2)
+        asked += [(f"asked {user}", f"item {half + (user + 2 * n) % HALF}", cut + day)
+                  for n, day in enumerate((-4.0, -3.0, -2.0, -1.0, 0.0, 0.0))]  # fmt: skip
+        asked += [(f"asked {user}", STRANGE, cut + 0.0)]
+    return asked
+
+
+def append(spark: SparkSession, settings: Settings, rows: list[tuple[str, str, float]]) -> None:
+    events: list[tuple[Any, ...]] = [
+        (f"q{user}{n}", None, user, item, "question", at, at, 1, 2.5, f"the {item}")
+        for n, (user, item, day) in enumerate(rows)
+        for at in [START + timedelta(days=day)]
+    ]
+    Tables(spark, settings.tables.root).write(
+        "events", spark.createDataFrame(events, EVENTS), mode="append", job="ingest", inputs={"asked": len(rows)}
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("asked")
+    baselines = ("als", "ease")
+    wanted = {"ks": (5,), "bootstrap": 100, "als_rank": 4, "als_iterations": 5, "ease_l2": 5.0, "baselines": baselines}
+    settings = small_shop(spark, folder, evaluation=wanted)
+    append(spark, settings, questions())
+    examples = settings.examples.model_copy(update={"asked": "questions"})
+    return settings.model_copy(update={"examples": examples})
+
+
+def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, settings: Settings) -> None:
+    tables = Tables(spark, settings.tables.root)
+    names = ("vocabulary_users", "vocabulary_items", "examples", "catalogue", "histories")
+    before = {name: sorted(map(str, tables.read(name).collect())) for name in names}
+    manifest = build_examples.run(settings, spark)
+    assert {name: sorted(map(str, tables.read(name).collect())) for name in names} == before
+    assert (manifest["counts"]["question_lines"], manifest["counts"]["question_lines_of_unknown_items"]) == (56, 8)
+    item = {row["id"]: row["index"] for row in tables.read("vocabulary_items").collect()}
+    rows = {(row["split"], row["user_id"]): row for row in tables.read("queries").collect()}
+    assert set(rows) == {(("test", "validation")[user % 2], f"asked {user}") for user in range(8)}
+    had: dict[str, list[int]] = {}
+    for user, name, _ in questions():
+        had.setdefault(user, []).append(item.get(name, 0))
+    for (_, user), row in rows.items():
+        assert row["user"] == 0
+        assert row["history"] == had[user][:4]
+        assert row["history_age"] == [4.0, 3.0, 2.0, 1.0]
+        assert (row["seen"], row["truth"]) == (sorted(had[user][:4]), sorted(had[user][4:6]))
+
+
+def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, settings: Settings) -> None:
+    build_examples.run(settings, spark)
+    result = evaluate.run(settings, spark)["protocols"]
+    assert list(result) == ["new", "any"]
+    for judged in result.values():
+        assert judged["users"] == 4
+        assert judged["pairs"]["count"] == 8
+        assert list(judged["models"]) == ["millrace", "als", "ease"]
+    for name in ("als", "ease"):  # of what they have, each knows their half of the shop
+        assert result["new"]["models"][name]["recall_at_5"]["value"] > 0.2
+
+
+def test_who_is_held_out_is_learnt_nothing_from(spark: SparkSession) -> None:
+    lines = spark.createDataFrame([("a",), ("b",), ("b",)], "user_id string")
+    customers = spark.createDataFrame([(1, "b"), (2, "c")], "index bigint, id string")
+    with pytest.raises(DataError, match=r"must have no others before the test cut.*; 1 have; take one or the other"):
+        held_out(lines, customers)
+    with pytest.raises(
+        DataError, match=r"examples\.asked=questions needs events of the kind question, and there is no"
+    ):
+        held_out(lines.where("user_id IS NULL"), customers)
+
+
+def test_questions_teach_nothing() -> None:
+    with pytest.raises(SettingsError, match="from events of the kind question nothing is learnt; leave it out"):
+        load_settings(None, ["examples.weights={purchase: 1, question: 1}"])
