@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,11 @@ from jobs.artefacts import write_json
 from jobs.console import say, step
 from jobs.interactions import interactions
 from jobs.memory import PeakMemory
+from jobs.protocols import PROTOCOLS, Asked, Protocol, held_out_of, refuse_what_does_not_fit
 from jobs.sessions import in_utc, open_session, persisted
 from jobs.settings import Settings, flags_of_file, load_settings
 from jobs.stages import Stages, seconds_of
 from jobs.task import OURS
-from spark_udfs import protocols
 from training.configs import CONFIGS
 from training.errors import SettingsError
 
@@ -36,24 +37,20 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 RESULT = "benchmark.json"
+UNHEARD = "question_lines_of_unknown_items"  # a build's count
 SOURCE = "interactions"
 MODEL = "model.name="
 BEFORE = "history_before"  # a column that examples have which are sequences
-# Interactions are of one kind, whatever they were.
+# Interactions are of one kind, whatever they were; those of users who are held out whole of another.
 ALWAYS = [
-    "task=recommend", f"ingest.table={SOURCE}", "ingest.columns={user_id: user, item_id: item, time: time}",
-    "ingest.constants={kind: click}", "examples.weights={click: 1}", f"examples.max_queries={2**31 - 1}",
+    "task=recommend", f"ingest.table={SOURCE}", "ingest.columns={user_id: user, item_id: item, time: time, kind: kind}",
+    "ingest.kinds={click: click, question: question}", "examples.weights={click: 1}",
+    f"examples.max_queries={2**31 - 1}",
 ]  # fmt: skip
 USUALLY = [
     "evaluation.ks=[5, 10, 20, 50]", "evaluation.baselines=[popularity]", "tuning.trials=1", "tuning.epochs=20",
     "tuning.metric=ndcg_at_10", "tuning.pruner=none",
 ]  # fmt: skip
-BY_ORDER = [f"examples.test_from={protocols.TEST:%Y-%m-%d}", f"examples.validation_days={protocols.VALIDATION_DAYS}"]
-PROTOCOLS = {
-    "leave_one_out": "each user's last interaction is the test, the last but one the validation",
-    "given": "the test is a file of its own",
-    "by_date": "what happens from examples.test_from on is the test",
-}
 
 
 def run_benchmark(
@@ -61,6 +58,7 @@ def run_benchmark(
     protocol: str,
     *,
     test: str | None = None,
+    held_out: str | None = None,
     model: str | None = None,
     out: str = "out",
     columns: Sequence[str] = (),
@@ -74,6 +72,7 @@ def run_benchmark(
         place: the file, folder or table (jobs/interactions.py).
         protocol: one of PROTOCOLS.
         test: the file of the test, where the split is given.
+        held_out: the share or the number of users or sessions that are held out whole, where the protocol does so.
         model: its name; None: the one that the file of settings names, or two_tower.
         out: everything is written below this folder.
         columns: `user=NAME`, `item=NAME`, `time=NAME`, where they are not to be seen from the names.
@@ -82,9 +81,10 @@ def run_benchmark(
         spark: a session.
 
     Returns:
-        What benchmark.json holds: data, protocol, model, users, pairs (count and hash of what was to be found), metrics
-        (of items that are new to a user; `metrics_any`: of any) and those of the baselines with intervals, epochs,
-        samples_per_s, seconds by stage, peak_memory_mb, flags.
+        What benchmark.json holds: data, protocol, model, cuts, users, pairs (count and hash of what was to be found),
+        metrics (of items that are new to a user, or of any, as the protocol says; `metrics_any`: of any) and those of
+        the baselines with intervals, epochs, samples_per_s, seconds by stage, peak_memory_mb, flags; `left_out`, lines
+        of users held out whose item nobody had before, where the protocol holds some out.
 
     Raises:
         SettingsError: the protocol does not fit what was given, or a setting is wrong.
@@ -92,28 +92,37 @@ def run_benchmark(
     """
     flags = [*(flags_of_file(file) if file else ()), *flags]
     model = model or _model_of(flags)
-    _refuse_what_does_not_fit(protocol, test, flags)
-    of_protocol = [] if protocol == "by_date" else BY_ORDER
-    usually = [*USUALLY, f"examples.form={form_of(model)}", *of_protocol]
-    settings = load_settings(None, [*usually, *flags, *ALWAYS, f"model.name={model}"])
+    refuse_what_does_not_fit(protocol, test, held_out, flags)
+    held = PROTOCOLS[protocol]
+    usually = [*USUALLY, *held.usual, f"examples.form={form_of(model)}"]
+    settings = load_settings(None, [*usually, *flags, *held.flags, *ALWAYS, f"model.name={model}"])
     named = dict(_named(text) for text in columns)
     with PeakMemory() as memory:
-        settings, learned, evaluated = _staged(
+        settings, built, learned, evaluated = _staged(
             settings,
             spark,
             f"{out}/{Path(place).name.split('.')[0]}-{protocol}-{model}",
             flags,
-            lambda at: _rows(at, protocol, place, test, named),
+            held,
+            lambda at: Asked(
+                interactions(at, place, named),
+                None if test is None else interactions(at, test, named),
+                held_out_of(held_out),
+                frozenset(flag.partition("=")[0] for flag in flags),
+                settings,
+            ),
         )
-    judged = evaluated["protocols"]["new"]
+    judged = evaluated["protocols"][held.slice]
     values, seconds = dict(judged["models"]), seconds_of(settings.run_dir)
     result = {
         "data": place,
         **({} if test is None else {"test": test}),
         "protocol": protocol,
         "model": model,
+        "cuts": built["cuts"],
         "users": judged["users"],
         "pairs": judged["pairs"],
+        **({"left_out": built["counts"][UNHEARD]} if held.holds_out else {}),
         "metrics": values.pop(OURS),
         "metrics_any": evaluated["protocols"]["any"]["models"][OURS],
         "baselines": values,
@@ -125,7 +134,7 @@ def run_benchmark(
         "flags": list(flags),
     }
     write_json(settings.run_dir, RESULT, result)
-    say(f"benchmark: {PROTOCOLS[protocol]}; {settings.run_dir}/{RESULT}")
+    say(f"benchmark: {held.what}; {settings.run_dir}/{RESULT}")
     return result
 
 
@@ -140,16 +149,22 @@ def _staged(
     spark: SparkSession | None,
     home: str,
     flags: Sequence[str],
-    rows: Callable[[SparkSession], DataFrame],
-) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
-    """All stages; returns the settings with the folder of these rows and flags, and what train and evaluate gave."""
+    protocol: Protocol,
+    read: Callable[[SparkSession], Asked],
+) -> tuple[Settings, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """All stages; returns the settings with the cuts and the folder of these rows and flags, and what build, train and
+    evaluate gave."""
     spark = open_session(settings, spark, beside=TO_SCORE)
-    with persisted(rows(spark)) as held:
+    given = read(spark)
+    with persisted(given.rows) as rows:
         with step("benchmark: reading the interactions"):
-            settings = _placed(settings, f"{home}-{_digest(held, flags)}")
-        stages = Stages(settings.run_dir)
-        stages.run("ingest", lambda: ingest.run(settings, spark, frames={SOURCE: held}))
-    stages.run("build_examples", lambda: build_examples.run(settings, spark))
+            lines, settings = protocol.lines(replace(given, rows=rows))
+        with persisted(lines) as held:
+            with step("benchmark: giving the interactions to the protocol"):
+                settings = _placed(settings, f"{home}-{_digest(held, flags)}")
+            stages = Stages(settings.run_dir)
+            stages.run("ingest", lambda: ingest.run(settings, spark, frames={SOURCE: held}))
+    built = stages.run("build_examples", lambda: build_examples.run(settings, spark))
     asked = settings
     if settings.tuning.trials:
         study = stages.run("tune", lambda: tune.run(settings, spark))
@@ -157,7 +172,7 @@ def _staged(
             training = {"tuned": True, "epochs": study["best"]["epochs"]}
             asked = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
     learned = stages.run("train", lambda: train.run(asked, spark))
-    return settings, learned, stages.run("evaluate", lambda: evaluate.run(asked, spark))
+    return settings, built, learned, stages.run("evaluate", lambda: evaluate.run(asked, spark))
 
 
 def _digest(rows: DataFrame, flags: Sequence[str]) -> str:
@@ -172,19 +187,6 @@ def _placed(settings: Settings, home: str) -> Settings:
     return settings.model_copy(update={"tables": tables, "run_dir": f"{home}/run"})
 
 
-def _rows(spark: SparkSession, protocol: str, place: str, test: str | None, named: Mapping[str, str]) -> DataFrame:
-    rows = interactions(spark, place, named)
-    if test is not None:
-        return protocols.given(rows, interactions(spark, test, named))
-    if protocol == "leave_one_out":
-        return protocols.leave_one_out(rows)
-    if not rows.where("time IS NULL").isEmpty():
-        raise SettingsError(
-            "--protocol by_date needs interactions with a time; name its column with --column time=NAME"
-        )
-    return protocols.by_date(rows)
-
-
 def _model_of(flags: Sequence[str]) -> str:
     """The model that flags name, the last one counting."""
     named = [flag.removeprefix(MODEL).strip('"') for flag in flags if flag.startswith(MODEL)]
@@ -195,19 +197,6 @@ def form_of(model: str) -> str:
     """The form of examples that a model learns from."""
     config = CONFIGS.get(model)  # of an unknown one the settings say so
     return "sequences" if config is not None and BEFORE in config.READS else "purchases"
-
-
-def _refuse_what_does_not_fit(protocol: str, test: str | None, flags: Sequence[str]) -> None:
-    if protocol not in PROTOCOLS:
-        raise SettingsError(f"--protocol must be one of {', '.join(PROTOCOLS)}; got '{protocol}'")
-    if (protocol == "given") != (test is not None):
-        remedy = "name its file with --test" if test is None else "leave --test out, or set --protocol given"
-        raise SettingsError(f"--protocol {protocol}: {PROTOCOLS[protocol]}; {remedy}")
-    of_cuts = {text.partition("=")[0] for text in BY_ORDER}
-    if protocol != "by_date" and (moved := sorted(of_cuts & {flag.partition("=")[0] for flag in flags})):
-        raise SettingsError(
-            f"{moved[0]} is for --protocol by_date: under {protocol}, {PROTOCOLS[protocol]}; leave it out"
-        )
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -64,8 +64,13 @@ def _benchmark(
         str, typer.Argument(help="a file or table of interactions: user, item, and time where there is one")
     ],
     flags: Flags = None,
-    protocol: Annotated[str, typer.Option(help="leave_one_out, given or by_date")] = "leave_one_out",
+    protocol: Annotated[
+        str, typer.Option(help="leave_one_out, given, by_date, strong_generalisation or session")
+    ] = "leave_one_out",
     test: Annotated[str | None, typer.Option(help="the test's file, where the split is given")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="a share or number of the users or sessions that are held out whole")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="the model's name; default: the settings', or two_tower")] = None,
     settings: Annotated[str | None, typer.Option(help="a YAML file of settings, below the flags")] = None,
     column: Annotated[list[str] | None, typer.Option(help="user=NAME, item=NAME or time=NAME")] = None,
@@ -77,7 +82,15 @@ def _benchmark(
         from jobs import benchmark
 
         result = benchmark.run_benchmark(
-            data, protocol, test=test, model=model, out=out, columns=column or [], file=settings, flags=flags or []
+            data,
+            protocol,
+            test=test,
+            held_out=held_out,
+            model=model,
+            out=out,
+            columns=column or [],
+            file=settings,
+            flags=flags or [],
         )
         sys.stdout.write(benchmark.line(result) + "\n")
 

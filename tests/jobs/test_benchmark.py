@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,73 @@ from pyspark.sql import SparkSession
 from jobs import benchmark
 from jobs.benchmark import run_benchmark
 from jobs.memory import PeakMemory
+from jobs.protocols import PROTOCOLS, Asked
 from jobs.settings import flags_of_file, load_settings
 from training.configs import CONFIGS
-from training.errors import SettingsError
+from training.errors import MillraceError, SettingsError
 
 PUBLIC = Path(__file__).resolve().parents[2] / "benchmarks" / "public"
+QUICK = [
+    "tuning.epochs=12", "training.batch_size=16", "training.learning_rate=0.01", "training.embedding_learning_rate=0.1",
+]  # fmt: skip
 FLAGS = ["training.ranks=1", "training.epochs=5", "tuning.epochs=3", "evaluation.bootstrap=100", "model.dim=8"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "held_out", "flags", "said"),
+    [
+        ("leave_one_out", "0.1", [], "--held-out is for --protocol strong_generalisation, session without"),
+        ("session", "100", ["examples.test_from=2014-09-30"], "--held-out is for .* without examples.test_from; leave"),
+        ("session", "0.5", [], "must be a share above 0 and below 0.5, or a whole number; got '0.5'"),
+        ("strong_generalisation", "10.5", [], "or a whole number; got '10.5'"),
+        ("strong_generalisation", "many", [], "or a whole number; got 'many'"),
+        ("strong_generalisation", None, ["examples.validation_days=3"], "is for --protocol by_date, session: under st"),
+        ("session", None, ["examples.asked=customers"], "examples.asked: under session, the last .*; leave it out"),
+    ],
+)
+def test_what_is_held_out_must_fit(
+    protocol: str, held_out: str | None, flags: list[str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        run_benchmark("clicks.csv", protocol, held_out=held_out, flags=flags, out=str(tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "held_out", "rows", "said"),
+    [
+        (
+            "strong_generalisation",
+            0.1,
+            [("a", "x", None), ("a", "y", None), ("b", "x", None)],
+            "0.1 is 0 of 1 users of tw",
+        ),
+        (
+            "strong_generalisation",
+            2.0,
+            [(f"u{n % 4}", f"{n}", None) for n in range(8)],
+            "2 is 2 of 4 users of two items",
+        ),
+        ("session", 0.1, [("a", "x", 1.0), ("b", "y", 2.0)], "0.1 is 0 of 0 sessions of two interactions and more"),
+        ("session", 0.1, [("a", "x", None), ("a", "y", None)], "--protocol session needs interactions with a time"),
+        (
+            "session",
+            None,
+            [("a", "x", 1.0), ("b", "y", 9e8)],
+            "needs sessions of two .* that end from 1997-12-31 .* non",
+        ),
+    ],
+)
+def test_what_cannot_be_held_out_is_said(
+    spark: SparkSession, protocol: str, held_out: float | None, rows: list[tuple[str, str, float | None]], said: str
+) -> None:
+    given = spark.createDataFrame(
+        [(*row, n) for n, row in enumerate(rows)], "user string, item string, time double, position long"
+    )
+    named = frozenset(() if held_out is not None else ("examples.test_from", "examples.validation_days"))
+    settings = load_settings(None, ["examples.test_from=1998-01-01", "examples.validation_days=1"])
+    with pytest.raises(MillraceError, match=said):
+        PROTOCOLS[protocol].lines(Asked(given, None, held_out or 0.1, named, settings))
 
 
 @pytest.mark.parametrize(
@@ -96,3 +158,40 @@ def test_a_file_of_lists_to_one_line(spark: SparkSession, tmp_path: Path) -> Non
     other = run_benchmark(str(tmp_path / "lists.txt"), "leave_one_out", out=str(tmp_path), flags=FLAGS, spark=spark)
     assert other["pairs"]["hash"] != result["pairs"]["hash"]
     assert len([*tmp_path.glob("lists-leave_one_out-two_tower-*")]) == 2
+
+
+@pytest.mark.slow
+def test_users_who_are_held_out_are_known_by_their_history_alone(spark: SparkSession, tmp_path: Path) -> None:
+    """Half of the users have items of the first half, half of the second."""
+    rng = random.Random(0)
+    users = [[f"u{n}", *(f"i{15 * (n % 2) + item}" for item in rng.sample(range(15), 10))] for n in range(100)]
+    (tmp_path / "lists.txt").write_text("".join(" ".join(user) + "\n" for user in [*users, ["odd", "i0", "never"]]))
+    flags = [*FLAGS, *QUICK, "evaluation.baselines=[popularity, als, item_item]", "evaluation.als_rank=8"]
+    result = run_benchmark(
+        str(tmp_path / "lists.txt"), "strong_generalisation", held_out="20", out=str(tmp_path), flags=flags, spark=spark
+    )
+    assert (result["users"], result["pairs"]["count"]) == (20, 40)
+    recall = {name: held["recall_at_5"]["value"] for name, held in result["baselines"].items()}
+    assert min(recall["als"], recall["item_item"], result["metrics"]["recall_at_5"]["value"]) > recall["popularity"]
+    learnt = next(tmp_path.rglob("vocabulary_users"))
+    assert spark.read.format("delta").load(str(learnt)).count() == 101 - 2 * 20
+
+
+@pytest.mark.slow
+def test_the_next_item_of_a_session_is_found_by_order(spark: SparkSession, tmp_path: Path) -> None:
+    """Each item follows one other, and sessions begin anywhere, so that all items are as popular."""
+    rng, rows = random.Random(0), ["session_id,item_id,time"]
+    for session in range(200):
+        first = rng.randrange(20)
+        rows += [f"s{session},i{(first + n) % 20},{1_700_000_000 + 3_600 * session + 30 * n}" for n in range(5)]
+    rows += [f"s199,new,{1_700_000_000 + 3_600 * 199 + 500}"]
+    (tmp_path / "clicks.csv").write_text("\n".join(rows) + "\n")
+    flags = [*FLAGS, *QUICK, "model.dim=16", "model.layers=1"]
+    result = run_benchmark(
+        str(tmp_path / "clicks.csv"), "session", model="sequence", columns=["user=session_id"], held_out="0.1",
+        out=str(tmp_path), flags=flags, spark=spark,
+    )  # fmt: skip
+    assert (result["users"], result["pairs"]["count"], result["left_out"]) == (80, 80, 1)
+    assert result["cuts"]["test"] == datetime.fromtimestamp(1_700_000_000 + 3_600 * 180 + 120, tz=UTC).isoformat()
+    assert result["metrics"] == result["metrics_any"]
+    assert result["metrics"]["recall_at_5"]["value"] > 2 * result["baselines"]["popularity"]["recall_at_5"]["value"]
