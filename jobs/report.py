@@ -129,7 +129,12 @@ def _headlines(evaluation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if not is_of_lists(evaluation):
         return _plain_headlines(evaluation)
     k = main_k(evaluation["ks"])
-    names = {"new": "items new to the customer", "any": "any item", "cold_items": "items nobody had bought before"}
+    names = {
+        "new": "items new to the customer",
+        "any": "any item",
+        "cold_items": "items nobody had bought before",
+        "cold_users": "customers of whom little was known",
+    }
     found = []
     for key, protocol in evaluation["protocols"].items():
         ours = protocol["models"].get("millrace", {}).get(f"recall_at_{k}")

@@ -73,6 +73,13 @@ class ListEvaluation(EvaluationSettings):
     baselines: tuple[Literal["popularity", "recent_popularity", "item_item", "als", "ease"], ...] = Field(
         ("popularity", "recent_popularity", "item_item", "als"), description="what the bundle is held against"
     )
+    cold_history: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="customers with at most so many lines of history are judged apart too, with those who have none: "
+        "slice cold_users",
+    )
     als_rank: int = Field(64, ge=1, le=10_000, description="numbers in a vector of ALS")
     als_iterations: int = Field(15, ge=1, le=10_000, description="iterations of ALS")
     als_alpha: float = Field(1.0, gt=0, description="weight of a purchase in ALS")

@@ -33,6 +33,7 @@ def _protocol_title(key: str, protocol: Json) -> str:
         "new": "Items new to the customer",
         "any": "Any item, bought before or not",
         "cold_items": "Items that nobody had bought before",
+        "cold_users": "Customers of whom little was known",
     }
     return f"{names.get(key, key)} ({protocol['users']:,} customers)"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from jobs.artefacts import EVALUATION, LATEST, read_json, write_json
 from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.task import Ground
+from jobs.tasks import TASKS, recommend_on_spark
 from tests.jobs.anew import make_anew
-from tests.jobs.small_shop import small_shop
+from tests.jobs.small_shop import NEWCOMER, small_shop
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.errors import BundleError, DataError, TableError
 
@@ -37,8 +40,8 @@ def result(settings: Settings, spark: SparkSession) -> dict:
 
 
 def test_every_model_is_judged_by_both_protocols(result: dict) -> None:
-    assert list(result["protocols"]) == ["new", "any"]
-    for protocol in result["protocols"].values():
+    assert list(result["protocols"]) == ["new", "any", "cold_users"]
+    for protocol in (result["protocols"][name] for name in ("new", "any")):
         assert list(protocol["models"]) == MODELS
         assert list(protocol["differences"]) == MODELS[1:]
         for metrics in protocol["models"].values():
@@ -66,6 +69,28 @@ def test_users_and_popularity_agree_with_a_plain_count(result: dict, settings: S
         assert judged["pairs"]["count"] == found
         assert len(judged["pairs"]["hash"]) == 16
         assert judged["models"]["popularity"]["recall_at_5"]["value"] == pytest.approx(sum(recalls) / len(recalls))
+
+
+def test_who_came_after_the_cut_is_judged_apart(result: dict, settings: Settings, spark: SparkSession) -> None:
+    cold = result["protocols"]["cold_users"]
+    assert (cold["users"], cold["pairs"]["count"]) == (1, 1)
+    assert list(cold["models"]) == MODELS[:3]  # the others have nothing to answer from
+    recent = cold["models"]["recent_popularity"]
+    assert cold["models"]["millrace"]["recall_at_5"] == recent["recall_at_5"]
+    tables, cut = Tables(spark, settings.tables.root), datetime.fromisoformat(result["test_from"])
+    read = {name: tables.read(name) for name in ("catalogue", "queries", "vocabulary_users", "vocabulary_items")}
+    lines = TASKS["recommend"].lines({"events": tables.read("events")}, settings)
+    few = settings.evaluation.model_copy(update={"cold_history": 9})
+    asked = settings.model_copy(update={"evaluation": few})
+    ground = Ground({**read, "lines": lines}, asked, Path(settings.run_dir))
+    rows = {row["user_id"]: row for row in recommend_on_spark.slices(ground, cut)["cold_users"].rows.collect()}
+    ground.release()
+    known = [row for row in read["queries"].where("split = 'test'").collect() if set(row["truth"]) - set(row["seen"])]
+    assert set(rows) == {NEWCOMER, *(row["user_id"] for row in known if len(row["history"]) <= 9)}
+    assert 1 < len(rows) < len(known)
+    newcomer, items = rows[NEWCOMER], read["vocabulary_items"].where("id = 'item 2'").head()
+    assert newcomer["user"] > read["vocabulary_users"].count()
+    assert (newcomer["history"], newcomer["seen"], newcomer["truth"]) == ([], [], [items["index"]])
 
 
 @pytest.mark.parametrize("name", ["item_item", "ease"])

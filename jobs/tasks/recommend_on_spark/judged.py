@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs.console import step
+from jobs.console import say, step
 from jobs.headlines import main_k
 from jobs.settings_lists import asks_questions, evaluation_of
 from jobs.task import OURS, Answer, Ground
@@ -91,6 +91,8 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     spreads = spread(answers, catalogue_of_test(ground), ks=ks)
     mixed = diversity(answers, _categories(ground), ks=ks)
     shown = [name for name in names if name in values]
+    if silent := [name for name in names if name not in values]:
+        say(f"no list of these customers by {', '.join(silent)}: they have nothing to answer from; left out")
     return {
         "users": values[OURS].users,
         "pairs": _pairs(ground, asked),

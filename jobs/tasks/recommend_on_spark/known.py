@@ -78,12 +78,13 @@ def ids_of(vocabulary: DataFrame) -> DataFrame:
     return vocabulary.select(F.col("index").alias("user"), F.col("id").alias("user_id"))
 
 
-def drawn(ground: Ground) -> Column | None:
-    """Whether a `user` is one of about `examples.max_queries`, drawn by a hash; None: there are no more users."""
+def drawn(ground: Ground, key: str = "user") -> Column | None:
+    """Whether a `user`, or another key of one, is of about `examples.max_queries`, drawn by a hash; None: there are no
+    more users."""
     most, users, parts = examples_of(ground.settings).max_queries, ground.read["vocabulary_users"].count(), 1_000_000
     if users <= most:
         return None
-    return F.pmod(F.xxhash64("user", F.lit("asked")), F.lit(parts)) < round(most / users * parts)
+    return F.pmod(F.xxhash64(key, F.lit("asked")), F.lit(parts)) < round(most / users * parts)
 
 
 def cut_of(histories: DataFrame) -> datetime:

@@ -3,8 +3,9 @@
 Two protocols. `new`: what a user bought after the cut and had not bought before; what was bought before is masked.
 `any`: all that a user bought after the cut; nothing is masked. Every item known before the cut is ranked, none is
 sampled. Where attributes of items are asked for, items that were listed before the cut are known too, and a third
-protocol, `cold_items`, asks for those alone that nobody had bought before it. A user is judged if there is something to
-find.
+protocol, `cold_items`, asks for those alone that nobody had bought before it. `cold_users` is `new` of the users of
+whom little was known, and of those of whom nothing was, who are asked there alone. A user is judged if there is
+something to find.
 """
 
 from __future__ import annotations
@@ -14,32 +15,35 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.settings_lists import asks_questions, examples_of
+from jobs.settings_lists import asks_questions, evaluation_of, examples_of
 from jobs.task import Ground, Slice
 from jobs.tasks.recommend_items import LISTED
 from jobs.tasks.recommend_on_spark.asked import of_test
-from jobs.tasks.recommend_on_spark.known import catalogue_of_test
+from jobs.tasks.recommend_on_spark.known import catalogue_of_test, drawn, ids_of
+from spark_udfs import features, vocabularies
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-COLD_ITEMS = "cold_items"
+COLD_ITEMS, COLD_USERS = "cold_items", "cold_users"
 PROTOCOLS = {
     "new": "items new to the customer; what was bought before is left out",
     "any": "any item bought after the cut; nothing is left out",
     COLD_ITEMS: "items that nobody had bought before the cut; what was bought before is left out",
+    COLD_USERS: "items new to customers of whom at most {:,} purchases were known before the cut",
 }
 
 
-def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
-    """`new` and `any`, of the users who have something to find, and `cold_items` where there are such. Every item known
-    before the cut is ranked."""
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:
+    """`new` and `any`, of the users who have something to find, and `cold_items` and `cold_users` where there are such.
+    Every item known before the cut is ranked."""
     asked = of_test(ground)
     truths = {"new": F.array_except("truth", "seen"), "any": F.array_distinct("truth")}
     found = {name: asked.withColumn("truth", truth).where(F.size("truth") > 0) for name, truth in truths.items()}
-    others = {COLD_ITEMS: _of_cold_items(ground, asked)}
+    others = {COLD_ITEMS: _of_cold_items(ground, asked), COLD_USERS: _of_cold_users(ground, cut, found["new"])}
     found |= {name: rows for name, rows in others.items() if rows is not None and not rows.isEmpty()}
-    return {name: Slice(PROTOCOLS[name] + _drawn(ground), rows) for name, rows in found.items()}
+    few, drawn_of = evaluation_of(ground.settings).cold_history, _drawn(ground)
+    return {name: Slice(PROTOCOLS[name].format(few) + drawn_of, rows) for name, rows in found.items()}
 
 
 def _drawn(ground: Ground) -> str:
@@ -58,3 +62,25 @@ def _of_cold_items(ground: Ground, asked: DataFrame) -> DataFrame | None:
     pairs = asked.select("user", F.explode("truth").alias("item")).join(cold, on="item", how="left_semi")
     truths = pairs.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
     return asked.drop("truth").join(truths, on="user", how="inner")
+
+
+def _of_cold_users(ground: Ground, cut: datetime, asked: DataFrame) -> DataFrame:
+    """What is asked of users of whom little is known, and of those who came after the cut."""
+    few = asked.where(F.size("history") <= evaluation_of(ground.settings).cold_history)
+    return few if asks_questions(ground.settings) else few.unionByName(_newcomers(ground, cut, asked))
+
+
+def _newcomers(ground: Ground, cut: datetime, like: DataFrame) -> DataFrame:
+    """Users of whom nothing was known before the cut, by numbers past the vocabulary's end, and what they bought."""
+    after = ground.read["lines"].where((F.col("time") >= F.lit(features.utc(cut))) & F.col("user_id").isNotNull())
+    is_drawn = drawn(ground, "user_id")
+    theirs = after if is_drawn is None else after.where(is_drawn)
+    ids = theirs.select(F.col("user_id").alias("id"))
+    numbers = ground.keep("newcomers", lambda: vocabularies.new_entries(ids, ground.read["vocabulary_users"]))
+    bought = features.indexed(theirs, numbers, ground.read["vocabulary_items"]).where("is_goal")
+    known = bought.join(catalogue_of_test(ground).select("item"), on="item", how="left_semi")
+    newest = features.newest(known, examples_of(ground.settings).max_lines)
+    truths = newest.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+    named = ids_of(numbers).join(truths, on="user", how="inner")
+    nothing = {name: F.array().cast(kind) for name, kind in like.dtypes if name not in named.columns}
+    return named.withColumns(nothing).select(*like.columns)
