@@ -51,6 +51,7 @@ def shop(spark: SparkSession, folder: Path, items: int) -> Ground:
         "lines": lines, "users": everybody.select(F.col("id").alias("user_id")), "queries": queries,
         "catalogue": catalogue, "vocabulary_users": everybody,
         "vocabulary_items": spark.range(items).select(item, name.alias("id")),
+        "items": spark.range(items).select(name.alias("item_id"), name.alias("name"), F.lit("one").alias("category")),
     }  # fmt: skip
     settings = Settings(
         evaluation={"ks": (3, 5), "bootstrap": 100, "als_rank": 2, "als_iterations": 1}, scoring={"k": 4}

@@ -89,7 +89,8 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     ks = evaluation_of(ground.settings).ks
     values = judged(answers, asked, ks=ks, resamples=ground.settings.evaluation.bootstrap)
     spreads = spread(answers, catalogue_of_test(ground), ks=ks)
-    mixed = diversity(answers, _categories(ground), ks=ks)
+    groups = _categories(ground)
+    mixed = {} if groups is None else diversity(answers, groups, ks=ks)
     shown = [name for name in names if name in values]
     if silent := [name for name in names if name not in values]:
         say(f"no list of these customers by {', '.join(silent)}: they have nothing to answer from; left out")
@@ -101,9 +102,12 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
     }
 
 
-def _categories(ground: Ground) -> DataFrame:
-    """item, group: the items of the catalogue that have a category."""
-    named = ground.read["items"].where("category is not null").select("item_id", F.col("category").alias("group"))
+def _categories(ground: Ground) -> DataFrame | None:
+    """item, group: the items of the catalogue that have a category; None: the table `items` knows none."""
+    items = ground.read["items"]
+    if "category" not in items.columns:
+        return None
+    named = items.where("category IS NOT NULL").select("item_id", F.col("category").alias("group"))
     return catalogue_of_test(ground).select("item", "item_id").join(named, on="item_id", how="inner").drop("item_id")
 
 
