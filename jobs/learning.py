@@ -54,8 +54,8 @@ def fit_task(
         make_validation: (spec, the examples' columns, world) -> what judges the model after an epoch, or None.
         shown: metrics that an epoch's line names.
         make_transform: (spec, the examples' columns) -> what changes each batch of them on its way, or None.
-        make_attachments: (spec, the examples' columns, a folder to write to) -> the files that go with the bundle, by
-            name; asked on rank 0.
+        make_attachments: (spec, the examples' columns, a folder to write to) -> the files that the spec's `attaches`
+            names; asked on rank 0.
 
     Returns:
         rows, steps, epochs, final_loss, history, best, skipped; `calibration` of a model that asks for it, what
@@ -264,6 +264,7 @@ def _write(
 
     last = result.best if spec["validate"] else result.history[-1]
     with TemporaryDirectory() as folder:
+        own = make_attachments(spec, columns, Path(folder)) if spec.get("attaches") else {}
         bundle = write_bundle(
             spec["bundle_dir"],
             model_name=spec["model"]["name"],
@@ -273,7 +274,7 @@ def _write(
             provenance=_provenance(spec, made, result),
             settings=spec["training"],
             metrics={**last, "final_loss": result.final_loss, **measured},
-            attachments={**(spec.get("attachments") or {}), **make_attachments(spec, columns, Path(folder))},
+            attachments={**(spec.get("attachments") or {}), **own},
         )
     return {"bundle": bundle.name, "bundle_path": str(bundle.path)}
 

@@ -168,6 +168,7 @@ def _spec(bundle: Bundle, then: Settings, folder: Path) -> dict[str, Any]:
         "tables": recorded["tables"],
         "build": recorded["build"],
         "schema": bundle.schema.to_json(),
+        "attaches": [],  # as for those of the settings
         "checkpoint_dir": str(folder / "checkpoints"),
         "bundle_dir": str(folder),
         "provenance": recorded,

@@ -200,7 +200,8 @@ def test_what_was_attached_need_not_be_there_any_more(trained: Settings) -> None
     held = {**bundle.provenance["settings"]}
     held["training"] = {**held["training"], "attachments": {"limits.json": "/gone/limits.json"}}
     then = dataclasses.replace(bundle, provenance={**bundle.provenance, "settings": held})
-    assert replay._spec(then, replay.settings_of(then, trained), Path("out"))["attachments"] == {}
+    spec = replay._spec(then, replay.settings_of(then, trained), Path("out"))
+    assert (spec["attachments"], spec["attaches"]) == ({}, [])
 
 
 def test_a_replay_goes_on_from_nothing(trained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
