@@ -14,10 +14,10 @@ from spark_udfs import features
 from training.errors import TableError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column
 
     from jobs.tables import Tables
-    from jobs.task import Task
+    from jobs.task import Scored, Task
 
 JOB = "score"
 # A time as a folder's name has no zone, and a reader in another one takes it for another time: the folder has text.
@@ -62,11 +62,11 @@ def take_out(tables: Tables, task: Task, made: Mapping[str, Any]) -> int:
     return count
 
 
-def write(tables: Tables, task: Task, rows: DataFrame, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
+def write(tables: Tables, task: Task, scored: Scored, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
     """Replace this bundle's rows of this moment; other rows stay.
 
     Raises:
-        TableError: the table has other folders: an earlier version of Millrace made it.
+        TableError: the table has other folders: an earlier version of Millrace made it; or it lacks columns.
     """
     name = task.table
     held = tables.folders(name) if tables.exists(name) else FOLDERS
@@ -75,10 +75,17 @@ def write(tables: Tables, task: Task, rows: DataFrame, bundle: str, moment: date
             f"table '{name}' at {tables.path(name)} has folders by {', '.join(held)}, not by {', '.join(FOLDERS)}: an "
             "earlier version of Millrace made it; rename its folder and score again ('feedback' stays as it is)"
         )
+    columns = tables.read(name).columns if tables.exists(name) else scored.more
+    if lacking := [column for column in scored.more if column not in columns]:
+        raise TableError(
+            f"table '{name}' at {tables.path(name)} must have a column for each answer; it lacks {', '.join(lacking)}, "
+            "which these settings add: rename its folder and score again"
+        )
     return tables.write(
         name,
-        rows.select(
+        scored.rows.select(
             *task.answer,
+            *scored.more,
             F.lit(bundle).alias("bundle"),
             F.lit(moment).alias("moment"),
             F.lit(_as_of(moment)).alias("as_of"),

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.pinned import place
-from training.schema import Schema
+from training.schema import Kind, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,23 +122,38 @@ def validation_of_rows(
 def validation_of_probabilities(
     spec: Mapping[str, Any], columns: Schema, world: World, *, names: Collection[str]
 ) -> Validate | None:
-    """Judge a model by the probabilities `p` that it gives to the queries' `label`; None where none is asked.
+    """Judge a model by the probabilities that it gives to the queries' labels; None where none is asked.
+
+    Of one label that is `p`; of several `p_LABEL` of each, and metrics of those after the first have its name behind
+    them, as in `auc_cart`.
 
     Args:
         spec, columns, world: as for `validation_of_rows`.
         names: of the metrics that are wanted, of `training.metrics.probabilities.Binary`.
     """
+    import numpy as np
+
     from training.metrics.probabilities import Binary
 
-    metric = Binary()
-    return validation_of_rows(
-        spec,
-        columns,
-        world,
-        width=metric.width,
-        sums=lambda found, batch: metric.sums(found["p"].numpy(), cast("Tensor", batch["label"]).numpy()),
-        finish=lambda sums: {name: value for name, value in metric.finish(sums).items() if name in names},
-    )
+    metric, labels = Binary(), [column.name for column in columns if column.kind is Kind.LABEL]
+    answers = ["p"] if len(labels) == 1 else [f"p_{label}" for label in labels]
+
+    def sums(found: Mapping[str, Tensor], batch: Batch) -> npt.NDArray[np.float64]:
+        each = [
+            metric.sums(found[answer].numpy(), cast("Tensor", batch[label]).numpy())
+            for answer, label in zip(answers, labels, strict=True)
+        ]
+        return np.concatenate(each)
+
+    def finish(sums: npt.NDArray[np.float64]) -> dict[str, float]:
+        return {
+            name if label == labels[0] else f"{name}_{label}": value
+            for label, own in zip(labels, np.split(sums, len(labels)), strict=True)
+            for name, value in metric.finish(own).items()
+            if name in names
+        }
+
+    return validation_of_rows(spec, columns, world, width=metric.width * len(labels), sums=sums, finish=finish)
 
 
 def _fit(

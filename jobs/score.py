@@ -100,7 +100,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         watch.before_writing()
         if since is not None:
             answers.keep_more(tables, task, bundle.name, moment, since)  # another score may have answered more by now
-        version = answers.write(tables, task, scored.rows, bundle.name, moment, inputs)
+        version = answers.write(tables, task, scored, bundle.name, moment, inputs)
         watch.after_writing([task.table], made=inputs)
         counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
     summary: dict[str, Any] = {

@@ -121,12 +121,14 @@ class Scored:
     """The first contender's answers as of a moment, without bundle and moment.
 
     Attributes:
-        rows: the columns of `Task.answer`.
+        rows: the columns of `Task.answer`, and `more`.
         counts: (the rows as they were written) -> numbers for people, and for who watches the job.
+        more: columns that these settings add.
     """
 
     rows: DataFrame
     counts: Callable[[DataFrame], dict[str, int]]
+    more: Sequence[str] = ()
 
 
 Answer = Callable[["DataFrame", str], "DataFrame"]

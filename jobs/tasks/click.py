@@ -8,9 +8,9 @@ whether the item attracts; the model takes the two apart (training/models/rows.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.settings_base import Section
 from jobs.task import BY_ID, BY_LINE, Demo, Headline, Task, said_persons
@@ -30,7 +30,7 @@ HAS: dict[str, str] = {"position": "int?", "arrival_time": "timestamp?"}
 OWN = (
     "list_id", "user_id", "item_id", "time", "arrival_time", "label", "position", "impression_id", "user", "item",
     "clicked", "clicked_lately", "item_clicked", "label_time", "weight", "split", "known_at", "piece", "fraud", "users",
-    "items", "key", "unit",
+    "items", "key", "unit", "labels_time", "after", "new_items", "new_users",
 )  # fmt: skip
 
 
@@ -50,6 +50,12 @@ class ClickOptions(Section):
     window_minutes: float = Field(
         30, ge=0, le=525_600, description="minutes in which an impression is clicked, or is not; known only then"
     )
+    heads: dict[Name, Annotated[float, Field(gt=0, le=525_600)]] = Field(
+        {},
+        max_length=8,
+        description="further labels of an impression, learnt beside the click by a model of several: name -> minutes "
+        "after it was shown in which it counts; the column NAME_time of `impressions` says when it happened, if it did",
+    )
     max_history: int = Field(50, ge=1, le=1_000, description="clicks of a user that an example knows, the last ones")
     lately: int = Field(8, ge=1, le=1_000, description="of these, those that count once more as the latest")
     prior: float = Field(0.05, gt=0, lt=1, description="the click rate of who has no impression; counts as one of them")
@@ -64,6 +70,13 @@ class ClickOptions(Section):
         if taken or len({*names}) < len(names):
             raise ValueError(f"names must differ from each other and from {', '.join(OWN)}")
         return names
+
+    @model_validator(mode="after")
+    def _own_columns(self) -> Self:
+        named = {*self.heads, *(f"{name}_time" for name in self.heads)}
+        if taken := sorted(named & {*OWN, *self.numbers, *self.ids}):
+            raise ValueError(f"heads, and with _time behind them, must be no other columns' names; got {taken}")
+        return self
 
 
 def options_of(settings: Settings) -> ClickOptions:
@@ -83,6 +96,7 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
         "label": "boolean",
     }
     shown |= {name: kind for name, kind in HAS.items() if name in options.has}
+    shown |= {f"{name}_time": "timestamp?" for name in options.heads}
     shown |= dict.fromkeys(options.ids, "string?") | dict.fromkeys(options.numbers, "double?")
     listed = {"user_id": "string", "item_id": "string", "rank": "int", "bundle": "string", "moment": "timestamp"}
     return {"impressions": shown, "candidates?": listed}
@@ -109,7 +123,7 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
             *(Column(f"{entity}_{name}", Kind.DENSE) for entity in ENTITIES for name in COUNTS),
             *(Column(name, Kind.DENSE, fill=0.0) for name in options.numbers),
             *places,
-            Column("label", Kind.LABEL),
+            *(Column(name, Kind.LABEL) for name in ("label", *options.heads)),
             Column("weight", Kind.WEIGHT),
             Column("time", Kind.TIME),
         )
@@ -124,8 +138,8 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
-    """AUC and average precision of the impressions held out, counted on each rank and added up; None where none is
-    asked."""
+    """AUC and average precision of the impressions held out, counted on each rank and added up, of clicks by these
+    names and of heads by theirs; None where none is asked."""
     from jobs.learning import validation_of_probabilities
 
     return validation_of_probabilities(spec, columns, world, names=METRICS)

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.task import Ground
 from jobs.tasks.click import COUNTS, ENTITIES, kinds, options_of
+from jobs.tasks.click_heads import after, known_time, labelled
 from spark_udfs import features, windows
 from spark_udfs.clicked import clicked_before
 from training.errors import DataError
@@ -21,7 +22,6 @@ from training.errors import DataError
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-MINUTE_US = 60_000_000
 NOT_SHOWN = datetime(9000, 1, 1, tzinfo=UTC)  # when what only asks arrives: it counts for no other
 NEVER = 3_650.0  # days since the last known click, where there was none
 
@@ -67,10 +67,10 @@ def refuse_odd_lists(shown: DataFrame) -> None:
 
 
 def shown_lists(ground: Ground) -> DataFrame:
-    """Impressions, and when it is known whether they were clicked."""
-    window_us = round(options_of(ground.settings).window_minutes * MINUTE_US)
-    over = F.timestamp_micros(F.unix_micros("time") + window_us)
-    return ground.read["lines"].withColumn("label_time", F.greatest(over, "arrival_time"))
+    """Impressions, and when it is known whether they were clicked; with what `click_heads.labelled` adds."""
+    options = options_of(ground.settings)
+    over = F.greatest(after(options.window_minutes), "arrival_time")
+    return labelled(ground.read["lines"].withColumn("label_time", over), options.heads)
 
 
 def impressions(ground: Ground) -> DataFrame:
@@ -90,17 +90,19 @@ def as_of_moment(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFram
     Args:
         ground: the task's, with vocabularies.
         asked: impression_id, user_id, item_id, time, arrival_time, label (null: not known), label_time (null: never),
-            and the further columns of the settings.
+            and the further columns of the settings, with those of `click_heads.labelled`.
         shown: the impressions that were before, of the same columns; `asked` itself, or other rows.
 
     Returns:
         The schema's columns but for those that the settings leave out, with impression_id, list_id, user_id, item_id,
-        arrival_time and label_time. Of users and items that the vocabularies lack the index is 0.
+        arrival_time and label_time, and labels_time where there are heads. Of users and items that the vocabularies
+        lack the index is 0.
     """
     options, read = options_of(ground.settings), ground.read
     columns = dict.fromkeys(
-        ("impression_id", "list_id", "user_id", "item_id", "time", "arrival_time", "label", "label_time", *options.ids,
-         *options.numbers, *(("position",) if "position" in options.has else ()))
+        ("impression_id", "list_id", "user_id", "item_id", "time", "arrival_time", "label", "label_time",
+         known_time(options.heads), *options.heads, *options.ids, *options.numbers,
+         *(("position",) if "position" in options.has else ()))
     )  # fmt: skip
     rows = asked.select(*columns)
     found = _counted(rows) if shown is asked else _counted_of(rows, shown)
@@ -112,7 +114,8 @@ def as_of_moment(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFram
     item = F.coalesce("item_id_index", F.lit(0))
     again = F.size(F.filter(clicked, lambda one: (one == item) & (item > 0)))
     return found.select(
-        "impression_id", "list_id", "user_id", "item_id", "arrival_time", "label_time", "time",
+        *dict.fromkeys(("impression_id", "list_id", "user_id", "item_id", "arrival_time", "label_time",
+                        known_time(options.heads), "time")),
         F.coalesce("user_id_index", F.lit(0)).alias("user"),
         item.alias("item"),
         clicked.alias("clicked"),
@@ -122,7 +125,7 @@ def as_of_moment(ground: Ground, asked: DataFrame, shown: DataFrame) -> DataFram
         *(_feature(entity, name, options.prior) for entity in ENTITIES for name in COUNTS),
         *(F.col(name).cast("float").alias(name) for name in options.numbers),
         *([_place(options.places)] if "position" in options.has else []),
-        F.col("label").cast("float").alias("label"),
+        *(F.col(name).cast("float").alias(name) for name in ("label", *options.heads)),
         F.lit(1.0).cast("float").alias("weight"),
     )  # fmt: skip
 
@@ -184,6 +187,6 @@ def _feature(entity: str, name: str, prior: float) -> Column:
     return value.cast("float").alias(f"{entity}_{name}")
 
 
-def labelled_before(cut: datetime) -> Column:
-    """Whether it was known before a cut whether an impression is clicked."""
-    return features.known_before(cut) & (F.col("label_time") <= F.lit(features.utc(cut)))
+def labelled_before(cut: datetime, known: str) -> Column:
+    """Whether an impression's labels were known before a cut; `known` has from when on they are."""
+    return features.known_before(cut) & (F.col(known) <= F.lit(features.utc(cut)))

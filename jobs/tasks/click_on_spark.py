@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from jobs import simulate
 from jobs.console import say, warn
-from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
+from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.tasks import click_heads
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.click import COUNTS, ENTITIES, options_of
+from jobs.tasks.click_heads import known_time
 from jobs.tasks.click_known import as_of_moment, impressions, labelled_before, lines, shown_lists
 from spark_udfs import features
-from spark_udfs.scoring import predict
-from spark_udfs.simulated.impressions import IMPRESSIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,66 +34,51 @@ SLICES = {"new_items": ("impressions of items without an index: nobody known had
 
 
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
-    """The impressions whose time to be clicked was over before each cut, and those after it."""
-    shown = impressions(ground)
+    """The impressions whose labels were known before each cut, and those after it."""
+    shown, known = impressions(ground), known_time(options_of(ground.settings).heads)
     held_out = [
-        shown.where((F.col("time") >= F.lit(cuts.validation)) & labelled_before(cuts.test)).withColumn(
+        shown.where((F.col("time") >= F.lit(cuts.validation)) & labelled_before(cuts.test, known)).withColumn(
             "split", F.lit(features.VALIDATION)
         ),
         shown.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
-    known_at = features.last_of("time", "arrival_time", "label_time")
+    known_at = features.last_of("time", "arrival_time", known)
     return {
         "queries": held_out[0].unionByName(held_out[1]),
-        "examples": shown.where(labelled_before(cuts.test)).withColumn("known_at", known_at),
+        "examples": shown.where(labelled_before(cuts.test, known)).withColumn("known_at", known_at),
     }
 
 
 def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
-    """The impressions after the cut whose time to be clicked is over by now; of these, new items and new users."""
+    """The impressions after the cut whose labels are known by now; of these, new items and new users; and each head."""
+    heads = options_of(ground.settings).heads
     after = ground.read["queries"].where("split = 'test'").drop("split")
     now = after.agg(F.max("time")).collect()[0][0]
-    asked = after.where(F.col("label_time") <= F.lit(now)).withColumnRenamed("impression_id", "key")
+    asked = after.where(F.col(known_time(heads)) <= F.lit(now)).withColumnRenamed("impression_id", "key")
     found = {"after": Slice("impressions after the cut", asked)}
     labels = [F.count_if(F.expr(where) & (F.col("label") == label)) for _, where in SLICES.values() for label in (0, 1)]
     counts = asked.agg(*labels).collect()[0]
     for place, (name, (what, where)) in enumerate(SLICES.items()):
         if min(counts[2 * place : 2 * place + 2]) > 0:  # of one label alone nothing can be judged
             found[name] = Slice(what, asked.where(where))
-    return found
+    return found | click_heads.slices(asked, heads)
 
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
     """The bundles; the item's past click rate; boosted trees on the same numbers; of a simulated shop the probabilities
-    that its clicks were drawn with."""
-    answers: dict[str, Answer] = {
-        **probabilities.bundled(bundles),
-        RATE: lambda asked, _: asked.select("key", F.col("item_rate").cast("double").alias("p")),
-    }
-    options = options_of(ground.settings)
+    that its clicks were drawn with. Of a head's slice each answers for that."""
+    options, examples = options_of(ground.settings), ground.read["examples"]
     inputs = [
         "item_clicked",
         *(f"{entity}_{name}" for entity in ENTITIES for name in COUNTS),
         *options.numbers,
         *(["position"] if "position" in options.has else []),
     ]
-    answers |= probabilities.boosted_trees(ground.read["examples"], "impression_id", inputs, options.tree_rows)
-    return answers | _truth(ground)
-
-
-def _truth(ground: Ground) -> dict[str, Answer]:
-    """Who answers with the planted probabilities; nobody where impressions are not a simulated shop's."""
-    spark, ids = ground.read["lines"].sparkSession, {"label": "clicked"}
-    made = simulate.truth_of_source(ground.settings, spark, "impressions", ids, IMPRESSIONS)
-    if made is None:
-        return {}
-    known = made.select("list_id", "item_id", F.col("click_probability").alias("p"))
     return {
-        TRUTH: lambda asked, _: (
-            asked.select("key", "list_id", "item_id")
-            .join(known, on=["list_id", "item_id"], how="inner")
-            .select("key", "p")
-        )
+        **click_heads.bundled(bundles, options.heads),
+        RATE: click_heads.past_rate(examples, options.heads),
+        **click_heads.boosted_trees(examples, inputs, options.tree_rows, options.heads),
+        **click_heads.truth(ground.settings, ground.read["lines"], options.heads),
     }
 
 
@@ -159,14 +143,18 @@ def score(ground: Ground, moment: datetime) -> Scored:
         *(never.cast("string").alias(name) for name in options.ids),
         *(never.cast("double").alias(name) for name in options.numbers),
         *([never.cast("int").alias("position")] if "position" in options.has else []),
+        *click_heads.unlabelled(options.heads),
     )  # fmt: skip
     # Without a place: as at the first one.
     known = ground.keep("candidates", lambda: as_of_moment(ground, asked, before).drop("position"))
-    answered = predict(known, str(ground.bundle), key="impression_id")
+    answered = click_heads.predictions(known, str(ground.bundle), options.heads, key="impression_id")
     found = known.select("impression_id", "user_id", "item_id").join(answered, on="impression_id", how="inner")
     by_p = Window.partitionBy("user_id").orderBy(F.desc("p"), "listed_rank", "item_id")
     ordered = found.join(listed, on=["user_id", "item_id"], how="inner").withColumn("rank", F.row_number().over(by_p))
-    return Scored(ordered.select("user_id", "item_id", "rank", "p", "listed_rank", "listed_by"), _counts)
+    more = [f"p_{name}" for name in options.heads]
+    return Scored(
+        ordered.select("user_id", "item_id", "rank", "p", "listed_rank", "listed_by", *more), _counts, tuple(more)
+    )
 
 
 def _as_candidates(shown: DataFrame) -> DataFrame:

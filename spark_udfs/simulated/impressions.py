@@ -88,6 +88,7 @@ def lists_of(users: Ints, shop: ShopSize) -> Rows:
         "buy_time": _when(bought, buy_at),
         "look_probability": odds.looks,
         "click_probability": odds.looks * odds.clicks,
+        "cart_probability": odds.looks * odds.clicks * odds.carts,
         "buy_probability": odds.looks * odds.clicks * odds.carts * odds.buys,
     }
 
@@ -145,6 +146,7 @@ IMPRESSIONS = Planted(
     truth=(
         Field("look_probability", "double", "that a customer looks this far down: the position bias"),
         Field("click_probability", "double", "that it is clicked"),
+        Field("cart_probability", "double", "that it is put into the cart"),
         Field("buy_probability", "double", "that it is bought"),
     ),
     units=lambda shop: shop.users,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from deltalake import write_deltalake
+from torch import Tensor, nn
 
 from cluster.launch import launch
+from jobs.learning import validation_of_probabilities
 from tests.jobs.rows_spec import learn, planted, spec_in, write_table
+from training.batch import Batch
 from training.errors import SettingsError
 from training.metrics.probabilities import Binary
+from training.schema import Column, Kind, Schema
 from training.state.bundle import Bundle, load_bundle
 from training.world import World
 
@@ -153,6 +159,35 @@ def test_no_validation_rows_at_all_are_as_too_few(folder: Path, tmp_path: Path) 
     spec["tables"]["queries"]["uri"] = str(tmp_path / "queries")
     with pytest.raises(SettingsError, match="'label' has 0 of 1 and 0 of 0"):
         learn(spec, World())
+
+
+def test_several_labels_are_validated_each_by_its_own_answer(tmp_path: Path) -> None:
+    """Metrics of the first label have their plain names."""
+    x, click = planted(3_000, 4, -1.0)
+    cart = click * (np.random.default_rng(6).random(3_000) < 0.5)
+    write_deltalake(tmp_path / "queries", pa.table({"x": x, "click": click, "cart": cart}))
+    columns = Schema((Column("x", Kind.DENSE), Column("click", Kind.LABEL), Column("cart", Kind.LABEL)))
+
+    class Answers(nn.Linear):
+        def predict(self, batch: Batch) -> dict[str, Tensor]:
+            p = torch.sigmoid(cast("Tensor", batch["x"]))
+            return {"p_click": p, "p_cart": 1 - p}
+
+    spec = {
+        "validate": True,
+        "tables": {"queries": {"uri": str(tmp_path / "queries"), "version": 0, "splits": [], "partitions": {}}},
+    }
+    validate = validation_of_probabilities(spec, columns, World(), names=("auc", "log_loss"))
+    assert validate is not None
+    found, metric = validate(Answers(1, 1)), Binary()
+    p = 1 / (1 + np.exp(-x))
+    wanted = {
+        name + behind: metric.finish(metric.sums(answer, label))[name]
+        for behind, answer, label in (("", p, click), ("_cart", 1 - p, cart))
+        for name in ("auc", "log_loss")
+    }
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert found["auc"] > 0.7 > 0.5 > found["auc_cart"]
 
 
 @pytest.mark.parametrize("method", ["platt", "isotonic"])

@@ -92,7 +92,8 @@ def cases() -> World:
 
 
 def lists() -> World:
-    """Lists after the cut, of users and items that were there before; and one of before that nobody knows yet."""
+    """Lists after the cut, of users and items that were there before; and one of before that nobody knows yet. Of each
+    it is told what came of its clicks, at times of which some are too late to count."""
     at = [
         (test_click.CUT + timedelta(hours=1), None),
         (test_click.CUT - timedelta(days=3), test_click.CUT + timedelta(days=2)),
@@ -104,9 +105,17 @@ def lists() -> World:
     ]
     young = test_click.CUT - timedelta(minutes=3)  # it may still be clicked
     later += [(f"young {n}", f"user {n}", "item 1", 1, young, None, n % 2 == 0, "d0") for n in range(10)]
-    tables = {"impressions": (test_click.planted(), test_click.IMPRESSIONS)}
     persons = {"impressions": TableSource(persons=("user_id",))}
-    return World(test_click.settings_in, tables, {"impressions": later}, "user 7", persons)
+
+    def carted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [(*row, row[4] + timedelta(minutes=n % 80) if row[6] else None) for n, row in enumerate(rows)]
+
+    def settings(folder: Path) -> Settings:
+        plain = test_click.settings_in(folder).model_dump(mode="json")["options"]
+        return test_click.settings_in(folder, options=plain | {"heads": {"cart": 60}})
+
+    tables = {"impressions": (carted(test_click.planted()), f"{test_click.IMPRESSIONS}, cart_time timestamp")}
+    return World(settings, tables, {"impressions": carted(later)}, "user 7", persons)
 
 
 def sales() -> World:
