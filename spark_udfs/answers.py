@@ -97,6 +97,11 @@ class Ranking:
             scores[rows] = self._place(found[rows])
         return Best(found, scores, cold)
 
+    def among(self, items: Ints) -> Ranking:
+        """The same of some items alone; their vectors are copied."""
+        kept, order = np.isin(self.ids, items), self.order.first[np.isin(self.order.first, items)]
+        return Ranking(self.model, self.ids[kept], self.matrix[kept], Order(order, len(order)))
+
     def scores(self, batch: Batch, item: int) -> Doubles:
         """(rows,) of one of the items."""
         return np.asarray(self.model.queries(batch).numpy().astype(np.float64) @ self._vector(item))
@@ -163,14 +168,24 @@ def _value(array: pa.Array, column: Column) -> Value:
         floats, offsets = float_lists(array)
         return Ragged(torch.from_numpy(_finite(floats, column)), torch.from_numpy(offsets))
     if column.length is not None:
-        floats, _ = float_lists(array)
-        return torch.from_numpy(_finite(floats, column).reshape(len(array), -1))
+        floats, offsets = float_lists(array)
+        return torch.from_numpy(_finite(_even(floats, offsets, column), column))
     return torch.from_numpy(_finite(array.cast(pa.float32()).to_numpy(zero_copy_only=False), column))
 
 
 def _known(values: Ints, column: Column) -> Ints:
     size = column.size or 0
     return np.where((values >= 0) & (values < size), values, 0)
+
+
+def _even(values: Floats, offsets: Ints, column: Column) -> Floats:
+    """(rows, length) of lists of a fixed length: others would move into their neighbours' places."""
+    if (other := np.diff(offsets)[np.diff(offsets) != column.length]).size:
+        raise SchemaError(
+            f"column '{column.name}' must have lists of {column.length} numbers, not null; {other.size} rows have "
+            f"others, as one of {other[0]}: make the features as the bundle's task does"
+        )
+    return values.reshape(len(offsets) - 1, column.length or 0)
 
 
 def _finite(values: Floats, column: Column) -> Floats:

@@ -165,6 +165,13 @@ def test_numbers_must_be_finite_or_have_a_fill() -> None:
     assert to_batch(rows, [Column("x", Kind.DENSE, fill=7)])["x"].tolist() == [1, 7, 7]
 
 
+@pytest.mark.parametrize("lists", [[[1, 2, 3], [4]], [None, [1, 2, 3, 4]], [[1, 2, 3]]])
+def test_lists_of_another_length_do_not_move_into_other_rows(lists: list) -> None:
+    rows = pa.record_batch({"x": pa.array(lists, pa.list_(pa.float32()))})
+    with pytest.raises(SchemaError, match=r"column 'x' must have lists of 2 numbers, not null; . rows have others"):
+        to_batch(rows, [Column("x", Kind.DENSE, length=2)])
+
+
 def test_histories_are_weighed_where_the_bundle_has_learnt_what_lines_are_worth(
     spark: SparkSession, tmp_path: Path, allowed: ItemFile, queries: DataFrame
 ) -> None:
