@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from reprlib import repr as in_short
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,41 @@ def refuse_other_ids(bundle: Bundle, tables: str) -> None:
             )
 
 
+def count_of(k: int, most: int) -> int:
+    """K, or as many as there are: what is asked for beyond that would be memory alone.
+
+    Raises:
+        DataError: it is no whole number, or below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise DataError(f"k must be a whole number; got {k!r}: say how many items a list is to have, e.g. 10")
+    if k < 1:
+        raise DataError(f"k must be at least 1; got {k}")
+    return min(int(k), max(most, 1))
+
+
+def texts(what: str, ids: Iterable[str | None], *, some_unknown: bool = False) -> list[Any]:
+    """Ids as a list: one text is none, though Python would take it for a list of letters.
+
+    Args:
+        what: they are, for the error.
+        ids: of items or customers.
+        some_unknown: whether None may stand for one that nobody knows.
+
+    Raises:
+        DataError: it is no list, or has something else than texts.
+    """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise DataError(f"{what} must be a list of ids; got {in_short(ids)}: put it into a list, as ['85123A']")
+    held = list(ids)
+    if other := [one for one in held if not (isinstance(one, str) or (one is None and some_unknown))]:
+        raise DataError(
+            f"{what} must hold ids as texts; got {in_short(other[0])}, a {type(other[0]).__name__}: give ids as the "
+            "tables have them, as '17850'"
+        )
+    return held
+
+
 class Asked(NamedTuple):
     """Rows of queries.
 
@@ -64,8 +100,9 @@ def of_users(root: str, user_ids: Sequence[str], columns: Sequence[str]) -> Aske
         columns: of the queries.
 
     Raises:
-        DataError: the table has not all of them.
+        DataError: the table has not all of them, or they are no texts.
     """
+    user_ids = texts("user_ids", user_ids)
     wanted = ["user_id", *columns, "seen"]
     queries = open_snapshot(f"{root.rstrip('/')}/{TABLE}", columns=wanted, partitions={"split": ["test"]})
     found = read_rows(queries, "user_id", set(user_ids), wanted)
@@ -81,29 +118,40 @@ def of_users(root: str, user_ids: Sequence[str], columns: Sequence[str]) -> Aske
 
 
 def of_histories(
+    bundle: Bundle,
     items: Items,
     history: Sequence[Sequence[str]],
     ages: Sequence[Sequence[float]] | None,
     weights: Sequence[Sequence[float]] | None,
-    *,
-    longest: int | None,
 ) -> Asked:
     """Somebody whom no vocabulary knows, with what they have bought.
 
     Args:
+        bundle: of each history as many lines count as it was trained to look at, the last ones. Seen is all of it.
         items: of the bundle.
         history: ids of items, the oldest first.
         ages: of each line in days; None: 0.
         weights: what each line is worth; None: 1.
-        longest: of each history so many lines count, the last ones; None: all. What was seen is all of it.
 
     Raises:
-        SettingsError: ages or weights that do not fit the histories.
+        SettingsError: ages or weights that do not fit the histories, or weights for a bundle that knows none.
+        DataError: a history is no list of texts; an age or weight is no number, not finite or below 0.
     """
-    lengths = np.array([len(one) for one in history], np.int64)
-    numbers = items.numbers_of(one for row in history for one in row)
+    if isinstance(history, str | bytes) or not isinstance(history, Iterable):
+        raise DataError(
+            f"history must be a list of a list of ids for each customer; got {in_short(history)}: give [['85123A']]"
+        )
+    if weights is not None and WEIGHTS not in bundle.schema:
+        raise SettingsError(
+            f"weights are for bundles that learnt from lines of different worth, and '{bundle.name}' took all alike; "
+            "leave them out"
+        )
+    told = [texts("the history of a customer", row, some_unknown=True) for row in history]
+    lengths = np.array([len(one) for one in told], np.int64)
+    numbers = items.numbers_of(one for row in told for one in row)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    most = len(numbers) if longest is None else longest
+    longest = bundle.provenance.get("settings", {}).get("examples", {}).get("max_history")  # None: it does not say
+    most = len(numbers) if longest is None else int(longest)
     is_kept = np.repeat(offsets[1:], lengths) - np.arange(len(numbers)) <= most
     kept = pa.array(np.concatenate([[0], np.cumsum(np.minimum(lengths, most))]), pa.int32())
 
@@ -125,10 +173,20 @@ def _flat(
     """A number for each line of all histories."""
     if values is None:
         return np.full(sum(lengths), default, np.float32)
-    given = [len(one) for one in values]
+    try:
+        given = [len(one) for one in values]
+        with np.errstate(over="ignore"):  # what is too large is not finite, which is looked for
+            numbers = np.array([float(one) for row in values for one in row], np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} must be a list of numbers for each history; got {in_short(values)}: {error}; leave them out where "
+            "they are unknown"
+        ) from error
     if given != list(lengths):
         raise SettingsError(
-            f"{name} must have a number for each line of history; got lists of {given} for histories of "
-            f"{list(lengths)}: give as many, or leave them out"
+            f"{name} must have a number for each line of history; got lists of {in_short(given)} for histories of "
+            f"{in_short(list(lengths))}: give as many, or leave them out"
         )
-    return np.array([one for row in values for one in row], np.float32)
+    if (wrong := numbers[~((numbers >= 0) & np.isfinite(numbers))]).size:
+        raise DataError(f"{name} must be finite and at least 0; got {wrong[0]:g}: correct it, or leave them out")
+    return numbers

@@ -27,7 +27,7 @@ from jobs.recommender import Recommendation, Recommender
 from spark_udfs.answers import one_thread_each, to_batch
 from spark_udfs.item_files import on_this_host
 from spark_udfs.scoring import ROWS, inputs_of
-from training.errors import SchemaError, SettingsError
+from training.errors import DataError, SchemaError, SettingsError
 from training.schema import Column, Kind
 
 if TYPE_CHECKING:
@@ -81,14 +81,27 @@ def register(spark: SparkSession, bundle: str | Path, *, tables: str | None = No
 def _lists_of(bundle: str, tables: str | None) -> Any:
     class Recommend:
         def eval(self, who: Any, k: int, ages: Any = None) -> Rows:
-            asked = _recommender(bundle, tables)
-            if isinstance(who, str):
-                (found,) = asked.recommend([who], ages=ages, k=k)
-            else:
-                (found,) = asked.recommend(history=[who or []], ages=None if ages is None else [ages], k=k)
-            yield from _ranked(found)
+            yield from _ranked(_asked(_recommender(bundle, tables), who, k, ages))
 
     return udtf(Recommend, returnType=LISTED)
+
+
+def _asked(recommender: Recommender, who: Any, k: int, ages: Any) -> list[Recommendation]:
+    """One list.
+
+    Raises:
+        DataError, SettingsError: as `Recommender.recommend`; or who is neither a text nor an array.
+    """
+    of_each = None if ages is None else [ages]
+    history: Any = [] if who is None else who
+    if isinstance(who, str):
+        return recommender.recommend([who], ages=of_each, k=k)[0]
+    if who is not None and not isinstance(who, list | np.ndarray):
+        raise DataError(
+            f"recommend(who, k[, ages]) takes a user id, a string, or an array of ids of items; got {who!r}, a "
+            f"{type(who).__name__}: write CAST(... AS STRING), or array(...)"
+        )
+    return recommender.recommend(history=[history], ages=of_each, k=k)[0]
 
 
 def _ranked(found: list[Recommendation]) -> Rows:
@@ -119,12 +132,22 @@ def _predicted(bundle: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _answered(model: Any, rows: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    arrays = [pa.array(rows[column.name], _type(column), from_pandas=True) for column in columns]
+    arrays = [_array(rows[column.name], column) for column in columns]
     found = model.predict(to_batch(pa.record_batch(arrays, [column.name for column in columns]), columns))
     answers = {name: np.asarray(one.float().numpy(), np.float32) for name, one in found.items()}
     return pd.DataFrame(
         {name: one if one.ndim == 1 else list(one.reshape(len(one), -1)) for name, one in answers.items()}
     )
+
+
+def _array(values: pd.Series[Any], column: Column) -> pa.Array:
+    try:
+        return pa.array(values, _type(column), from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise SchemaError(
+            f"column '{column.name}' of the struct must be {_type(column)}, as the bundle's schema says; {error}: cast "
+            "it, as the tables `examples` and `queries` have it"
+        ) from error
 
 
 def _no_rows(columns: list[Column]) -> Batch:

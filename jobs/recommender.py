@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from jobs.asked import Asked, of_histories, of_users, refuse_other_ids
+from jobs.asked import Asked, count_of, of_histories, of_users, refuse_other_ids, texts
 from jobs.explained import Explanation, List, explain
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
 from spark_udfs.shared_matrix import shared_matrix
@@ -70,7 +70,7 @@ class Recommender:
     tables: str | None
 
     @classmethod
-    def load(cls, bundle: str | Path, tables: str | None = None) -> Recommender:
+    def load(cls, bundle: str | Path, tables: str | Path | None = None) -> Recommender:
         """Open a bundle; its weights and items are mapped, its item matrix is made once a host.
 
         Args:
@@ -98,12 +98,13 @@ class Recommender:
                 "trained it. Run `millrace train` with its settings: from its checkpoint it trains no step again, and "
                 "writes a bundle that has them"
             )
-        if tables is not None:
-            refuse_other_ids(held, tables)
+        root = None if tables is None else str(tables)
+        if root is not None:
+            refuse_other_ids(held, root)
         items = open_items(held.attachment(ITEMS))
         ids, popular = known_to(model, items.offered()), items.popular()
         matrix = shared_matrix(f"{held.name}-offered", lambda: vectors_of(model, ids))
-        return cls(held, items, Ranking(model, ids, matrix, Order(popular, len(popular))), tables)
+        return cls(held, items, Ranking(model, ids, matrix, Order(popular, len(popular))), root)
 
     def recommend(
         self,
@@ -132,10 +133,10 @@ class Recommender:
         Raises:
             SettingsError: both or neither of `user_ids` and `history`, lists that do not fit together, or user ids
                 where no tables were given.
-            DataError: a user id is not in the tables; nothing of the mask can be recommended; k is below 1.
+            DataError: a user id is not in the tables; nothing of the mask can be recommended; k is no whole number or
+                below 1; ids are no texts; ages or weights are no numbers, not finite or below 0.
         """
-        if k < 1:
-            raise DataError(f"k must be at least 1; got {k}")
+        k = count_of(k, self._most)
         asked = self._asked(user_ids, history, ages, weights)
         seen = asked.seen if exclude_seen else no_lists(asked.rows.num_rows)
         best = self._ranking(mask).best(to_batch(asked.rows, self._columns), seen, k)
@@ -158,7 +159,7 @@ class Recommender:
         asked, ids = self._offered(item_ids), self.ranking.ids
         vectors = self._directions[np.searchsorted(ids, asked)]
         itself = Lists(asked, np.arange(len(asked) + 1))
-        found, scores = top_k(vectors, self._directions, k, seen=itself, ids=ids)
+        found, scores = top_k(vectors, self._directions, count_of(k, len(ids)), seen=itself, ids=ids)
         return [self._shown(*row, False) for row in zip(found, scores, strict=True)]
 
     def explain(
@@ -180,7 +181,7 @@ class Recommender:
             DataError: the item cannot be recommended; nothing in the history is known; the customer is unknown.
         """
         asked = self._asked(_alone(user_id), _alone(history), _alone(ages), _alone(weights))
-        listed = List(self._ranking(mask), asked.seen if exclude_seen else no_lists(1), k)
+        listed = List(self._ranking(mask), asked.seen if exclude_seen else no_lists(1), count_of(k, self._most))
         return explain(self.items, self.ranking, listed, asked.rows, self._columns, int(self._offered([item_id])[0]))
 
     @cached_property
@@ -195,7 +196,7 @@ class Recommender:
         return [schema[name] for name in (*QUERY_COLUMNS, *(name for name in IF_ANY if name in schema))]
 
     def _offered(self, item_ids: Sequence[str]) -> Ints:
-        numbers = self.items.numbers_of(item_ids)
+        numbers = self.items.numbers_of(texts("items", item_ids))
         if unknown := [
             one for one, is_one in zip(item_ids, np.isin(numbers, self.ranking.ids), strict=True) if not is_one
         ]:
@@ -208,15 +209,14 @@ class Recommender:
     def _ranking(self, mask: Collection[str] | None) -> Ranking:
         if mask is None:
             return self.ranking
-        whole, wanted = self.ranking, self.items.numbers_of(mask)
-        kept = np.isin(whole.ids, wanted)
-        if not kept.any():
+        named = texts("mask", mask)
+        among = self.ranking.among(self.items.numbers_of(named))
+        if not len(among.ids):
             raise DataError(
-                f"mask must name an item that bundle '{self.bundle.name}' can recommend; of its {len(mask)} ids none "
+                f"mask must name an item that bundle '{self.bundle.name}' can recommend; of its {len(named)} ids none "
                 "is: give ids of the catalogue, or leave it out"
             )
-        popular = whole.order.first[np.isin(whole.order.first, wanted)]
-        return Ranking(whole.model, whole.ids[kept], whole.matrix[kept], Order(popular, len(popular)))
+        return among
 
     def _asked(
         self,
@@ -228,7 +228,7 @@ class Recommender:
         if (user_ids is None) == (history is None):
             raise SettingsError("recommend takes either user_ids or history; give one of them")
         if history is not None:
-            return of_histories(self.items, history, ages, weights, longest=self._longest)
+            return of_histories(self.bundle, self.items, history, ages, weights)
         assert user_ids is not None
         if ages is not None or weights is not None:
             raise SettingsError("ages and weights go with history: of user_ids the tables say them; leave them out")
@@ -240,10 +240,9 @@ class Recommender:
         return of_users(self.tables, user_ids, [column.name for column in self._columns])
 
     @property
-    def _longest(self) -> int | None:
-        """How many lines of a history the model was trained to look at; None: the bundle does not say."""
-        held = self.bundle.provenance.get("settings", {}).get("examples", {}).get("max_history")
-        return None if held is None else int(held)
+    def _most(self) -> int:
+        """How many items a list can have."""
+        return max(len(self.ranking.ids), len(self.ranking.order.first))
 
     def _shown(self, found: Ints, scores: Floats, is_fallback: bool) -> list[Recommendation]:
         there = found >= 0

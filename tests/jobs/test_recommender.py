@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 
+from jobs import in_sql
 from jobs.recommender import Recommendation, Recommender
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.batch import Ragged
@@ -109,10 +112,48 @@ def test_wrong_questions_are_refused(recommender: Recommender) -> None:
         recommender.recommend(["a"])
     with pytest.raises(SettingsError, match=r"ages must have a number .*; got lists of \[1\] for histories of \[2\]"):
         recommender.recommend(history=[["i-03", "i-04"]], ages=[[1.0]])
-    with pytest.raises(SchemaError, match="column 'history_age' must be finite"):
-        recommender.recommend(history=[["i-03"]], ages=[[float("nan")]])
-    with pytest.raises(DataError, match="k must be at least 1; got 0"):
-        recommender.recommend(history=[[]], k=0)
+    with pytest.raises(SettingsError, match=r"weights are for bundles .* 'two_tower-\w+' took all alike"):
+        recommender.recommend(history=[["i-03"]], weights=[[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"k": 0}, "k must be at least 1; got 0"),
+        ({"k": 2.5}, "k must be a whole number; got 2.5"),
+        ({"history": "i-03"}, "history must be a list of a list of ids .*; got 'i-03'"),
+        ({"history": ["i-03"]}, "the history of a customer must be a list of ids; got 'i-03'"),
+        ({"history": [[85123]]}, "must hold ids as texts; got 85123, a int"),
+        ({"mask": "i-03"}, "mask must be a list of ids; got 'i-03'"),
+        ({"mask": [None]}, "mask must hold ids as texts; got None"),
+        ({"ages": [[float("nan")]]}, "ages must be finite and at least 0; got nan"),
+        ({"ages": [[-2.0]]}, "ages must be finite and at least 0; got -2"),
+        ({"ages": [[1e300]]}, "ages must be finite and at least 0; got inf"),
+        ({"ages": [3.0]}, r"ages must be a list of numbers for each history; got \[3.0\]"),
+    ],
+)
+def test_wrong_values_are_named(recommender: Recommender, asked: dict[str, Any], error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        recommender.recommend(**{"history": [["i-03"]], **asked})
+
+
+def test_a_list_is_no_longer_than_the_catalogue_however_many_are_asked_for(recommender: Recommender) -> None:
+    (found,) = recommender.recommend(history=[["i-03"]], k=10**12)
+    assert len(found) == COUNT - 3  # without the unknown item, the unsold one and what was bought
+    (like,) = recommender.similar_items(["i-05"], k=10**12)
+    assert len(like) == COUNT - 3
+    assert recommender.explain("i-05", history=["i-03"], k=10**12).rank is not None
+
+
+def test_sql_tells_what_it_cannot_take(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match=r"takes a user id, a string, or an array .*; got 17850, a int: write CAST"):
+        in_sql._asked(recommender, 17850, 3, None)
+    with pytest.raises(DataError, match="k must be a whole number; got None"):
+        in_sql._asked(recommender, None, None, None)  # type: ignore[arg-type]
+    assert in_sql._asked(recommender, np.array(["i-03"]), 3, None) == recommender.recommend(history=[["i-03"]], k=3)[0]
+    amount = Column("amount", Kind.DENSE)
+    with pytest.raises(SchemaError, match=r"column 'amount' of the struct must be float, .*'much'"):
+        in_sql._array(pd.Series(["much"]), amount)
 
 
 def test_bundles_that_cannot_be_asked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
