@@ -100,6 +100,15 @@ def test_factors_are_those_of_the_equations(numbers: int, monkeypatch: pytest.Mo
     assert (result.steps, result.epochs) == (3, 3)
 
 
+def test_more_pairs_are_counted_than_float32_can_tell_apart() -> None:
+    model, none = model_of(**SOLVED), torch.zeros(0, dtype=torch.int64)
+    solver = alternating.Alternation(model.users, model.items, alternating.Weights(0.1, 0.1, 1.0), World())
+    many = torch.zeros(1, dtype=torch.int64).expand(2**24 + 1)  # of one number in memory, and of no row
+    sides = [alternating.Side(none, torch.zeros(1, dtype=torch.int64), pairs, torch.zeros(0)) for pairs in (many, none)]
+    solver._sides = (sides[0], sides[1])
+    assert solver.sweep()[2] == 2**24 + 1
+
+
 def test_it_finds_what_customers_of_a_group_buy_and_popularity_does_not() -> None:
     """Every sweep is judged, the best is kept, and no more come where they bring nothing."""
     rows = [row for seed in range(4) for row in bought(seed)]

@@ -114,8 +114,9 @@ class Alternation:
         by_user, by_item = self._sides
         _, penalty = self._solve(by_user, self._users, self._items, "customers")
         left, _ = self._solve(by_item, self._items, self._users, "items")
-        sums = torch.tensor([left + penalty, float(by_user.weights.double().sum()), float(len(by_user.others))])
-        loss, weight, pairs = self._world.all_reduce_sum(sums.double(), "loss of a sweep").tolist()
+        totals = [left + penalty, float(by_user.weights.double().sum()), float(len(by_user.others))]
+        sums = torch.tensor(totals, dtype=torch.float64)  # float32 counts to 16 million pairs
+        loss, weight, pairs = self._world.all_reduce_sum(sums, "loss of a sweep").tolist()
         return loss, weight, int(pairs)
 
     def _solve(self, side: Side, solved: Table, other: Table, what: str) -> tuple[float, float]:
