@@ -42,6 +42,11 @@ class RowConfig(ModelConfig):
         description="of the answers, by the validation days, which the training then leaves out: see docs/training.md",
     )
 
+    @property
+    def first_logit(self) -> float:
+        """The network's own before training, of all rows: none where the log-odds of a label stand beside it."""
+        return 0.0 if self.logit_adjustment else self.start_logit
+
 
 class RowMlpConfig(RowConfig):
     """Hyper-parameters of the network for rows."""

@@ -130,7 +130,7 @@ def test_each_logit_is_adjusted_by_its_labels_prior(times: float) -> None:
     parts, found = model.loss(batch), model.predict(batch)
     for name, own, prior in zip(model.labels, model.own_logits(batch, None), 4 * ones / zeros, strict=True):
         label = cast("Tensor", batch[name])
-        adjusted = own - model.config.start_logit + times * torch.log(prior)
+        adjusted = own + times * torch.log(prior)
         each = F.binary_cross_entropy_with_logits(adjusted, label, reduction="none")
         counts = torch.where(label > 0, 4.0, 1.0) * model.weight(batch, name)
         torch.testing.assert_close(parts[name].loss, (each * counts).sum(), rtol=1e-5, atol=1e-5)

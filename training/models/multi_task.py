@@ -51,7 +51,7 @@ class MultiTask(LabelModel):
             is_last = level == own.levels - 1
             self.levels.append(Extraction(width, len(labels), own, is_last))
             width = own.hidden[-1]
-        self.towers = nn.ModuleList(Layers(width, own.tower, own.dropout, [own.start_logit]) for _ in labels)
+        self.towers = nn.ModuleList(Layers(width, own.tower, own.dropout, [own.first_logit]) for _ in labels)
 
     @classmethod
     def labels_of(cls, schema: Schema) -> dict[str, str | None]:

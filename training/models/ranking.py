@@ -41,7 +41,7 @@ class LogisticRegression(RowModel):
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
         self.fields = Fields(schema, self.table, 1)
-        self.start = nn.Parameter(torch.tensor([self.config.start_logit]))
+        self.start = nn.Parameter(torch.tensor([self.config.first_logit]))
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:  # noqa: ARG002
         return self.start + cast("Tensor", self.fields(batch)).sum((1, 2))
@@ -60,7 +60,7 @@ class Fm(RowModel):
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
         self.fields = Fields(schema, self.table, self.config.dim + 1)
-        self.start = nn.Parameter(torch.tensor([self.config.start_logit]))
+        self.start = nn.Parameter(torch.tensor([self.config.first_logit]))
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:  # noqa: ARG002
         return self._by_pairs(self.fields(batch))
@@ -107,7 +107,7 @@ class Dlrm(RowModel):
         width = count * (count - 1) // 2 + dim * bool(numbers)
         if not width:
             raise SchemaError("dlrm needs two columns of ids, or numbers: there is nothing to multiply with each other")
-        self.top = Layers(width, self.config.hidden, dropout, [self.config.start_logit])
+        self.top = Layers(width, self.config.hidden, dropout, [self.config.first_logit])
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         ids, numbers = self.inputs.apart(batch)
@@ -129,7 +129,7 @@ class DcnV2(RowModel):
         width = self.config.dim * len(self.fields.names)
         self.crosses = Crosses(width, self.config.crosses, self.config.rank)
         self.deep = Layers(width, self.config.hidden, self.config.dropout)
-        self.last = Layers(width + self.deep.width, (), 0.0, [self.config.start_logit])
+        self.last = Layers(width + self.deep.width, (), 0.0, [self.config.first_logit])
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         rows = cast("Tensor", self.fields(batch)).flatten(1)
@@ -158,7 +158,7 @@ class FinalMlp(RowModel):
             Layers(width, hidden, self.config.dropout) for hidden in (self.config.hidden, self.config.second_hidden)
         ]
         self.streams = nn.ModuleList(streams)
-        self.fusion = Fusion(streams[0].width, streams[1].width, self.config.heads, self.config.start_logit)
+        self.fusion = Fusion(streams[0].width, streams[1].width, self.config.heads, self.config.first_logit)
 
     def _gates(self, setting: str) -> nn.Module:
         context: tuple[str, ...] = getattr(self.config, setting)

@@ -29,7 +29,7 @@ class RowMlp(RowModel):
         super().__init__(config, schema, tables)
         self.inputs = Inputs(schema, self.table, self.config.dim)
         self.network = WideAndDeep(
-            self.inputs.width, self.config.hidden, self.config.dropout, [self.config.start_logit]
+            self.inputs.width, self.config.hidden, self.config.dropout, [self.config.first_logit]
         )
 
     def logit(self, batch: Batch, generator: torch.Generator | None) -> Tensor:

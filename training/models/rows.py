@@ -88,7 +88,7 @@ class LabelModel(Model):
         al. 2021), which then stands where `start_logit` did."""
         own, config = self.own_logits(batch, generator), self.config
         if config.logit_adjustment:
-            priors = config.logit_adjustment * self.log_prior_odds - config.start_logit
+            priors = config.logit_adjustment * self.log_prior_odds
             own = [logit + prior for logit, prior in zip(own, priors, strict=True)]
         return [self._where_shown(logit, batch) for logit in own]
 

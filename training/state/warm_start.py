@@ -23,10 +23,11 @@ def warm_start(model: nn.Module, bundle: Bundle) -> None:
 
     Raises:
         BundleError: the bundle lacks a parameter, or has it of another shape, a vocabulary has shrunk, or the model
-            takes in other columns, or in another order. Then nothing is changed.
+            takes in other columns, or in another order, or adjusts its logits otherwise. Then nothing is changed.
     """
     _check_vocabularies(getattr(model, "schema", None), bundle)
     _check_columns(model, bundle)
+    _check_adjustment(model, bundle)
     held = {name: bundle.tensor(name) for name in bundle.tensor_names()}
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     sharded = sharded_tables(model)
@@ -82,6 +83,17 @@ def _check_columns(model: nn.Module, bundle: Bundle) -> None:
                 f"{', '.join(here)}, in '{bundle.path}' {', '.join(there)}; name them in the settings in that order, "
                 "or start from none"
             )
+
+
+def _check_adjustment(model: nn.Module, bundle: Bundle) -> None:
+    """What is added to logits was left out of what the bundle learnt: other weights would begin far off all labels."""
+    here = getattr(getattr(model, "config", None), "logit_adjustment", None)
+    if here is not None and here != (there := bundle.config.get("logit_adjustment", 0.0)):
+        raise BundleError(
+            "a bundle to start from must have learnt with the model's logit_adjustment, which is part of every logit; "
+            f"it is {here:g} here and {there:g} in '{bundle.path}'; set model.logit_adjustment to {there:g}, or start "
+            "from none"
+        )
 
 
 def _place(column: Column) -> str:
