@@ -332,15 +332,18 @@ def _both(first: Callable[[Event], None], second: Callable[[Event], None]) -> Ca
 
 
 def _reporter(spec: Mapping[str, Any], names: tuple[str, ...]) -> Callable[[Event], None]:
-    """Where rank 0's events go: to the study that a trial belongs to, or to the terminal."""
+    """Where rank 0's events go: to the study that a trial belongs to, or to the terminal, as all warnings do."""
+    from jobs.console import say, warn
+
     if spec["report"]["kind"] == "study":
         from tuning.objective import study_reporter
 
-        return study_reporter(spec["report"])
-    from jobs.console import say
+        to_study = study_reporter(spec["report"])
+        return lambda event: warn(event.message) if event.kind == "warning" else to_study(event)
 
     def tell(event: Event) -> None:
         shown = [f"{name} {event.values[name]:.4f}" for name in names if name in event.values]
-        say(f"epoch {event.epoch + 1}: {', '.join(shown)}" if event.kind == "epoch" else event.message)
+        message = f"epoch {event.epoch + 1}: {', '.join(shown)}" if event.kind == "epoch" else event.message
+        (warn if event.kind == "warning" else say)(message)
 
     return tell

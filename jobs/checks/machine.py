@@ -1,4 +1,4 @@
-"""The checks of `millrace doctor` that look at the machine: Java, loopback, Horovod."""
+"""The checks of `millrace doctor` that look at the machine: Java, loopback, Horovod, bfloat16."""
 
 from __future__ import annotations
 
@@ -69,3 +69,19 @@ def horovod(settings: Settings) -> list[Finding]:
     if result["sum"] != 3:
         return [Finding("fail", "horovod", f"two ranks added 1 and 2 to {result['sum']}", "cluster/horovod/build.sh")]
     return [Finding("ok", "horovod", "two processes met and added up")]
+
+
+def bf16(settings: Settings) -> list[Finding]:
+    """Whether ranks on this machine's processor have instructions for what they are asked to multiply in."""
+    training = settings.training
+    if training.precision != "bf16" or training.launcher != "local":
+        return []
+    import torch
+
+    from training.step.device import fast_bf16
+
+    on_cpu = training.device == "cpu" or not torch.cuda.is_available()
+    if not on_cpu or fast_bf16(torch.device("cpu")):
+        return [Finding("ok", "bf16", "ranks have hardware for it")]
+    what = "training.precision is bf16, and this CPU has neither AVX512_BF16 nor AMX: up to five times slower than fp32"
+    return [Finding("warn", "bf16", what, "training.precision=fp32")]

@@ -19,6 +19,7 @@ ALONE: tuple[Check, ...] = (
     machine.java_version,
     machine.loopback,
     machine.horovod,
+    machine.bf16,
     pipeline.data_source,
     pipeline.fit_settings,
 )

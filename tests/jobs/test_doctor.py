@@ -168,6 +168,17 @@ def test_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unreachable" in only(doctor_machine.loopback(HEALTHY)).what
 
 
+def test_bf16_of_a_processor_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = load_settings(None, ["training.precision=bf16", "training.device=cpu"])
+    assert doctor_machine.bf16(HEALTHY) == []
+    for fast, level in ((True, "ok"), (False, "warn")):
+        monkeypatch.setattr("training.step.device.fast_bf16", lambda _, fast=fast: fast)
+        assert only(doctor_machine.bf16(asked)).level == level
+    found = only(doctor_machine.bf16(asked))
+    assert "training.precision is bf16, and this CPU has neither AVX512_BF16 nor AMX" in found.what
+    assert found.remedy == "training.precision=fp32"
+
+
 def test_settings_that_do_not_fit_each_other() -> None:
     sick = load_settings(
         None,

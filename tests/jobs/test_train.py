@@ -36,8 +36,9 @@ from training.schema import Column, Kind, Schema
 from training.state.bundle import load_bundle
 from training.state.items import ITEMS, open_items
 from training.state.publish import write_bundle
-from training.watch.record import read_record
+from training.watch.record import Event, read_record
 from training.world import World
+from tuning.objective import Channel, Pruning
 from tuning.space import Space
 
 from .small_shop import small_shop
@@ -519,3 +520,17 @@ def test_files_are_attached_and_other_files_make_another_bundle(
 
 def with_training(settings: Settings, **values: Any) -> Settings:
     return settings.model_copy(update={"training": settings.training.model_copy(update=values)})
+
+
+@pytest.mark.parametrize(
+    "report", [{"kind": "lines"}, Channel("sqlite://", "s", 0, "auc", Pruning("none", 1, 0)).to_json()]
+)
+def test_what_a_training_warns_of_is_shown_as_a_warning(
+    report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("jobs.console.warn", shown.append)
+    tell = learning._reporter({"report": report}, ())
+    tell(Event("warning", 0, 0, "training.precision is bf16"))
+    tell(Event("checkpoint", 1, 0, "checkpoint at step 1"))
+    assert shown == ["training.precision is bf16"]

@@ -208,7 +208,7 @@ class Compute:
         if slow:
             self._say(
                 f"training.precision is bf16, which rank {', '.join(map(str, slow))} computes without hardware for it: "
-                "as exact, but slower than fp32; use fp32 there"
+                "as exact, but slower than fp32, on a CPU up to five times; set training.precision to fp32 there"
             )
 
 
