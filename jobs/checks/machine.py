@@ -76,12 +76,9 @@ def bf16(settings: Settings) -> list[Finding]:
     training = settings.training
     if training.precision != "bf16" or training.launcher != "local":
         return []
-    import torch
+    from training.step.device import slow_bf16_here
 
-    from training.step.device import fast_bf16
-
-    on_cpu = training.device == "cpu" or not torch.cuda.is_available()
-    if not on_cpu or fast_bf16(torch.device("cpu")):
+    if not slow_bf16_here(training.device):
         return [Finding("ok", "bf16", "ranks have hardware for it")]
     what = "training.precision is bf16, and this CPU has neither AVX512_BF16 nor AMX: up to five times slower than fp32"
     return [Finding("warn", "bf16", what, "training.precision=fp32")]

@@ -31,6 +31,7 @@ OWN = (
     "list_id", "user_id", "item_id", "time", "arrival_time", "label", "position", "impression_id", "user", "item",
     "clicked", "clicked_lately", "item_clicked", "label_time", "weight", "split", "known_at", "piece", "fraud", "users",
     "items", "key", "unit", "labels_time", "after", "new_items", "new_users",
+    *(f"{entity}_{name}" for entity in ENTITIES for name in COUNTS),
 )  # fmt: skip
 
 
@@ -66,16 +67,17 @@ class ClickOptions(Section):
     @field_validator("numbers", "ids")
     @classmethod
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted({*names} & {*OWN})
-        if taken or len({*names}) < len(names):
-            raise ValueError(f"names must differ from each other and from {', '.join(OWN)}")
+        if taken := sorted({name for name in names if name in OWN or names.count(name) > 1}):
+            raise ValueError(f"names must differ from each other and from {', '.join(OWN)}; got {', '.join(taken)}")
         return names
 
     @model_validator(mode="after")
     def _own_columns(self) -> Self:
-        named = {*self.heads, *(f"{name}_time" for name in self.heads)}
-        if taken := sorted(named & {*OWN, *self.numbers, *self.ids}):
-            raise ValueError(f"heads, and with _time behind them, must be no other columns' names; got {taken}")
+        times = {f"{name}_time" for name in self.heads}
+        if taken := sorted((times | {*self.heads}) & {*OWN, *self.numbers, *self.ids} | times & {*self.heads}):
+            raise ValueError(
+                f"heads, and with _time behind them, must be no other columns' names; got {taken}; name them otherwise"
+            )
         return self
 
 

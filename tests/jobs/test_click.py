@@ -241,6 +241,7 @@ def test_odd_lists_are_refused(more: Any, problem: str, spark: SparkSession) -> 
     [
         ({"ids": ["label"]}, "names must differ"),
         ({"numbers": ["fraud"]}, "names must differ"),
+        ({"numbers": ["user_rate", "a", "a"]}, "names must differ .*; got a, user_rate"),
         ({"places": 0}, "greater than or equal"),
         ({"k": 3}, "k"),
     ],

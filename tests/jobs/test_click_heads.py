@@ -122,6 +122,8 @@ def test_other_labels_and_columns_than_the_settings_name_are_refused(
     [
         ({"heads": {"label": 5}}, r"no other columns' names; got \['label', 'label_time'\]"),
         ({"heads": {"cart": 5}, "numbers": ["cart_time"]}, r"no other columns' names; got \['cart_time'\]"),
+        ({"heads": {"item_rate": 5}}, r"no other columns' names; got \['item_rate'\]"),
+        ({"heads": {"cart": 5, "cart_time": 5}}, r"no other columns' names; got \['cart_time'\]; name them otherwise"),
         ({"heads": {"cart": 0}}, "greater than 0"),
     ],
 )

@@ -103,6 +103,12 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def slow_bf16_here(choice: DeviceChoice) -> bool:
+    """Whether a rank on this machine would multiply bfloat16 on a CPU that is slower at it than at float32."""
+    on_cpu = choice == "cpu" or not torch.cuda.is_available()
+    return on_cpu and not fast_bf16(torch.device("cpu"))
+
+
 class _Source(Protocol):
     """The part of `training.fit.Loader` that gives batches and says where it stands."""
 
