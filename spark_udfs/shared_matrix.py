@@ -63,12 +63,12 @@ def _folder() -> Path:
 
 
 def _whole(path: Path) -> bool:
-    """Whether the file is there and as long as its header says (a full disk leaves a short one)."""
+    """Whether the file is there and as long as its header says (a full disk leaves a short or an empty one)."""
     if not path.exists():
         return False
     try:
         np.load(path, mmap_mode="r")
-    except ValueError:
+    except (ValueError, EOFError):
         return False
     return True
 
@@ -77,6 +77,8 @@ def _write(path: Path, matrix: Floats) -> None:
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as target:
         np.save(target, np.ascontiguousarray(matrix, np.float32))
+        target.flush()
+        os.fsync(target.fileno())  # a machine that goes down must not leave a file of its length with nothing in it
     temporary.replace(path)
 
 

@@ -103,11 +103,12 @@ def test_a_shared_matrix_is_built_once_and_mapped(folder: Path) -> None:
     assert [file.name for file in folder.glob("*.npy")] == ["a_b_c.npy"]
 
 
-def test_a_torn_shared_matrix_is_built_again(folder: Path) -> None:
+@pytest.mark.parametrize("left", [300, 40, 0])
+def test_a_torn_shared_matrix_is_built_again(folder: Path, left: int) -> None:
     shared_matrix("torn", lambda: np.ones((50, 4), np.float32))
     sharing._mapped.clear()
     file = folder / "torn.npy"
-    file.write_bytes(file.read_bytes()[:300])
+    file.write_bytes(file.read_bytes()[:left])
     assert shared_matrix("torn", lambda: np.full((2, 2), 7, np.float32)).tolist() == [[7, 7], [7, 7]]
 
 
