@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_sql_gives_the_same_lists(settings: Settings, spark: SparkSession) -> No
     assert told == [(one.item_id, one.name, one.fallback) for row in by_history for one in row]
     with pytest.raises(PythonException, match="it has no 'nobody'"):
         spark.sql("SELECT * FROM recommend('nobody', 3)").collect()
+
+
+def test_the_notebook_runs_as_a_script(
+    settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Path(__file__).parents[2] / "docs" / "notebooks" / "asking_a_bundle.py"
+    first, *cells = notebook.read_text().split("\n\n# COMMAND ----------\n\n")
+    assert first.startswith("# Databricks notebook source\n")
+    assert sum(cell.startswith("# MAGIC %md") for cell in cells) == 3
+    monkeypatch.setenv("MILLRACE_SHOP", str(Path(settings.run_dir).parent))
+    made = runpy.run_path(str(notebook), run_name="__main__")
+    assert [row["rank"] for row in made["asked"].where("basket = 2").collect()] == [1, 2, 3]
+    said = capsys.readouterr().out
+    assert f"{made['customers'][0]} \n    {made['first'].name}" in said
+    assert f"{made['why'].name}: {made['why'].score:.3f}, without a history" in said
+    assert said.count(f"| {made['customers'][1]}|") == 3
 
 
 def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: SparkSession) -> None:
