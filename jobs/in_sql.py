@@ -119,7 +119,12 @@ def _rows_of(bundle: str, answers: dict[str, Any]) -> Any:
     return pandas_udf(score, f"struct<{fields}>")  # type: ignore[call-overload]  # of a frame they know no function
 
 
-def _predicted(bundle: str, rows: pd.DataFrame) -> pd.DataFrame:
+def _predicted(bundle: str, rows: pd.DataFrame | pd.Series[Any]) -> pd.DataFrame:
+    if isinstance(rows, pd.Series):
+        raise SchemaError(
+            f"rows for bundle '{Path(bundle).name}' must be a struct; got one column, as of {rows.iloc[0]!r}: write "
+            "score(struct(*)), or name the fields in struct(...)"
+        )
     model, columns = _model(bundle)
     given = [column for column in columns if column.kind is not Kind.POSITION or column.name in rows]
     if missing := [column.name for column in given if column.name not in rows]:

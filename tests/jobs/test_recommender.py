@@ -154,6 +154,10 @@ def test_sql_tells_what_it_cannot_take(recommender: Recommender) -> None:
     amount = Column("amount", Kind.DENSE)
     with pytest.raises(SchemaError, match=r"column 'amount' of the struct must be float, .*'much'"):
         in_sql._array(pd.Series(["much"]), amount)
+    with pytest.raises(
+        SchemaError, match=r"rows for bundle 'row_mlp-1' must be a struct; got one column, as of 7: write"
+    ):
+        in_sql._predicted("bundles/row_mlp-1", pd.Series([7], dtype=object))
 
 
 def test_bundles_that_cannot_be_asked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
