@@ -27,7 +27,8 @@ from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
 from training.errors import BundleError, DataError, SettingsError
 from training.schema import Column
-from training.state.items import ITEMS, Items, open_items, shown
+from training.state.items import Items, open_items, shown
+from training.state.names import ITEMS
 
 if TYPE_CHECKING:
     from training.state.bundle import Bundle

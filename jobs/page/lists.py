@@ -56,8 +56,8 @@ def _protocol(key: str, protocol: Json, ks: Sequence[int], k: int) -> Html:
     names = [name for name in METRICS if any(f"{name}_at_{k}" in held for held in models.values())]
     order = sorted(models, key=lambda model: -models[model].get(f"recall_at_{k}", {"value": 0.0})["value"])
     caption = (
-        f"In lists of {k}, higher is better, of Gini lower; the marked row is the model of this run, and a star says that "
-        "it differs from that baseline beyond chance, customer by customer."
+        f"In lists of {k}, higher is better, of Gini lower; the marked row is the model of this run, and a star says "
+        "that it differs from that baseline beyond chance, customer by customer."
     )
     bars = [
         plot(

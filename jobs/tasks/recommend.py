@@ -25,7 +25,7 @@ from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
 from training.metrics.of_lists import names_at
 from training.schema import Column, Kind, Schema
-from training.state.items import ITEMS
+from training.state.names import ITEMS
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.pinned import place
-from training.state.items import ITEMS, write_items
+from training.state.items import write_items
+from training.state.names import ITEMS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,8 +18,9 @@ from jobs.erasure import runs as erasure_runs
 from jobs.erasure.past import Past
 from spark_udfs.occurrences import Finder
 from training.errors import DataError, LockHeldError, TableError
-from training.state.items import ITEMS, write_items
+from training.state.items import write_items
 from training.state.lock import only_writer
+from training.state.names import ITEMS
 
 OF_LOOP = "loop/d/lists_shown/checkpoints"
 

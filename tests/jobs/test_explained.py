@@ -14,7 +14,7 @@ from tests.jobs.test_recommender import COUNT, UNSOLD, items_file
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.errors import DataError, SettingsError
 from training.models import MODELS
-from training.state.items import ITEMS
+from training.state.names import ITEMS
 from training.state.publish import write_bundle
 
 HISTORY = ["i-03", "i-20", "never heard of", "i-07", "i-09", "i-03", "i-11"]

@@ -18,7 +18,8 @@ from training.batch import Ragged
 from training.errors import BundleError, DataError, SchemaError, SettingsError
 from training.models import MODELS
 from training.schema import Column, Kind, Schema
-from training.state.items import ITEMS, open_items, write_items
+from training.state.items import open_items, write_items
+from training.state.names import ITEMS
 from training.state.publish import write_bundle
 
 COUNT = 30  # with the unknown one

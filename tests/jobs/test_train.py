@@ -34,7 +34,8 @@ from training.fit import FitResult, FitSettings
 from training.models import RetrievalModel
 from training.schema import Column, Kind, Schema
 from training.state.bundle import load_bundle
-from training.state.items import ITEMS, open_items
+from training.state.items import open_items
+from training.state.names import ITEMS
 from training.state.publish import write_bundle
 from training.watch.record import Event, read_record
 from training.world import World

@@ -22,7 +22,6 @@ from training.errors import BundleError, DataError
 
 Ints = npt.NDArray[np.int64]
 
-ITEMS = "items.arrow"
 UNKNOWN = 0
 SHOWN = 5  # ids that an error names
 
