@@ -170,6 +170,8 @@ def test_lists_of_another_length_do_not_move_into_other_rows(lists: list) -> Non
     rows = pa.record_batch({"x": pa.array(lists, pa.list_(pa.float32()))})
     with pytest.raises(SchemaError, match=r"column 'x' must have lists of 2 numbers, not null; . rows have others"):
         to_batch(rows, [Column("x", Kind.DENSE, length=2)])
+    none = pa.record_batch({"x": pa.array([], pa.list_(pa.float32()))})  # what `register` asks a model's answers of
+    assert to_batch(none, [Column("x", Kind.DENSE, length=2)])["x"].shape == (0, 2)
 
 
 def test_histories_are_weighed_where_the_bundle_has_learnt_what_lines_are_worth(
