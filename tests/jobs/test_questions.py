@@ -53,6 +53,7 @@ def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> S
     return settings.model_copy(update={"examples": examples})
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, settings: Settings) -> None:
     tables = Tables(spark, settings.tables.root)
     names = ("vocabulary_users", "vocabulary_items", "examples", "catalogue", "histories")
@@ -73,6 +74,7 @@ def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, setting
         assert (row["seen"], row["truth"]) == (sorted(had[user][:4]), sorted(had[user][4:6]))
 
 
+@pytest.mark.slow
 def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, settings: Settings) -> None:
     build_examples.run(settings, spark)
     result = evaluate.run(settings, spark)["protocols"]

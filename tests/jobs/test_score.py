@@ -76,26 +76,6 @@ def test_nobody_is_shown_what_they_have(rows: dict[str, list[Row]], settings: Se
     assert not bought & {(row["user_id"], row["item_id"]) for of_user in rows.values() for row in of_user}
 
 
-def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spark: SparkSession) -> None:
-    at_cut = Settings(**(settings.model_dump() | {"scoring": {"k": ITEMS, "moment": TEST_FROM}}))
-    made = score.run(at_cut, spark)
-    held = Tables(spark, settings.tables.root).read("recommendations").where(answers.mine(made["bundle"], TEST_FROM))
-    of_job: dict[str, list[tuple[str, str, float, bool]]] = {}
-    for row in held.orderBy("user_id", "rank").collect():
-        told = (row["item_id"], f"the {row['item_id']}", row["score"], row["fallback"])
-        of_job.setdefault(row["user_id"], []).append(told)
-    recommender = Recommender.load(Path(settings.run_dir, "bundles", made["bundle"]), settings.tables.root)
-    ids = [f"user {user}" for user in range(USERS)][::-1]
-    found = recommender.recommend(ids, k=ITEMS)
-    assert [[one[:2] for one in row] for row in found] == [[one[:2] for one in of_job[user_id]] for user_id in ids]
-    scores = [[one.score for row in found for one in row], [one[2] for user_id in ids for one in of_job[user_id]]]
-    np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
-    (cold,) = recommender.recommend(history=[[NEW_ITEM]], k=ITEMS)
-    assert cold == of_job[LOOKER]
-    with pytest.raises(DataError, match=r"must stand in table '.*/queries', .*; it has no 'nobody', 'looker'"):
-        recommender.recommend(["user 1", "nobody", LOOKER])
-
-
 def test_sql_gives_the_same_lists(settings: Settings, spark: SparkSession) -> None:
     bundle, root = latest_bundle(settings.run_dir), settings.tables.root
     assert register(spark, bundle, tables=root) == "recommend"
@@ -175,6 +155,26 @@ def test_another_moment_adds_rows_and_looks_no_further(
     assert replaced["rows"] == 2 * USERS
     held = Tables(spark, settings.tables.root).read("recommendations").count()
     assert held == summary["rows"] + replaced["rows"]
+
+
+def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spark: SparkSession) -> None:
+    at_cut = Settings(**(settings.model_dump() | {"scoring": {"k": ITEMS, "moment": TEST_FROM}}))
+    made = score.run(at_cut, spark)
+    held = Tables(spark, settings.tables.root).read("recommendations").where(answers.mine(made["bundle"], TEST_FROM))
+    of_job: dict[str, list[tuple[str, str, float, bool]]] = {}
+    for row in held.orderBy("user_id", "rank").collect():
+        told = (row["item_id"], f"the {row['item_id']}", row["score"], row["fallback"])
+        of_job.setdefault(row["user_id"], []).append(told)
+    recommender = Recommender.load(Path(settings.run_dir, "bundles", made["bundle"]), settings.tables.root)
+    ids = [f"user {user}" for user in range(USERS)][::-1]
+    found = recommender.recommend(ids, k=ITEMS)
+    assert [[one[:2] for one in row] for row in found] == [[one[:2] for one in of_job[user_id]] for user_id in ids]
+    scores = [[one.score for row in found for one in row], [one[2] for user_id in ids for one in of_job[user_id]]]
+    np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
+    (cold,) = recommender.recommend(history=[[NEW_ITEM]], k=ITEMS)
+    assert cold == of_job[LOOKER]
+    with pytest.raises(DataError, match=r"must stand in table '.*/queries', .*; it has no 'nobody', 'looker'"):
+        recommender.recommend(["user 1", "nobody", LOOKER])
 
 
 def test_a_table_with_times_for_folders_is_refused(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
