@@ -6,19 +6,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_udfs.baselines import item_item as module
-from spark_udfs.baselines.item_item import (
-    NEIGHBOURS,
-    Neighbours,
-    item_item,
-    neighbours,
-    pairs_of,
-    save_neighbours,
-    sums_of_neighbours,
-)
+from spark_udfs.baselines import neighbours as module_of_neighbours
+from spark_udfs.baselines.item_item import Neighbours, item_item, sums_of_neighbours
+from spark_udfs.baselines.neighbours import NEIGHBOURS, nearest, save_neighbours
 from spark_udfs.item_files import ItemFile
 from spark_udfs.top_k import Lists
 
@@ -32,7 +27,7 @@ def counts(spark: SparkSession) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def near(counts: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> ItemFile:
-    return save_neighbours(neighbours(counts), tmp_path_factory.mktemp("near"))
+    return save_neighbours(counts, tmp_path_factory.mktemp("near"))
 
 
 def ranks(df: DataFrame) -> dict[int, list[int]]:
@@ -42,27 +37,62 @@ def ranks(df: DataFrame) -> dict[int, list[int]]:
     return found
 
 
-def test_neighbours_are_cosines_of_the_users_sets(counts: DataFrame) -> None:
-    near = {(row["item"], row["neighbour"]): row["similarity"] for row in neighbours(counts).collect()}
-    assert near == {
-        (10, 11): pytest.approx(2 / math.sqrt(6)),
-        (11, 10): pytest.approx(2 / math.sqrt(6)),
-        (11, 12): pytest.approx(1 / math.sqrt(6)),
-        (12, 11): pytest.approx(1 / math.sqrt(6)),
-    }
-    assert {row["neighbour"] for row in neighbours(counts, top=1).where("item = 11").collect()} == {10}
-
-
-def test_neighbours_lie_nearest_first(near: ItemFile) -> None:
+def test_neighbours_are_cosines_of_the_users_sets_nearest_first(near: ItemFile) -> None:
     ids, items, similarities = (near.open(name) for name in ("item", "neighbours", "similarities"))
     assert ids.tolist() == [10, 11, 12]
     assert items.shape == similarities.shape == (3, NEIGHBOURS)
-    assert items[1, :3].tolist() == [10, 12, 0]
-    assert similarities[1, :3].tolist() == pytest.approx([2 / math.sqrt(6), 1 / math.sqrt(6), 0])
+    assert items[:, :3].tolist() == [[11, 0, 0], [10, 12, 0], [11, 0, 0]]
+    near_10, near_12 = 2 / math.sqrt(6), 1 / math.sqrt(6)
+    assert similarities[:, :2].tolist() == [
+        [pytest.approx(near_10), 0],
+        [pytest.approx(near_10), pytest.approx(near_12)],
+        [pytest.approx(near_12), 0],
+    ]
+
+
+def test_neighbours_are_those_of_all_pairs_however_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    bought = rng.random((60, 30)) < 0.3
+    bought[:, 7] = False
+    sizes = bought.sum(axis=0)
+    together = bought.T.astype(np.float64) @ bought
+    np.fill_diagonal(together, 0)
+    cosine = together / np.sqrt(np.outer(sizes, sizes) + (together == 0))
+    wanted = {}
+    for item in np.flatnonzero(together.any(axis=1)):
+        order = [other for other in np.lexsort((np.arange(30), -cosine[item])) if cosine[item, other] > 0][:4]
+        wanted[int(item) + 1] = [(int(other) + 1, pytest.approx(cosine[item, other])) for other in order]
+    ids = np.flatnonzero(sizes) + 1
+    rows = [
+        (int(item) + 1, np.flatnonzero(bought[user]) + 1)
+        for item in range(30)
+        for user in range(60)
+        if bought[user, item]
+    ]
+    for at_once, most in ((len(rows), 16), (7, 16), (7, 0)):
+        monkeypatch.setattr(module_of_neighbours, "FEW", most)
+        cut = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+        batches = [
+            pa.record_batch(
+                [pa.array([item for item, _ in part]), pa.array([items for _, items in part])], ["item", "items"]
+            )
+            for part in cut
+        ]
+        found = nearest(batches, ids, sizes[ids - 1], 4)
+        assert {item: list(zip(others, near, strict=True)) for item, others, near in found} == wanted
+
+
+def test_a_user_of_many_items_counts_with_so_many_of_them(
+    spark: SparkSession, counts: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_of_neighbours, "MAX_ITEMS_PER_USER", 2)
+    many = spark.range(20, 60).selectExpr("9L AS user", "id AS item", "1L AS count")
+    near = save_neighbours(counts.unionByName(many), tmp_path, top=1)
+    assert len([item for item in near.open("item") if item >= 20]) == 2
 
 
 def test_a_shop_without_pairs_has_no_neighbours(spark: SparkSession, counts: DataFrame, tmp_path: Path) -> None:
-    near = save_neighbours(neighbours(counts.where("user = 4")), tmp_path)
+    near = save_neighbours(counts.where("user = 4"), tmp_path)
     asked = spark.createDataFrame([(1, [12])], "user bigint, seen array<bigint>")
     assert ranks(item_item(asked, near, k=3, exclude_seen=True)) == {}
 
@@ -97,8 +127,3 @@ def test_blocks_within_a_small_memory_bound_give_the_same(monkeypatch: pytest.Mo
     blocks = sums_of_neighbours(seen, near, 5, exclude_seen=True)
     assert blocks[0].tolist() == whole[0].tolist()
     assert blocks[1].tobytes() == whole[1].tobytes()
-
-
-def test_pairs_are_those_within_a_list() -> None:
-    first, second = pairs_of(Lists(np.array([3, 5, 9, 4, 1, 2]), np.array([0, 3, 3, 4, 6])))
-    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(3, 5), (3, 9), (5, 9), (1, 2)]

@@ -18,7 +18,8 @@ from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, i
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 from spark_udfs.baselines.ease import by_ease, fit_ease, see_that_it_fits
-from spark_udfs.baselines.item_item import item_item, neighbours, save_neighbours
+from spark_udfs.baselines.item_item import item_item
+from spark_udfs.baselines.neighbours import save_neighbours
 from spark_udfs.evaluation import diversity, popularity_deciles, spread
 from spark_udfs.evaluation import judge as judged
 from spark_udfs.item_files import save_items
@@ -59,8 +60,8 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         "recent_popularity": partial(by_order, order=of_late),
     }
     if "item_item" in wanted.baselines:
-        with step("evaluate: count item-item neighbours"):
-            near = save_neighbours(neighbours(counts), folder)
+        with step("evaluate: find each item's nearest"):
+            near = save_neighbours(counts, folder)
         rankers["item_item"] = partial(item_item, near=near)
     if "als" in wanted.baselines:
         with step("evaluate: fit ALS"):
