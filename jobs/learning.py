@@ -5,21 +5,20 @@ A task's `learn` calls `fit_task` with what is its own: how its model is made, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from jobs.pinned import place
-from training.schema import Kind, Schema
+from jobs.watching import both, observers_of, reporter
+from training.schema import Schema
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import Tensor
 
-    from training.batch import Batch
+    from jobs.validation import Validate
     from training.data.snapshot import Snapshot
     from training.data.transform import Transform
     from training.fit import FitResult, FitSettings
@@ -27,11 +26,9 @@ if TYPE_CHECKING:
     from training.state.bundle import Bundle
     from training.state.files import Streamed
     from training.tables.sharded import Tables
-    from training.watch.observers import Observers
     from training.watch.record import Event
     from training.world import World
 
-    Validate = Callable[[Any], dict[str, float]]
     Attach = Callable[[Mapping[str, Any], Schema, Path], Mapping[str, Path]]
 
 
@@ -61,8 +58,8 @@ def fit_task(
         rows, steps, epochs, final_loss, history, best, skipped; `calibration` of a model that asks for it, what
         `Calibrator.calibrate` returns; on rank 0 the bundle's name and place too.
     """
-    with _observers(spec, world) as observers:
-        report = _both(_reporter(spec, shown), observers)
+    with observers_of(spec, world) as observers:
+        report = both(reporter(spec, shown), observers)
         summary = _fit(spec, world, make_model, make_validation, make_transform, make_attachments, report)
         observers.tags |= {name: summary[name] for name in ("bundle", "bundle_path") if name in summary}
     return summary
@@ -75,85 +72,6 @@ def model_of_rows(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> M
     model_type = MODELS[spec["model"]["name"]]
     config = {key: value for key, value in spec["model"].items() if key != "name"}
     return model_type(model_type.Config.parse(config), columns, tables=tables)
-
-
-def validation_of_rows(
-    spec: Mapping[str, Any],
-    columns: Schema,
-    world: World,
-    *,
-    width: int,
-    sums: Callable[[Mapping[str, Tensor], Batch], npt.NDArray[np.float64]],
-    finish: Callable[[npt.NDArray[np.float64]], dict[str, float]],
-) -> Validate | None:
-    """Judge a model by what it predicts of the side table `queries`, each rank its share; None where none is asked.
-
-    Args:
-        spec: from `jobs.learn_spec.learn_spec`.
-        columns: of the queries.
-        world: the ranks.
-        width: of the sums.
-        sums: (what the model predicts of a batch, on the CPU; the batch) -> sums that add up over batches and ranks.
-        finish: all sums -> metrics.
-    """
-    import torch
-
-    from jobs.held_out import added_up
-    from training.batch import to_device
-    from training.data.snapshot import open_snapshot
-
-    if not spec["validate"]:
-        return None
-    held_out = open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
-
-    @torch.no_grad()
-    def validate(model: Any) -> dict[str, float]:
-        device = next(model.parameters()).device
-
-        def of_batch(batch: Batch) -> npt.NDArray[np.float64]:
-            found = model.predict(to_device(batch, device))
-            return sums({name: value.cpu() for name, value in found.items()}, batch)
-
-        return finish(added_up(held_out, columns, world, of_batch, width, "validation metrics"))
-
-    return validate
-
-
-def validation_of_probabilities(
-    spec: Mapping[str, Any], columns: Schema, world: World, *, names: Collection[str]
-) -> Validate | None:
-    """Judge a model by the probabilities that it gives to the queries' labels; None where none is asked.
-
-    Of one label that is `p`; of several `p_LABEL` of each, and metrics of those after the first have its name behind
-    them, as in `auc_cart`.
-
-    Args:
-        spec, columns, world: as for `validation_of_rows`.
-        names: of the metrics that are wanted, of `training.metrics.probabilities.Binary`.
-    """
-    import numpy as np
-
-    from training.metrics.probabilities import Binary
-
-    metric, labels = Binary(), [column.name for column in columns if column.kind is Kind.LABEL]
-    answers = ["p"] if len(labels) == 1 else [f"p_{label}" for label in labels]
-
-    def sums(found: Mapping[str, Tensor], batch: Batch) -> npt.NDArray[np.float64]:
-        each = [
-            metric.sums(found[answer].numpy(), cast("Tensor", batch[label]).numpy())
-            for answer, label in zip(answers, labels, strict=True)
-        ]
-        return np.concatenate(each)
-
-    def finish(sums: npt.NDArray[np.float64]) -> dict[str, float]:
-        return {
-            name if label == labels[0] else f"{name}_{label}": value
-            for label, own in zip(labels, np.split(sums, len(labels)), strict=True)
-            for name, value in metric.finish(own).items()
-            if name in names
-        }
-
-    return validation_of_rows(spec, columns, world, width=metric.width * len(labels), sums=sums, finish=finish)
 
 
 def _fit(
@@ -303,47 +221,3 @@ def _provenance(spec: Mapping[str, Any], made: Mapping[str, Any], result: FitRes
     if first is not None and result.resumed_at == result.steps == first["steps"]:
         return dict(first["provenance"])
     return {**spec["provenance"], **made, "trained": {"after_step": result.resumed_at, "to_step": result.steps}}
-
-
-def _observers(spec: Mapping[str, Any], world: World) -> Observers:
-    """Who watches, on rank 0; nobody elsewhere."""
-    from jobs.console import warn
-    from training.watch.observers import Mlflow, Observer, Observers, TensorBoard
-
-    asked: Mapping[str, Any] = spec["observe"] if world.rank == 0 else {}
-    observers: list[Observer] = []
-    if asked.get("tensorboard"):
-        observers.append(TensorBoard(asked["tensorboard"]))
-    if asked.get("mlflow"):
-        sections = {name: spec[name] for name in ("training", "model", "reader")}
-        params = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
-        params |= {"task": spec["task"], "ranks": spec["ranks"], "device": spec["device"]}
-        params |= {"examples_version": spec["tables"]["examples"]["version"]}
-        observers.append(Mlflow(**asked["mlflow"], params=params, folder=spec["checkpoint_dir"]))
-    return Observers(observers, warn, world)
-
-
-def _both(first: Callable[[Event], None], second: Callable[[Event], None]) -> Callable[[Event], None]:
-    def report(event: Event) -> None:
-        second(event)
-        first(event)  # may raise Pruned
-
-    return report
-
-
-def _reporter(spec: Mapping[str, Any], names: tuple[str, ...]) -> Callable[[Event], None]:
-    """Where rank 0's events go: to the study that a trial belongs to, or to the terminal, as all warnings do."""
-    from jobs.console import say, warn
-
-    if spec["report"]["kind"] == "study":
-        from tuning.objective import study_reporter
-
-        to_study = study_reporter(spec["report"])
-        return lambda event: warn(event.message) if event.kind == "warning" else to_study(event)
-
-    def tell(event: Event) -> None:
-        shown = [f"{name} {event.values[name]:.4f}" for name in names if name in event.values]
-        message = f"epoch {event.epoch + 1}: {', '.join(shown)}" if event.kind == "epoch" else event.message
-        (warn if event.kind == "warning" else say)(message)
-
-    return tell

@@ -39,6 +39,7 @@ FRONT_DOORS = {
         "training/",
         "jobs/tasks/",
         "jobs/learning.py",
+        "jobs/validation.py",
         "jobs/held_out.py",
         "spark_udfs/answers.py",
         "spark_udfs/scoring.py",

@@ -142,7 +142,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """AUC and average precision of the impressions held out, counted on each rank and added up, of clicks by these
     names and of heads by theirs; None where none is asked."""
-    from jobs.learning import validation_of_probabilities
+    from jobs.validation import validation_of_probabilities
 
     return validation_of_probabilities(spec, columns, world, names=METRICS)
 

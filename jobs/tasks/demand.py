@@ -104,7 +104,7 @@ def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callab
     where none is asked."""
     import numpy as np
 
-    from jobs.learning import validation_of_rows
+    from jobs.validation import validation_of_rows
     from training.metrics.quantities import Quantiles
 
     metric = Quantiles(spec["build"]["inputs"]["options"]["quantiles"])

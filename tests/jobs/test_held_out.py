@@ -13,7 +13,7 @@ from deltalake import write_deltalake
 from torch import Tensor, nn
 
 from cluster.launch import launch
-from jobs.learning import validation_of_probabilities
+from jobs.validation import validation_of_probabilities
 from tests.jobs.rows_spec import learn, planted, spec_in, write_table
 from training.batch import Batch
 from training.errors import SettingsError

@@ -20,7 +20,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from cluster.errors import LaunchError
-from jobs import learning, train, tune
+from jobs import learning, train, tune, watching
 from jobs.checks import pipeline as doctor_checks
 from jobs.learn_spec import LAUNCHER_KEYS, check_start, learn_spec, provenance, spec_identity
 from jobs.ranks import start
@@ -417,9 +417,9 @@ def test_who_watches_is_no_part_of_what_is_trained(tmp_path: Path, monkeypatch: 
     }
     second = World()
     second.rank = 1
-    learning._observers(spec, second)
+    watching.observers_of(spec, second)
     assert made == []
-    learning._observers(spec, World())
+    watching.observers_of(spec, World())
     assert made[0] == str(tmp_path / "tensorboard" / "1f")
     assert made[1]["params"]["training.epochs"] == 3
     assert made[1]["params"]["examples_version"] == 7
@@ -531,7 +531,7 @@ def test_what_a_training_warns_of_is_shown_as_a_warning(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr("jobs.console.warn", shown.append)
-    tell = learning._reporter({"report": report}, ())
+    tell = watching.reporter({"report": report}, ())
     tell(Event("warning", 0, 0, "training.precision is bf16"))
     tell(Event("checkpoint", 1, 0, "checkpoint at step 1"))
     assert shown == ["training.precision is bf16"]
