@@ -14,10 +14,12 @@ PYTHONS-newest  := 3.13 3.12 3.11
 PYTHONS-current := 3.12 3.11
 PYTHONS-legacy  := 3.11
 PYTHON          ?=
-# What is run of the other lines where the time does not suffice for all: loader, tables, Spark functions, the main job.
+# What is run of the other lines where the time does not suffice for all: loader, tables, the main job, and those of the
+# Spark functions that it does not ask for, one of each kind.
 AWKWARD         := tests/training/test_awkward_tables.py::test_table_equals_sparks
 PART            := tests/training/test_pool.py tests/training/test_reader.py '$(AWKWARD)[deleted]' '$(AWKWARD)[mapped_by_name]' \
-                   tests/jobs/test_tables.py tests/spark_udfs tests/test_end_to_end.py
+                   tests/jobs/test_tables.py tests/test_end_to_end.py \
+                   $(patsubst %,tests/spark_udfs/test_%.py,clicked panel rows scoring sequences texts top_k windows)
 
 ifeq ($(filter $(LINE),$(LINES)),)
 $(error LINE=$(LINE) is none of $(LINES))
