@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from pyspark.sql import SparkSession
@@ -22,13 +22,13 @@ STRANGE = "sold to nobody"
 
 def questions() -> list[tuple[str, str, float]]:
     """Who is asked at either cut has four items of one half before it, then two more of it, and a strange one."""
-    asked = []
+    told = []
     for user in range(8):
         cut, half = (TEST, VALIDATION)[user % 2], HALF * (user // 2 % 2)
-        asked += [(f"asked {user}", f"item {half + (user + 2 * n) % HALF}", cut + day)
+        told += [(f"asked {user}", f"item {half + (user + 2 * n) % HALF}", cut + day)
                   for n, day in enumerate((-4.0, -3.0, -2.0, -1.0, 0.0, 0.0))]  # fmt: skip
-        asked += [(f"asked {user}", STRANGE, cut + 0.0)]
-    return asked
+        told += [(f"asked {user}", STRANGE, cut + 0.0)]
+    return told
 
 
 def append(spark: SparkSession, settings: Settings, rows: list[tuple[str, str, float]]) -> None:
@@ -42,25 +42,36 @@ def append(spark: SparkSession, settings: Settings, rows: list[tuple[str, str, f
     )
 
 
+class Asked(NamedTuple):
+    """A shop with customers who are asked, as it was built; and the rows of its tables when they were not there yet."""
+
+    settings: Settings
+    manifest: dict[str, Any]
+    before: dict[str, list[str]]
+
+
+def rows_of(tables: Tables) -> dict[str, list[str]]:
+    names = ("vocabulary_users", "vocabulary_items", "examples", "catalogue", "histories")
+    return {name: sorted(map(str, tables.read(name).collect())) for name in names}
+
+
 @pytest.fixture(scope="module")
-def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def asked(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Asked:
     folder = tmp_path_factory.mktemp("asked")
     baselines = ("als", "ease")
     wanted = {"ks": (5,), "bootstrap": 100, "als_rank": 4, "als_iterations": 5, "ease_l2": 5.0, "baselines": baselines}
     settings = small_shop(spark, folder, evaluation=wanted)
+    before = rows_of(Tables(spark, settings.tables.root))
     append(spark, settings, questions())
     examples = settings.examples.model_copy(update={"asked": "questions"})
-    return settings.model_copy(update={"examples": examples})
+    settings = settings.model_copy(update={"examples": examples})
+    return Asked(settings, build_examples.run(settings, spark), before)
 
 
-@pytest.mark.slow
-def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, settings: Settings) -> None:
-    tables = Tables(spark, settings.tables.root)
-    names = ("vocabulary_users", "vocabulary_items", "examples", "catalogue", "histories")
-    before = {name: sorted(map(str, tables.read(name).collect())) for name in names}
-    manifest = build_examples.run(settings, spark)
-    assert {name: sorted(map(str, tables.read(name).collect())) for name in names} == before
-    assert (manifest["counts"]["question_lines"], manifest["counts"]["question_lines_of_unknown_items"]) == (56, 8)
+def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, asked: Asked) -> None:
+    tables, counts = Tables(spark, asked.settings.tables.root), asked.manifest["counts"]
+    assert rows_of(tables) == asked.before
+    assert (counts["question_lines"], counts["question_lines_of_unknown_items"]) == (56, 8)
     item = {row["id"]: row["index"] for row in tables.read("vocabulary_items").collect()}
     rows = {(row["split"], row["user_id"]): row for row in tables.read("queries").collect()}
     assert set(rows) == {(("test", "validation")[user % 2], f"asked {user}") for user in range(8)}
@@ -74,10 +85,8 @@ def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, setting
         assert (row["seen"], row["truth"]) == (sorted(had[user][:4]), sorted(had[user][4:6]))
 
 
-@pytest.mark.slow
-def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, settings: Settings) -> None:
-    build_examples.run(settings, spark)
-    result = evaluate.run(settings, spark)["protocols"]
+def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, asked: Asked) -> None:
+    result = evaluate.run(asked.settings, spark)["protocols"]
     assert list(result) == ["new", "any"]
     for judged in result.values():
         assert judged["users"] == 4
