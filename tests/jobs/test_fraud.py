@@ -169,20 +169,6 @@ def test_cases_without_ids_are_told_apart_by_all_that_they_hold(spark: SparkSess
     assert {row[0] for row in plain} < {row["case_id"] for row in rows}
 
 
-def test_what_happens_after_the_cut_changes_no_example(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
-    """Nor does the order of the rows."""
-    other = settings_in(tmp_path)
-    cases = [case if case[1] + DELAY <= CUT else (*case[:2], True, "address 1", *case[4:]) for case in planted()]
-    late = [("late", CUT + timedelta(days=1), True, "address 1", "domain 1", 1.0)]
-    write(spark, other, [*late, *reversed(cases)])
-    build_examples.run(other, spark)
-    names = TASKS["fraud"].schema({"domain": 4}, settings).names[1:]  # ids are numbered anew
-    first, second = (held(place, spark, "examples") for place in (settings, other))
-    assert {key: [row[name] for name in names] for key, row in first.items()} == {
-        key: [row[name] for name in names] for key, row in second.items()
-    }
-
-
 def test_a_model_finds_the_planted_addresses(result: dict[str, Any]) -> None:
     judged = result["protocols"]["after"]
     assert judged["users"] == sum(case[1] >= CUT and case[2] is not None for case in planted())
