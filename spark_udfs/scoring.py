@@ -120,16 +120,22 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
     given = rows.select(*dict.fromkeys((key, *types)))
 
     def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
-        _, model = _open(bundle_path)
+        _, model = opened(bundle_path)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
-                part = whole.slice(start, ROWS)
-                found = model.predict(to_batch(part, wanted))
-                lists_of = [_rows_of(found.get(name), part.num_rows) for name in names]
-                yield pa.record_batch([named(part, key), *lists_of], [key, *names])
+                yield answers_to(whole.slice(start, ROWS), model, wanted, key, names)
 
     held = given.schema[key].dataType.simpleString()
     return given.mapInArrow(answer, ", ".join([f"{key} {held}", *(f"{name} array<float>" for name in names)]))
+
+
+def answers_to(
+    rows: pa.RecordBatch, model: Any, wanted: Sequence[Column], key: str, names: Sequence[str]
+) -> pa.RecordBatch:
+    """`key` and a model's answers by these names to some rows of its inputs."""
+    found = model.predict(to_batch(rows, wanted))
+    lists_of = [_rows_of(found.get(name), rows.num_rows) for name in names]
+    return pa.record_batch([named(rows, key), *lists_of], [key, *names])
 
 
 def inputs_of(schema: Schema) -> list[Column]:
@@ -145,7 +151,7 @@ def _rows_of(answer: Any, rows: int) -> pa.Array:
 
 def _ranking(bundle_path: str, allowed: ItemFile, order: Order) -> Ranking:
     """A bundle's model with the items that it may recommend, in one worker."""
-    name, model = _open(bundle_path)
+    name, model = opened(bundle_path)
     ids = known_to(model, allowed.open("item"))
     matrix = shared_matrix(f"{name}-{allowed.name}", lambda: vectors_of(model, ids))
     return Ranking(model, ids, matrix, order)
@@ -201,7 +207,7 @@ def _spark_type(column: Column) -> str:
     return "array<float>" if column.is_ragged or column.length is not None else "float"
 
 
-def _open(bundle_path: str) -> tuple[str, Any]:
+def opened(bundle_path: str) -> tuple[str, Any]:
     """A bundle's name and model, opened once per worker and kept for its next tasks."""
     import torch
 
