@@ -17,8 +17,7 @@ from training.configs import ModelConfig
 from training.errors import BundleError, UnreadableError
 from training.models.base import Model
 from training.schema import Column, Kind, Schema
-from training.state import bundle as bundles
-from training.state import files, publish
+from training.state import described, files, publish
 from training.state.bundle import Bundle, load_bundle, provenance_of
 from training.state.json_files import write_json
 from training.state.publish import clear_remnants, write_bundle
@@ -323,7 +322,7 @@ def _resealed(bundle: Bundle, **changes: Any) -> Path:
     """A bundle of which all hashes fit what was changed."""
     _edit(bundle.path, **changes)
     content = json.loads((bundle.path / "bundle.json").read_text())
-    return bundle.path.rename(bundle.path.with_name(bundles.name_of(content)))
+    return bundle.path.rename(bundle.path.with_name(described.name_of(content)))
 
 
 def test_a_foreign_one_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     bundles/two_tower-3f9c0a1b22d4/   the name carries a hash of what it is: all but where and from what it was made,
                                       and no setting at its default that came later (training/identity.py)
         bundle.json                   format, model and config, schema, provenance, settings, metrics, checksums
-        weights.safetensors
+        weights.safetensors           of a compressed bundle in fewer bytes (training/tables/quantised.py)
         attachments/NAME              files that go with it, where there are any: a tokenizer, thresholds
 
 An old bundle scores with the schema that it carries.
@@ -11,9 +11,6 @@ An old bundle scores with the schema that it carries.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +18,15 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import models
-from training.errors import ArtefactError, BundleError, SchemaError, UnreadableError
+from training.errors import BundleError, SchemaError, UnreadableError
 from training.models.base import Model
 from training.schema import Schema
-from training.state.files import Written, damage
-from training.state.json_files import CHECKSUM, Format, parse_json
-
-FORMAT = 2  # 1 had no checksum in bundle.json, and a name that hashed the provenance too
-_NAMED = ("model", "config", "schema", "settings", "metrics", "weights", "attachments")  # what the name is a hash of
-BUNDLE_FILE, WEIGHTS_FILE, ATTACHMENTS = "bundle.json", "weights.safetensors", "attachments"
-_ATTACHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a file's name on any disk, and no way out of the folder
+from training.state.described import ATTACHMENTS, WEIGHTS_FILE, read_content, unreadable
+from training.state.files import damage
+from training.tables.quantised import Form, Packed, QuantisedTable, packed_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ class Bundle:
         settings: of the training; one that came later is there where it is not its default.
         metrics: what validation or evaluation measured.
         attachments: names of the files that go with it.
+        stored: of a compressed bundle, its tensors that are stored otherwise than as they are.
     """
 
     name: str
@@ -61,13 +55,17 @@ class Bundle:
     settings: dict[str, Any]
     metrics: dict[str, Any]
     attachments: tuple[str, ...] = ()
+    stored: Mapping[str, Form] = field(default_factory=dict)
 
     def tensor_names(self) -> list[str]:
         with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
-            return sorted(file.keys())
+            names: list[str] = file.keys()
+        return sorted({*self.stored, *(name for name in names if name.partition(":")[0] not in self.stored)})
 
     def tensor(self, name: str) -> Tensor:
         """A tensor, memory-mapped: processes on a host share its pages, and it is read when it is used.
+
+        One that is stored otherwise is made anew each time, in memory.
 
         Raises:
             BundleError: the bundle has no tensor of that name.
@@ -77,9 +75,18 @@ class Bundle:
                 f"bundle '{self.path}' must have the tensor that is asked for; it has no '{name}', but "
                 f"{', '.join(self.tensor_names())}; use one of these"
             )
+        if name in self.stored:
+            return self.packed(name).whole()
         with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
+
+    def packed(self, name: str) -> Packed:
+        """One of `stored` as it is stored, memory-mapped."""
+        with safe_open(self.path / WEIGHTS_FILE, framework="pt") as file:
+            names: list[str] = file.keys()
+            parts = {part: file.get_tensor(part) for part in names if part.partition(":")[0] == name}
+        return packed_of(self.stored[name], name, parts)
 
     def attachment(self, name: str) -> Path:
         """Where a file lies that goes with the bundle; `load_bundle` has checked it.
@@ -94,12 +101,11 @@ class Bundle:
             )
         return self.path / ATTACHMENTS / name
 
-    def model(self) -> Model:
-        """The model with its weights memory-mapped, in eval mode, on the CPU.
+    def bare_model(self) -> Model:
+        """The model without any weights, on torch's device `meta`.
 
         Raises:
-            BundleError: this version of Millrace does not know the model, the weights do not fit it, or it has buffers
-                that are not among them.
+            BundleError: this version of Millrace does not know it.
         """
         if self.model_name not in models.MODELS:
             raise BundleError(
@@ -108,14 +114,26 @@ class Bundle:
             )
         kind: type[Model] = models.MODELS[self.model_name]
         with torch.device("meta"):  # nothing is allocated or drawn that the weights replace
-            model = kind(kind.Config.parse(self.config), self.schema)
+            return kind(kind.Config.parse(self.config), self.schema)
+
+    def model(self) -> Model:
+        """The model with its weights memory-mapped, in eval mode, on the CPU; tables that are stored otherwise stay so.
+
+        Raises:
+            BundleError: this version of Millrace does not know the model, the weights do not fit it, or it has buffers
+                that are not among them.
+        """
+        model = self.bare_model()
         wanted, held = set(model.state_dict()), set(self.tensor_names())
         if not wanted <= held:
             raise BundleError(
                 f"bundle '{self.path}' must hold all weights of '{self.model_name}'; it lacks "
                 f"{', '.join(sorted(wanted - held))}; load it with the version of Millrace that wrote it"
             )
-        model.load_state_dict({name: self.tensor(name) for name in wanted}, assign=True)
+        for name in tables_of(model) & self.stored.keys():
+            owner, _, own = name.removesuffix(".weight").rpartition(".")
+            setattr(model.get_submodule(owner), own, QuantisedTable(self.packed(name)))
+        model.load_state_dict({name: self.tensor(name) for name in model.state_dict()}, assign=True)
         model.eval().requires_grad_(False)
         bare = [name for name, tensor in model.named_buffers() if tensor.is_meta]
         if bare:
@@ -126,15 +144,9 @@ class Bundle:
         return model
 
 
-def check_attached_name(name: str, what: str) -> None:
-    """
-    Raises:
-        BundleError: a file cannot have that name in a bundle; `what` it was to do there.
-    """
-    if not _ATTACHED.fullmatch(name):
-        raise BundleError(
-            f"a file can {what} under a name of letters, digits, '.', '_' and '-' alone; got {name!r}; name it so"
-        )
+def tables_of(model: nn.Module) -> set[str]:
+    """The names of the weights of a model's embedding tables."""
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
 
 
 def provenance_of(path: Path | str) -> dict[str, Any] | None:
@@ -161,37 +173,20 @@ def load_bundle(path: Path | str) -> Bundle:
     folder = Path(path)
     bundle = open_described(folder)
     try:
-        content = _read(folder)
+        content = read_content(folder)
         checked = {WEIGHTS_FILE: content.weights}
         checked |= {f"{ATTACHMENTS}/{name}": written for name, written in content.attachments.items()}
         found = next(filter(None, (damage(folder / name, written) for name, written in checked.items())), None)
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     if found:
         raise BundleError(f"bundle '{folder}' is torn: {found}; copy or train it again")
     return bundle
 
 
-@dataclass(frozen=True)
-class _Content:
-    """bundle.json."""
-
-    format: int
-    model: str
-    config: dict[str, Any]
-    schema: list[dict[str, Any]]
-    schema_fingerprint: str
-    provenance: dict[str, Any]
-    settings: dict[str, Any]
-    metrics: dict[str, Any]
-    weights: Written
-    attachments: dict[str, Written] = field(default_factory=dict)
-    checksum: str | None = None
-
-
 def open_described(folder: Path) -> Bundle:
     """A bundle as its bundle.json describes it; the weights are not looked at."""
-    content = _read(folder)
+    content = read_content(folder)
     try:
         schema = Schema.from_json(content.schema)
     except SchemaError as error:
@@ -211,51 +206,5 @@ def open_described(folder: Path) -> Bundle:
         settings=content.settings,
         metrics=content.metrics,
         attachments=tuple(sorted(content.attachments)),
+        stored=content.stored,
     )
-
-
-def _read(folder: Path) -> _Content:
-    path = folder / BUNDLE_FILE
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise BundleError(
-            f"a bundle is a folder with {BUNDLE_FILE}; '{folder}' has none; name one that train wrote"
-        ) from error
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    try:
-        held = parse_json(data, Format, f"'{path}'").format
-        if held not in (1, FORMAT):
-            raise BundleError(
-                f"bundle '{folder}' must have format {FORMAT}, or 1; it has {held!r}; "
-                "load it with the version of Millrace that wrote it"
-            )
-        content = parse_json(data, _Content, f"'{path}'")
-        name = name_of(parse_json(data, dict[str, Any], f"'{path}'"))
-    except ArtefactError as error:
-        raise BundleError(f"bundle '{folder}' is torn: {error}; copy or train it again") from error
-    if content.format == FORMAT and content.checksum is None:
-        raise BundleError(f"bundle '{folder}' must have a {CHECKSUM} in its {BUNDLE_FILE}; it has none; copy it again")
-    for attachment in content.attachments:
-        check_attached_name(attachment, "lie in a bundle")
-    if folder.resolve().name != name:
-        raise BundleError(
-            f"bundle '{folder}' must have the name '{name}', which is a hash of what it holds; it was renamed or "
-            "changed: give it that name back, or copy it again from where it was written"
-        )
-    return content
-
-
-def _unreadable(folder: Path, error: OSError) -> UnreadableError:
-    return UnreadableError(
-        f"the files of bundle '{folder}' must be readable; they are there and are not: {error.strerror or error}. See "
-        "that the disk or file system answers and that this process may read there; where what it held is lost, remove "
-        "the folder and train again"
-    )
-
-
-def name_of(content: Mapping[str, Any]) -> str:
-    """What a bundle is called: by what decides its results, or, in format 1, by all that bundle.json says."""
-    named = content if content["format"] == 1 else {key: content[key] for key in _NAMED if key in content}
-    return f"{content['model']}-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]}"

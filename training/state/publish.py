@@ -16,19 +16,18 @@ from training.configs import carried_config
 from training.errors import BundleError, UnreadableError
 from training.schema import Schema
 from training.settings import FitSettings
-from training.state.bundle import (
+from training.state.bundle import Bundle, load_bundle, open_described
+from training.state.described import (
     ATTACHMENTS,
     BUNDLE_FILE,
     FORMAT,
     WEIGHTS_FILE,
-    Bundle,
     check_attached_name,
-    load_bundle,
     name_of,
-    open_described,
 )
 from training.state.files import Streamed, Written, replace_folder, sha256, write_tensors
 from training.state.json_files import sync_to_disk, write_json
+from training.tables.quantised import Form
 
 _PARTIAL = ".partial-"  # being written, or replaced
 
@@ -44,6 +43,7 @@ def write_bundle(
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
     attachments: Mapping[str, Path | str] | None = None,
+    stored: Mapping[str, Form] | None = None,
 ) -> Bundle:
     """Write a bundle into `directory`. Where it holds one of that name that is whole, that one stays and is returned.
 
@@ -58,6 +58,7 @@ def write_bundle(
         settings: of the training.
         metrics: what was measured.
         attachments: files to go with it, by the name that they get there; they are copied.
+        stored: of a compressed bundle, how the tensors are stored that `tensors` has in parts.
 
     Raises:
         BundleError: an attachment's name is none of a file, or it cannot be read.
@@ -82,6 +83,7 @@ def write_bundle(
                     "metrics": dict(metrics),
                     "weights": asdict(written),
                     **({"attachments": {name: asdict(one) for name, one in attached.items()}} if attached else {}),
+                    **({"stored": {name: asdict(one) for name, one in stored.items()}} if stored else {}),
                 }
             )
         )
