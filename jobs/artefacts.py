@@ -20,6 +20,7 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
     "stages.json",
     "latest.json",
 )
+COMPRESSION = "compression.json"
 ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 
@@ -44,6 +45,7 @@ class Latest(_Open):
     identity: Annotated[str, Field(pattern=r"^\w+$")]  # it names a folder that is removed
     summary: Summary
     ends: NotRequired[dict[str, Any]]
+    compressed: NotRequired[str]
     epochs: NotRequired[int]
 
 

@@ -60,15 +60,9 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root)
     with step("evaluate: opening the tables"):
-        watch = Watch(tables, JOB, "builds")
-        build = builds.published(tables)
-        builds.refuse_other_task(tables, build, task.name)
-        cut = datetime.fromisoformat(build["cuts"]["test"])
-        versions, bundles = build["versions"], _bundles(settings, bundle)
-        builds.refuse_others(tables, build, (*versions, *build["read"]))
-        for one in bundles.values():
-            _refuse_a_bundle_that_knows_the_answers(one, cut)
-            builds.refuse_other_numbers(tables, versions, one)
+        watch, bundles = Watch(tables, JOB, "builds"), _bundles(settings, bundle)
+        build = build_for(task, tables, bundles)
+    cut, versions = cut_of(build), build["versions"]
     same = versions | {name: build["inputs"].get(name) for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json", exclude={"bundles"})
     inputs: dict[str, Any] = {"task": task.name, "bundle": bundle.name, "tables": same, "evaluation": asked}
@@ -80,9 +74,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         say(f"evaluate: up to date; {bundle.name} was judged on these tables")
         return dict(before) | {"up_to_date": True}
     with step("evaluate: pinning what it reads"):
-        read = {name: tables.read(name, at) for name, at in (versions | builds.versions_read(tables, build)).items()}
-        lines = task.lines(read, settings)
-    ground = Ground(read | {"lines": lines}, settings, Path(settings.run_dir), bundle)
+        ground = ground_of(task, tables, settings, build, bundle)
     with giving_back(spark, ground.release):
         result = _evaluated(task, ground, cut, bundles)
     result = {"table": tables.path("examples"), "version": versions["examples"], "bundle": bundle.name} | result
@@ -92,6 +84,34 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     write_json(settings.run_dir, EVALUATION, result)
     show(result)
     return result
+
+
+def build_for(task: Task, tables: Tables, bundles: Mapping[str, Path]) -> builds.Manifest:
+    """The build in force, on which bundles can be judged.
+
+    Raises:
+        BundleError: one has seen the answers, or means other ids by its numbers.
+        TableError: no build is published, or it is of another task or of other tables than lie there.
+    """
+    build = builds.published(tables)
+    builds.refuse_other_task(tables, build, task.name)
+    builds.refuse_others(tables, build, (*build["versions"], *build["read"]))
+    for one in bundles.values():
+        _refuse_a_bundle_that_knows_the_answers(one, cut_of(build))
+        builds.refuse_other_numbers(tables, build["versions"], one)
+    return build
+
+
+def cut_of(build: builds.Manifest) -> datetime:
+    """The moment from which on all is held out."""
+    return datetime.fromisoformat(build["cuts"]["test"])
+
+
+def ground_of(task: Task, tables: Tables, settings: Settings, build: builds.Manifest, bundle: Path) -> Ground:
+    """What a build names, pinned, for the judgement of a bundle."""
+    versions = build["versions"] | builds.versions_read(tables, build)
+    read = {name: tables.read(name, at) for name, at in versions.items()}
+    return Ground(read | {"lines": task.lines(read, settings)}, settings, Path(settings.run_dir), bundle)
 
 
 def _bundles(settings: Settings, bundle: Path) -> dict[str, Path]:
@@ -128,7 +148,30 @@ def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None
 
 def _evaluated(task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Any]:
     """Every slice's rows through every contender, judged; and what people look at."""
-    protocols, held, contenders = {}, {}, None
+    protocols, held = judged(task, ground, cut, bundles)
+    return {"protocols": protocols, "headline": asdict(task.headline(ground.settings))} | task.spark().looks(
+        ground, held
+    )
+
+
+def judged(
+    task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, Path], *, alone: bool = False
+) -> tuple[dict[str, Any], dict[str, tuple[DataFrame, DataFrame]]]:
+    """By slice, what evaluation.json has of it; and its rows with all answers to them.
+
+    Args:
+        task: the one that judges.
+        ground: from `ground_of`.
+        cut: what lies behind it is asked.
+        bundles: they answer; OURS first.
+        alone: nobody else does.
+
+    Raises:
+        TableError: a slice has nothing to judge.
+    """
+    protocols: dict[str, Any] = {}
+    held: dict[str, tuple[DataFrame, DataFrame]] = {}
+    contenders: Mapping[str, Answer] = {}
     for name, asked in task.spark().slices(ground, cut).items():
         rows = ground.keep(f"asked {name}", partial(_given, asked.rows))
         with step(f"evaluate: looking for what is asked in {name}"):
@@ -139,14 +182,19 @@ def _evaluated(task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, 
                 f"({cut.isoformat()}): {asked.what}; set examples.test_from to an earlier moment and run "
                 "`millrace build-examples`"
             )
-        contenders = contenders or task.spark().contenders(ground, cut, bundles)
+        contenders = contenders or _contenders(task, ground, cut, bundles, alone=alone)
         answers = _answers(task, ground, name, rows, contenders)
         with step(f"evaluate: judge {name}"):
             protocols[name] = {"what": asked.what} | task.spark().judge(ground, rows, answers, list(contenders))
         held[name] = (rows, answers)
-    return {"protocols": protocols, "headline": asdict(task.headline(ground.settings))} | task.spark().looks(
-        ground, held
-    )
+    return protocols, held
+
+
+def _contenders(
+    task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, Path], *, alone: bool
+) -> Mapping[str, Answer]:
+    found = task.spark().contenders(ground, cut, bundles)
+    return {name: answer for name, answer in found.items() if name in bundles} if alone else found
 
 
 def _given(rows: DataFrame) -> DataFrame:

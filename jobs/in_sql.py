@@ -25,6 +25,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from jobs.recommender import Recommendation, Recommender
 from spark_udfs.answers import one_thread_each, to_batch
+from spark_udfs.arrow import arrow_type
 from spark_udfs.item_files import on_this_host
 from spark_udfs.scoring import ROWS, inputs_of
 from training.errors import DataError, SchemaError, SettingsError
@@ -147,21 +148,16 @@ def _answered(model: Any, rows: pd.DataFrame, columns: list[Column]) -> pd.DataF
 
 def _array(values: pd.Series[Any], column: Column) -> pa.Array:
     try:
-        return pa.array(values, _type(column), from_pandas=True)
+        return pa.array(values, arrow_type(column), from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise SchemaError(
-            f"column '{column.name}' of the struct must be {_type(column)}, as the bundle's schema says; {error}: cast "
-            "it, as the tables `examples` and `queries` have it"
+            f"column '{column.name}' of the struct must be {arrow_type(column)}, as the bundle's schema says; {error}: "
+            "cast it, as the tables `examples` and `queries` have it"
         ) from error
 
 
 def _no_rows(columns: list[Column]) -> Batch:
-    return to_batch(pa.record_batch([pa.array([], _type(c)) for c in columns], [c.name for c in columns]), columns)
-
-
-def _type(column: Column) -> pa.DataType:
-    one = pa.int64() if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION) else pa.float32()
-    return pa.list_(one) if column.is_ragged or column.length is not None else one
+    return to_batch(pa.record_batch([pa.array([], arrow_type(c)) for c in columns], [c.name for c in columns]), columns)
 
 
 @cache

@@ -23,6 +23,7 @@ JOBS = {
     "train": "One pinned version of the examples to a bundle, on Horovod ranks.",
     "tune": "An Optuna study over the training, on the same pinned version.",
     "evaluate": "The bundle against what it must beat, on what was held out, with intervals.",
+    "compress": "A smaller bundle of the latest one, judged beside it; refused where it loses too much.",
     "score": "The bundle's answers into a Delta table, each row naming its bundle.",
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
     "doctor": "What would fail later, found now, with what to change.",

@@ -24,7 +24,7 @@ from jobs.learn_spec import learn_spec, provenance
 from jobs.pinned import place_of
 from jobs.ranks import start
 from jobs.settings import Settings
-from jobs.trained import latest_bundle
+from jobs.trained import trained_bundle
 from training.data.snapshot import open_snapshot
 from training.errors import BundleError, SnapshotError, TableError, TrainingError
 from training.state.bundle import Bundle, load_bundle
@@ -50,12 +50,18 @@ def run(settings: Settings, spark: SparkSession | None = None, bundle: Path | No
         bundle, loss and weights (each with then and now), versions (packages that changed, then and now).
 
     Raises:
-        BundleError: there is no bundle, it is torn, or this version of Millrace does not take its settings.
+        BundleError: there is no bundle, it is torn or compressed, or this version of Millrace does not take its
+            settings.
         TableError: a table is gone or another one; SnapshotError: VACUUM removed the version.
         TrainingError: the result differs.
         CheckpointError: another replay is under way in the run folder.
     """
-    held = load_bundle(bundle or latest_bundle(settings.run_dir))
+    held = load_bundle(bundle or trained_bundle(settings.run_dir))
+    if held.stored:
+        raise BundleError(
+            f"a bundle to replay must be as it was trained; '{held.name}' is compressed: name the one that it was made "
+            f"from, '{held.provenance['compressed']['from']}'"
+        )
     then = settings_of(held, settings)
     check_tables(held)
     folder = Path(settings.run_dir) / "replay"

@@ -98,7 +98,7 @@ def _head(settings: Settings, held: Mapping[str, Any]) -> Html:
         pairs.append(("Held out from", str(evaluation["test_from"])[:10]))
         pairs.append(("Examples table", f"version {evaluation['version']}"))
     if latest is not None:
-        pairs.append(("Bundle", latest["bundle"]))
+        pairs.append(("Bundle", latest.get("compressed", latest["bundle"])))
         rows = latest["summary"].get("rows")
         pairs += [("Trained on", f"{rows:,} examples")] if rows else []
     pairs.append(("Model", settings.model["name"].replace("_", " ")))

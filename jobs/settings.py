@@ -22,6 +22,7 @@ from jobs.settings_mapping import unmapped
 from jobs.settings_problems import LONGEST, marks, problems
 from jobs.settings_sections import (
     OWN,
+    CompressSettings,
     ErasureSettings,
     EvaluationSettings,
     ExampleSettings,
@@ -67,6 +68,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     tuning: TuningSettings = TuningSettings()
     evaluation: SerializeAsAny[EvaluationSettings] = Field(default_factory=dict, validate_default=True)
+    compress: CompressSettings = CompressSettings()
     scoring: SerializeAsAny[ScoringSettings] = Field(default_factory=dict, validate_default=True)
     feedback: FeedbackSettings = FeedbackSettings()
     erasure: ErasureSettings = ErasureSettings()

@@ -176,6 +176,19 @@ class EvaluationSettings(Section):
     )
 
 
+class CompressSettings(Section):
+    """A smaller bundle of a bundle: see docs/compression.md."""
+
+    method: Literal["int8", "int4", "none"] = Field(
+        "int8", description="bits of a number of an embedding table; none: the trained bundle answers again"
+    )
+    bundle: LocalFolder | None = Field(None, description="a bundle's folder; default: the last trained one of run_dir")
+    least_share: float = Field(
+        0.99, gt=0, le=1, description="of the task's first metric, what a smaller bundle must keep to be taken"
+    )
+    publish: bool = Field(False, description="score and evaluate go by the smaller bundle from then on")
+
+
 class ScoringSettings(Section):
     """What is answered as of a moment."""
 

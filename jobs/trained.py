@@ -1,4 +1,7 @@
-"""What trainings leave in a run folder: the bundle that was published last, and checkpoints to go on from."""
+"""What trainings leave in a run folder: the bundle that was published last, and checkpoints to go on from.
+
+Where a compressed one was made of it (jobs/compress.py) and published, that one answers; trainings go by their own.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,36 @@ ENDS = ("epochs", "early_stopping_patience")
 
 
 def latest_bundle(run_dir: str) -> Path:
+    """The folder of the bundle that answers: the one that the last training in this run folder published, or what was
+    made of it and published since.
+
+    Raises:
+        BundleError: there is none.
+    """
+    latest = _latest(run_dir)
+    return Path(run_dir) / "bundles" / str(latest.get("compressed", latest["bundle"]))
+
+
+def trained_bundle(run_dir: str) -> Path:
     """The folder of the bundle that the last training in this run folder published.
 
     Raises:
         BundleError: there is none.
     """
-    latest = read_json(run_dir, LATEST)
+    return Path(run_dir) / "bundles" / str(_latest(run_dir)["bundle"])
+
+
+def publish_compressed(run_dir: str, name: str | None) -> None:
+    """Have a bundle answer that was made of the trained one; None: the trained one itself."""
+    latest = {key: value for key, value in _latest(run_dir).items() if key != "compressed"}
+    write_json(run_dir, LATEST, latest if name is None else latest | {"compressed": name})
+
+
+def _latest(run_dir: str) -> dict[str, Any]:
+    latest: dict[str, Any] | None = read_json(run_dir, LATEST)
     if latest is None:
         raise BundleError(f"there is no bundle in '{run_dir}' ({LATEST} is missing); run `millrace train` first")
-    return Path(run_dir) / "bundles" / str(latest["bundle"])
+    return latest
 
 
 def finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -42,7 +66,7 @@ def finished(run_dir: Path, identity: str, spec: Mapping[str, Any]) -> dict[str,
     if latest is None or latest["identity"] != identity or latest.get("ends") != _ends(spec):
         return None
     try:
-        load_bundle(latest_bundle(str(run_dir)))
+        load_bundle(trained_bundle(str(run_dir)))
     except UnreadableError:
         raise
     except BundleError as error:
@@ -57,7 +81,7 @@ def first_made(run_dir: Path, identity: str) -> dict[str, Any] | None:
     latest = read_json(run_dir, LATEST)
     if latest is None or latest["identity"] != identity:
         return None
-    made = provenance_of(latest_bundle(str(run_dir)))
+    made = provenance_of(trained_bundle(str(run_dir)))
     return None if made is None else {"steps": latest["summary"].get("steps"), "provenance": made}
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from spark_udfs.top_k import Floats, Ints, Lists, Mask
 from training.errors import DataError
+from training.schema import Column, Kind
 
 RANKED_TYPE = "user bigint, rank int, item bigint, score float, fallback boolean"
 ROWS_PER_BATCH = 1 << 18  # of the long output: about 6 MB
@@ -24,6 +25,12 @@ _RANKED = pa.schema(
         ("fallback", pa.bool_()),
     ]
 )
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """The type of a column of a bundle's schema."""
+    one = pa.int64() if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION) else pa.float32()
+    return pa.list_(one) if column.is_ragged or column.length is not None else one
 
 
 def lists(column: pa.Array) -> Lists:

@@ -33,6 +33,7 @@ def two_tower_bundle(
     provenance: dict[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
     attachments: Mapping[str, Path] | None = None,
+    dim: int = 8,
 ) -> Bundle:
     """An untrained two-tower model of these vocabularies' sizes (index 0 included), the same each time."""
     schema = example_schema(users, items, weights)
@@ -40,12 +41,12 @@ def two_tower_bundle(
     with torch.random.fork_rng():
         torch.manual_seed(3)
         counts = {name: torch.arange(items).float() for name in ("count", "user_count", "recent_count")}
-        model = kind(kind.Config.parse({"dim": 8}), schema, counts)  # type: ignore[call-arg]
+        model = kind(kind.Config.parse({"dim": dim}), schema, counts)  # type: ignore[call-arg]
         torch.nn.init.normal_(model.users.weight, std=0.1)  # type: ignore[union-attr,arg-type]
     return write_bundle(
         folder,
         model_name="two_tower",
-        config={"dim": 8},
+        config={"dim": dim},
         schema=schema,
         tensors=model.state_dict(),
         provenance=provenance or {},
