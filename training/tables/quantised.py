@@ -67,7 +67,7 @@ class Packed:
         if self.rows is None:
             return self._values(*self._rows_at(ids))
         if not len(self.rows):
-            return torch.zeros(*ids.shape, self.form.shape[1])
+            return torch.zeros(*ids.shape, self.form.shape[1], device=ids.device)
         wanted = ids.to(self.rows.dtype)
         place = torch.searchsorted(self.rows, wanted).clamp(max=len(self.rows) - 1)
         return self._values(*self._rows_at(place)) * (self.rows[place] == wanted)[..., None]
@@ -98,8 +98,15 @@ class QuantisedTable(nn.Module):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
-        self.packed = packed
+        self._form = packed.form
         self.num_embeddings, self.embedding_dim = packed.form.shape
+        for part in ("codes", "scale", "rows"):  # no part of the state: a bundle has them under names of their own
+            self.register_buffer(part, getattr(packed, part), persistent=False)
+
+    @property
+    def packed(self) -> Packed:
+        """The table, where the module is."""
+        return Packed(self._form, *(getattr(self, part) for part in ("codes", "scale", "rows")))
 
     def forward(self, ids: Tensor) -> Tensor:
         """(..., embedding_dim) float32."""
