@@ -57,6 +57,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file() and path.name != "train.lock"}
 
 
+@pytest.mark.slow
 def test_a_smaller_bundle_is_judged_beside_the_one_it_is_made_of_and_answers_from_then_on(
     spark: SparkSession, tmp_path: Path
 ) -> None:
