@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from jobs.in_sql import register
 from jobs.recommender import Recommender
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Before, Ground
+from jobs.task import Before, Ground, Scored
+from jobs.tasks import TASKS
 from jobs.tasks.recommend_on_spark import scored
 from jobs.trained import latest_bundle
 from spark_udfs import features
@@ -29,7 +32,7 @@ from tests.jobs.silences import silences
 from tests.jobs.small_shop import EVENTS, ITEMS, LOOKER, NEW_ITEM, NEWCOMER, START, TEST_FROM, USERS, small_shop
 from training.errors import BundleError, DataError, SettingsError, TableError
 
-SINCE = START + timedelta(days=58, hours=12)
+SINCE, LATER = START + timedelta(days=58, hours=12), START + timedelta(days=62)
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +112,15 @@ def test_the_notebook_runs_as_a_script(
     assert said.count(f"| {made['customers'][1]}|") == 3
 
 
-def test_a_second_run_changes_nothing(summary: dict, settings: Settings, spark: SparkSession) -> None:
-    again = score.run(settings, spark)
-    assert again.pop("up_to_date")
-    assert {name: summary[name] for name in again} == again
-    assert Tables(spark, settings.tables.root).version("recommendations") == summary["version"]
-
-
-def test_it_reads_nothing_in_silence(
+def test_a_second_run_changes_nothing_and_reads_nothing_in_silence(
     summary: dict, settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = silences(spark, monkeypatch)
-    assert score.run(settings, spark)["up_to_date"]
+    again = score.run(settings, spark)
     assert found == []
+    assert again.pop("up_to_date")
+    assert {name: summary[name] for name in again} == again
+    assert Tables(spark, settings.tables.root).version("recommendations") == summary["version"]
 
 
 def test_tables_that_were_made_anew_under_their_old_versions_are_others(
@@ -143,18 +142,14 @@ def test_tables_that_were_made_anew_under_their_old_versions_are_others(
 def test_another_moment_adds_rows_and_looks_no_further(
     summary: dict, settings: Settings, spark: SparkSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scoring = {"k": ITEMS, "exclude_seen": False, "cold_users": "skip", "moment": datetime(2025, 2, 1)}
-    earlier = Settings(**(settings.model_dump() | {"scoring": scoring}))
-    before = score.run(earlier, spark)
+    scoring = {"k": 2, "exclude_seen": False, "cold_users": "skip", "moment": datetime(2025, 2, 1)}
+    before = score.run(Settings(**(settings.model_dump() | {"scoring": scoring})), spark)
     assert before["moment"] == "2025-02-01T00:00:00+00:00"
     assert "histories are made of all lines: the build in force is as of 2025-02-20" in capsys.readouterr().err
     assert (before["cold_users"], before["fallback_rows"]) == (2, 0)  # the newcomer has not come yet
+    assert before["rows"] == 2 * USERS
     held = Tables(spark, settings.tables.root).read("recommendations").groupBy("moment").count().collect()
     assert sorted(row["count"] for row in held) == sorted([summary["rows"], before["rows"]])
-    replaced = score.run(Settings(**(earlier.model_dump() | {"scoring": scoring | {"k": 2}})), spark)
-    assert replaced["rows"] == 2 * USERS
-    held = Tables(spark, settings.tables.root).read("recommendations").count()
-    assert held == summary["rows"] + replaced["rows"]
 
 
 def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spark: SparkSession) -> None:
@@ -177,15 +172,14 @@ def test_whoever_asks_without_spark_gets_the_same_lists(settings: Settings, spar
         recommender.recommend(["user 1", "nobody", LOOKER])
 
 
-def test_a_table_with_times_for_folders_is_refused(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
+def test_a_table_with_times_for_folders_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     """Such as earlier versions made: the time in the folder's name has no zone."""
-    root = str(tmp_path / "tables")
-    shutil.copytree(settings.tables.root, root, ignore=shutil.ignore_patterns("recommendations"))
     old = spark.sql("SELECT 'u' AS user_id, 'b' AS bundle, TIMESTAMP '2025-02-01 00:00:00' AS moment")
     folders = ["bundle", "moment"]
-    old.write.format("delta").partitionBy(*folders).save(f"{root}/recommendations")
+    old.write.format("delta").partitionBy(*folders).save(f"{tmp_path}/recommendations")
+    made = Scored(old, lambda _: {})
     with pytest.raises(TableError, match=r"has folders by bundle, moment, not by bundle, as_of: .*rename its folder"):
-        score.run(settings.model_copy(update={"tables": settings.tables.model_copy(update={"root": root})}), spark)
+        answers.write(Tables(spark, str(tmp_path)), TASKS["recommend"], made, "b", LATER, {})
 
 
 def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: SparkSession) -> None:
@@ -197,10 +191,8 @@ def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: S
 
 
 @pytest.fixture(scope="module")
-def lately(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The shop as it was scored a day earlier; since then a purchase has arrived that was made before."""
-    settings = small_shop(spark, tmp_path_factory.mktemp("lately"))
-    score.run(_scoring(settings, moment=SINCE), spark)
+def lately(summary: dict, settings: Settings, spark: SparkSession) -> Settings:
+    """The shop that was scored; since then a purchase has arrived that was made before."""
     late = [("late", "o", "user 5", "item 3", "purchase", START, SINCE + timedelta(hours=2), 1, 2.5, "the item 3")]
     events = spark.createDataFrame(late, EVENTS)
     Tables(spark, settings.tables.root).write("events", events, mode="append", job="ingest", inputs={"late": 1})
@@ -208,7 +200,7 @@ def lately(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 def _scoring(settings: Settings, **values: object) -> Settings:
-    return Settings(**(settings.model_dump() | {"scoring": {"k": 4} | values}))
+    return Settings(**(settings.model_dump() | {"scoring": {"k": 4, "moment": LATER} | values}))
 
 
 def _lists(settings: Settings, spark: SparkSession, moment: str) -> dict[str, list[Row]]:
@@ -231,12 +223,17 @@ def _see_same(lists: dict[str, list[Row]], others: dict[str, list[Row]]) -> None
 
 
 def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
-    lately: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    summary: dict,
+    lately: Settings,
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    read, indexed = list[DataFrame](), features.indexed
+    read, indexed, of_everybody = list[DataFrame](), features.indexed, summary
     with monkeypatch.context() as patched:
         patched.setattr(features, "indexed", lambda lines, *ids: read.append(lines) or indexed(lines, *ids))
         summary = score.run(_scoring(lately, since=SINCE), spark)
+    assert "histories are made of all lines" not in capsys.readouterr().err
     # Of lines that were known at the validation cut, the build's histories say all: none of them is looked for.
     cut = TEST_FROM - timedelta(days=lately.examples.validation_days)
     assert [lines.where(features.known_before(cut)).count() for lines in read] == [0]
@@ -250,13 +247,14 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert summary["unknown_ids"] == 1
     assert datetime.fromisoformat(summary["since"]) == SINCE.replace(tzinfo=UTC)
     assert score.run(_scoring(lately, since=SINCE), spark)["up_to_date"]
-    before = _lists(lately, spark, SINCE.isoformat())
+    before = _lists(lately, spark, of_everybody["moment"])
     assert len(before) == USERS + 2  # those of the others are the earlier ones
 
     feedback = ingest_feedback.run(lately, spark)
     assert feedback["shown"] == summary["rows"]
     page = Path(report.run(lately)["path"]).read_text()
     assert "since" in page
+    shutil.rmtree(Path(lately.tables.root) / "feedback")  # or it makes lines too, and all of them are read
 
     look, others = score._before, list[dict]()
 
@@ -270,9 +268,11 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
         patched.setattr(score, "_before", late)
         with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
             score.run(_scoring(lately, since=SINCE - timedelta(hours=1)), spark)
+    assert "histories are made of all lines" not in capsys.readouterr().err
     (everybody,) = others
     assert everybody["moment"] == summary["moment"]
     of_all = _lists(lately, spark, summary["moment"])
+    assert sum(map(len, of_all.values())) == everybody["rows"]  # in place of those since a time
     _see_same({user: of_all[user] for user in touched}, lists)
     with monkeypatch.context() as patched:
         patched.setattr(score, "_before", lambda *_: None)  # then histories are made of all lines
@@ -284,18 +284,26 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
 
 
 def test_where_settings_are_others_than_the_builds_all_lines_are_read(
-    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lately: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = small_shop(spark, tmp_path)
-    score.run(_scoring(settings, since=SINCE), spark)
-    assert "histories are made of all lines" not in capsys.readouterr().err
-    viewed = settings.model_copy(
-        update={"examples": settings.examples.model_copy(update={"weights": {"purchase": 1.0, "view": 0.5}})}
-    )
-    summary = score.run(_scoring(viewed, since=SINCE), spark)
-    assert not summary["up_to_date"]  # what is a line is another thing now
+    """What is a line is another thing now: it is no score of the same inputs either."""
+    weighed = lately.examples.model_copy(update={"weights": {"purchase": 1.0, "view": 0.5}})
+    held, asked = list[dict](), list[dict]()
+
+    def stop(*args: Any) -> int:
+        held.append(args[-1])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(answers, "write", stop)
+    monkeypatch.setattr(score, "read_json", lambda *_: asked[-1] if asked else None)
+    of_views = _scoring(lately.model_copy(update={"examples": weighed}), moment=LATER + timedelta(days=1), since=SINCE)
+    with pytest.raises(ZeroDivisionError):
+        score.run(of_views, spark)
     assert "histories are made of all lines: settings, or tables" in capsys.readouterr().err
-    assert score.run(_scoring(viewed, since=SINCE), spark)["up_to_date"]
+    assert held[0]["weights"] == {"purchase": 1.0, "view": 0.5}
+    monkeypatch.setattr(Tables, "up_to_date", lambda *_: True)
+    asked.append(json.loads(json.dumps({"inputs": held[0]})))
+    assert score.run(of_views, spark)["up_to_date"]
     with pytest.raises(TableError, match=r"is of task recommend, and the settings' task is fraud: run `millrace build"):
         builds.refuse_other_task(Tables(spark, "here"), {"inputs": {"task": "recommend"}}, "fraud")
 
@@ -312,14 +320,13 @@ def test_a_time_after_the_moment_and_a_task_that_asks_all_are_refused(lately: Se
     tables = Tables(spark, lately.tables.root)
     spark.sql(f"DELETE FROM delta.`{tables.path('events')}` WHERE time >= '{SINCE}'")
     with pytest.raises(SettingsError, match=r"scoring\.since must be before the moment, 2025-01-01T00:00:01"):
-        score.run(_scoring(lately, since=arrived_late), spark)
+        score.run(_scoring(lately, since=arrived_late, moment=None), spark)
     other = Settings(task="demand", scoring={"since": SINCE})
     with pytest.raises(SettingsError, match=r"scoring\.since must be left out where the task is demand"):
         score.run(other, spark)
 
 
-def test_an_erased_users_index_is_nobodys(spark: SparkSession, tmp_path: Path) -> None:
-    settings = small_shop(spark, tmp_path)
+def test_an_erased_users_index_is_nobodys(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
     tables = Tables(spark, settings.tables.root)
     vocabulary = tables.read("vocabulary_users").persist()
     highest = vocabulary.agg({"index": "max"}).collect()[0][0]
