@@ -71,6 +71,14 @@ def spark() -> Iterator[SparkSession]:
     session.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rows_that_are_held_go() -> Iterator[None]:
+    """Spark compares each plan with all rows that it holds: those of a file's tests go with it."""
+    yield
+    if (session := SparkSession.getActiveSession()) is not None:
+        session.catalog.clearCache()
+
+
 @pytest.fixture(scope="session")
 def online_retail() -> Path:
     """The UCI Online Retail file (Chen, 2015; CC BY 4.0), where it is at hand."""
