@@ -18,7 +18,6 @@ from jobs import evaluate
 from jobs.artefacts import COMPRESSION, write_json
 from jobs.command import main_of
 from jobs.console import say, show_table, step, warn
-from jobs.pace import seconds_per_thousand
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -26,6 +25,7 @@ from jobs.task import OURS
 from jobs.tasks import TASKS
 from jobs.train import LOCK
 from jobs.trained import latest_bundle, publish_compressed, trained_bundle
+from spark_udfs.pace import seconds_per_thousand
 from training.errors import BundleError, SettingsError
 from training.state.bundle import Bundle, load_bundle
 from training.state.compress import Method, compress
@@ -123,7 +123,7 @@ def _judged(settings: Settings, spark: SparkSession | None, source: Bundle, smal
         protocols, held = evaluate.judged(task, ground, evaluate.cut_of(build), bundles, alone=True)
         first = next(iter(held))
         with step("compress: taking the time"):
-            seconds = seconds_per_thousand([source, small], held[first][0])
+            seconds = seconds_per_thousand(held[first][0], [source.path, small.path])
     metric = next(iter(task.headline(settings).judged.values()))
     is_lower = metric in task.headline(settings).lower
     return {
