@@ -100,15 +100,28 @@ def copied(begun: Path, folder: Path) -> Path:
 
 
 def test_it_gives_what_a_build_of_all_rows_gives(
-    spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spark: SparkSession,
+    begun: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where the cut stays, and where it moves beyond the validation of the build before."""
+    """Where the cut stays, and where it moves beyond the validation of the build before. What a build that was killed
+    has written since is no part: older pieces stay those of the build in force, whatever lies there now."""
     folder, last = copied(begun, tmp_path), 41
+    settings = settings_for(folder, day(40))
+    before = builds.published(Tables(spark, settings.tables.root))
+    with monkeypatch.context() as patched:
+        patched.setattr(builds, "publish", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_examples.run(settings_for(folder, day(40), max_history=2), spark)
     for to in (40, 48):
         settings = settings_for(folder, day(to))
         ingest(spark, settings, [row for row in planted() if day(last) <= known_at(row) < day(to + 2)], to)
         grown, said = build(spark, settings, capsys)
         assert "from all rows" not in said
+        stays = grown["versions"]["histories"] == before["versions"]["histories"]
+        assert stays == (to == 40)
         last = to + 2
     assert grown["pieces"] == {"train": ["0001-01-01", "2025-02-04"], "validation": ["2025-02-12"]}
     whole, said = build(spark, settings_for(folder, day(48), rows_per_group=101), capsys)
@@ -116,32 +129,6 @@ def test_it_gives_what_a_build_of_all_rows_gives(
     assert whole["counts"] == grown["counts"]
     found, wanted = (content(spark, settings, manifest) for manifest in (grown, whole))
     for name in COMPARED:
-        assert found[name] == wanted[name], name
-
-
-def test_what_a_build_that_was_killed_has_written_is_no_part(
-    spark: SparkSession,
-    begun: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Older pieces stay as they are: those of the build in force, whatever lies there now."""
-    folder = copied(begun, tmp_path)
-    settings = settings_for(folder, day(40))
-    before = builds.published(Tables(spark, settings.tables.root))
-    with monkeypatch.context() as patched:
-        patched.setattr(builds, "publish", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            build_examples.run(settings_for(folder, day(40), max_history=2), spark)
-    ingest(spark, settings, [row for row in planted() if day(41) <= known_at(row) < day(43)], 1)
-    settings = settings_for(folder, day(42))
-    grown, said = build(spark, settings, capsys)
-    assert "from all rows" not in said
-    whole, _ = build(spark, settings_for(folder, day(42), rows_per_group=101), capsys)
-    found, wanted = (content(spark, settings, manifest) for manifest in (grown, whole))
-    assert grown["versions"]["histories"] == before["versions"]["histories"]  # they stay as they were
-    for name in set(COMPARED) - {"histories"}:
         assert found[name] == wanted[name], name
 
 
