@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as in_short
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from spark_udfs.answers import named
 from spark_udfs.arrow import lists
-from spark_udfs.top_k import Lists
+from spark_udfs.top_k import Ints, Lists
 from training.data.delta_log import open_log
 from training.data.snapshot import open_snapshot, read_rows
 from training.errors import BundleError, DataError, SettingsError
@@ -75,6 +75,24 @@ def texts(what: str, ids: Iterable[str | None], *, some_unknown: bool = False) -
             "tables have them, as '17850'"
         )
     return held
+
+
+def of_categories(items: Items, categories: Mapping[str, str | None]) -> tuple[Ints, Ints]:
+    """The known items of a mapping, ascending, and a number of each one's category; without those that have none.
+
+    Args:
+        items: of the bundle.
+        categories: by the items' ids.
+
+    Raises:
+        DataError: an id or a category is no text.
+    """
+    numbers = items.numbers_of(texts("categories", categories))
+    held = np.array(texts("categories", categories.values(), some_unknown=True), np.object_)
+    has_one = (numbers > 0) & (held != None)  # noqa: E711  of each
+    _, codes = np.unique(held[has_one].astype(np.str_), return_inverse=True)
+    order = np.argsort(numbers[has_one])
+    return numbers[has_one][order], codes[order].astype(np.int64)
 
 
 class Asked(NamedTuple):

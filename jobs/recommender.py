@@ -12,7 +12,7 @@ the job `score` for the same histories: both go through spark_udfs/answers.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from jobs.asked import Asked, count_of, of_histories, of_users, refuse_other_ids, texts
+from jobs.asked import Asked, count_of, of_categories, of_histories, of_users, refuse_other_ids, texts
 from jobs.explained import Explanation, List, explain
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
+from spark_udfs.rules import Rules
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
 from training.errors import BundleError, DataError, SettingsError
@@ -117,6 +118,8 @@ class Recommender:
         k: int = 10,
         mask: Collection[str] | None = None,
         exclude_seen: bool = True,
+        rules: Rules | None = None,
+        categories: Mapping[str, str | None] | None = None,
     ) -> list[list[Recommendation]]:
         """The K best items of each customer, best first; fewer where fewer are left.
 
@@ -130,17 +133,20 @@ class Recommender:
             k: at least 1.
             mask: ids of the items that alone may be recommended, e.g. what is in stock; None: all of the bundle's.
             exclude_seen: leave out what a customer has bought.
+            rules: how many of a category, from which score on, how alike; None: no such rule.
+            categories: of items by their ids, where rules look at them; an item without one is in none.
 
         Raises:
-            SettingsError: both or neither of `user_ids` and `history`, lists that do not fit together, or user ids
-                where no tables were given.
+            SettingsError: both or neither of `user_ids` and `history`, lists that do not fit together, user ids
+                where no tables were given, or rules that need categories without any.
             DataError: a user id is not in the tables; nothing of the mask can be recommended; k is no whole number or
                 below 1; ids are no texts; ages or weights are no numbers, not finite or below 0.
         """
         k = count_of(k, self._most)
         asked = self._asked(user_ids, history, ages, weights)
         seen = asked.seen if exclude_seen else no_lists(asked.rows.num_rows)
-        best = self._ranking(mask).best(to_batch(asked.rows, self._columns), seen, k)
+        ranking = self._ruled(self._ranking(mask), rules, categories)
+        best = ranking.best(to_batch(asked.rows, self._columns), seen, k)
         rows = zip(best.items, best.scores, best.cold, strict=True)
         return [self._shown(found, scores, bool(is_cold)) for found, scores, is_cold in rows]
 
@@ -218,6 +224,15 @@ class Recommender:
                 "is: give ids of the catalogue, or leave it out"
             )
         return among
+
+    def _ruled(self, ranking: Ranking, rules: Rules | None, categories: Mapping[str, str | None] | None) -> Ranking:
+        if rules is None:
+            return ranking
+        if rules.look_at_categories and not categories:
+            raise SettingsError(
+                f"rules of categories must have those of items; got categories={categories}: give {{'85123A': 'LAMPS'}}"
+            )
+        return ranking.ruled(rules, *of_categories(self.items, categories or {}))
 
     def _asked(
         self,

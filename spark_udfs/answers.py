@@ -6,8 +6,7 @@ The job that scores everybody and whoever asks for one customer go through here,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spark_udfs.arrow import float_lists, lists
-from spark_udfs.top_k import Floats, Ints, Lists, Mask, first_unseen, one_thread, take, top_k
+from spark_udfs.rules import NO_RULES, Offer, Rules, best_listed, first_listed
+from spark_udfs.top_k import Floats, Ints, Lists, Mask, one_thread, take
 from training.errors import SchemaError
 from training.schema import Column, Kind
 
@@ -32,12 +32,16 @@ class Order(NamedTuple):
     """Items in one order for all, as much of it as anybody's list needs.
 
     Attributes:
-        first: item indices, best first: K and as many as the longest list that is left out has.
+        first: item indices, best first: K and as many as the longest list that is left out has; all, where rules look
+            at categories or segments.
         items: how many the whole order has.
+        category, segments: of the first, as an `Offer` has them.
     """
 
     first: Ints
     items: int
+    category: Ints | None = None
+    segments: Ints | None = None
 
 
 def ranking_scores(order: Order) -> Callable[[Ints], Floats]:
@@ -75,32 +79,69 @@ class Ranking:
         ids: (items,) indices of the items, ascending.
         matrix: (items, D) their vectors; may be memory-mapped.
         order: what those without one known item in their history get.
+        rules: what is ruled of lists.
+        category, segments: of the items, as an `Offer` has them.
     """
 
     model: Any
     ids: Ints
     matrix: Floats
     order: Order
+    rules: Rules = NO_RULES
+    category: Ints | None = None
+    segments: Ints | None = None
 
-    def best(self, batch: Batch, seen: Lists, k: int) -> Best:
-        """The K best items of each row, less what it has seen."""
+    def best(self, batch: Batch, seen: Lists, k: int, segment: Ints | None = None) -> Best:
+        """The K best items of each row that the rules leave, less what it has seen.
+
+        Args:
+            batch: queries.
+            seen: for each the items to leave out.
+            k: at least 1.
+            segment: each row's, where items have segments.
+        """
         cold = cold_rows(batch["history"])
         found = np.full((len(cold), k), -1, np.int64)
         scores = np.full((len(cold), k), -np.inf, np.float32)
-        warm = np.flatnonzero(~cold)
+        segment = np.zeros(len(cold), np.int64) if segment is None else segment
+        warm, rest = np.flatnonzero(~cold), np.flatnonzero(cold)
         if len(warm):
-            vectors = self.model.queries(batch).numpy()[warm]
-            found[warm], scores[warm] = top_k(vectors, self.matrix, k, seen=take(seen, warm), ids=self.ids)
-        if cold.any():
-            rows = np.flatnonzero(cold)
-            found[rows] = first_unseen(self.order.first, k, take(seen, rows))
-            scores[rows] = self._place(found[rows])
+            found[warm], scores[warm] = best_listed(
+                self.model.queries(batch).numpy()[warm],
+                self.matrix,
+                k,
+                seen=take(seen, warm),
+                offer=Offer(self.ids, self.category, self.segments),
+                rules=self.rules,
+                segment=segment[warm],
+                directions=self.model.config.dim,
+            )
+        if len(rest):
+            found[rest], scores[rest] = first_listed(
+                Offer(self.order.first, self.order.category, self.order.segments),
+                self.order.items,
+                k,
+                seen=take(seen, rest),
+                per_category=self.rules.per_category,
+                segment=segment[rest],
+            )
         return Best(found, scores, cold)
 
     def among(self, items: Ints) -> Ranking:
         """The same of some items alone; their vectors are copied."""
         kept, order = np.isin(self.ids, items), self.order.first[np.isin(self.order.first, items)]
         return Ranking(self.model, self.ids[kept], self.matrix[kept], Order(order, len(order)))
+
+    def ruled(self, rules: Rules, items: Ints, category: Ints) -> Ranking:
+        """The same under rules.
+
+        Args:
+            rules: what is ruled of lists.
+            items: some items, ascending, each once.
+            category: of each its category's number; other items have none.
+        """
+        order = self.order._replace(category=_of(self.order.first, items, category))
+        return replace(self, rules=rules, order=order, category=_of(self.ids, items, category))
 
     def scores(self, batch: Batch, item: int) -> Doubles:
         """(rows,) of one of the items."""
@@ -116,10 +157,6 @@ class Ranking:
     def _vector(self, item: int) -> Floats:
         return np.array(self.matrix[np.searchsorted(self.ids, item)])
 
-    @cached_property
-    def _place(self) -> Callable[[Ints], Floats]:
-        return ranking_scores(self.order)
-
 
 def one_thread_each() -> None:
     """Keep this process's products and searches to one thread: Spark runs one task per core, all of them at once."""
@@ -131,7 +168,20 @@ def one_thread_each() -> None:
 
 def known_to(model: Any, ids: Ints) -> Ints:
     """Of ascending indices of items those that a model's vocabulary has; not the unknown one."""
-    return ids[np.searchsorted(ids, 1) : np.searchsorted(ids, model.schema["history"].size or 0)]
+    return ids[known_rows(model, ids)]
+
+
+def known_rows(model: Any, ids: Ints) -> slice:
+    """Where these stand."""
+    return slice(int(np.searchsorted(ids, 1)), int(np.searchsorted(ids, model.schema["history"].size or 0)))
+
+
+def _of(ids: Ints, items: Ints, category: Ints) -> Ints:
+    """The categories' numbers of ids, -1 of those that are not among some items."""
+    if not len(items):
+        return np.full(len(ids), -1, np.int64)
+    places = np.minimum(np.searchsorted(items, ids), len(items) - 1)
+    return np.where(items[places] == ids, category[places], -1)
 
 
 def vectors_of(model: Any, ids: Ints) -> Floats:

@@ -100,7 +100,7 @@ def first_unseen(order: Ints, k: int, seen: Lists) -> Ints:
         block = take(seen, rows)
         depth = min(len(order), k + int(np.max(block.lengths, initial=0)))
         candidates = np.broadcast_to(order[:depth], (len(rows), depth))
-        kept = _first_kept(~_is_in(candidates, block), k)
+        kept = first_kept(~is_in(candidates, block), k)
         found[rows] = np.where(kept >= 0, order[kept], -1)
     return found
 
@@ -170,7 +170,7 @@ def take(lists: Lists, rows: Ints) -> Lists:
     return Lists(lists.values[places], offsets)
 
 
-def _is_in(candidates_nc: Ints, lists: Lists) -> Mask:
+def is_in(candidates_nc: Ints, lists: Lists) -> Mask:
     """Whether each candidate stands in its row's list."""
     if not len(lists.values):
         return np.zeros(candidates_nc.shape, np.bool_)
@@ -182,7 +182,7 @@ def _is_in(candidates_nc: Ints, lists: Lists) -> Mask:
     return np.asarray(keys[places] == wanted, np.bool_)
 
 
-def _first_kept(keep_nc: Mask, count: int) -> Ints:
+def first_kept(keep_nc: Mask, count: int) -> Ints:
     """Positions of the first `count` True of each row, (n, count), -1 where there are fewer."""
     nth = np.cumsum(keep_nc, axis=1)
     rows, columns = np.nonzero(keep_nc & (nth <= count))
@@ -195,7 +195,7 @@ def _search(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, norm: flo
     """Top-K of a block, and which rows must be scanned whole because what was cut off might belong to it."""
     depth = int(min(len(items_mD), k + MARGIN + int(np.max(seen.lengths, initial=0))))
     approximate, rows = _faiss().knn(queries_nD, items_mD, depth, metric=_faiss().METRIC_INNER_PRODUCT)
-    places = _first_kept((rows >= 0) & ~_is_in(rows, seen), k + MARGIN)
+    places = first_kept((rows >= 0) & ~is_in(rows, seen), k + MARGIN)
     candidates = np.where(places >= 0, np.take_along_axis(rows, places, axis=1), -1)
     found, scores = _ranked(queries_nD, items_mD, candidates)
     # Whatever is not a candidate has at most the last candidate's score, or the list's end where it ran out, as

@@ -13,6 +13,8 @@ import torch
 
 from jobs import in_sql
 from jobs.recommender import Recommendation, Recommender
+from spark_udfs.diversity import Diversity
+from spark_udfs.rules import Rules
 from tests.spark_udfs.bundles import two_tower_bundle
 from training.batch import Ragged
 from training.errors import BundleError, DataError, SchemaError, SettingsError
@@ -90,6 +92,27 @@ def test_a_mask_leaves_the_best_of_what_it_names(recommender: Recommender) -> No
     assert [one.score for one in of_cold] == [3, 2, 1]
     with pytest.raises(DataError, match=r"can recommend; of its 1 ids none is"):
         recommender.recommend(history=history, mask=[UNSOLD])
+
+
+def test_rules_leave_what_no_category_has_too_often(recommender: Recommender) -> None:
+    history = [["i-03"], []]
+    whole = recommender.recommend(history=history, k=100)
+    categories = {f"i-{number:02}": "odd" if number % 2 else "even" for number in range(COUNT) if number % 5}
+    least = whole[0][20].score
+    found = recommender.recommend(history=history, k=6, rules=Rules(2, least), categories={**categories, "i-00": None})
+    for row, of_all in zip(found, whole, strict=True):
+        left = [one for one in of_all if one.fallback or one.score >= least]
+        of = {name: [one for one in left if categories.get(one.item_id) == name] for name in ("odd", "even")}
+        assert row == [one for one in left if one not in of["odd"][2:] + of["even"][2:]][:6]
+    mixed = recommender.recommend(history=history, k=6, rules=Rules(diversity=Diversity(0.0)))
+    assert mixed[0][0] == whole[0][0]
+    assert mixed[0] != whole[0][:6]
+    assert set(mixed[0]) < set(whole[0])
+    assert mixed[1] == whole[1][:6]
+    with pytest.raises(SettingsError, match="rules of categories must have those of items; got categories=None"):
+        recommender.recommend(history=history, rules=Rules(per_category=2))
+    with pytest.raises(DataError, match="categories must hold ids as texts; got 7, a int"):
+        recommender.recommend(history=history, rules=Rules(2), categories={"i-03": 7})  # type: ignore[dict-item]
 
 
 def test_similar_items_point_the_same_way(recommender: Recommender) -> None:
