@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from spark_udfs.scoring import ROWS, answers_to, bundle_schema, inputs_of, opened
+from spark_udfs.scoring import answers_to, bundle_schema, inputs_of, opened, parts_of
 from training.errors import SchemaError, TableError
 from training.schema import Column, Kind
 
@@ -87,8 +87,9 @@ def predicted_from(
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 for piece in pieces[number]:
-                    for rows in _rows(source, files[piece.file], piece, asked, held[key], key):
-                        yield answers_to(rows, model, wanted, key, names)
+                    groups = _groups(source, files[piece.file], piece, asked, held[key], key)
+                    parts = (part for group in groups for part in parts_of(group, wanted))
+                    yield from (answers_to(part, model, wanted, key, names) for part in parts)
 
     answers = ", ".join([f"{key} {KEYS[held[key]]}", *(f"{name} array<float>" for name in names)])
     return spark.range(0, count, 1, max(count, 1)).mapInArrow(answer, answers)
@@ -137,10 +138,10 @@ def _files(
     return Source(log.uri, log.version, log.schema, filesystems(log.uri, files, given), by_id), files
 
 
-def _rows(
+def _groups(
     source: Source, file: DataFile, piece: Piece, columns: Sequence[str], key_type: pa.DataType, key: str
 ) -> Iterator[pa.RecordBatch]:
-    """The live rows of a piece, so many at a time."""
+    """The live rows of a piece, a row group at a time."""
     from training.data.deletion_vectors import live_rows
 
     footer = source.metadata(file)
@@ -154,8 +155,7 @@ def _rows(
         held = pa.record_batch(list(arrays.values()), list(arrays))
         if file.vector is not None:
             held = held.take(pa.array(live_rows(source.deleted(file), int(first[number]), rows)))
-        for start in range(0, held.num_rows, ROWS):
-            yield held.slice(start, ROWS)
+        yield held
 
 
 def _check(held: Mapping[str, pa.DataType], wanted: Sequence[Column], key: str, uri: str, bundle_path: str) -> None:

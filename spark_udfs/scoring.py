@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
+SHORT_ROWS = 1 << 14  # of rows without lists: 20 fields of 16 numbers are 21 MB
 
 _loaded: dict[str, Any] = {}
 SPARK_TYPES = {"user": "bigint", "seen": "array<bigint>"}
@@ -122,11 +123,18 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
     def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
         _, model = opened(bundle_path)
         for whole in batches:
-            for start in range(0, whole.num_rows, ROWS):
-                yield answers_to(whole.slice(start, ROWS), model, wanted, key, names)
+            for part in parts_of(whole, wanted):
+                yield answers_to(part, model, wanted, key, names)
 
     held = given.schema[key].dataType.simpleString()
     return given.mapInArrow(answer, ", ".join([f"{key} {held}", *(f"{name} array<float>" for name in names)]))
+
+
+def parts_of(rows: pa.RecordBatch, wanted: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    """As many rows at a time as go through a model of these inputs at once."""
+    step = ROWS if any(column.is_ragged for column in wanted) else SHORT_ROWS
+    for start in range(0, rows.num_rows, step):
+        yield rows.slice(start, step)
 
 
 def answers_to(
