@@ -114,7 +114,8 @@ def lists() -> World:
         plain = test_click.settings_in(folder).model_dump(mode="json")["options"]
         return test_click.settings_in(folder, options=plain | {"heads": {"cart": 60}})
 
-    tables = {"impressions": (carted(test_click.planted()), f"{test_click.IMPRESSIONS}, cart_time timestamp")}
+    shown = test_click.planted()[: 250 * test_click.LONG]
+    tables = {"impressions": (carted(shown), f"{test_click.IMPRESSIONS}, cart_time timestamp")}
     return World(settings, tables, {"impressions": carted(later)}, "user 7", persons)
 
 
