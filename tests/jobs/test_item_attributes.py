@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
 from jobs.learn_spec import learn_spec
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.task import Ground
+from jobs.tasks import TASKS
+from spark_udfs.features import Cuts
 from training.configs import CONFIGS
 from training.errors import SchemaError, SettingsError
 from training.schema import Schema
@@ -90,7 +93,7 @@ def settings_for(folder: Path, **examples: Any) -> Settings:
             "run_dir": str(folder / "run"),
             "examples": asked,
             "model": {"name": "two_tower", "dim": 16},
-            "training": {"ranks": 2, "epochs": 6, "batch_size": 32, "learning_rate": 0.01,
+            "training": {"ranks": 1, "epochs": 6, "batch_size": 32, "learning_rate": 0.01,
                          "embedding_learning_rate": 0.1, "device": "cpu"},
             "evaluation": {"ks": (5,), "bootstrap": 100, "baselines": ("popularity",)},
             "scoring": {"k": 5, "moment": day(TEST).replace(tzinfo=None)},
@@ -112,8 +115,11 @@ def begun(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def catalogue(spark: SparkSession, settings: Settings) -> dict[str, dict[str, Any]]:
     """The catalogue's rows of both splits, by split and item."""
-    rows = Tables(spark, settings.tables.root).read("catalogue").where("item IS NOT NULL").collect()
-    return {f"{row['split']} {row['item_id']}": row.asDict() for row in rows}
+    return by_split_and_item(Tables(spark, settings.tables.root).read("catalogue"))
+
+
+def by_split_and_item(rows: DataFrame) -> dict[str, dict[str, Any]]:
+    return {f"{row['split']} {row['item_id']}": row.asDict() for row in rows.where("item IS NOT NULL").collect()}
 
 
 def ids(spark: SparkSession, settings: Settings, name: str) -> dict[str, int]:
@@ -142,41 +148,59 @@ def test_attributes_are_as_of_each_cut(spark: SparkSession, begun: Path) -> None
     assert rows["test m0"]["count"] > 0
 
 
-def test_numbers_are_standardised_by_what_was_known(spark: SparkSession, begun: Path) -> None:
-    rows = catalogue(spark, settings_for(begun))
+def see_numbers(rows: dict[str, dict[str, Any]], prices: list[tuple[str, datetime, float]]) -> None:
+    """Of each split, prices in standard deviations from the mean, by what was known at its cut."""
     for split, cut in (("validation", VALIDATION), ("test", TEST)):
-        held = {item: price for item, since, price in prices() if since <= day(cut)}
+        held = {item: price for item, since, price in prices if since <= day(cut)}
         mean, deviation = statistics.fmean(held.values()), statistics.pstdev(held.values())
         for item, price in held.items():
             found = rows[f"{split} {item}"]["attribute_list_price"]
             assert found == pytest.approx(min((price - mean) / deviation, 10.0), abs=1e-4)
 
 
-@pytest.mark.slow
+def test_numbers_are_standardised_by_what_was_known(spark: SparkSession, begun: Path) -> None:
+    see_numbers(catalogue(spark, settings_for(begun)), prices())
+
+
 def test_what_comes_after_the_cut_changes_nothing_and_what_came_before_is_never_stale(
     spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both by a build that goes on; and one of all rows makes the same of it."""
+    """Both by a build that goes on; and all rows make the same of it."""
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     settings = settings_for(tmp_path)
     before, vocabulary = catalogue(spark, settings), ids(spark, settings, "items")
+    told = [*prices(), ("o3", day(TEST - 1), 500.0)]
     later = [("n1", day(TEST + 1), 7_777.0), ("never sold", day(TEST + 1), 1.0)]
-    write(spark, settings, [*prices(), *later])
+    write(spark, settings, [*told, *later], category="d")
     capsys.readouterr()
-    assert not build_examples.run(settings, spark)["up_to_date"]
-    assert catalogue(spark, settings) == before
-    assert ids(spark, settings, "items") == vocabulary
-    write(spark, settings, [*prices(), ("o3", day(TEST - 1), 500.0)], category="d")
     grown = build_examples.run(settings, spark)
     assert "from all rows" not in capsys.readouterr().err
     rows, categories = catalogue(spark, settings), ids(spark, settings, "attribute_category")
     assert rows["test n5"]["attribute_category"] == categories["d1"] > TASTES
-    assert rows["test o3"]["attribute_list_price"] > before["test o3"]["attribute_list_price"]
+    see_numbers(rows, told)
     assert Schema.from_json(grown["schema"]).vocabularies()["attribute_category"] == 2 * TASTES + 1
-    whole = build_examples.run(settings_for(tmp_path, rows_per_group=101), spark)
-    assert "from all rows" in capsys.readouterr().err
-    assert catalogue(spark, settings) == rows
-    assert whole["schema"] == grown["schema"]
+    changed = ("attribute_category", "attribute_list_price")
+    assert {of: without(row, *changed) for of, row in rows.items()} == {
+        of: without(row, *changed) for of, row in before.items()
+    }
+    assert ids(spark, settings, "items") == vocabulary
+    assert of_all_rows(spark, settings, grown["versions"]) == rows
+
+
+def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def of_all_rows(spark: SparkSession, settings: Settings, versions: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """The catalogue that a build of all rows makes by the vocabularies of a build."""
+    tables, task = Tables(spark, settings.tables.root), TASKS["recommend"]
+    read = {name: tables.read(name) for name in ("events", "items", "item_attributes", "item_history")}
+    read |= {name: tables.read(name, at) for name, at in versions.items() if name.startswith("vocabulary_")}
+    ground = Ground(read | {"lines": task.lines(read, settings)}, settings, Path(settings.run_dir))
+    made = task.spark().examples(ground, Cuts(validation=day(VALIDATION), test=day(TEST)))["catalogue"]
+    found = by_split_and_item(made)
+    ground.release()
+    return found
 
 
 def test_new_items_are_recommended_on_their_first_day(spark: SparkSession, begun: Path) -> None:
@@ -211,8 +235,8 @@ def test_models_that_know_ids_alone_learn_from_the_same_build(spark: SparkSessio
 
 def _by_ids(settings: Settings, run_dir: Path) -> Settings:
     model = {"name": "matrix_factorisation", **CONFIGS["matrix_factorisation"]().model_dump()}
-    one = settings.training.model_copy(update={"ranks": 1, "epochs": 2})
-    return settings.model_copy(update={"model": model, "run_dir": str(run_dir), "training": one})
+    short = settings.training.model_copy(update={"epochs": 1})
+    return settings.model_copy(update={"model": model, "run_dir": str(run_dir), "training": short})
 
 
 def _spec_schema(settings: Settings) -> Schema:
