@@ -18,6 +18,8 @@ from pyspark.sql import SparkSession
 # A test's rows are few and its plans many: Spark would spend most of its time on the Java that it writes for each and
 # compiles. Without it, plans are interpreted.
 AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+# Nor is there anything to adapt to: planned anew after each stage, a query is many jobs and takes a third longer.
+PLANNED_ONCE = {"spark.sql.adaptive.enabled": "false"}
 # The whole heap at once: one that grows bit by bit is collected in full, for seconds, each time that it is full.
 WHOLE_HEAP = "-XX:+UseSerialGC -Xms2g -XX:MetaspaceSize=256m"
 # What Spark remembers of jobs and plans for its pages, which nobody looks at, fills the heap of thousands of tests.
@@ -65,7 +67,7 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND, **FORGETFUL},
+        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND, **PLANNED_ONCE, **FORGETFUL},
     )
     yield session
     session.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,23 @@ FLAGS = [
 STAGES = ["simulate", "ingest", "build_examples", "tune", "train", "evaluate", "score", "feedback", "report"]
 
 
+@pytest.fixture
+def adaptive(spark: SparkSession) -> Iterator[SparkSession]:
+    """The session with plans that Spark adapts as they run, as in every session but that of tests."""
+    spark.conf.set("spark.sql.adaptive.enabled", "true")
+    yield spark
+    spark.conf.set("spark.sql.adaptive.enabled", "false")
+
+
 @pytest.mark.timeout(900)
-def test_the_main_job_end_to_end_and_again(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_main_job_end_to_end_and_again(adaptive: SparkSession, tmp_path: Path) -> None:
     first = run_demo(None, str(tmp_path), FLAGS)
     run = tmp_path / "shop" / "run"
     assert [entry["stage"] for entry in json.loads((run / "stages.json").read_text())] == STAGES
     recall = {name: figures["recall_at_20"]["value"] for name, figures in first["protocols"]["new"]["models"].items()}
     assert set(recall) == {"millrace", "popularity", "recent_popularity", "item_item", "als"}
     assert recall["millrace"] > recall["popularity"], "the planted tastes were not found"
-    tables = Tables(spark, str(tmp_path / "shop" / "tables"))
+    tables = Tables(adaptive, str(tmp_path / "shop" / "tables"))
     recommended = tables.read("recommendations")
     assert recommended.where("item_id IS NULL OR bundle IS NULL").isEmpty()
     assert recommended.groupBy("user_id", "moment", "bundle").count().where("count > 20").isEmpty()

@@ -50,7 +50,6 @@ def test_one_day_more_reads_the_files_of_that_day_alone(
 ) -> None:
     """60 days in 20 files: a day that is brought in again, with one row more, is compared with two files at most."""
     monkeypatch.setattr(ingest_batch, "ROWS_PER_FILE", 10 * DAYS // 20)
-    spark.conf.set("spark.sql.adaptive.enabled", "false")  # its plans hide their leaves
     all_lines = [line for day in range(DAYS) for line in lines_of(day)]
     ingest.run(settings_for(tmp_path, write_lines(tmp_path / "all.csv", *all_lines)), spark)
     tables, found = Tables(spark, str(tmp_path / "tables")), list[str]()
@@ -65,7 +64,6 @@ def test_one_day_more_reads_the_files_of_that_day_alone(
     more = write_lines(tmp_path / "more.csv", *lines_of(30), "new,10001,mug,1,2024-01-31 23:59:59,1.75,8,FR")
     ingest.run(settings_for(tmp_path, more), spark)
     files, rows = scanned(tables.read("events", 1).where(found[0]).select("event_id"))
-    spark.conf.set("spark.sql.adaptive.enabled", "true")
     assert len(before) > 15
     assert 1 <= files <= 2
     assert 10 <= rows <= 80
