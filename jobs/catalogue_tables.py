@@ -159,6 +159,6 @@ def refusal(error: Exception, name: str, place: str) -> DataError | None:
     if _MISSING.search(text):
         return DataError(
             f"{place}.table '{name}' is in no catalogue of this Spark: {reason}. Write it as catalogue.schema.table, "
-            f"or name the table's folder in {place}.path with {place}.format=delta"
+            f"or name the table's folder in {place}.path (its format is delta)"
         )
     return None

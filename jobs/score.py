@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import functions as F
 
 from cluster.session import TO_SCORE
-from jobs import answers, builds
+from jobs import answers, builds, sources
 from jobs.artefacts import SCORE, read_json, write_json
 from jobs.build_inputs import inputs_of, pinned, worth
 from jobs.command import main_of
@@ -125,13 +125,13 @@ class Found(NamedTuple):
         build: the one in force.
         made_of: the tables that a build would be made of now.
         contents: of each table, what tells its rows from others that it has had.
-        ids: of each table, what tells it from another at the same place.
+        ids: of each table of ours, what tells it from another at the same place.
         read: rows by name, with the task's `lines`.
     """
 
     build: builds.Manifest
     made_of: Mapping[str, Pin]
-    contents: Mapping[str, int]
+    contents: Mapping[str, Any]
     ids: Mapping[str, str]
     read: dict[str, DataFrame]
 
@@ -149,7 +149,11 @@ def _found(tables: Tables, task: Task, settings: Settings) -> Found:
     read = {name: tables.read(name, version) for name, version in of_build.items()}
     read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
     contents = {name: pin.content for name, pin in pins.items()} | of_build
-    return Found(build, made_of, contents, tables.ids(contents), read | {"lines": task.lines(read, settings)})
+    ids, lines = tables.ids(contents), {"lines": task.lines(read, settings)}
+    beside = {place: sources.find(place, asked, tables.spark) for place, asked in task.beside(settings).items()}
+    read |= {place: source.table for place, source in beside.items() if source.table is not None}
+    of_others = {place: source.state for place, source in beside.items()}
+    return Found(build, made_of, contents | of_others, ids, read | lines)
 
 
 def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
@@ -162,13 +166,12 @@ def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
 
 def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> dict[str, Any]:
     """What decides the answers."""
-    since = settings.scoring.since
     return {
         "bundle": bundle,
         "moment": moment.isoformat(),
         "tables": dict(found.contents),
         "ids": dict(found.ids),
-        "scoring": settings.scoring.model_dump(mode="json", exclude={"moment"} | (set() if since else {"since"})),
+        "scoring": settings.scoring.inputs(),
         **settings.examples.model_dump(mode="json", exclude=set(EventExamples.model_fields)),
         "options": settings.options.model_dump(mode="json"),
         **worth(settings),

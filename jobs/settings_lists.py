@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from jobs.places import SourcePath, TableName
+from jobs.settings_base import Section
 from jobs.settings_sections import EvaluationSettings, EventExamples, ScoringSettings
+from jobs.settings_sources import SourceSettings
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -98,14 +101,84 @@ class ListEvaluation(EvaluationSettings):
         return tuple(sorted(set(ks)))
 
 
+class RuleTable(Section):
+    """A table of the shop's own that is read where it lies, at its newest version."""
+
+    path: SourcePath | None = Field(None, description="a Delta table's folder")
+    table: TableName | None = Field(None, description="or a catalogue's table or view, e.g. main.shop.stock")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.table is None):
+            raise ValueError(f"must have a path or a table, and has path {self.path} and table {self.table}; set one")
+        return self
+
+
+class DiversitySettings(Section):
+    """Maximal marginal relevance: of so many candidates those that differ from what stands before them."""
+
+    relevance: float = Field(
+        0.7, ge=0, le=1, description="its lambda: 1 leaves lists as they are, of 0 only difference counts"
+    )
+    candidates: int = Field(100, ge=1, le=100_000, description="best items of a user, of which the K are taken")
+    of: Literal["vectors", "category"] = Field(
+        "vectors", description="items are alike by the cosine of their vectors, or if they are of one category"
+    )
+
+
+class ListRules(Section):
+    """What a shop rules of lists, whatever the model says."""
+
+    allowed: RuleTable | None = Field(
+        None,
+        description="where the items lie that may be shown: item_id, and with segments: segment (null: all may see it)",
+    )
+    segments: RuleTable | None = Field(
+        None, description="where users' segments lie: user_id, segment; one without sees what all may see"
+    )
+    hidden: RuleTable | None = Field(None, description="where it lies what a user is not to see: user_id, item_id")
+    category: str = Field("category", min_length=1, description="the column of table items that is an item's category")
+    per_category: int | None = Field(
+        None, ge=1, le=100_000, description="items of one category in a list, at most; default: any"
+    )
+    least_score: float | None = Field(
+        None, ge=-1e30, le=1e30, description="items of which the model's score is below it are not shown"
+    )
+    diversity: DiversitySettings | None = Field(None, description="put lists into another order; default: by score")
+
+    @model_validator(mode="after")
+    def _segments_of_items(self) -> Self:
+        if self.segments is not None and self.allowed is None:
+            raise ValueError("segments say nothing without allowed, which has the items of each; set allowed too")
+        return self
+
+    @property
+    def tables(self) -> dict[str, RuleTable]:
+        """Those that are set, by name."""
+        held = {"allowed": self.allowed, "segments": self.segments, "hidden": self.hidden}
+        return {name: table for name, table in held.items() if table is not None}
+
+
 class ListScoring(ScoringSettings):
     """Top-K for every user."""
+
+    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules"}
 
     k: int = Field(20, ge=1, le=100_000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out what the user has bought")
     cold_users: Literal["recent_popularity", "skip"] = Field(
         "recent_popularity", description="what customers get whom the bundle does not know"
     )
+    rules: ListRules = Field(ListRules(), description="what the shop rules of lists: see below")
+
+    @model_validator(mode="after")
+    def _candidates(self) -> Self:
+        if (diversity := self.rules.diversity) is not None and diversity.candidates < self.k:
+            raise ValueError(
+                f"rules.diversity.candidates is {diversity.candidates}, and K items are taken of them; set it to "
+                f"{self.k} (scoring.k) at least"
+            )
+        return self
 
 
 def examples_of(settings: Settings) -> ListExamples:
@@ -134,3 +207,11 @@ def scoring_of(settings: Settings) -> ListScoring:
     """Which lists are made."""
     assert isinstance(settings.scoring, ListScoring)
     return settings.scoring
+
+
+def rule_tables(settings: Settings) -> dict[str, SourceSettings]:
+    """The tables that the rules of lists name, by their place in the settings."""
+    return {
+        f"scoring.rules.{name}": SourceSettings(path=at.path, table=at.table, format="delta")
+        for name, at in scoring_of(settings).rules.tables.items()
+    }

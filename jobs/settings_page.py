@@ -54,6 +54,20 @@ def _of_tasks(name: str) -> Iterator[str]:
             yield f"\n## {name}, where the task is {task.name}\n"
             yield f"{_first_line(section)}\n"
             yield from _table(own)
+            yield from _inner(name, own)
+
+
+def _inner(name: str, fields: dict[str, FieldInfo]) -> Iterator[str]:
+    """The sections that fields are, one after the other, and those in them."""
+    places: dict[type[BaseModel], list[str]] = {}
+    for key, field in fields.items():
+        if (kind := _section_or_none(field)) is not None:
+            places.setdefault(kind, []).append(f"{name}.{key}")
+    for kind, listed in places.items():
+        yield f"\n### {', '.join(listed)}\n"
+        yield f"{_first_line(kind)}\n"
+        yield from _table(kind.model_fields)
+        yield from _inner(listed[0], kind.model_fields)
 
 
 def _listed(name: str, section: type[BaseModel]) -> Iterator[str]:
@@ -76,6 +90,12 @@ def _listed(name: str, section: type[BaseModel]) -> Iterator[str]:
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _section_or_none(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field is, where it is set."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _first_line(section: type[BaseModel]) -> str:
@@ -101,5 +121,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value in ("", {}, ()):
         return "none"
+    if isinstance(value, BaseModel):
+        return "its own"
     shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"`{shown.lower() if isinstance(value, bool) else shown}`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -86,10 +86,14 @@ def _did_you_mean(
     for part in location[:-1]:
         if isinstance(part, int):  # a section of a list of them
             section = get_args(section)[0]
+        elif get_origin(section) is dict:  # one of those by name
+            section = get_args(section)[1]
         elif part == "model":
             section = CONFIGS[values["model"]["name"]]
         else:
             section = own[part] if part in own else section.model_fields[part].annotation
+            if type(None) in get_args(section):  # a section that may be left out
+                section = get_args(section)[0]
     known = sorted(section.model_fields)
     theirs = _tasks_with(location)
     if theirs:
@@ -105,4 +109,6 @@ def _tasks_with(location: tuple[str | int, ...]) -> list[str]:
     from jobs.tasks import TASKS
 
     held = {task.name: task.sections.get(str(location[0])) for task in TASKS.values()}
-    return [name for name, section in held.items() if section and location[1:] and location[1] in section.model_fields]
+    return [
+        name for name, section in held.items() if section and len(location) == 2 and location[1] in section.model_fields
+    ]

@@ -190,7 +190,14 @@ class CompressSettings(Section):
 
 
 class ScoringSettings(Section):
-    """What is answered as of a moment."""
+    """What is answered as of a moment.
+
+    Attributes:
+        LATER: fields that came later: they are an input of answers only where they are not their default, so that what
+            was answered before stays.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"since"})
 
     moment: Moment | None = Field(
         None, description="all is answered by what was known then; default: just after the last line"
@@ -200,6 +207,11 @@ class ScoringSettings(Section):
         description="only users with an event that happened or arrived since then are answered, others keep "
         "the answers of earlier moments; default: everybody",
     )
+
+    def inputs(self) -> dict[str, Any]:
+        """What of it decides answers as of a moment."""
+        unused = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude={"moment"} | unused)
 
 
 class FeedbackSettings(Section):

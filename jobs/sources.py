@@ -68,7 +68,7 @@ def find(
     except (SchemaError, SnapshotError):
         raise
     except TableError as error:
-        raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct it, or {place}.format") from error
+        raise DataError(f"{place}.path '{asked.path}' is no Delta table; correct the path, or its format") from error
 
 
 def delta_place(path: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.settings import Settings
+    from jobs.settings_sources import SourceSettings
     from spark_udfs.features import Cuts
 
 OURS = "millrace"  # the bundle's own name among contenders
@@ -227,6 +228,8 @@ class Task:
         anew: settings -> why a build of theirs is made anew all the same; None: it goes on.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
         scored: of the tables that it reads those that scoring alone needs; each may be missing.
+        beside: settings -> tables that are the shop's own, which scoring reads where they lie, by the place in the
+            settings that names each.
         demo: how it is shown.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
@@ -263,6 +266,7 @@ class Task:
     attaches: Sequence[str] = ()
     looked_up: Sequence[str] = ()
     scored: Sequence[str] = ()
+    beside: Callable[[Settings], Mapping[str, SourceSettings]] = lambda _: {}
     more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}
 
     @property

@@ -20,7 +20,7 @@ from spark_udfs.answers import (
     QUERY_COLUMNS,
     Order,
     Ranking,
-    known_to,
+    known_rows,
     named,
     one_thread_each,
     to_batch,
@@ -29,7 +29,9 @@ from spark_udfs.answers import (
 from spark_udfs.arrow import RANKED_TYPE, fixed_lists, ids_of, ranked
 from spark_udfs.item_files import ItemFile, on_this_host
 from spark_udfs.lists import Batches, require_columns, seen_of
+from spark_udfs.rules import NO_RULES, Rules
 from spark_udfs.shared_matrix import shared_matrix
+from spark_udfs.top_k import Ints
 from training.errors import ArtefactError, BundleError, SchemaError
 from training.schema import Column, Kind, Schema
 from training.state.json_files import read_json
@@ -41,7 +43,7 @@ ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vector
 SHORT_ROWS = 1 << 14  # of rows without lists: 20 fields of 16 numbers are 21 MB
 
 _loaded: dict[str, Any] = {}
-SPARK_TYPES = {"user": "bigint", "seen": "array<bigint>"}
+CATEGORY, SEGMENT, SEGMENTS, FIRST = "category", "segment", "segments", "first"  # columns that rules look at
 
 
 def recommend(
@@ -51,21 +53,26 @@ def recommend(
     k: int,
     allowed: ItemFile,
     exclude_seen: bool = True,
-    fallback: Order | None = None,
+    fallback: Order | ItemFile | None = None,
     columns: Sequence[str] = QUERY_COLUMNS,
+    rules: Rules = NO_RULES,
 ) -> DataFrame:
     """The K best allowed items of each user, by a bundle's model.
 
     Args:
         queries: a row per user: `user`, `seen`, and `columns` as the bundle's schema has them. Ids beyond the bundle's
-            vocabularies count as unknown (`unknown_ids` tells how many).
+            vocabularies count as unknown (`unknown_ids` tells how many). `segment` too, where `allowed` has segments:
+            a number whose bit says what the user may be shown. Users of one segment should lie side by side.
         bundle_path: a bundle's folder, readable on every executor.
         k: at least 1.
-        allowed: the items that may be recommended, e.g. the catalogue's; none that the bundle does not know is.
+        allowed: the items that may be recommended, e.g. the catalogue's; none that the bundle does not know is. With
+            `segments` and `category` (bigint) as an `Offer` has them, where there are such rules.
         exclude_seen: leave out each row's `seen`.
         fallback: some of these in one order for users without one known item in their history, deep enough for K and
-            the longest `seen`; None: no rows for them.
+            the longest `seen`; or in a file, as deep as it is, whose `item` is the place, with the item as `first` and
+            the other columns of `allowed`; None: no rows for them.
         columns: the columns of the bundle's schema that make a query; with IF_ANY, where it has those.
+        rules: what is ruled of lists.
 
     Returns:
         user, rank (from 1), item, score, fallback (whether the row comes from `fallback`, whose scores are places).
@@ -78,18 +85,20 @@ def recommend(
     columns = (*columns, *(name for name in IF_ANY if name in schema and name not in columns))
     check_queries(queries, schema, columns, bundle_path)
     order = Order(np.zeros(0, np.int64), 0) if fallback is None else fallback
-    wanted = [schema[name] for name in columns]
+    wanted, of_segment = [schema[name] for name in columns], [SEGMENT] if SEGMENTS in allowed.columns else []
+    require_columns(queries, "queries of segments", dict.fromkeys(of_segment, "bigint"))
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        ranking = _ranking(bundle_path, allowed, order)
+        ranking = _ranking(bundle_path, allowed, order, rules)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
                 seen = seen_of(named(rows, "seen"), exclude_seen)
-                best = ranking.best(to_batch(rows, wanted), seen, k)
+                segment = ids_of(named(rows, SEGMENT), SEGMENT) if of_segment else None
+                best = ranking.best(to_batch(rows, wanted), seen, k, segment)
                 yield from ranked(ids_of(named(rows, "user")), *best)
 
-    return queries.select(*dict.fromkeys((*columns, "user", "seen"))).mapInArrow(score, RANKED_TYPE)
+    return queries.select(*dict.fromkeys((*columns, "user", "seen", *of_segment))).mapInArrow(score, RANKED_TYPE)
 
 
 def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
@@ -157,12 +166,21 @@ def _rows_of(answer: Any, rows: int) -> pa.Array:
     return fixed_lists(answer.float().numpy().reshape(rows, -1))
 
 
-def _ranking(bundle_path: str, allowed: ItemFile, order: Order) -> Ranking:
+def _ranking(bundle_path: str, allowed: ItemFile, order: Order | ItemFile, rules: Rules) -> Ranking:
     """A bundle's model with the items that it may recommend, in one worker."""
     name, model = opened(bundle_path)
-    ids = known_to(model, allowed.open("item"))
+    items = allowed.open("item")
+    known = known_rows(model, items)
+    ids = items[known]
     matrix = shared_matrix(f"{name}-{allowed.name}", lambda: vectors_of(model, ids))
-    return Ranking(model, ids, matrix, order)
+    if isinstance(order, ItemFile):
+        order = Order(order.open(FIRST), order.rows, _if_any(order, CATEGORY), _if_any(order, SEGMENTS))
+    category, segments = (_if_any(allowed, column, known) for column in (CATEGORY, SEGMENTS))
+    return Ranking(model, ids, matrix, order, rules, category, segments)
+
+
+def _if_any(items: ItemFile, column: str, rows: slice = slice(None)) -> Ints | None:
+    return items.open(column)[rows] if column in items.columns else None
 
 
 @dataclass(frozen=True)

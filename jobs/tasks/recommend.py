@@ -20,6 +20,7 @@ from jobs.settings_lists import (
     evaluation_of,
     examples_of,
     in_sequences,
+    rule_tables,
 )
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, Demo, Headline, Task
@@ -287,4 +288,5 @@ TASK = Task(
     looked_up=("items", *OF_SOURCES),
     more_ids=more_ids,
     since=True,
+    beside=rule_tables,
 )

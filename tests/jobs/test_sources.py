@@ -302,7 +302,7 @@ def test_spark_s_refusals_say_what_is_wrong(spark: SparkSession, tmp_path: Path)
         sources.readable(source),
     ):
         spark.range(1).select("nothing")
-    with pytest.raises(DataError, match=r"'.*mixed' is no Delta table; correct it, or ingest.format"):
+    with pytest.raises(DataError, match=r"'.*mixed' is no Delta table; correct the path, or its format"):
         find(of(tmp_path / "mixed", format="delta"), spark)
 
 

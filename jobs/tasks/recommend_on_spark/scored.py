@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import functions as F
@@ -25,6 +25,7 @@ from jobs.tasks.recommend_on_spark.known import (
     stock,
     without_held,
 )
+from jobs.tasks.recommend_on_spark.ruled import Ruled
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.histories import histories, queries
@@ -51,6 +52,11 @@ class _Asked:
     moment: datetime
     before: Before | None
     since: datetime | None
+
+    @cached_property
+    def ruled(self) -> Ruled:
+        """What is ruled of the lists."""
+        return Ruled(self.ground)
 
     def touched(self) -> DataFrame | None:
         """The ids of the users with a line since `scoring.since`; None: everybody is asked."""
@@ -163,6 +169,10 @@ def _sold(asked: _Asked) -> DataFrame:
 
     What was sold before the cut of the build in force stands in its catalogue: only lines after that are looked at.
     """
+    return asked.ground.keep("sold", lambda: _sold_by_lines(asked))
+
+
+def _sold_by_lines(asked: _Asked) -> DataFrame:
     ground, lines, moment = asked.ground, asked.lately(), features.utc(asked.moment)
     recent = F.col("time") >= F.lit(moment) - F.make_dt_interval(F.lit(examples_of(ground.settings).recent_days))
     customers = lines.where(recent).groupBy("item_id").agg(F.countDistinct("user_id").alias("recent_customers"))
@@ -175,28 +185,42 @@ def _sold(asked: _Asked) -> DataFrame:
     return there.select("item", F.coalesce("recent_customers", F.lit(0)).alias("recent_customers"))
 
 
-def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
-    """What is written, by names and by numbers."""
-    ground = asked.ground
-    scoring, items = scoring_of(ground.settings), ground.read["vocabulary_items"]
-    item_ids = items.select(F.col("index").alias("item"), F.col("id").alias("item_id"))
-    sold = ground.keep("sold", lambda: _sold(asked))
-    allowed, order = sold.select("item"), None
+def _item_ids(asked: _Asked) -> DataFrame:
+    return asked.ground.read["vocabulary_items"].select(F.col("index").alias("item"), F.col("id").alias("item_id"))
+
+
+def _recommendable(asked: _Asked) -> DataFrame:
+    """`item` of what can be recommended: what was sold, and of a bundle that ranks it what was listed."""
+    ground, sold = asked.ground, _sold(asked).select("item")
     assert ground.bundle is not None
-    if ranks_unsold(ground.bundle) and (there := listed(ground.read, ground.settings, asked.moment)) is not None:
-        allowed = allowed.unionByName(item_ids.join(there, on="item_id", how="left_semi").select("item")).distinct()
+    if not ranks_unsold(ground.bundle) or (there := listed(ground.read, ground.settings, asked.moment)) is None:
+        return sold
+    return sold.unionByName(_item_ids(asked).join(there, on="item_id", how="left_semi").select("item")).distinct()
+
+
+def _ranked(asked: _Asked, queries: DataFrame) -> DataFrame:
+    """user, rank, item, score, fallback."""
+    ground, scoring, order = asked.ground, scoring_of(asked.ground.settings), None
+    if asked.ruled.is_any:
+        can_be = _recommendable(asked).join(_item_ids(asked), on="item", how="inner")
+        return asked.ruled.recommend(queries, can_be, _sold(asked))
     if scoring.cold_users == "recent_popularity":
-        order = popularity_order(sold, "recent_customers", scoring.k + longest(queries))
-    ranked = recommend(
+        order = popularity_order(_sold(asked), "recent_customers", scoring.k + longest(queries))
+    return recommend(
         queries,
         str(ground.bundle),
         k=scoring.k,
-        allowed=save_items(allowed, ground.folder / ITEM_FILES, "sold"),
+        allowed=save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold"),
         exclude_seen=scoring.exclude_seen,
         fallback=order,
     )
+
+
+def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
+    """What is written, by names and by numbers."""
+    ranked = _ranked(asked, queries)
     named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
-    return named.join(item_ids, on="item", how="inner").select(
+    return named.join(_item_ids(asked), on="item", how="inner").select(
         "user_id",
         F.when(F.col("in_vocabulary"), F.col("user")).otherwise(F.lit(0)).alias("user"),
         "rank",
@@ -209,7 +233,7 @@ def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
 
 def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, int]:
     """users, cold_users (no known item in the history), unknown_users (the bundle has no vector of their own),
-    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows."""
+    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows; and `Ruled.counts`."""
     ground = asked.ground
     schema = bundle_schema(str(ground.bundle))
     users = schema["user"].size or 0
@@ -225,4 +249,8 @@ def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, 
     unheard = past.join(known, on="item_id", how="left_anti")
     made = written.agg(F.count(F.lit(1)).alias("rows"), F.count_if("fallback").alias("fallback_rows")).collect()[0]
     counts = of_queries.asDict() | made.asDict()
+    if asked.ruled.is_any:
+        can_be = _recommendable(asked).where(F.col("item") < (schema["history"].size or 0))
+        offered = _item_ids(asked).join(can_be, on="item", how="left_semi")
+        counts |= asked.ruled.counts(queries, offered, written)
     return counts | {"unknown_ids": counts["unknown_ids"] + unheard.count()}
