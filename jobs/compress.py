@@ -55,9 +55,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: a table is missing, or the cut holds out nothing to judge.
         LockHeldError: a training is under way in the run folder.
     """
-    trained = trained_bundle(settings.run_dir)
+    trained_bundle(settings.run_dir)
     _refuse_what_does_not_fit(settings)
     with only_writer(Path(settings.run_dir), warn, name=LOCK, what="run folder", who="training or compression"):
+        trained = trained_bundle(settings.run_dir)  # a training may have ended while this one waited
         if settings.compress.method == NONE:
             publish_compressed(settings.run_dir, None)
             say(f"compress: {trained.name} answers as it was trained")
@@ -65,13 +66,12 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         source = load_bundle(settings.compress.bundle or trained)
         _refuse_another_task(source, settings.task)
         folder = Path(settings.run_dir) / "bundles"
-        before = set(folder.glob("*"))
         with step(f"compress: {source.name} by {settings.compress.method}"):
             small = _smaller(source, settings.compress.method, folder)
         try:
             return _decided(settings, _judged(settings, spark, source, small), small)
         except BaseException:
-            if small.path not in before:
+            if small.name != latest_bundle(settings.run_dir).name:  # of an earlier run, which answers
                 shutil.rmtree(small.path, ignore_errors=True)
             raise
 
@@ -191,8 +191,8 @@ def _decided(settings: Settings, result: dict[str, Any], small: Bundle) -> dict[
     if not is_kept:
         raise BundleError(
             f"a smaller bundle must keep compress.least_share={result['least_share']:g} of {result['metric']}; by "
-            f"{result['method']} '{result['bundle']}' keeps {result['share']:.4f} of it. The smaller one is removed, "
-            f"and '{latest_bundle(settings.run_dir).name}' answers as before: set another compress.method"
+            f"{result['method']} '{result['bundle']}' keeps {result['share']:.4f} of it. "
+            f"'{latest_bundle(settings.run_dir).name}' answers as before: set another compress.method"
             f"{', as int8' if result['method'] != 'int8' else ''}, or a lower compress.least_share"
         )
     if publish:

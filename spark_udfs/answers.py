@@ -45,7 +45,7 @@ class Order(NamedTuple):
 
 
 def ranking_scores(order: Order) -> Callable[[Ints], Floats]:
-    """Scores for items of an order: how many stand behind, so that a better place has a larger score."""
+    """Scores for items of an order: how many stand there and behind, so that a better place has a larger score."""
     by_item = np.argsort(order.first)
     ascending = order.first[by_item]
 

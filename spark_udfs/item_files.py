@@ -140,7 +140,9 @@ def _write(batches: Iterable[pa.RecordBatch], names: list[str], folder: Path, na
         for batch in batches:
             for column, values in zip(columns, batch.columns, strict=True):
                 column.add(values)
-        digest = hashlib.sha256(b"".join(column.close() for column in columns)).hexdigest()[:16]
+        told = "|".join(f"{name} {column.kind}" for name, column in zip(names, columns, strict=True))
+        held = b"".join(column.close() for column in columns)
+        digest = hashlib.sha256(told.encode() + held).hexdigest()[:16]
         with suppress(OSError):  # the same is there already: of an earlier run, or of a task that Spark ran twice
             scratch.rename(folder / f"{name}-{digest}")
     finally:
@@ -160,7 +162,7 @@ class _Column:
     """A column on its way to its file."""
 
     def __init__(self, path: Path) -> None:
-        self.rows, self.width = 0, 0
+        self.rows, self.width, self.kind = 0, 0, ""
         self._file, self._hasher = path.open("wb"), hashlib.sha256()
 
     def add(self, column: pa.Array) -> None:
@@ -171,7 +173,7 @@ class _Column:
             if (lengths != self.width).any():
                 raise DataError(f"lists of items must have one length; one has {lengths.max()}, one {lengths.min()}")
         numbers = np.ascontiguousarray(values.to_numpy(zero_copy_only=False))
-        self.rows += len(column)
+        self.rows, self.kind = self.rows + len(column), str(numbers.dtype)
         self._hasher.update(numbers.data)
         self._file.write(numbers.data)
 

@@ -70,7 +70,7 @@ def by_inner_product(queries: DataFrame, items: ItemFile, *, k: int, exclude_see
 
 
 def by_order(queries: DataFrame, order: Order, *, k: int, exclude_seen: bool) -> DataFrame:
-    """The first K of one order for all rows; the score is the number of items behind.
+    """The first K of one order for all rows; the score is how many items stand there and behind.
 
     Args:
         queries: user, seen.

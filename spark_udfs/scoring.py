@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
-SHORT_ROWS = 1 << 14  # of rows without lists: 20 fields of 16 numbers are 21 MB
+NUMBERS = 1 << 19  # of rows without ragged lists: 16,384 rows of 32 numbers, fields of 16 numbers each are 34 MB
 
 _loaded: dict[str, Any] = {}
 CATEGORY, SEGMENT, SEGMENTS, FIRST = "category", "segment", "segments", "first"  # columns that rules look at
@@ -141,7 +141,9 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
 
 def parts_of(rows: pa.RecordBatch, wanted: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     """As many rows at a time as go through a model of these inputs at once."""
-    step = ROWS if any(column.is_ragged for column in wanted) else SHORT_ROWS
+    step = ROWS
+    if not any(column.is_ragged for column in wanted):
+        step = max(1, NUMBERS // max(32, sum(column.length or 1 for column in wanted)))
     for start in range(0, rows.num_rows, step):
         yield rows.slice(start, step)
 

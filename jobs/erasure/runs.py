@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import builds, replay, train
-from jobs.artefacts import EVALUATION, FEEDBACK, REPLAY, SCORE
+from jobs.artefacts import COMPRESSION, EVALUATION, FEEDBACK, REPLAY, SCORE
 from jobs.console import say
 from jobs.erasure import files as erasure_files
 from jobs.tables import Tables
@@ -27,7 +27,7 @@ REPORT, TENSORS = "report.html", ".safetensors"
 LEARNT = ("checkpoints", "trials", "baselines", "replay")  # folders of a run folder
 LOOPS = ("loop/*", "loop/*/nothing_shown", "loop/*/lists_shown")  # run folders that `feedback_round` makes in one
 LOOP, MAKES_LOOPS = re.compile("-loop-[0-9a-f]{12}$"), "feedback_round"
-MADE_ANEW = (EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)
+MADE_ANEW = (COMPRESSION, EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)
 
 
 def bundles(

@@ -157,7 +157,8 @@ def _popularity(held: Json) -> Html:
 
 def _customers(customers: Sequence[Json]) -> Html:
     intro = paragraph(
-        "What a customer had bought, what was recommended on that ground, and what the customer then bought. "
+        "What a customer had bought (or looked at, where examples.weights counts that), what was recommended on that "
+        "ground, and what the customer then bought. "
         "A recommendation that was bought is marked."
     )
     people = [_customer(customer, is_open=number < CUSTOMERS_OPEN) for number, customer in enumerate(customers)]
@@ -169,7 +170,7 @@ def _customer(customer: Json, *, is_open: bool) -> Html:
     hits = sum(item in then for item in customer["recommended"])
     found = f"{hits} of {len(customer['recommended'])} recommended were bought"
     lists = (
-        ("had bought", "ul", [(item, False) for item in customer["bought"]]),
+        ("had before", "ul", [(item, False) for item in customer["bought"]]),
         ("recommended", "ol", [(item, item in then) for item in customer["recommended"]]),
         ("then bought", "ul", [(item, False) for item in customer["then_bought"]]),
     )

@@ -7,7 +7,7 @@ a large shop nearly all of them are different ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -30,6 +30,7 @@ NEIGHBOURS = 50  # kept per item; with 100 the recall on Online Retail is a tent
 # Pairs grow with the square of a user's items: one reseller with 5,000 would make 12 M of them.
 MAX_ITEMS_PER_USER = 500
 FEW = 16  # so many items for each value that stands there, and sorting is quicker than a counter for every item
+AT_ONCE = 1 << 20  # counts of one item that wait to be added up: 16 MB
 ROWS = 4096  # items of one batch that comes out
 
 Found = tuple[int, npt.NDArray[np.int32], Floats]
@@ -79,7 +80,7 @@ def nearest(batches: Batches, ids: Ints, sizes: Ints, top: int) -> Iterator[Foun
         top: how many; the rest is filled up with 0.
     """
     for item, counted in groupby(_counted(batches, int(ids[-1]) if len(ids) else 0), key=itemgetter(0)):
-        others, together = _sum([part for _, part in counted])
+        others, together = _added_up(part for _, part in counted)
         kept = others != item
         others, together = others[kept], together[kept]
         if len(others):
@@ -105,6 +106,17 @@ def _count(values: Ints, largest: int) -> tuple[Ints, Ints]:
     often = np.bincount(values)
     there = np.flatnonzero(often)
     return there, often[there]
+
+
+def _added_up(parts: Iterable[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    """The sum of all parts; those that wait for it are no longer than it is, or than AT_ONCE."""
+    queue, waiting = list[tuple[Ints, Ints]](), 0
+    for part in parts:
+        queue.append(part)
+        waiting += len(part[0])
+        if waiting > max(AT_ONCE, 2 * len(queue[0][0])):
+            queue, waiting = [_sum(queue)], 0
+    return _sum(queue)
 
 
 def _sum(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:

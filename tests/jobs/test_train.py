@@ -376,15 +376,15 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_before_any_rank_starts(
 def test_the_places_of_spark_study_and_mlflow_are_not_in_the_bundle() -> None:
     settings = Settings(
         **{
-            "spark": {"master": "sc://spark.example:443/;token=hidden"},
-            "tuning": {"storage": "postgresql://me:hidden@database.example/studies", "trials": 3},
-            "training": {"mlflow_uri": "https://hidden.example", "seed": 9},
+            "spark": {"master": "sc://spark.example:443/;token=s3cret"},
+            "tuning": {"storage": "postgresql://me:s3cret@database.example/studies", "trials": 3},
+            "training": {"mlflow_uri": "https://s3cret.example", "seed": 9},
         }
     )
     decisive: dict[str, Any] = {key: {} for key in ("task", "tables", "schema", "training")}
     decisive |= {"build": {"cuts": {"test": ""}}, "model": settings.model, "reader": {"shuffle_rows": 1}}
     carried = provenance(settings, decisive)
-    assert "hidden" not in json.dumps(carried)
+    assert "s3cret" not in json.dumps(carried)
     again = Settings.model_validate(carried["settings"])
     assert (again.tuning.trials, again.tuning.storage) == (3, "")
     assert (again.training.seed, again.training.mlflow_uri) == (9, "")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pyspark.errors import PythonException
@@ -13,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from spark_udfs import direct
 from spark_udfs.direct import Piece, pieces_of, predicted_from
-from spark_udfs.scoring import predicted
+from spark_udfs.scoring import parts_of, predicted
 from training.errors import NoTableError, SchemaError, SnapshotError
 from training.models import MODELS
 from training.schema import Column, Kind, Schema
@@ -146,3 +147,19 @@ def test_pieces_are_of_about_one_size_and_every_part_is_in_one() -> None:
         for file, size in enumerate(sizes)
         for part in range(max(1, -(-size // 10)))
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "at_once"),
+    [
+        (Column("x", Kind.DENSE), 16_384),
+        (Column("x", Kind.DENSE, length=10_000), 52),
+        (Column("x", Kind.DENSE, ragged=True), 2_048),
+        (Column("x", Kind.IDS, vocabulary="x", size=9), 2_048),
+    ],
+)
+def test_so_many_rows_go_through_a_model_as_their_numbers_allow(column: Column, at_once: int) -> None:
+    rows = pa.record_batch([pa.array(range(40_000))], ["x"])
+    parts = [part.num_rows for part in parts_of(rows, [column])]
+    assert max(parts) == at_once
+    assert sum(parts) == 40_000

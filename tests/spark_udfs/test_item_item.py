@@ -71,6 +71,7 @@ def test_neighbours_are_those_of_all_pairs_however_the_rows_are_cut(monkeypatch:
     ]
     for at_once, most in ((len(rows), 16), (7, 16), (7, 0)):
         monkeypatch.setattr(module_of_neighbours, "FEW", most)
+        monkeypatch.setattr(module_of_neighbours, "AT_ONCE", at_once)  # parts are added up as they come
         cut = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
         batches = [
             pa.record_batch(

@@ -27,6 +27,8 @@ Method = Literal["int8", "int4"]
 METHODS: tuple[Method, ...] = get_args(Method)
 LEAST = 1_024  # numbers of a tensor, below which it is not worth the while
 NARROW = 8  # numbers of a row, below which a scale for each would be much of it
+LARGEST_SHIFT = 2**62  # what is left of it and of a code is an int64
+LARGEST_HALF = 2.0**126  # the scale of larger numbers would be none
 PIECE = 65_536  # rows that are packed at a time
 
 Parts = dict[str, Tensor]
@@ -95,7 +97,7 @@ def _kinds(bundle: Bundle, method: Method) -> dict[str, Kind]:
             found[name] = method if name in tables else "int8"
         elif _narrowest(tensor) is not None:
             found[name] = "whole"
-        elif tensor.dtype is torch.float32:
+        elif tensor.dtype is torch.float32 and _largest(tensor) <= LARGEST_HALF:
             found[name] = "half"
     return found
 
@@ -133,13 +135,17 @@ def _encoder(tensor: Tensor, kind: Kind) -> tuple[Callable[[Tensor], Parts], Par
     if kind in BITS:
         return lambda rows: quantised(rows, kind), {}
     if kind == "half":
-        largest = max(float(piece.abs().max()) for piece in _pieces(tensor))
+        largest = _largest(tensor)
         scale = torch.tensor([2.0 ** torch.tensor(largest).log2().ceil().item() if largest else 1.0])
         return lambda rows: {"half": (rows / scale).half()}, {"scale": scale}
     held = _narrowest(tensor)
     assert held is not None
     narrow, shift = held
     return lambda rows: {"whole": (rows.long() - shift).to(narrow)}, {"scale": torch.tensor([shift])}
+
+
+def _largest(tensor: Tensor) -> float:
+    return max(float(piece.abs().max()) for piece in _pieces(tensor))
 
 
 def _narrowest(tensor: Tensor) -> tuple[torch.dtype, int] | None:
@@ -149,8 +155,10 @@ def _narrowest(tensor: Tensor) -> tuple[torch.dtype, int] | None:
         return None
     if tensor.is_floating_point() and not all(bool((piece == piece.round()).all()) for piece in pieces):
         return None
-    low, high = min(float(piece.min()) for piece in pieces), max(float(piece.max()) for piece in pieces)
-    shift = int((low + high + 1) // 2)
+    low, high = min(int(piece.min()) for piece in pieces), max(int(piece.max()) for piece in pieces)
+    shift = (low + high + 1) // 2
+    if abs(shift) > LARGEST_SHIFT:
+        return None
     for narrow in WHOLE_TYPES:
         limits = torch.iinfo(narrow)
         if limits.min <= low - shift and high - shift <= limits.max:

@@ -135,7 +135,7 @@ def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> di
         "ks": list(ks),
         "drawn": {
             "title": "Ten customers",
-            "columns": ["customer", "bought last", "recommended"],
+            "columns": ["customer", "had last", "recommended"],
             "rows": [
                 [row["user_id"], "; ".join(row["bought"][-3:]), "; ".join(row["recommended"][:5])] for row in customers
             ],

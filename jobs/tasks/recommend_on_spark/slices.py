@@ -30,7 +30,7 @@ PROTOCOLS = {
     "new": "items new to the customer; what was bought before is left out",
     "any": "any item bought after the cut; nothing is left out",
     COLD_ITEMS: "items that nobody had bought before the cut; what was bought before is left out",
-    COLD_USERS: "items new to customers of whom at most {:,} purchases were known before the cut",
+    COLD_USERS: "items new to customers of whom at most {:,} lines were known before the cut",
 }
 
 
