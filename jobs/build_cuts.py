@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from jobs.console import warn
 from spark_udfs import features
 from spark_udfs.features import Cuts
 from training.errors import DataError
@@ -55,6 +56,12 @@ def cuts_of(span: list[int | None], task: Task, settings: Settings, tables: Tabl
             f"training needs {task.row}s before {validation:%Y-%m-%d} (examples.test_from {test:%Y-%m-%d} less "
             f"validation_days {examples.validation_days}), the first one is of {begins:%Y-%m-%d}; "
             "move test_from or shorten the validation"
+        )
+    ends = datetime.fromtimestamp(last / 1e6, tz=UTC)
+    if test > ends:
+        warn(
+            f"examples.test_from {test:%Y-%m-%d} is after the last {task.row}, of {ends:%Y-%m-%d}: nothing is held "
+            "out, and evaluate will have nothing to judge"
         )
     return Cuts(validation=validation, test=test)
 

@@ -261,3 +261,14 @@ def test_the_default_cut_is_the_last_tenth(spark: SparkSession) -> None:
     span = build_cuts.span_of(lines.where("user_id IS NOT NULL"))
     cuts = build_cuts.cuts_of(span, TASKS["recommend"], settings, Tables(spark, "here"))
     assert (cuts.test - START, cuts.validation - START) == (timedelta(days=90), timedelta(days=70))
+
+
+def test_a_cut_after_the_last_line_is_said(spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped month leaves nothing to judge."""
+    tables, days = Tables(spark, "here"), [datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 3, 30, tzinfo=UTC)]
+    span: list[int | None] = [round(day.timestamp() * 1e6) for day in days]
+    for test_from, said in (("2024-03-30", False), ("2024-12-24", True)):
+        settings = Settings.model_validate({"examples": {"test_from": test_from, "validation_days": 20}})
+        build_cuts.cuts_of(span, TASKS["recommend"], settings, tables)
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("2024-12-24 is after the last purchase, of 2024-03-30: nothing is held out" in told) is said
