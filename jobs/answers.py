@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ from spark_udfs import features
 from training.errors import TableError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from jobs.tables import Tables
-    from jobs.task import Scored, Task
+    from jobs.task import Task
 
 JOB = "score"
 # A time as a folder's name has no zone, and a reader in another one takes it for another time: the folder has text.
@@ -30,10 +30,8 @@ def keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: 
     Raises:
         TableError: the bundle has answered everybody, or all since an earlier time, as of this moment.
     """
-    for commit in tables.history(task.table) if tables.exists(task.table) else ():
-        made: dict[str, Any] = json.loads(commit.made) if commit.made else {}
-        inputs: dict[str, Any] = made.get("inputs", {})
-        if made.get("job") != JOB or (inputs["bundle"], inputs["moment"]) != (bundle, moment.isoformat()):
+    for inputs in _scored(tables, task):
+        if (inputs["bundle"], inputs["moment"]) != (bundle, moment.isoformat()):
             continue
         held = inputs["scoring"].get("since")
         if held is None or features.utc(datetime.fromisoformat(held)) < features.utc(since):
@@ -43,6 +41,27 @@ def keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: 
                 "fewer would replace; set a later scoring.moment, or leave scoring.since out"
             )
         return
+
+
+def before(tables: Tables, task: Task, since: datetime | None) -> tuple[DataFrame, dict[str, str]] | None:
+    """The answers that were published last, and whose they are (`bundle`, `moment`); None: there are none.
+
+    Where those since a time are answered, of others who were; else of everybody.
+    """
+    for inputs in _scored(tables, task):
+        if ("since" in inputs["scoring"]) == (since is not None):
+            bundle, moment = str(inputs["bundle"]), str(inputs["moment"])
+            rows = tables.read(task.table).where(mine(bundle, datetime.fromisoformat(moment)))
+            return rows, {"bundle": bundle, "moment": moment}
+    return None
+
+
+def _scored(tables: Tables, task: Task) -> Iterator[dict[str, Any]]:
+    """What the answers were made from that the table's commits brought, newest first."""
+    for commit in tables.history(task.table) if tables.exists(task.table) else ():
+        made: dict[str, Any] = json.loads(commit.made) if commit.made else {}
+        if made.get("job") == JOB:
+            yield made["inputs"]
 
 
 def mine(bundle: str, moment: datetime) -> Column:
@@ -62,11 +81,11 @@ def take_out(tables: Tables, task: Task, made: Mapping[str, Any]) -> int:
     return count
 
 
-def write(tables: Tables, task: Task, scored: Scored, bundle: str, moment: datetime, inputs: dict[str, Any]) -> int:
-    """Replace this bundle's rows of this moment; other rows stay.
+def refuse_another(tables: Tables, task: Task, more: Sequence[str]) -> None:
+    """See, before answers are made, that the table can take them.
 
     Raises:
-        TableError: the table has other folders: an earlier version of Millrace made it; or it lacks columns.
+        TableError: it has other folders: an earlier version of Millrace made it; or it lacks columns.
     """
     name = task.table
     held = tables.folders(name) if tables.exists(name) else FOLDERS
@@ -75,17 +94,29 @@ def write(tables: Tables, task: Task, scored: Scored, bundle: str, moment: datet
             f"table '{name}' at {tables.path(name)} has folders by {', '.join(held)}, not by {', '.join(FOLDERS)}: an "
             "earlier version of Millrace made it; rename its folder and score again ('feedback' stays as it is)"
         )
-    columns = tables.read(name).columns if tables.exists(name) else scored.more
-    if lacking := [column for column in scored.more if column not in columns]:
+    columns = tables.read(name).columns if tables.exists(name) else more
+    if lacking := [column for column in more if column not in columns]:
         raise TableError(
             f"table '{name}' at {tables.path(name)} must have a column for each answer; it lacks {', '.join(lacking)}, "
             "which these settings add: rename its folder and score again"
         )
+
+
+def write(
+    tables: Tables,
+    task: Task,
+    rows: DataFrame,
+    more: Sequence[str],
+    bundle: str,
+    moment: datetime,
+    inputs: dict[str, Any],
+) -> int:
+    """Replace this bundle's rows of this moment in one commit; other rows stay."""
     return tables.write(
-        name,
-        scored.rows.select(
+        task.table,
+        rows.select(
             *task.answer,
-            *scored.more,
+            *more,
             F.lit(bundle).alias("bundle"),
             F.lit(moment).alias("moment"),
             F.lit(_as_of(moment)).alias("as_of"),

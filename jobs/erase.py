@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import moved_builds
+from jobs import moved_builds, staged
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.command import erase, run_alone
 from jobs.console import say, step
@@ -122,6 +122,7 @@ class _Erasure:
     def run(self) -> dict[str, Any]:
         with step("erase: keeping the hashes, so that nobody comes back"):
             self._begin(erased.remember(self.tables, self.ids))
+            self._remove_staged()
         ids = self.tables.spark.createDataFrame([(user_id,) for user_id in self.ids], "value string").persist()
         with step("erase: looking for them in all files"):
             wanted = self._look(ids)
@@ -133,6 +134,7 @@ class _Erasure:
             self._clean(self.scan.places[key], wanted)
         self.log["build"] = moved_builds.move(self.tables, self.log["tables"], self.log["movable"], job=JOB)
         with step("erase: looking for them again"):
+            self._remove_staged()
             self._refuse_what_is_left(wanted)
         ids.unpersist()
         self._note()
@@ -155,6 +157,11 @@ class _Erasure:
             )
         empty: dict[str, Any] = {"unclean": [], "tables": {}, "bundles": [], "run_folder": {}, "loops": []}
         self.log = {"ids": ids, "started": now(), "persons": len(self.ids), "in_rows": 0} | empty
+        self._keep()
+
+    def _remove_staged(self) -> None:
+        """Remove answers that are not published yet, whole: they are made again, by a score that knows the hashes."""
+        self.log["staged"] = sorted({*self.log.get("staged", ()), *staged.remove_all(self.tables)})
         self._keep()
 
     def _keep(self) -> None:

@@ -25,9 +25,12 @@ from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
 from jobs.growth import growth
+from jobs.publishing import Publication, refuse_unasked
+from jobs.score_estimate import estimated
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.settings_sections import EventExamples
+from jobs.staged import Staged
 from jobs.tables import Tables
 from jobs.task import BY_ID, BY_LINE, Before, Ground, Task
 from jobs.tasks import TASKS
@@ -48,20 +51,25 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Answer with the latest bundle, all that the task asks.
 
     Returns:
-        task, table, bundle, moment, version, up_to_date, the task's counts, and `since` where only those since a time
-        were answered; without moment and version where there was nobody.
+        task, table, bundle, moment, version, up_to_date, the task's counts, what was measured of the answers
+        (`Publication.publish`), what it was estimated to take (`estimated`), and `since` where only those since a time
+        were answered; without moment and version where there was nobody. Of a dry run the estimate, and `dry_run`.
 
     Raises:
         BundleError: no bundle, or one that cannot answer such queries, or was trained on other items.
         TableError: a table is missing, nothing lies before the moment, or more was answered as of it before.
-        SettingsError: the task answers to no `scoring.since`, or the moment lies before it.
-        DataError: persons were erased meanwhile.
+        SettingsError: the task answers to no `scoring.since`, or the moment lies before it; or it has no fallbacks to
+            limit.
+        EnvironmentProblem: buckets are asked for, and the session is one of Spark Connect.
+        DataError: the answers are not whole, or further from what was expected than the settings allow; or persons were
+            erased meanwhile.
     """
     task, since = TASKS[settings.task], settings.scoring.since
     if since is not None and not task.since:
         raise SettingsError(
             f"scoring.since must be left out where the task is {task.name}: all that it asks is answered"
         )
+    refuse_unasked(settings.scoring, task)
     bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
@@ -75,7 +83,13 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     if moment is None:
         say(f"no line since scoring.since {since}: nobody is scored, and what was scored stays")
         return {"task": task.name, "table": task.table, "bundle": bundle.name, "rows": 0, "up_to_date": True}
+    said: dict[str, Any] = {"task": task.name, "table": task.table, "bundle": bundle.name, "moment": moment.isoformat()}
+    if since is not None:
+        said["since"] = features.utc(since).isoformat()
     inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
+    buckets = settings.scoring.buckets
+    staged = Staged(tables, task, inputs, buckets) if buckets > 1 else None
+    publication = Publication(tables, task, settings.scoring, bundle.name, moment, inputs, watch, staged)
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
     with step("score: comparing with what is there"):
         held = (
@@ -83,6 +97,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         )
     if before is not None and held:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
+        publication.clear()  # of a score that was killed over it
         return before | {"up_to_date": True}
     if since is not None:
         answers.keep_more(tables, task, bundle.name, moment, since)
@@ -97,25 +112,24 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"),
     ):
         scored = task.spark().score(ground, moment)
-        watch.before_writing()
-        if since is not None:
-            answers.keep_more(tables, task, bundle.name, moment, since)  # another score may have answered more by now
-        version = answers.write(tables, task, scored, bundle.name, moment, inputs)
-        watch.after_writing([task.table], made=inputs)
+        answers.refuse_another(tables, task, scored.more)
+        estimate = estimated(tables, task, scored, bundle, timed=settings.scoring.dry_run)
+        if settings.scoring.dry_run:
+            say("scoring.dry_run: nothing was written")
+            return said | {"estimate": estimate, "dry_run": True, "up_to_date": False}
+        version, measured = publication.publish(scored)
         counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
-    summary: dict[str, Any] = {
-        "task": task.name,
-        "table": task.table,
-        "bundle": bundle.name,
-        "moment": moment.isoformat(),
-    }
     if since is not None:
-        summary["since"] = features.utc(since).isoformat()
         say(f"those without a line since {since} have answers of earlier moments, or none")
-    summary |= {"version": version} | counts
+    summary = said | {"version": version} | counts | measured | {"estimate": estimate}
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
-    show_counts(task.table.replace("_", " ").capitalize(), counts)
+    publication.clear()
+    show_counts(task.table.replace("_", " ").capitalize(), counts | _shares(measured))
     return summary | {"inputs": inputs, "up_to_date": False}
+
+
+def _shares(measured: Mapping[str, Any]) -> dict[str, float]:
+    return {name: measured[name] for name in ("coverage", "fallback_share", "drift") if name in measured}
 
 
 class Found(NamedTuple):

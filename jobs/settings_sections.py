@@ -190,14 +190,16 @@ class CompressSettings(Section):
 
 
 class ScoringSettings(Section):
-    """What is answered as of a moment.
+    """What is answered as of a moment, and what must hold of it to be published.
 
     Attributes:
         LATER: fields that came later: they are an input of answers only where they are not their default, so that what
             was answered before stays.
+        UNDECISIVE: fields that decide nothing of the answers beside the moment, which is an input of its own.
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset({"since"})
+    UNDECISIVE: ClassVar[frozenset[str]] = frozenset({"moment", "buckets", "dry_run", "most_fallback", "most_drift"})
 
     moment: Moment | None = Field(
         None, description="all is answered by what was known then; default: just after the last line"
@@ -207,11 +209,24 @@ class ScoringSettings(Section):
         description="only users with an event that happened or arrived since then are answered, others keep "
         "the answers of earlier moments; default: everybody",
     )
+    buckets: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="parts that are answered one after the other: a job that was killed goes on with those missing",
+    )
+    dry_run: bool = Field(False, description="say what the score would take, and write nothing")
+    most_fallback: float | None = Field(
+        None, ge=0, le=1, description="share of answers that are not the model's past which nothing is published"
+    )
+    most_drift: float | None = Field(
+        None, ge=0, le=1, description="how far answers may move from those before, else nothing is published; 1: any"
+    )
 
     def inputs(self) -> dict[str, Any]:
         """What of it decides answers as of a moment."""
         unused = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude={"moment"} | unused)
+        return self.model_dump(mode="json", exclude={*self.UNDECISIVE, *unused})
 
 
 class FeedbackSettings(Section):

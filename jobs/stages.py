@@ -37,13 +37,16 @@ def timed(run_dir: str, stage: str, call: Callable[[], dict[str, Any]]) -> dict[
     Args:
         run_dir: the run folder.
         stage: the job's name.
-        call: runs the job; `up_to_date` in what it returns says that it had nothing to do.
+        call: runs the job; `up_to_date` in what it returns says that it had nothing to do, `dry_run` that it only said
+            what it would take.
     """
     if stage not in TIMED:
         return call()
     started = time.perf_counter()
     summary = call()
     seconds = time.perf_counter() - started
+    if summary.get("dry_run"):
+        return summary
     entries = _held(run_dir)
     if summary.get("up_to_date") and any(entry["stage"] == stage for entry in entries):
         return summary

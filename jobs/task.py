@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from jobs.settings import Settings
     from jobs.settings_sources import SourceSettings
@@ -117,19 +117,53 @@ class Headline:
     lower: Sequence[str] = ()
 
 
+def _as_they_are(answers: DataFrame) -> DataFrame:
+    return answers
+
+
 @dataclass(frozen=True)
 class Scored:
-    """The first contender's answers as of a moment, without bundle and moment.
+    """How the first contender answers as of a moment, without bundle and moment.
 
     Attributes:
-        rows: the columns of `Task.answer`, and `more`.
+        asked: what is asked, with the key of `AnswerColumns`; kept by the ground, for it is read more than once.
+        answer: (all of these rows, or all that have some of the keys) -> answers, with what `finish` needs.
         counts: (the rows as they were written) -> numbers for people, and for who watches the job.
-        more: columns that these settings add.
+        more: columns of numbers that these settings add.
+        finish: (the answers to all that is asked) -> the columns of `Task.answer`, and `more`: for what follows from
+            all answers together.
+        silent: of `asked`, who may be left without an answer; None: nobody.
+        each: answers to a row of `asked`, at most.
+        items: with how many each is compared, where answers are lists of them.
     """
 
-    rows: DataFrame
+    asked: DataFrame
+    answer: Callable[[DataFrame], DataFrame]
     counts: Callable[[DataFrame], dict[str, int]]
     more: Sequence[str] = ()
+    finish: Callable[[DataFrame], DataFrame] = _as_they_are
+    silent: Column | None = None
+    each: int = 1
+    items: int | None = None
+
+
+@dataclass(frozen=True)
+class AnswerColumns:
+    """What the columns of answers are: by these they are checked before they are published.
+
+    Attributes:
+        key: names who or what is answered; all answers to one lie in one bucket.
+        once: columns, of which answers to the same key may never have the same values; (): a key has one answer.
+        scores: numbers, or lists of numbers.
+        spread: the number, or the id, by whose distribution the answers are compared with those before.
+        fallback: says of an answer that it is not the model's; None: there are none such.
+    """
+
+    key: str
+    once: Sequence[Sequence[str]]
+    scores: Sequence[str]
+    spread: str
+    fallback: str | None = None
 
 
 Answer = Callable[["DataFrame", str], "DataFrame"]
@@ -219,6 +253,7 @@ class Task:
         answered: columns of an answer, of every contender.
         table: where scoring writes.
         answer: the columns that it writes.
+        columns: what these are.
         persons: settings -> table -> column -> how a person stands in it, for an erasure: BY_ID, by the id; BY_LINE, by
             the id of one of the person's lines, which have it in a column of that name; `vocabulary_KIND`, by the index
             of the id there. In a vocabulary the column `id` is BY_ID. Of a table of `sources` the settings say it
@@ -254,6 +289,7 @@ class Task:
     answered: Sequence[str]
     table: str
     answer: Sequence[str]
+    columns: AnswerColumns
     persons: Callable[[Settings], Mapping[str, Mapping[str, str]]]
     demo: Demo
     examples: type[ExampleSettings] = ExampleSettings

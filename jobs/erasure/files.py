@@ -41,14 +41,20 @@ def files_in(spark: SparkSession, folder: str) -> list[File]:
     ]
 
 
-def tables_in(spark: SparkSession, folder: str) -> list[str]:
-    """The names of the Delta tables right in a folder; none if there is no such folder."""
+def folders_in(spark: SparkSession, folder: str) -> list[str]:
+    """The names of the folders right in a folder; none if there is no such folder."""
     place, store = _open(spark, folder)
     if not store.exists(place):
         return []
+    return sorted(status.getPath().getName() for status in store.listStatus(place) if status.isDirectory())
+
+
+def tables_in(spark: SparkSession, folder: str) -> list[str]:
+    """The names of the Delta tables right in a folder; none if there is no such folder."""
+    place, store = _open(spark, folder)
     jvm: Any = spark._jvm
-    held = [status.getPath() for status in store.listStatus(place) if status.isDirectory()]
-    return sorted(path.getName() for path in held if store.exists(jvm.org.apache.hadoop.fs.Path(path, "_delta_log")))
+    logs = {name: jvm.org.apache.hadoop.fs.Path(place, f"{name}/_delta_log") for name in folders_in(spark, folder)}
+    return [name for name, log in logs.items() if store.exists(log)]
 
 
 def qualified(spark: SparkSession, path: str) -> str:
@@ -116,7 +122,7 @@ def remove(spark: SparkSession, path: str) -> None:
     place, store = _open(spark, path)
     store.delete(place, True)
     if store.exists(place):
-        raise TableError(f"'{path}' must be gone after an erasure, and cannot be removed: see who owns it; erase again")
+        raise TableError(f"'{path}' must be gone, and cannot be removed: see who owns it, and run the command again")
 
 
 def _open(spark: SparkSession, path: str) -> tuple[Any, Any]:

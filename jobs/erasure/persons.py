@@ -20,6 +20,7 @@ from jobs.erasure.removal import is_vocabulary
 from jobs.settings import EVENTS
 from jobs.settings_sources import TableSource
 from jobs.simulate import raw_tables
+from jobs.staged import is_staged
 from jobs.task import BY_ID, BY_LINE, Task
 from jobs.tasks import TASKS
 from training.errors import SchemaError, SettingsError
@@ -109,7 +110,8 @@ def places(settings: Settings, tables: Tables) -> list[Place]:
     held += [
         Place(name, tables, name, (Mark(USER, BY_ID, ""),))
         for name in erasure_files.tables_in(tables.spark, tables.root)
-        if name not in names and tables.exists(name) and tables.made_by(name) and USER in tables.read(name).columns
+        if not (name in names or is_staged(name))
+        if tables.exists(name) and tables.made_by(name) and USER in tables.read(name).columns
     ]
     if tables.exists(QUARANTINE):
         held.append(Place(QUARANTINE, tables, QUARANTINE, (Mark(IN_ROW, IN_ROW, ""),)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jobs.settings_base import Section
-from jobs.task import BY_ID, BY_LINE, Demo, Headline, Task, said_persons
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ TASK = Task(
     answered=("key", "p"),
     table="click_scores",
     answer=("user_id", "item_id", "rank", "p", "listed_rank", "listed_by"),
+    columns=AnswerColumns("user_id", (("rank",), ("item_id",)), ("p",), "p"),
     persons=persons,
     demo=Demo("click_shop", "click", "sources.impressions.path"),
     simulated={"impressions": "impressions"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Window
@@ -146,15 +147,20 @@ def score(ground: Ground, moment: datetime) -> Scored:
         *click_heads.unlabelled(options.heads),
     )  # fmt: skip
     # Without a place: as at the first one.
-    known = ground.keep("candidates", lambda: as_of_moment(ground, asked, before).drop("position"))
-    answered = click_heads.predictions(known, str(ground.bundle), options.heads, key="impression_id")
-    found = known.select("impression_id", "user_id", "item_id").join(answered, on="impression_id", how="inner")
-    by_p = Window.partitionBy("user_id").orderBy(F.desc("p"), "listed_rank", "item_id")
-    ordered = found.join(listed, on=["user_id", "item_id"], how="inner").withColumn("rank", F.row_number().over(by_p))
-    more = [f"p_{name}" for name in options.heads]
-    return Scored(
-        ordered.select("user_id", "item_id", "rank", "p", "listed_rank", "listed_by", *more), _counts, tuple(more)
+    known = as_of_moment(ground, asked, before).drop("position").join(listed, on=["user_id", "item_id"], how="inner")
+    more = tuple(f"p_{name}" for name in options.heads)
+    return Scored(ground.keep("candidates", lambda: known), partial(_ordered, ground), _counts, more)
+
+
+def _ordered(ground: Ground, known: DataFrame) -> DataFrame:
+    """Each user's candidates, in order."""
+    answered = click_heads.predictions(
+        known, str(ground.bundle), options_of(ground.settings).heads, key="impression_id"
     )
+    listed = known.select("impression_id", "user_id", "item_id", "listed_rank", "listed_by")
+    by_p = Window.partitionBy("user_id").orderBy(F.desc("p"), "listed_rank", "item_id")
+    found = listed.join(answered, on="impression_id", how="inner")
+    return found.withColumn("rank", F.row_number().over(by_p)).drop("impression_id")
 
 
 def _as_candidates(shown: DataFrame) -> DataFrame:

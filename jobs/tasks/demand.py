@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from jobs.settings_base import Section
-from jobs.task import BY_ID, Demo, Headline, Task, said_persons
+from jobs.task import BY_ID, AnswerColumns, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ TASK = Task(
     answered=("series", "quantiles", "mean"),
     table="forecasts",
     answer=("series_id", "series", "step", "period", "quantiles", "mean"),
+    columns=AnswerColumns("series_id", (("step",),), ("quantiles", "mean"), "mean"),
     persons=persons,
     demo=Demo("demand_shop", "demand", "sources.sales.path"),
     simulated={"sales": "product_days"},

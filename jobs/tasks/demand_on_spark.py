@@ -201,21 +201,26 @@ def score(ground: Ground, moment: datetime) -> Scored:
         .unionByName(came_since.select("index", "id", F.lit(False).alias("known")))
     )
     sums = ground.keep("sums", lambda: panel.quantities(past, numbered, form))
-    asked = ground.keep("asked", lambda: panel.asked(sums, form, origin, origin))
+    ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"), F.col("known").alias("held"))
+    named = panel.asked(sums, form, origin, origin).join(ids, on="series", how="inner")
+    asked = ground.keep("asked", lambda: named)
+    return Scored(asked, partial(_steps, ground, form, origin), _counts, each=form.horizon)
+
+
+def _steps(ground: Ground, form: Form, origin: int, asked: DataFrame) -> DataFrame:
+    """A row for each period of each series; series that the bundle does not know (not `held`) are 0."""
     count = len(options_of(ground.settings).quantiles)
     steps = _forecast(ground, asked, ground.bundle).select(
         "series", "quantiles", "mean", F.explode(F.sequence(F.lit(1), F.lit(form.horizon))).alias("step")
     )
-    ids = numbered.select(F.col("index").alias("series"), F.col("id").alias("series_id"), "known")
-    rows = steps.join(ids, on="series", how="inner").select(
+    return steps.join(asked.select("series", "series_id", "held"), on="series", how="inner").select(
         "series_id",
-        F.when(F.col("known"), F.col("series")).otherwise(F.lit(0)).cast("bigint").alias("series"),
+        F.when(F.col("held"), F.col("series")).otherwise(F.lit(0)).cast("bigint").alias("series"),
         "step",
         form.start(F.lit(origin) + F.col("step") - 1).alias("period"),
         F.slice("quantiles", (F.col("step") - 1) * count + 1, F.lit(count)).alias("quantiles"),
         F.get("mean", F.col("step") - 1).alias("mean"),
     )
-    return Scored(rows, _counts)
 
 
 def _counts(written: DataFrame) -> dict[str, int]:

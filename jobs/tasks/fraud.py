@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from jobs.settings_base import Section
-from jobs.task import BY_ID, BY_LINE, Demo, Headline, Task, said_persons
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ TASK = Task(
     answered=("key", "p"),
     table="fraud_scores",
     answer=("case_id", "time", "p", "alarm", "reasons"),
+    columns=AnswerColumns("case_id", ((),), ("p",), "p"),
     persons=persons,
     demo=Demo("fraud_shop", "fraud", "sources.cases.path"),
     simulated={"cases": "payments"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -247,12 +248,19 @@ def score(ground: Ground, moment: datetime) -> Scored:
     A case is answered as of its own moment, as the model has learnt it. Of equal answers at the limit all get an alarm.
     """
     open_cases = _cases(ground).where(features.known_before(moment) & ~_labelled_before(moment))
-    answered = ground.keep("answers", lambda: predict(open_cases, str(ground.bundle), key="case_id"))
     share = options_of(ground.settings).alarm_share
+    return Scored(open_cases, partial(_answered, ground), _counts, finish=partial(_with_alarms, share=share))
+
+
+def _answered(ground: Ground, cases: DataFrame) -> DataFrame:
+    answered = predict(cases, str(ground.bundle), key="case_id")
+    named = cases.select("case_id", "time", _reasons(ground).alias("reasons"))
+    return named.join(answered, on="case_id", how="inner")
+
+
+def _with_alarms(answered: DataFrame, share: float) -> DataFrame:
     limit = answered.agg(F.percentile_approx(-F.col("p"), share, 100_000)).collect()[0][0]
-    named = open_cases.select("case_id", "time", _reasons(ground).alias("reasons"))
-    alarm = -F.col("p") <= F.lit(limit).cast("double")
-    return Scored(named.join(answered, on="case_id", how="inner").withColumn("alarm", alarm), _counts)
+    return answered.withColumn("alarm", -F.col("p") <= F.lit(limit).cast("double"))
 
 
 def _counts(written: DataFrame) -> dict[str, int]:

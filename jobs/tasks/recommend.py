@@ -23,7 +23,7 @@ from jobs.settings_lists import (
     rule_tables,
 )
 from jobs.settings_sections import weights_of
-from jobs.task import BY_ID, Demo, Headline, Task
+from jobs.task import BY_ID, AnswerColumns, Demo, Headline, Task
 from training.metrics.of_lists import names_at
 from training.schema import Column, Kind, Schema
 from training.state.names import ITEMS
@@ -278,6 +278,7 @@ TASK = Task(
     answered=("user", "rank", "item"),
     table="recommendations",
     answer=("user_id", "user", "rank", "item_id", "item", "score", "fallback"),
+    columns=AnswerColumns("user_id", (("rank",), ("item_id",)), ("score",), "item_id", "fallback"),
     persons=persons,
     examples=ListExamples,
     evaluation=ListEvaluation,

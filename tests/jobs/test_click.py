@@ -204,7 +204,8 @@ def test_without_candidates_the_last_lists_are_put_into_order(
     ground = click_on_spark.Ground(
         {**read, "lines": click_on_spark.lines({"impressions": shown})}, trained, tmp_path, bundle
     )
-    rows = click_on_spark.score(ground, moment).rows.collect()
+    scored = click_on_spark.score(ground, moment)
+    rows = scored.answer(scored.asked).collect()
     last: dict[str, tuple[datetime, str]] = {}
     for row in planted():
         if row[1] and row[4] < moment and (row[5] or row[4]) <= moment:

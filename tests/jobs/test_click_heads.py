@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from jobs import answers
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Answer, Scored
+from jobs.task import Answer
 from jobs.tasks import TASKS, click, click_heads, click_on_spark
 from spark_udfs import vocabularies
 from tests.jobs import test_click
@@ -70,7 +70,7 @@ def test_answers_have_a_column_for_each_head(
 ) -> None:
     ground = known(spark, settings, tmp_path, bundle)
     scored = click_on_spark.score(ground, CUT)
-    rows = scored.rows.collect()
+    rows = scored.answer(scored.asked).collect()
     ground.release()
     assert scored.more == ("p_cart", "p_purchase")
     assert len(rows) > 10 * LONG
@@ -120,7 +120,7 @@ def test_other_labels_and_columns_than_the_settings_name_are_refused(
     held = rows.selectExpr("id", "'b' AS bundle", "'x' AS as_of")
     tables.write("click_scores", held, mode="overwrite", job="score", inputs={}, partition_by=answers.FOLDERS)
     with pytest.raises(TableError, match=r"a column for each answer; it lacks p_cart, which these settings add"):
-        answers.write(tables, TASKS["click"], Scored(rows, lambda _: {}, ("p_cart",)), "b", CUT, {})
+        answers.refuse_another(tables, TASKS["click"], ("p_cart",))
 
 
 @pytest.mark.parametrize(

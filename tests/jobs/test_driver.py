@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import evaluate
+from jobs.answer_checks import checked
 from jobs.sessions import session_settings
 from jobs.settings import Settings
 from jobs.task import OURS, Ground
@@ -121,7 +122,8 @@ def test_it_is_the_same_for_ten_times_the_items_and_users(
             recommend_on_spark.looks(ground, held)
             looked_at.append(sum(driver.take()[0]))
             ground.release()
-            assert recommend_on_spark.score(ground, CUT).rows.count() == 4 * items // 5
+            asked = recommend_on_spark.score(ground, CUT)
+            assert checked(TASKS["recommend"], asked, asked.answer(asked.asked))["keys_answered"] == items // 5
             scored.append(driver.take())
         ground.release()
     for (values, sent), (of_more, sent_of_more) in (judged, scored):
@@ -150,6 +152,6 @@ def test_lines_are_read_as_often_as_docs_say(
     settings = ground.settings.model_copy(update={"scoring": scoring})
     asked = replace(ground, read={**ground.read, "lines": counted}, settings=settings)
     scored = recommend_on_spark.score(asked, CUT)
-    assert scored.counts(scored.rows.persist())["users"] == 20
+    assert scored.counts(scored.answer(scored.asked).persist())["users"] == 20
     assert read.value == times * lines.count()
     ground.release()

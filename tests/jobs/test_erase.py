@@ -21,7 +21,9 @@ from jobs.erasure import log as erasure_log
 from jobs.erasure.removal import Cleaned
 from jobs.settings import Settings
 from jobs.settings_sources import IngestSettings
+from jobs.staged import Staged
 from jobs.tables import Tables
+from jobs.tasks import TASKS
 from tests.jobs.small_shop import USERS, small_shop
 from tests.jobs.test_ingest import CLEAN, DIRTY, settings_for, write_lines
 from training.data.snapshot import open_snapshot
@@ -57,6 +59,7 @@ def plant(spark: SparkSession, settings: Settings) -> None:
     for name in (OF_THE_LOOP, OF_OTHERS):
         builds.publish(Tables(spark, f"{settings.tables.root}{name}"), BUILD, job=JOBS[name], since=-1)
     Path(f"{settings.tables.root}-loop-prod").mkdir()
+    Staged(tables, TASKS["recommend"], {"bundle": "b"}, 2).add(0, shown)
 
 
 def texts(file: Path) -> str:
@@ -126,6 +129,7 @@ def test_the_certificate_says_what_was_done(said: dict[str, Any], settings: Sett
     assert bundle["anew"].startswith("millrace build-examples --settings FILE && millrace train")
     assert not any(user in Path(said["path"]).read_text() for user in (*GONE, UNKNOWN))
     assert read_json(settings.run_dir, ERASURE) is None
+    assert [name.rpartition("_")[0] for name in certificate["staged"]] == ["staged_recommendations"]
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_a_removal_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_a_store_does_not_remove_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SimpleNamespace(delete=lambda *_: False, exists=lambda _: True)
     monkeypatch.setattr(erasure_files, "_open", lambda *_: ("place", store))
-    with pytest.raises(TableError, match="'s3://b/t' must be gone after an erasure, and cannot be removed"):
+    with pytest.raises(TableError, match="'s3://b/t' must be gone, and cannot be removed"):
         erasure_files.remove(cast("Any", None), "s3://b/t")
 
 

@@ -15,6 +15,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
+from jobs.artefacts import SCORE
 from jobs.in_sql import register
 from jobs.learn_spec import learn_spec
 from jobs.learning import model_of_rows
@@ -249,6 +250,13 @@ def test_open_cases_are_scored_and_a_second_run_changes_nothing(trained: Setting
     assert min(alarms) >= max(row["p"] for row in rows.values() if not row["alarm"])
     assert score.run(asked, spark)["up_to_date"]
     assert maker("fraud_scores") == "score"
+    (Path(asked.run_dir) / SCORE).unlink()
+    in_two = settings_in(Path(trained.run_dir).parent, scoring={"moment": moment, "buckets": 2})
+    again = score.run(in_two, spark)  # the limit of alarms is that of all cases
+    assert (again["alarms"], again["coverage"], again["drift"]) == (summary["alarms"], 1.0, pytest.approx(0, abs=0.01))
+    assert {key for key, row in held(asked, spark, "fraud_scores").items() if row["alarm"]} == {
+        key for key, row in rows.items() if row["alarm"]
+    }
 
 
 def test_sql_gives_what_the_model_does(trained: Settings, spark: SparkSession) -> None:

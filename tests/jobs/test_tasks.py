@@ -248,6 +248,9 @@ def test_its_files_and_metrics_are_there(name: str, folder: Path) -> None:
     task, settings = TASKS[name], world_of(name).settings(folder)
     pipelines = Path(__file__).resolve().parents[2] / "jobs" / "pipelines"
     assert {task.demo.pipeline, task.demo.pipeline_of_file} <= {path.stem for path in pipelines.glob("*.yaml")}
+    columns = task.columns
+    known = {columns.key, *columns.scores, columns.spread, *(name for once in columns.once for name in once)}
+    assert known | {columns.fallback or columns.key} <= {*task.answer}
     headline = task.headline(settings)
     assert headline.judged
     assert set(headline.lower) <= {*headline.judged.values(), *headline.beside.values()}

@@ -65,6 +65,11 @@ class Ruled:
         """Whether anything is ruled."""
         return self.asked != ListRules()
 
+    @property
+    def takes_away(self) -> bool:
+        """Whether they may leave a user without a list."""
+        return bool(self._of) or self.asked.least_score is not None
+
     def recommend(self, queries: DataFrame, items: DataFrame, sold: DataFrame) -> DataFrame:
         """What the bundle recommends under the rules: user, rank, item, score, fallback.
 

@@ -34,7 +34,7 @@ from spark_udfs.lists import longest
 from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,28 @@ def score(ground: Ground, moment: datetime) -> Scored:
     before = ground.before
     asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
     queries = ground.keep("queries", lambda: _queries(asked))
-    return Scored(_rows(asked, queries), partial(_counts, asked, queries))
+    items = _known_items(asked)
+    silent = F.lit(True) if asked.ruled.takes_away else _silent(ground, items[0])
+    rows, counts = partial(_rows, asked), partial(_counts, asked, queries)
+    return Scored(queries, rows, counts, silent=silent, each=scoring_of(ground.settings).k, items=items[1])
+
+
+def _known_items(asked: _Asked) -> tuple[int, int]:
+    """How many items that the bundle knows were sold, and can be recommended."""
+    size = bundle_schema(str(asked.ground.bundle))["history"].size or 0
+    both = _sold(asked).select("item", F.lit(True).alias("sold"))
+    every = _recommendable(asked).where(F.col("item") < size).join(both, on="item", how="left")
+    sold, items = every.agg(F.count("sold"), F.count(F.lit(1))).collect()[0]
+    return sold, items
+
+
+def _silent(ground: Ground, sold: int) -> Column:
+    """Who may be left without a list: who has seen as many items as were sold, and the cold, where they are skipped."""
+    scoring = scoring_of(ground.settings)
+    is_cold = F.size("history") == F.expr(unknown_ids(bundle_schema(str(ground.bundle))))
+    return (F.lit(scoring.cold_users == "skip") & is_cold) | (
+        F.lit(scoring.exclude_seen) & (F.size("seen") >= F.lit(sold))
+    )
 
 
 def _numbered(asked: _Asked) -> DataFrame:
