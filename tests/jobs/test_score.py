@@ -177,9 +177,8 @@ def test_a_table_with_times_for_folders_is_refused(spark: SparkSession, tmp_path
     old = spark.sql("SELECT 'u' AS user_id, 'b' AS bundle, TIMESTAMP '2025-02-01 00:00:00' AS moment")
     folders = ["bundle", "moment"]
     old.write.format("delta").partitionBy(*folders).save(f"{tmp_path}/recommendations")
-    made = Scored(old, lambda _: {})
     with pytest.raises(TableError, match=r"has folders by bundle, moment, not by bundle, as_of: .*rename its folder"):
-        answers.write(Tables(spark, str(tmp_path)), TASKS["recommend"], made, "b", LATER, {})
+        answers.refuse_another(Tables(spark, str(tmp_path)), TASKS["recommend"], ())
 
 
 def test_a_moment_before_the_first_event_is_refused(settings: Settings, spark: SparkSession) -> None:
