@@ -18,7 +18,7 @@ PYTHON          ?=
 # Spark functions that it does not ask for, one of each kind.
 AWKWARD         := tests/training/test_awkward_tables.py::test_table_equals_sparks
 PART            := tests/training/test_pool.py tests/training/test_reader.py '$(AWKWARD)[deleted]' '$(AWKWARD)[mapped_by_name]' \
-                   tests/jobs/test_tables.py tests/test_end_to_end.py \
+                   tests/jobs/test_tables.py tests/test_end_to_end.py::test_the_main_job_end_to_end \
                    $(patsubst %,tests/spark_udfs/test_%.py,clicked panel rows scoring sequences texts top_k windows)
 
 ifeq ($(filter $(LINE),$(LINES)),)

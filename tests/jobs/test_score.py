@@ -20,7 +20,7 @@ from jobs.in_sql import register
 from jobs.recommender import Recommender
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Before, Ground, Scored
+from jobs.task import Before, Ground
 from jobs.tasks import TASKS
 from jobs.tasks.recommend_on_spark import scored
 from jobs.trained import latest_bundle
