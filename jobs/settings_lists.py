@@ -126,6 +126,24 @@ class DiversitySettings(Section):
     )
 
 
+class IndexSettings(Section):
+    """Lists of like items, of which a user's best are searched, and not all items."""
+
+    lists: int | None = Field(
+        None, ge=1, le=10_000_000, description="into how many the items are put; default: 4 times their number's root"
+    )
+    probes: int = Field(
+        64,
+        ge=1,
+        le=10_000_000,
+        description="how many are searched for a user; nothing is missed where it is all",
+    )
+    least_recall: float = Field(
+        0.95, gt=0, le=1, description="share of what all items would give that is found for a sample, else an error"
+    )
+    sample: int = Field(1_000, ge=1, le=100_000, description="users by whom that is measured before the run")
+
+
 class ListRules(Section):
     """What a shop rules of lists, whatever the model says."""
 
@@ -162,12 +180,15 @@ class ListRules(Section):
 class ListScoring(ScoringSettings):
     """Top-K for every user."""
 
-    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules"}
+    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules", "index"}
 
     k: int = Field(20, ge=1, le=100_000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out what the user has bought")
     cold_users: Literal["recent_popularity", "skip"] = Field(
         "recent_popularity", description="what customers get whom the bundle does not know"
+    )
+    index: IndexSettings | None = Field(
+        None, description="search items by an index, which misses some; default: every item is compared"
     )
     rules: ListRules = Field(ListRules(), description="what the shop rules of lists: see below")
 
@@ -179,6 +200,20 @@ class ListScoring(ScoringSettings):
                 f"{self.k} (scoring.k) at least"
             )
         return self
+
+    @model_validator(mode="after")
+    def _index_alone(self) -> Self:
+        if self.index is not None and (ruled := _looks_further(self.rules)):
+            raise ValueError(
+                f"index finds the K best of all items, and rules.{', rules.'.join(ruled)} need more than those; leave "
+                "out the one or the other"
+            )
+        return self
+
+
+def _looks_further(rules: ListRules) -> list[str]:
+    """Rules that need other items than the K best of all."""
+    return [name for name in ("segments", "per_category", "diversity") if getattr(rules, name) is not None]
 
 
 def examples_of(settings: Settings) -> ListExamples:

@@ -139,7 +139,7 @@ class Scored:
 
     asked: DataFrame
     answer: Callable[[DataFrame], DataFrame]
-    counts: Callable[[DataFrame], dict[str, int]]
+    counts: Callable[[DataFrame], dict[str, Any]]
     more: Sequence[str] = ()
     finish: Callable[[DataFrame], DataFrame] = _as_they_are
     silent: Column | None = None

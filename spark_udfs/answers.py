@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from spark_udfs.arrow import float_lists, lists
 from spark_udfs.rules import NO_RULES, Offer, Rules, best_listed, first_listed
-from spark_udfs.top_k import Floats, Ints, Lists, Mask, one_thread, take
+from spark_udfs.top_k import Floats, Index, Ints, Lists, Mask, one_thread, take
 from training.errors import SchemaError
 from training.schema import Column, Kind
 
@@ -81,6 +81,7 @@ class Ranking:
         order: what those without one known item in their history get.
         rules: what is ruled of lists.
         category, segments: of the items, as an `Offer` has them.
+        index: of the items, by which they are searched; None: all of them are looked at.
     """
 
     model: Any
@@ -90,6 +91,7 @@ class Ranking:
     rules: Rules = NO_RULES
     category: Ints | None = None
     segments: Ints | None = None
+    index: Index | None = None
 
     def best(self, batch: Batch, seen: Lists, k: int, segment: Ints | None = None) -> Best:
         """The K best items of each row that the rules leave, less what it has seen.
@@ -115,6 +117,7 @@ class Ranking:
                 rules=self.rules,
                 segment=segment[warm],
                 directions=self.model.config.dim,
+                index=self.index,
             )
         if len(rest):
             found[rest], scores[rest] = first_listed(

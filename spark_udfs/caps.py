@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spark_udfs.top_k import CELLS, GATHERED, Floats, Ints, Lists, Mask, first_kept, is_in, take, top_k
+from spark_udfs.top_k import CELLS, GATHERED, Floats, Index, Ints, Lists, Mask, first_kept, is_in, take, top_k
 
 DEEPER = 4  # times K: how far a list is looked through for what a cap leaves, before each category is searched
 
@@ -28,6 +28,7 @@ class Search:
         seen: for each row the places to leave out.
         category: (m,) a number for each category, below 0: none; None: there is no cap.
         cap: items of one category that a list has at most; None: any.
+        index: of all items, by which they are searched where there is no cap and all may be found; None: all are.
     """
 
     queries: Floats
@@ -35,9 +36,10 @@ class Search:
     seen: Lists
     category: Ints | None
     cap: int | None
+    index: Index | None = None
 
     def best(self, k: int, among: Ints | None) -> tuple[Ints, Floats]:
-        """The K best places that the cap leaves, exactly, and their scores; -1 and -inf where fewer are left.
+        """The K best places that the cap leaves, and their scores; -1 and -inf where fewer are left.
 
         What the cap leaves of a list's beginning is the beginning of what it leaves of the whole list. Where that is
         too short, the best of each category are found, as many as the cap lets in: no other item can be listed.
@@ -59,7 +61,7 @@ class Search:
     def _top(self, k: int, among: Ints | None) -> tuple[Ints, Floats]:
         """The K best places without a cap."""
         if among is None:
-            return top_k(self.queries, self.items, k, seen=self.seen)
+            return top_k(self.queries, self.items, k, seen=self.seen, index=self.index)
         return replace(self, cap=None)._merged(k, ((part, k) for part in self._parts(among)))
 
     def _by_category(self, k: int, among: Ints | None) -> Iterator[tuple[Ints, int]]:

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,9 +98,7 @@ def save_items(rows: DataFrame, folder: Path, name: str) -> ItemFile:
         raise TableError(_not_shared(place, "what one has written there is not there"))
     if count:
         os.utime(path)  # it may be an earlier run's
-    for old in sorted(folder.glob(f"{name}-*"), key=lambda held: held.stat().st_mtime, reverse=True)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
-    _clear_remnants(folder, name)
+    keep_newest(folder, name)
     kinds = [KINDS[kind.removeprefix("array<").removesuffix(">")] for kind in given.values()]
     least = [int(kind.startswith("array<")) for kind in given.values()]
     columns = zip(given, kinds, map(max, widths, least), strict=True)
@@ -130,13 +128,8 @@ def on_this_host(path: str) -> Path:
 
 def _write(batches: Iterable[pa.RecordBatch], names: list[str], folder: Path, name: str) -> tuple[int, list[int], str]:
     """Rows, each column's numbers an item, and the digest that ends the name of what was written."""
-    scratch = folder / f".{name}-{uuid.uuid4().hex}"
-    try:
-        scratch.mkdir()
-    except OSError as error:
-        raise TableError(_not_shared(str(folder), f"one cannot write there: {error.strerror}")) from error
-    columns = [_Column(scratch / column) for column in names]
-    try:
+    with scratch_folder(folder, name) as scratch:
+        columns = [_Column(scratch / column) for column in names]
         for batch in batches:
             for column, values in zip(columns, batch.columns, strict=True):
                 column.add(values)
@@ -145,13 +138,31 @@ def _write(batches: Iterable[pa.RecordBatch], names: list[str], folder: Path, na
         digest = hashlib.sha256(told.encode() + held).hexdigest()[:16]
         with suppress(OSError):  # the same is there already: of an earlier run, or of a task that Spark ran twice
             scratch.rename(folder / f"{name}-{digest}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return columns[0].rows, [column.width for column in columns], digest
 
 
-def _clear_remnants(folder: Path, name: str) -> None:
-    """Remove what tasks that were killed left, on whichever host that was."""
+@contextmanager
+def scratch_folder(folder: Path, name: str) -> Iterator[Path]:
+    """A folder beside those of a name, to be renamed to one of them when it is whole; else it goes.
+
+    Raises:
+        TableError: one cannot write there.
+    """
+    scratch = folder / f".{name}-{uuid.uuid4().hex}"
+    try:
+        scratch.mkdir()
+    except OSError as error:
+        raise TableError(_not_shared(str(folder), f"one cannot write there: {error.strerror}")) from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def keep_newest(folder: Path, name: str) -> None:
+    """Remove all but the newest KEPT of a name, and what tasks that were killed left, on whichever host that was."""
+    for old in sorted(folder.glob(f"{name}-*"), key=lambda held: held.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
     for scratch in folder.glob(f".{name}-*"):
         with suppress(OSError):  # another one removes it too, or has just given it its name
             if time.time() - max(held.stat().st_mtime for held in (scratch, *scratch.iterdir())) > ABANDONED_S:

@@ -15,7 +15,7 @@ import numpy as np
 
 from spark_udfs.caps import DEEPER, Search, at, walked
 from spark_udfs.diversity import Diversity, diversified
-from spark_udfs.top_k import CELLS, Floats, Ints, Lists, rows_of, take
+from spark_udfs.top_k import CELLS, Floats, Index, Ints, Lists, rows_of, take
 from training.errors import SettingsError
 
 BITS = 64  # segments in a word
@@ -78,8 +78,9 @@ def best_listed(
     rules: Rules,
     segment: Ints,
     directions: int,
+    index: Index | None = None,
 ) -> tuple[Ints, Floats]:
-    """The K items of the largest inner product with each query that the rules leave, exactly.
+    """The K items of the largest inner product with each query that the rules leave, exactly, or by an index.
 
     Args:
         queries_nD: (n, D).
@@ -90,10 +91,12 @@ def best_listed(
         rules: what is ruled.
         segment: (n,) each row's; looked at where the offer has segments.
         directions: of an item's dimensions the first ones, whose cosines are likeness; biases come after them.
+        index: of the items, as `top_k` takes it; it goes with `least_score` alone.
 
     Returns:
         ids (n, k), -1 where fewer are left, and scores (n, k), -inf there; by descending score, but for diversity.
     """
+    assert index is None or (offer.segments is None and rules.per_category is None and rules.diversity is None)
     found = np.full((len(queries_nD), k), -1, np.int64)
     scores = np.full((len(queries_nD), k), -np.inf, np.float32)
     if not len(items_mD):
@@ -101,7 +104,7 @@ def best_listed(
     depth = k if rules.diversity is None else max(k, rules.diversity.candidates)
     of_seen = rows_of(seen, offer.ids, len(items_mD))
     for rows, among in _by_segment(offer, segment, depth if rules.per_category is None else DEEPER * depth):
-        search = Search(queries_nD[rows], items_mD, take(of_seen, rows), offer.category, rules.per_category)
+        search = Search(queries_nD[rows], items_mD, take(of_seen, rows), offer.category, rules.per_category, index)
         places, values = search.best(depth, among)
         if rules.least_score is not None:
             is_shown = values >= np.float32(rules.least_score)

@@ -28,6 +28,7 @@ from spark_udfs.answers import (
 )
 from spark_udfs.arrow import RANKED_TYPE, fixed_lists, ids_of, ranked
 from spark_udfs.item_files import ItemFile, on_this_host
+from spark_udfs.item_index import IndexFile, open_index
 from spark_udfs.lists import Batches, require_columns, seen_of
 from spark_udfs.rules import NO_RULES, Rules
 from spark_udfs.shared_matrix import shared_matrix
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
 NUMBERS = 1 << 19  # of rows without ragged lists: 16,384 rows of 32 numbers, fields of 16 numbers each are 34 MB
 
+NOBODYS = Order(np.zeros(0, np.int64), 0)  # an order of nothing
 _loaded: dict[str, Any] = {}
 CATEGORY, SEGMENT, SEGMENTS, FIRST = "category", "segment", "segments", "first"  # columns that rules look at
 
@@ -56,6 +58,7 @@ def recommend(
     fallback: Order | ItemFile | None = None,
     columns: Sequence[str] = QUERY_COLUMNS,
     rules: Rules = NO_RULES,
+    index: IndexFile | None = None,
 ) -> DataFrame:
     """The K best allowed items of each user, by a bundle's model.
 
@@ -73,6 +76,7 @@ def recommend(
             the other columns of `allowed`; None: no rows for them.
         columns: the columns of the bundle's schema that make a query; with IF_ANY, where it has those.
         rules: what is ruled of lists.
+        index: of the bundle's vectors of `allowed`, by which they are searched (`indexed.save_index`); None: all are.
 
     Returns:
         user, rank (from 1), item, score, fallback (whether the row comes from `fallback`, whose scores are places).
@@ -82,14 +86,14 @@ def recommend(
         SchemaError: `queries` lacks columns of the bundle's schema, or has them of another type.
     """
     schema = bundle_schema(bundle_path)
-    columns = (*columns, *(name for name in IF_ANY if name in schema and name not in columns))
+    columns = asked_columns(schema, columns)
     check_queries(queries, schema, columns, bundle_path)
-    order = Order(np.zeros(0, np.int64), 0) if fallback is None else fallback
+    order = NOBODYS if fallback is None else fallback
     wanted, of_segment = [schema[name] for name in columns], [SEGMENT] if SEGMENTS in allowed.columns else []
     require_columns(queries, "queries of segments", dict.fromkeys(of_segment, "bigint"))
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
-        ranking = _ranking(bundle_path, allowed, order, rules)
+        ranking = ranking_of(bundle_path, allowed, order, rules, index)
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
@@ -99,6 +103,11 @@ def recommend(
                 yield from ranked(ids_of(named(rows, "user")), *best)
 
     return queries.select(*dict.fromkeys((*columns, "user", "seen", *of_segment))).mapInArrow(score, RANKED_TYPE)
+
+
+def asked_columns(schema: Schema, columns: Sequence[str] = QUERY_COLUMNS) -> tuple[str, ...]:
+    """The columns of a bundle's schema that make a query: these, and with them IF_ANY where it has those."""
+    return (*columns, *(name for name in IF_ANY if name in schema and name not in columns))
 
 
 def predict(rows: DataFrame, bundle_path: str, *, key: str) -> DataFrame:
@@ -168,7 +177,13 @@ def _rows_of(answer: Any, rows: int) -> pa.Array:
     return fixed_lists(answer.float().numpy().reshape(rows, -1))
 
 
-def _ranking(bundle_path: str, allowed: ItemFile, order: Order | ItemFile, rules: Rules) -> Ranking:
+def ranking_of(
+    bundle_path: str,
+    allowed: ItemFile,
+    order: Order | ItemFile = NOBODYS,
+    rules: Rules = NO_RULES,
+    index: IndexFile | None = None,
+) -> Ranking:
     """A bundle's model with the items that it may recommend, in one worker."""
     name, model = opened(bundle_path)
     items = allowed.open("item")
@@ -178,7 +193,8 @@ def _ranking(bundle_path: str, allowed: ItemFile, order: Order | ItemFile, rules
     if isinstance(order, ItemFile):
         order = Order(order.open(FIRST), order.rows, _if_any(order, CATEGORY), _if_any(order, SEGMENTS))
     category, segments = (_if_any(allowed, column, known) for column in (CATEGORY, SEGMENTS))
-    return Ranking(model, ids, matrix, order, rules, category, segments)
+    held = None if index is None else open_index(on_this_host(index.path), matrix, index.probes)
+    return Ranking(model, ids, matrix, order, rules, category, segments, held)
 
 
 def _if_any(items: ItemFile, column: str, rows: slice = slice(None)) -> Ints | None:

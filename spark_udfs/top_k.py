@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +39,33 @@ class Lists(NamedTuple):
         return np.diff(self.offsets)
 
 
+class Index(Protocol):
+    """Says which rows of a matrix are looked at for a query, and finds the best of those."""
+
+    @property
+    def norm(self) -> float:
+        """The largest norm of the matrix's rows."""
+
+    def best(self, queries_nD: Floats, depth: int) -> tuple[Floats, Ints]:
+        """Scores and rows of the best `depth` of those that are looked at, best first, -1 where there are fewer."""
+
+    def looked_at(self, query_D: Floats) -> Ints:
+        """The rows that are looked at for a query, ascending."""
+
+
 def no_lists(rows: int) -> Lists:
     """An empty list for every row."""
     return Lists(np.zeros(0, np.int64), np.zeros(rows + 1, np.int64))
 
 
 def top_k(
-    queries_nD: Floats, items_mD: Floats, k: int, *, seen: Lists | None = None, ids: Ints | None = None
+    queries_nD: Floats,
+    items_mD: Floats,
+    k: int,
+    *,
+    seen: Lists | None = None,
+    ids: Ints | None = None,
+    index: Index | None = None,
 ) -> tuple[Ints, Floats]:
     """The K items of the largest inner product with each query, exactly.
 
@@ -57,6 +77,8 @@ def top_k(
         k: at least 1.
         seen: for each row the item ids to leave out; ids that are no items are passed over.
         ids: (m,) ascending item ids of the rows of `items_mD`; None: their row numbers.
+        index: of these items; a query's K are then the best of those that it looks at, or of all items where fewer than
+            K of those are left.
 
     Returns:
         ids (n, k), -1 where fewer than k are left, and scores (n, k), -inf there; best first, ties by ascending id.
@@ -66,7 +88,8 @@ def top_k(
     """
     seen = seen if seen is not None else no_lists(len(queries_nD))
     queries_nD = np.ascontiguousarray(queries_nD, np.float32)
-    norm = _checked(queries_nD, items_mD, k, seen, ids)
+    _check(queries_nD, items_mD, k, seen, ids)
+    norm = largest_norm(items_mD) if index is None else index.norm
     found = np.full((len(queries_nD), k), -1, np.int64)
     scores = np.full((len(queries_nD), k), -np.inf, np.float32)
     if not len(items_mD):
@@ -74,9 +97,13 @@ def top_k(
     of_seen = rows_of(seen, ids, len(items_mD))
     for rows in _blocks(of_seen.lengths, k, len(items_mD), queries_nD.shape[1]):
         block = take(of_seen, rows)
-        found[rows], scores[rows], unsure = _search(queries_nD[rows], items_mD, k, block, norm)
+        found[rows], scores[rows], unsure = _search(queries_nD[rows], items_mD, k, block, norm, index)
         for row in rows[unsure]:
-            found[row], scores[row] = _scan(queries_nD[row], items_mD, k, take(of_seen, np.array([row])).values)
+            of_row = take(of_seen, np.array([row])).values
+            among = None if index is None else index.looked_at(queries_nD[row])
+            if among is not None and len(np.setdiff1d(among, of_row)) < k:
+                among = None
+            found[row], scores[row] = _scan(queries_nD[row], items_mD, k, of_row, among)
     if ids is not None:
         found = np.where(found >= 0, ids[found], -1)
     return found, scores
@@ -105,8 +132,7 @@ def first_unseen(order: Ints, k: int, seen: Lists) -> Ints:
     return found
 
 
-def _checked(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, ids: Ints | None) -> float:
-    """The largest item norm, once everything fits."""
+def _check(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, ids: Ints | None) -> None:
     if k < 1:
         raise DataError(f"k must be at least 1; got {k}")
     if queries_nD.ndim != 2 or items_mD.ndim != 2 or queries_nD.shape[1] != items_mD.shape[1]:
@@ -119,14 +145,23 @@ def _checked(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, ids: Int
     if not np.isfinite(queries_nD).all():
         row = int(np.flatnonzero(~np.isfinite(queries_nD).all(axis=1))[0])
         raise DataError(f"query vectors must be finite; row {row} is not: look for a training that diverged")
-    squares = [float(np.einsum("md,md->m", block, block).max()) for block in _slices(items_mD)]
+
+
+def largest_norm(items_mD: Floats) -> float:
+    """Of item vectors, (m, D).
+
+    Raises:
+        DataError: one is not finite.
+    """
+    squares = [float(np.einsum("md,md->m", block, block).max()) for block in slices(items_mD)]
     norm = math.sqrt(max(squares, default=0.0))
     if not np.isfinite(norm):
         raise DataError(f"item vectors must be finite; the largest norm is {norm}: look for a training that diverged")
     return norm
 
 
-def _slices(items_mD: Floats) -> Iterator[Floats]:
+def slices(items_mD: Floats) -> Iterator[Floats]:
+    """The rows of a matrix in parts within the memory bound."""
     step = max(1, GATHERED // max(1, items_mD.shape[1]))
     for start in range(0, len(items_mD), step):
         yield items_mD[start : start + step]
@@ -191,19 +226,25 @@ def first_kept(keep_nc: Mask, count: int) -> Ints:
     return positions
 
 
-def _search(queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, norm: float) -> tuple[Ints, Floats, Mask]:
-    """Top-K of a block, and which rows must be scanned whole because what was cut off might belong to it."""
+def _search(
+    queries_nD: Floats, items_mD: Floats, k: int, seen: Lists, norm: float, index: Index | None
+) -> tuple[Ints, Floats, Mask]:
+    """Top-K of a block, and which rows must be scanned because what was cut off might belong to it."""
     depth = int(min(len(items_mD), k + MARGIN + int(np.max(seen.lengths, initial=0))))
-    approximate, rows = _faiss().knn(queries_nD, items_mD, depth, metric=_faiss().METRIC_INNER_PRODUCT)
+    if index is None:
+        approximate, rows = faiss_set().knn(queries_nD, items_mD, depth, metric=faiss_set().METRIC_INNER_PRODUCT)
+    else:
+        approximate, rows = index.best(queries_nD, depth)
     places = first_kept((rows >= 0) & ~is_in(rows, seen), k + MARGIN)
     candidates = np.where(places >= 0, np.take_along_axis(rows, places, axis=1), -1)
     found, scores = _ranked(queries_nD, items_mD, candidates)
-    # Whatever is not a candidate has at most the last candidate's score, or the list's end where it ran out, as
-    # faiss rounds; two roundings of one product differ by less than `slack`.
+    # Whatever is not a candidate has at most the last candidate's score, or the list's end where it ran out (of what
+    # an index looks at nothing is left then), as faiss rounds; two roundings of one product differ by less than
+    # `slack`.
     last = np.where(places[:, -1] >= 0, places[:, -1], depth - 1)
     bound = np.take_along_axis(approximate, last[:, None], axis=1)[:, 0]
     slack = 2.0 * 2.0**-23 * items_mD.shape[1] * norm * np.sqrt(np.einsum("nd,nd->n", queries_nD, queries_nD))
-    whole = (depth == len(items_mD)) & (places[:, -1] < 0)
+    whole = (index is None) & (depth == len(items_mD)) & (places[:, -1] < 0)
     return found[:, :k], scores[:, :k], ~whole & ~(scores[:, k - 1] > bound + slack)
 
 
@@ -215,14 +256,12 @@ def _ranked(queries_nD: Floats, items_mD: Floats, candidates_nc: Ints) -> tuple[
     return np.take_along_axis(candidates_nc, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _scan(query_D: Floats, items_mD: Floats, k: int, seen: Ints) -> tuple[Ints, Floats]:
-    """Top-K of one row over every item, block after block."""
+def _scan(query_D: Floats, items_mD: Floats, k: int, seen: Ints, among: Ints | None = None) -> tuple[Ints, Floats]:
+    """Top-K of one row over some items or every one, block after block."""
     best = np.full((1, k), -1, np.int64)
     scores = np.full((1, k), -np.inf, np.float32)
-    start = 0
-    for block in _slices(items_mD):
-        rows = np.setdiff1d(np.arange(start, start + len(block)), seen, assume_unique=True)
-        start += len(block)
+    for part in _parts(among, *items_mD.shape):
+        rows = np.setdiff1d(part, seen, assume_unique=True)
         if not len(rows):
             continue
         candidates = np.concatenate([best[best >= 0], rows])[None, :]
@@ -232,12 +271,19 @@ def _scan(query_D: Floats, items_mD: Floats, k: int, seen: Ints) -> tuple[Ints, 
     return best[0], scores[0]
 
 
+def _parts(among: Ints | None, m: int, dimensions: int) -> Iterator[Ints]:
+    """Rows of the matrix, all or some, so many at a time that their vectors can be gathered."""
+    step = max(1, GATHERED // max(1, dimensions))
+    for start in range(0, m if among is None else len(among), step):
+        yield np.arange(start, min(start + step, m)) if among is None else among[start : start + step]
+
+
 def one_thread() -> None:
     """Keep this process's searches to one thread: Spark runs one task per core, all of them at once."""
-    _faiss().omp_set_num_threads(1)
+    faiss_set().omp_set_num_threads(1)
 
 
-def _faiss() -> Any:
+def faiss_set() -> Any:
     """faiss, set for batches of small vectors: by default it leaves matrix products for 20 queries or more."""
     import faiss
 

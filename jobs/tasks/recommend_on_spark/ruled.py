@@ -12,11 +12,12 @@ from pyspark.sql import functions as F
 from jobs.console import warn
 from jobs.settings_lists import ListRules, scoring_of
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES
+from jobs.tasks.recommend_on_spark.searched import Lists
 from spark_udfs.column_types import type_problems
 from spark_udfs.diversity import Diversity
 from spark_udfs.item_files import save_items
 from spark_udfs.rules import BITS, Rules
-from spark_udfs.scoring import CATEGORY, FIRST, SEGMENT, SEGMENTS, recommend
+from spark_udfs.scoring import CATEGORY, FIRST, SEGMENT, SEGMENTS
 from training.errors import DataError, SchemaError
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Ruled:
         """Whether they may leave a user without a list."""
         return bool(self._of) or self.asked.least_score is not None
 
-    def recommend(self, queries: DataFrame, items: DataFrame, sold: DataFrame) -> DataFrame:
-        """What the bundle recommends under the rules: user, rank, item, score, fallback.
+    def lists(self, queries: DataFrame, items: DataFrame, sold: DataFrame) -> Lists:
+        """How lists are made under the rules.
 
         Args:
             queries: a row a user, as the bundle takes them, with user_id and seen.
@@ -94,7 +95,7 @@ class Ruled:
         if scoring.cold_users == "recent_popularity":
             order = save_items(self._in_order(offered, sold), folder, "order")
         asked, path = self._asked_of(queries, scoring.exclude_seen), str(self.ground.bundle)
-        return recommend(asked, path, k=scoring.k, allowed=allowed, fallback=order, rules=self.rules)
+        return Lists(asked, path, scoring.k, allowed, fallback=order, rules=self.rules)
 
     def _offered(self, items: DataFrame) -> DataFrame:
         """`item` of those that somebody may be shown, and what rules look at: `segments`, bits, and `category`, the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import functions as F
 
@@ -26,12 +26,13 @@ from jobs.tasks.recommend_on_spark.known import (
     without_held,
 )
 from jobs.tasks.recommend_on_spark.ruled import Ruled
+from jobs.tasks.recommend_on_spark.searched import Lists, Searched, searched
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.histories import histories, queries
 from spark_udfs.item_files import save_items
 from spark_udfs.lists import longest
-from spark_udfs.scoring import bundle_schema, recommend, unknown_ids
+from spark_udfs.scoring import bundle_schema, unknown_ids
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -57,6 +58,12 @@ class _Asked:
     def ruled(self) -> Ruled:
         """What is ruled of the lists."""
         return Ruled(self.ground)
+
+    @cached_property
+    def searched(self) -> Searched | None:
+        """By which index items are searched, once its recall was measured; None: all are compared."""
+        asked = scoring_of(self.ground.settings).index
+        return None if asked is None else searched(_lists(self, _queries(self)), self.ground, asked)
 
     def touched(self) -> DataFrame | None:
         """The ids of the users with a line since `scoring.since`; None: everybody is asked."""
@@ -97,11 +104,12 @@ def score(ground: Ground, moment: datetime) -> Scored:
     """
     before = ground.before
     asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
-    queries = ground.keep("queries", lambda: _queries(asked))
+    queries = _queries(asked)
     items = _known_items(asked)
     silent = F.lit(True) if asked.ruled.takes_away else _silent(ground, items[0])
     rows, counts = partial(_rows, asked), partial(_counts, asked, queries)
-    return Scored(queries, rows, counts, silent=silent, each=scoring_of(ground.settings).k, items=items[1])
+    compared = items[1] if asked.searched is None else asked.searched.compared(items[1])
+    return Scored(queries, rows, counts, silent=silent, each=scoring_of(ground.settings).k, items=compared)
 
 
 def _known_items(asked: _Asked) -> tuple[int, int]:
@@ -144,6 +152,10 @@ def _numbered(asked: _Asked) -> DataFrame:
 
 def _queries(asked: _Asked) -> DataFrame:
     """A row per user who is asked: user, user_id, history, history_age, history_weight, seen, in_vocabulary."""
+    return asked.ground.keep("queries", lambda: _queries_by_lines(asked))
+
+
+def _queries_by_lines(asked: _Asked) -> DataFrame:
     ground, moment, numbered = asked.ground, asked.moment, _numbered(asked)
     known = features.indexed(asked.lines(), numbered, ground.read["vocabulary_items"])
     if asked.before is None:
@@ -219,27 +231,21 @@ def _recommendable(asked: _Asked) -> DataFrame:
     return sold.unionByName(_item_ids(asked).join(there, on="item_id", how="left_semi").select("item")).distinct()
 
 
-def _ranked(asked: _Asked, queries: DataFrame) -> DataFrame:
-    """user, rank, item, score, fallback."""
+def _lists(asked: _Asked, queries: DataFrame) -> Lists:
+    """How the lists of some users are made."""
     ground, scoring, order = asked.ground, scoring_of(asked.ground.settings), None
     if asked.ruled.is_any:
         can_be = _recommendable(asked).join(_item_ids(asked), on="item", how="inner")
-        return asked.ruled.recommend(queries, can_be, _sold(asked))
+        return asked.ruled.lists(queries, can_be, _sold(asked))
     if scoring.cold_users == "recent_popularity":
         order = popularity_order(_sold(asked), "recent_customers", scoring.k + longest(queries))
-    return recommend(
-        queries,
-        str(ground.bundle),
-        k=scoring.k,
-        allowed=save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold"),
-        exclude_seen=scoring.exclude_seen,
-        fallback=order,
-    )
+    allowed = save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold")
+    return Lists(queries, str(ground.bundle), scoring.k, allowed, scoring.exclude_seen, order)
 
 
 def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
     """What is written, by names and by numbers."""
-    ranked = _ranked(asked, queries)
+    ranked = _lists(asked, queries).ranked(None if asked.searched is None else asked.searched.index)
     named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
     return named.join(_item_ids(asked), on="item", how="inner").select(
         "user_id",
@@ -252,9 +258,10 @@ def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
     )
 
 
-def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, int]:
+def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, Any]:
     """users, cold_users (no known item in the history), unknown_users (the bundle has no vector of their own),
-    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows; and `Ruled.counts`."""
+    unknown_ids (purchases of items that the bundle does not know), rows, fallback_rows; and `Ruled.counts`,
+    `Searched.counts`."""
     ground = asked.ground
     schema = bundle_schema(str(ground.bundle))
     users = schema["user"].size or 0
@@ -274,4 +281,6 @@ def _counts(asked: _Asked, queries: DataFrame, written: DataFrame) -> dict[str, 
         can_be = _recommendable(asked).where(F.col("item") < (schema["history"].size or 0))
         offered = _item_ids(asked).join(can_be, on="item", how="left_semi")
         counts |= asked.ruled.counts(queries, offered, written)
+    if asked.searched is not None:
+        counts |= asked.searched.counts(_lists(asked, queries))
     return counts | {"unknown_ids": counts["unknown_ids"] + unheard.count()}
