@@ -170,7 +170,7 @@ def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
     yield "examples:"
     if any(RATINGS in line for line in source):
         yield "  weights: {rating: 1}      # what an event is worth, by its kind"
-    elif "events" in task.reads(Settings(task=task.name)):
+    elif "weights" in task.examples.model_fields:
         yield "  # weights: {purchase: 1, cart: 0.3, view: 0.1}   # default: {purchase: 1}; without sales: {view: 1}"
     yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
     yield "  validation_days: 30"

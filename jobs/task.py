@@ -320,14 +320,15 @@ class Task:
         return {name.removesuffix("?"): name.endswith("?") for name in self.reads(settings)}
 
     def lines(self, read: Mapping[str, DataFrame], settings: Settings) -> DataFrame:
-        """The rows that time is split by (`OnSpark.lines`), of events that are worth what `examples.weights` say."""
+        """The rows that time is split by (`OnSpark.lines`), of events that are worth what `examples.weights` say; of a
+        task without such, of all events as they are."""
         from spark_udfs.features import weighed
 
         events, weights = (
             read.get("events"),
             {str(kind): worth for kind, worth in weights_of(settings.examples).items()},
         )
-        if events is None or "kind" not in events.columns:
+        if not weights or events is None or "kind" not in events.columns:
             return self.spark().lines(read)
         return self.spark().lines({**read, "events": weighed(events, weights)})
 

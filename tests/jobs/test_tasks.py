@@ -23,7 +23,7 @@ from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
-from tests.jobs import small_shop, test_click, test_demand, test_fraud
+from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud
 from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
@@ -128,7 +128,27 @@ def sales() -> World:
     return World(test_demand.settings_of, {"sales": (test_demand.planted(), schema)}, {"sales": later}, "P3", persons)
 
 
-WORLDS: dict[str, Callable[[], World]] = {"recommend": shop, "click": lists, "fraud": cases, "demand": sales}
+def orders() -> World:
+    """More purchases and returns of those who had ordered before, and some of before that nobody knows yet."""
+    cut = test_customers.CUT
+    at = [(cut + timedelta(days=1),) * 2, (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later {n} {kind} {time}", f"user {n}", "item 1", kind, time, arrival, 2, 50.0)
+        for n in range(10)
+        for kind in ("purchase", "return")
+        for time, arrival in at
+    ]
+    tables = {"events": (test_customers.planted(), test_customers.EVENTS)}
+    return World(test_customers.settings_in, tables, {"events": later}, "user 7")
+
+
+WORLDS: dict[str, Callable[[], World]] = {
+    "recommend": shop,
+    "click": lists,
+    "fraud": cases,
+    "demand": sales,
+    "customers": orders,
+}
 
 
 def test_every_task_has_a_world() -> None:

@@ -1,0 +1,163 @@
+"""Customers on Spark: events to customers as of moments; probabilities, judged on the days after the cut; scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.tasks import probabilities_on_spark as probabilities
+from jobs.tasks.customers import options_of
+from spark_udfs import features, order_days
+from spark_udfs.baselines import banded
+from spark_udfs.order_day_names import FEATURES, OUTCOMES
+from spark_udfs.order_days import Ahead
+from spark_udfs.scoring import predict
+from training.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from spark_udfs.features import Cuts
+
+TABLES = {"recency": ("recency_days",), "rfm_table": ("recency_days", "order_days", "value")}
+BANDS = {"recency": 20, "rfm_table": 5}  # of about equally many examples, of each column
+EXAMPLES = 10
+
+
+def lines(read: Mapping[str, DataFrame]) -> DataFrame:
+    """Purchases and returns of known customers: user_id, time, arrival_time, is_return, value (0 where no price or
+    quantity is known)."""
+    sold = read["events"].where("kind IN ('purchase', 'return') AND user_id IS NOT NULL AND time IS NOT NULL")
+    value = F.coalesce(F.col("quantity") * F.col("price"), F.lit(0.0))
+    is_return = F.col("kind") == "return"
+    return sold.select("user_id", "time", "arrival_time", is_return.alias("is_return"), value.alias("value"))
+
+
+def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
+    """Customers as of the moments before each cut whose horizon is over by then, and as of the test cut.
+
+    Raises:
+        SettingsError: no horizon that begins at the validation cut is over at the test cut.
+    """
+    options = options_of(ground.settings)
+    _refuse_short_validation(ground.settings)
+    end = max(cuts.test, _end(ground.read["lines"]))
+    ahead = Ahead((*_moments(ground.settings, cuts.test), cuts.test), options.horizon_days, end)
+    rows = ground.keep("customers", lambda: order_days.asked(ground.read["lines"], ahead))
+    learnt, after = rows.where(F.col("time") < F.lit(cuts.test)), rows.where(F.col("time") == F.lit(cuts.test))
+    held_out = [
+        learnt.where(F.col("time") >= F.lit(cuts.validation)).withColumn("split", F.lit(features.VALIDATION)),
+        after.withColumn("split", F.lit(features.TEST)),
+    ]
+    known_at = F.timestamp_micros(F.unix_micros("time") + ahead.horizon - 1)  # it is over where a cut begins
+    return {
+        "queries": held_out[0].unionByName(held_out[1]),
+        "examples": learnt.withColumn("known_at", known_at),
+    }
+
+
+def _moments(settings: Settings, cut: datetime) -> list[datetime]:
+    """Those that are learnt from, ascending: the last one's horizon ends at the cut."""
+    options = options_of(settings)
+    last = features.utc(cut) - timedelta(days=options.horizon_days)
+    return [last - place * timedelta(days=options.every_days) for place in reversed(range(options.moments))]
+
+
+def _refuse_short_validation(settings: Settings) -> None:
+    days, horizon = settings.examples.validation_days, options_of(settings).horizon_days
+    if days < horizon:
+        raise SettingsError(
+            f"examples.validation_days must be options.horizon_days, {horizon:g}, or more, so that what customers did "
+            f"after the validation cut is known at the test cut; got {days}; set it to {horizon:g}"
+        )
+
+
+def _end(lines: DataFrame) -> datetime:
+    """The end of the day of the last line: until then all is known."""
+    last = lines.agg(F.max(F.unix_micros("time"))).collect()[0][0]
+    day = datetime.fromtimestamp(last / 1e6, tz=UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day + timedelta(days=1)
+
+
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
+    """The customers of before the cut, if the horizon after it is over."""
+    days = options_of(ground.settings).horizon_days
+    told = ground.read["queries"].where("split = 'test' AND buys IS NOT NULL").drop("split")
+    asked = told.withColumnRenamed("user_id", "key").withColumn("label", F.col("buys"))
+    return {"next": Slice(f"customers of before the cut, in the {days:g} days after it", asked)}
+
+
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
+    """The bundles; the share of those who ordered among examples as recent, and among those of the same recency,
+    frequency and value; boosted trees on the same numbers."""
+    learnt, sample = ground.read["examples"], options_of(ground.settings).tree_rows
+    key = learnt.withColumn("example", F.concat_ws(" ", "user_id", F.unix_micros("time").cast("string")))
+    return {
+        **probabilities.bundled(bundles),
+        **{name: _by_table(learnt, name) for name in TABLES},
+        **probabilities.boosted_trees(key.withColumnRenamed("buys", "label"), "example", FEATURES, sample),
+    }
+
+
+def _by_table(learnt: DataFrame, name: str) -> Answer:
+    table = banded.fit(learnt, TABLES[name], ("buys",), bands=BANDS[name])
+    return lambda asked, _: banded.answer(asked, table).select("key", F.col("buys").alias("p"))
+
+
+def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """How well probabilities rank and how true they are."""
+    budget, resamples = options_of(ground.settings).reach_share, ground.settings.evaluation.bootstrap
+    return probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
+
+
+def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:  # noqa: ARG001
+    """Curves; ten customers, drawn by hash; who was left out, and why."""
+    asked, answers = held["next"]
+    return {
+        "curves": probabilities.curves(asked, answers, {"found": "customers who order", "rows": "customers"}),
+        "drawn": {
+            "title": "Ten customers",
+            "columns": ["customer", "order days", "last", "bought for", "p", "ordered"],
+            "rows": _drawn(asked, answers.where(F.col("model") == OURS)),
+        },
+        "left_out": probabilities.left_out(),
+    }
+
+
+def _drawn(asked: DataFrame, ours: DataFrame) -> list[list[str]]:
+    held = asked.orderBy(F.xxhash64("key"), "key").limit(EXAMPLES).join(ours, on="key", how="inner")
+    return [
+        [
+            row["key"],
+            f"{row['order_days']:.0f}",
+            f"{row['recency_days']:.0f} days ago",
+            f"{row['value']:,.0f}",
+            f"{row['p']:.2f}",
+            "yes" if row["label"] else "no",
+        ]
+        for row in held.orderBy(F.desc("p"), "key").collect()
+    ]
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """Every customer who had ordered before the moment."""
+    ahead = Ahead((moment,), options_of(ground.settings).horizon_days, moment)
+    asked = ground.keep("asked", lambda: order_days.asked(ground.read["lines"], ahead).drop("time", *OUTCOMES))
+    answered = predict(asked, str(ground.bundle), key="user_id")
+    known = asked.select("user_id", "recency_days", F.col("order_days").cast("int").alias("order_days"), "value")
+    until = F.timestamp_micros(F.lit(order_days.micros(moment) + ahead.horizon))
+    rows = answered.withColumnRenamed("p", "p_buys").join(known, on="user_id", how="inner")
+    return Scored(rows.withColumn("churn", 1 - F.col("p_buys")).withColumn("until", until), _counts)
+
+
+def _counts(written: DataFrame) -> dict[str, int]:
+    """customers, and how many of them are expected to order."""
+    made = written.agg(F.count(F.lit(1)).alias("customers"), F.round(F.sum("p_buys")).cast("bigint").alias("expected"))
+    return dict(made.collect()[0].asDict())

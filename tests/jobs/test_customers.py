@@ -1,0 +1,127 @@
+"""Customers on a planted world: most keep to a rhythm, some have stopped, and some spend ten times as much."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import build_examples, evaluate, score, train
+from jobs.settings import Settings
+from jobs.tables import Tables
+from jobs.task import OURS
+from jobs.tasks import customers_on_spark
+from jobs.tasks.customers_on_spark import TABLES
+from training.errors import SettingsError
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+CUT, HORIZON, LAST = START + 100 * DAY, 10, 115
+USERS = 120
+EVENTS = (
+    "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp, "
+    "quantity bigint, price double"
+)
+
+
+def planted() -> list[tuple[Any, ...]]:
+    """A customer orders every five days or so until a day on which a third of them stop; one in four pays much."""
+    rng, rows = random.Random(4), []
+    for user in range(USERS):
+        at, stops = 20 * rng.random(), rng.uniform(30, LAST) if user % 3 == 0 else LAST
+        while at < stops:
+            time = START + at * DAY
+            price = (100.0 if user % 4 == 0 else 10.0) * rng.uniform(0.8, 1.2)
+            rows.append((f"user {user}", f"item {user % 7}", "purchase", time, time, 1, price))
+            at += rng.uniform(3, 7)
+    rows.append(("looker", "item 1", "view", START, START, 1, 1.0))
+    rows.append((None, "item 1", "purchase", START + LAST * DAY, START + LAST * DAY, 1, 1.0))
+    return [(f"e{number}", *row) for number, row in enumerate(rows)]
+
+
+def settings_in(folder: Path, **sections: Any) -> Settings:
+    values: dict[str, Any] = {
+        "task": "customers",
+        "tables": {"root": str(folder / "tables")},
+        "run_dir": str(folder / "run"),
+        "options": {"horizon_days": HORIZON, "moments": 10, "every_days": 5},
+        "examples": {"test_from": CUT, "validation_days": 12, "rows_per_group": 100},
+        "model": {"hidden": [16]},
+        "training": {"ranks": 1, "epochs": 6, "batch_size": 64, "learning_rate": 0.01},
+        "evaluation": {"bootstrap": 100},
+    }
+    return Settings(**(values | sections))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Settings:
+    settings = settings_in(tmp_path_factory.mktemp("customers"))
+    tables = Tables(spark, settings.tables.root)
+    rows = spark.createDataFrame(planted(), EVENTS).repartition(3)
+    tables.write("events", rows, mode="overwrite", job="ingest", inputs={})
+    build_examples.run(settings, spark)
+    train.run(settings, spark)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def result(trained: Settings, spark: SparkSession) -> dict[str, Any]:
+    return evaluate.run(trained, spark)
+
+
+def ordered(first: datetime, end: datetime) -> set[str]:
+    """Who ordered from one time on and before another."""
+    return {row[1] for row in planted() if row[1] and row[3] == "purchase" and first <= row[4] < end}
+
+
+def test_moments_are_learnt_from_whose_horizon_is_over(trained: Settings, spark: SparkSession) -> None:
+    tables = Tables(spark, trained.tables.root)
+    last = CUT - HORIZON * DAY
+    moments = {row[0].timestamp() for row in tables.read("examples").select("time").distinct().collect()}
+    assert moments == {(last - 5 * place * DAY).timestamp() for place in range(10)}
+    held = {
+        split: {row["user_id"]: row for row in tables.read("queries").where(f"split = '{split}'").collect()}
+        for split in ("validation", "test")
+    }
+    assert {row["time"].timestamp() for row in held["validation"].values()} == {last.timestamp()}
+    assert held["test"].keys() == ordered(START, CUT)
+    for moment, rows in ((last, held["validation"]), (CUT, held["test"])):
+        assert {user for user, row in rows.items() if row["buys"]} == ordered(
+            moment, moment + HORIZON * DAY
+        ) & rows.keys()
+
+
+def test_who_has_stopped_is_found(result: dict[str, Any]) -> None:
+    judged = result["protocols"]["next"]
+    assert judged["users"] == len(ordered(START, CUT))
+    assert list(judged["models"])[:3] == [OURS, *TABLES]
+    ours = judged["models"][OURS]
+    assert ours["auc"]["value"] > 0.95
+    assert 0.85 < ours["predicted_to_actual"]["value"] < 1.15
+    assert 0.9 < judged["models"]["recency"]["auc"]["value"] < 1
+    assert [curve["title"] for curve in result["curves"]] == ["Precision over recall", "Predicted and actual"]
+    assert len(result["drawn"]["rows"]) == 10
+
+
+def test_everybody_is_scored_and_a_second_run_changes_nothing(trained: Settings, spark: SparkSession) -> None:
+    asked = settings_in(Path(trained.run_dir).parent, scoring={"moment": CUT + 5.5 * DAY})
+    summary = score.run(asked, spark)
+    rows = {row["user_id"]: row for row in Tables(spark, asked.tables.root).read("customer_scores").collect()}
+    assert rows.keys() == ordered(START, CUT + 5.5 * DAY)
+    assert summary["customers"] == len(rows)
+    assert {row["until"].timestamp() for row in rows.values()} == {(CUT + (5.5 + HORIZON) * DAY).timestamp()}
+    assert all(row["p_buys"] + row["churn"] == pytest.approx(1) for row in rows.values())
+    gone = [row["p_buys"] for row in rows.values() if row["recency_days"] > 20]
+    lately = [row["p_buys"] for row in rows.values() if row["recency_days"] < 5]
+    assert sum(gone) / len(gone) < 0.2 < 0.8 < sum(lately) / len(lately)
+    assert score.run(asked, spark)["up_to_date"]
+
+
+def test_a_validation_that_ends_before_its_horizon_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, examples={"test_from": CUT, "validation_days": 9})
+    with pytest.raises(SettingsError, match=r"must be options\.horizon_days, 10, or more.*; got 9; set it to 10"):
+        customers_on_spark._refuse_short_validation(settings)
