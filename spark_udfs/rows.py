@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from spark_udfs.bootstrap import Judged, added, poisson_weights
+from spark_udfs.cells import RESAMPLES_AT_ONCE, ROWS_AT_ONCE, blocks, cells_of, edges_of
 from training.errors import DataError
 from training.metrics.in_bins import equal_groups, pairs_in_order, precisions_in_random_order, reached
 
@@ -28,8 +29,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 CELLS = 512
-RESAMPLES_AT_ONCE = 50
-ROWS_AT_ONCE = 512  # whose weights are held at once: 512 x 1,000 doubles are 4 MB
+FINEST = 1e-7  # share of the rows in the highest cell
 FALSE_ALARMS = 0.01
 BANDS = 20  # of about equally many rows, in which predicted and actual shares are compared
 SMALLEST = 1e-6  # a probability is taken for no smaller, and for no nearer to 1
@@ -124,20 +124,20 @@ def judge(
     wide = _wide(answers, truth, names)
     held = _counted(wide, names)
     _refuse_one_label(held[0])
-    edges, blocks = [cells.edges for cells in held], -(-resamples // RESAMPLES_AT_ONCE)
+    edges, parts_of = [cells.edges for cells in held], -(-resamples // RESAMPLES_AT_ONCE)
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counts = np.zeros((len(edges), 2 * CELLS, resamples), np.int32)
         for keys, labels, scores in _pieces(batches):
             weights = poisson_weights(keys, resamples, seed).astype(np.int32)
             for model, of_model in enumerate(edges):
-                cell = labels * CELLS + _cells_of(scores[model], of_model)
+                cell = labels * CELLS + cells_of(scores[model], of_model)
                 order = np.argsort(cell, kind="stable")
                 there, first = np.unique(cell[order], return_index=True)
                 counts[model, there] += np.add.reduceat(weights[order], first, axis=0)
-        for block in range(blocks):
+        for block in range(parts_of):
             part = counts[:, :, block * RESAMPLES_AT_ONCE : (block + 1) * RESAMPLES_AT_ONCE]
-            yield _blocks(range(len(edges)), [block] * len(edges), [*part.reshape(len(edges), -1)], pa.int32())
+            yield blocks(range(len(edges)), [block] * len(edges), [*part.reshape(len(edges), -1)], pa.int32())
 
     def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = added(batches)
@@ -145,7 +145,7 @@ def judge(
             held[model].metrics(np.moveaxis(found.reshape(2, CELLS, -1), 2, 0), budget).ravel()
             for (model, _), found in sums.items()
         ]
-        yield _blocks([model for model, _ in sums], [block for _, block in sums], metrics, pa.float64())
+        yield blocks([model for model, _ in sums], [block for _, block in sums], metrics, pa.float64())
 
     partial = wide.mapInArrow(count, "model int, block int, counts array<int>")
     resampled_by = partial.repartition("model", "block").mapInArrow(
@@ -208,13 +208,13 @@ def _wide(answers: DataFrame, truth: DataFrame, names: Sequence[str]) -> DataFra
 
 def _counted(wide: DataFrame, names: Sequence[str]) -> list[Cells]:
     """The rows of each model by cell."""
-    edges = [np.unique(np.asarray(levels, np.float64)) for levels in _levels(wide, names)]
+    edges = edges_of(wide, names, CELLS, FINEST)
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = np.zeros((3, len(edges), 2 * CELLS))
         for _, labels, scores in _pieces(batches):
             for model, (score, of_model) in enumerate(zip(scores, edges, strict=True)):
-                p, at = score.clip(SMALLEST, 1 - SMALLEST), labels * CELLS + _cells_of(score, of_model)
+                p, at = score.clip(SMALLEST, 1 - SMALLEST), labels * CELLS + cells_of(score, of_model)
                 for row, values in enumerate((None, score, -np.log(np.where(labels == 1, p, 1 - p)))):
                     sums[row, model] += np.bincount(at, values, 2 * CELLS)
         flat = sums.reshape(3, -1)
@@ -230,18 +230,6 @@ def _counted(wide: DataFrame, names: Sequence[str]) -> list[Cells]:
     return [Cells(*parts) for parts in zip(edges, rows, p / each, log_loss / each, strict=True)]
 
 
-def _levels(wide: DataFrame, names: Sequence[str]) -> list[list[float]]:
-    """By model, scores that a falling share of its rows reaches; exact up to 100,000 rows."""
-    levels = F.array(*(F.lit(float(1 - share)) for share in np.geomspace(1e-7, 1, CELLS - 1)))
-    scores = [F.col("scores")[place] for place in range(len(names))]
-    missing = (F.count_if(score.isNull() | F.isnan(score)) for score in scores)
-    found = wide.agg(*missing, *(F.percentile_approx(score, levels, F.lit(100_000)) for score in scores)).collect()[0]
-    for name, left_out in zip(names, found, strict=False):
-        if left_out:
-            raise DataError(f"'{name}' must answer every row that is judged, and left out {left_out:,} of them")
-    return list(found[len(names) :])
-
-
 def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Ints, Ints, Doubles]]:
     """Hashes, labels and (models, rows) scores of a few rows at a time."""
     for batch in batches:
@@ -249,16 +237,6 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Ints, Ints, Dou
             keys, labels, scores = batch.slice(start, ROWS_AT_ONCE).columns
             flat = np.asarray(scores.flatten().to_numpy(zero_copy_only=False), np.float64)
             yield keys.to_numpy(), labels.to_numpy().astype(np.int64), flat.reshape(len(keys), -1).T
-
-
-def _cells_of(scores: Doubles, edges: Doubles) -> Ints:
-    """The cell of each score; 0 is the highest."""
-    return len(edges) - np.searchsorted(edges, scores, side="right")
-
-
-def _blocks(models: Iterable[int], blocks: Iterable[int], values: Sequence[Any], kind: pa.DataType) -> pa.RecordBatch:
-    columns = [pa.array(models, pa.int32()), pa.array(blocks, pa.int32()), pa.array(values, pa.list_(kind))]
-    return pa.record_batch(columns, ["model", "block", "values"])
 
 
 def _entropy(share: Doubles) -> Doubles:

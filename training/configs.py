@@ -19,6 +19,7 @@ from training.row_configs import (
     LogisticRegressionConfig,
     MultiTaskConfig,
     RowMlpConfig,
+    ValueMlpConfig,
 )
 
 __all__ = ["CONFIGS", "ModelConfig", "RowMlpConfig", "carried_config", "choices", "model_identity", "search"]
@@ -270,6 +271,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "dcn_v2": DcnV2Config,
     "final_mlp": FinalMlpConfig,
     "multi_task": MultiTaskConfig,
+    "value_mlp": ValueMlpConfig,
 }
 
 

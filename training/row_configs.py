@@ -1,4 +1,4 @@
-"""Configs of the models that answer rows with probabilities: row_mlp, ranking and multi_task in training/models/."""
+"""Configs of the models that answer rows with probabilities: row_mlp, value_mlp, ranking, multi_task in models/."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ class RowMlpConfig(RowConfig):
     hidden: Widths = Field((64, 32), max_length=16, description="widths of the hidden layers; none: a linear model")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="of the hidden layers' components", json_schema_extra=search(0.0, 0.5)
+    )
+
+
+class ValueMlpConfig(RowMlpConfig):
+    """Hyper-parameters of the network for whether, how much and how often."""
+
+    FIRST: ClassVar[frozenset[str]] = RowMlpConfig.FIRST | {"scale"}
+
+    scale: str = Field(
+        "value_mean", description="column, where the schema has it, that amounts are in units of; above 0"
     )
 
 

@@ -11,6 +11,7 @@ from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticR
 from training.models.row_mlp import RowMlp
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
+from training.models.value_mlp import ValueMlp
 
 __all__ = ["MODELS", "Model", "RetrievalModel"]
 
@@ -28,4 +29,5 @@ MODELS: dict[str, type[Model]] = {
     "dcn_v2": DcnV2,
     "final_mlp": FinalMlp,
     "multi_task": MultiTask,
+    "value_mlp": ValueMlp,
 }

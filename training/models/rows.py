@@ -86,7 +86,11 @@ class LabelModel(Model):
     def logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
         """(batch,) of each label as it is learnt: its own, and with `logit_adjustment` the prior's beside it (Menon et
         al. 2021), which then stands where `start_logit` did."""
-        own, config = self.own_logits(batch, generator), self.config
+        return self.as_learnt(self.own_logits(batch, generator), batch)
+
+    def as_learnt(self, own: list[Tensor], batch: Batch) -> list[Tensor]:
+        """What `logits` makes of the network's own."""
+        config = self.config
         if config.logit_adjustment:
             priors = config.logit_adjustment * self.log_prior_odds
             own = [logit + prior for logit, prior in zip(own, priors, strict=True)]
@@ -125,11 +129,18 @@ class LabelModel(Model):
 
     def log_odds(self, batch: Batch) -> list[Tensor]:
         """(batch,) of each label, before calibration: what `positive_weight` added to the odds is taken out."""
-        return [logit - math.log(self.config.positive_weight) for logit in self.logits(batch, None)]
+        return self._counted_alike(self.logits(batch, None))
+
+    def _counted_alike(self, logits: list[Tensor]) -> list[Tensor]:
+        return [logit - math.log(self.config.positive_weight) for logit in logits]
 
     def probabilities(self, batch: Batch) -> list[Tensor]:
         """(batch,) of each label: that it is 1, as if all rows counted alike."""
-        found = self.log_odds(batch)
+        return self.calibrated(self.logits(batch, None))
+
+    def calibrated(self, logits: list[Tensor]) -> list[Tensor]:
+        """The `probabilities` that logits stand for."""
+        found = self._counted_alike(logits)
         if self.calibrations:
             found = [own(log_odds) for own, log_odds in zip(self.calibrations, found, strict=True)]
         return [torch.sigmoid(log_odds).float() for log_odds in found]
