@@ -1,25 +1,31 @@
-"""Customers: how likely each one orders again in the days to come; that they do not is churn.
+"""Customers: how likely each one orders again in the days to come, for how much, and on how many days.
 
-An example is a customer as of a moment before the cut: what they had ordered by then, and whether they ordered within
-the horizon. Moments are spaced evenly, and none is learnt from whose horizon is not over at the cut.
+That they do not order is churn. An example is a customer as of a moment before the cut: what they had ordered by then,
+and what they ordered within the horizon. Moments are spaced evenly, and none is learnt from whose horizon is not over
+at the cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
 from jobs.settings_base import Section
 from jobs.task import BY_ID, Demo, Headline, Task
-from spark_udfs.order_day_names import FEATURES
+from spark_udfs.order_day_names import FEATURES, OUTCOMES
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from jobs.settings import Settings
+    from training.models.base import Model
+    from training.tables.sharded import Tables
     from training.world import World
 
+MODEL = "value_mlp"
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 EVENTS = {
@@ -55,38 +61,64 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:  # noqa: ARG
     return Schema(
         (
             *(Column(name, Kind.DENSE) for name in FEATURES),
-            Column("buys", Kind.LABEL),
+            *(Column(name, Kind.LABEL) for name in OUTCOMES),
             Column("time", Kind.TIME),
         )
     )
 
 
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
-    from jobs.learning import fit_task, model_of_rows
+    """Fit a model of customers on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
+    from jobs.learning import fit_task
 
-    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
+    return fit_task(spec, world, make_model=_model, make_validation=validation, shown=SHOWN)
+
+
+def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Model:
+    from jobs.learning import model_of_rows
+    from training.errors import SettingsError
+
+    if spec["model"]["name"] != MODEL:
+        raise SettingsError(
+            f"model.name must be {MODEL}, which learns whether customers order, for how much and how often; got "
+            f"'{spec['model']['name']}'; set model.name={MODEL}"
+        )
+    return model_of_rows(spec, columns, tables)
 
 
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """AUC and average precision of who orders after the validation cut, counted on each rank and added up; None where
     none is asked."""
-    from jobs.validation import validation_of_probabilities
+    from jobs.validation import validation_of_rows
+    from training.metrics.probabilities import Binary
 
-    return validation_of_probabilities(spec, columns, world, names=METRICS)
+    metric = Binary()
+    return validation_of_rows(
+        spec,
+        columns,
+        world,
+        width=metric.width,
+        sums=lambda found, batch: metric.sums(found["p"].numpy(), cast("Tensor", batch["buys"]).numpy()),
+        finish=lambda sums: {name: metric.finish(sums)[name] for name in METRICS},
+    )
 
 
 def headline(settings: Settings) -> Headline:  # noqa: ARG001
-    """How well customers are put in order, and how true the probabilities are."""
+    """How well customers are put in order, and how true the probabilities and the amounts are."""
     return Headline(
         judged={"AUC": "auc", "average precision": "average_precision"},
         beside={
             "log loss": "log_loss",
             "calibration error": "calibration_error",
             "predicted / actual": "predicted_to_actual",
+            "spend Gini": "spend_gini",
+            "spend bias": "spend_bias",
+            "spend off by decile": "spend_decile_error",
+            "order days MAE": "order_days_mae",
+            "order days bias": "order_days_bias",
         },
         rows="customers",
-        lower=("log_loss", "calibration_error"),
+        lower=("log_loss", "calibration_error", "spend_decile_error", "order_days_mae"),
     )
 
 
@@ -97,7 +129,7 @@ def persons(settings: Settings) -> dict[str, dict[str, str]]:  # noqa: ARG001
 
 TASK = Task(
     name="customers",
-    what="how likely each customer orders again in the days to come",
+    what="how likely each customer orders again in the days to come, for how much and how often",
     row="purchase",
     options=CustomersOptions,
     reads=lambda _: {"events": EVENTS},
@@ -107,14 +139,24 @@ TASK = Task(
     key=("user_id", "time"),
     spread=1,
     schema=schema,
-    model="row_mlp",
+    model=MODEL,
     learn="jobs.tasks.customers:learn",
     metrics=METRICS,
     on_spark="jobs.tasks.customers_on_spark",
     headline=headline,
-    answered=("key", "p"),
+    answered=("key", "p", "amount", "count"),
     table="customer_scores",
-    answer=("user_id", "until", "p_buys", "churn", "recency_days", "order_days", "value"),
+    answer=(
+        "user_id",
+        "until",
+        "p_buys",
+        "churn",
+        "expected_spend",
+        "expected_order_days",
+        "recency_days",
+        "order_days",
+        "value",
+    ),
     persons=persons,
     demo=Demo("customers_shop", "customers", "ingest.path"),
 )

@@ -1,9 +1,10 @@
-"""Customers on Spark: events to customers as of moments; probabilities, judged on the days after the cut; scores."""
+"""Customers on Spark: events to customers as of moments; what they are expected to do, judged by what they did."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -11,11 +12,11 @@ from pyspark.sql import functions as F
 from jobs.task import OURS, Answer, Ground, Scored, Slice
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.customers import options_of
-from spark_udfs import features, order_days
+from spark_udfs import amounts, features, order_days
 from spark_udfs.baselines import banded
 from spark_udfs.order_day_names import FEATURES, OUTCOMES
 from spark_udfs.order_days import Ahead
-from spark_udfs.scoring import predict
+from spark_udfs.scoring import predicted
 from training.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from spark_udfs.features import Cuts
 
+ANSWERS = {"p": "buys", "amount": "next_spend", "count": "next_order_days"}  # an answer, and what it is of
+JUDGED = {"spend": "amount", "order_days": "count"}  # the amounts, as metrics call them
 TABLES = {"recency": ("recency_days",), "rfm_table": ("recency_days", "order_days", "value")}
 BANDS = {"recency": 20, "rfm_table": 5}  # of about equally many examples, of each column
 EXAMPLES = 10
@@ -95,26 +98,61 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundles; the share of those who ordered among examples as recent, and among those of the same recency,
-    frequency and value; boosted trees on the same numbers."""
+    """The bundles; the means of examples as recent, and of those of the same recency, frequency and value; boosted
+    trees on the same numbers, which say whether alone."""
     learnt, sample = ground.read["examples"], options_of(ground.settings).tree_rows
-    key = learnt.withColumn("example", F.concat_ws(" ", "user_id", F.unix_micros("time").cast("string")))
+    example = F.concat_ws(" ", "user_id", F.unix_micros("time").cast("string"))
+    labelled = learnt.withColumn("example", example).withColumnRenamed("buys", "label")
     return {
-        **probabilities.bundled(bundles),
+        **{name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()},
         **{name: _by_table(learnt, name) for name in TABLES},
-        **probabilities.boosted_trees(key.withColumnRenamed("buys", "label"), "example", FEATURES, sample),
+        **{
+            name: _whether_alone(answer)
+            for name, answer in probabilities.boosted_trees(labelled, "example", FEATURES, sample).items()
+        },
     }
 
 
+def _by_bundle(asked: DataFrame, _: str, *, path: str) -> DataFrame:
+    return _expected(asked, path, "key")
+
+
+def _expected(rows: DataFrame, bundle: str, key: str) -> DataFrame:
+    """`key` and each of ANSWERS (double), by a bundle."""
+    found = predicted(rows, bundle, key=key, names=[*ANSWERS])
+    return found.select(key, *(F.col(name)[0].cast("double").alias(name) for name in ANSWERS))
+
+
 def _by_table(learnt: DataFrame, name: str) -> Answer:
-    table = banded.fit(learnt, TABLES[name], ("buys",), bands=BANDS[name])
-    return lambda asked, _: banded.answer(asked, table).select("key", F.col("buys").alias("p"))
+    table = banded.fit(learnt, TABLES[name], [*ANSWERS.values()], bands=BANDS[name])
+    means = [F.col(label).alias(answer) for answer, label in ANSWERS.items()]
+    return lambda asked, _: banded.answer(asked, table).select("key", *means)
+
+
+def _whether_alone(answer: Answer) -> Answer:
+    none = {name: F.lit(None).cast("double") for name in JUDGED.values()}
+    return lambda asked, name: answer(asked, name).withColumns(none)
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """How well probabilities rank and how true they are."""
+    """How well probabilities rank and how true they are; of those who say amounts, how well these are."""
     budget, resamples = options_of(ground.settings).reach_share, ground.settings.evaluation.bootstrap
-    return probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
+    judged = probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
+    for what, of in JUDGED.items():
+        told = {row[0] for row in answers.where(F.col(of).isNotNull()).select("model").distinct().collect()}
+        given = answers.select("model", "key", F.col(of).alias("amount"))
+        came = asked.select("key", F.col(ANSWERS[of]).alias("amount"))
+        who = [name for name in names if name in told]
+        found = amounts.judge(given.where(F.col("model").isin(who)), came, who, resamples=resamples)
+        for name in who:
+            judged["models"][name] |= _named(what, found[name].intervals())
+        for name in who[1:]:
+            judged["differences"][name] |= _named(what, found[OURS].minus(found[name]))
+    return judged
+
+
+def _named(what: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{what}_{name}": value for name, value in metrics.items()}
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:  # noqa: ARG001
@@ -124,7 +162,7 @@ def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> di
         "curves": probabilities.curves(asked, answers, {"found": "customers who order", "rows": "customers"}),
         "drawn": {
             "title": "Ten customers",
-            "columns": ["customer", "order days", "last", "bought for", "p", "ordered"],
+            "columns": ["customer", "order days", "last", "bought for", "p", "expected", "ordered", "for"],
             "rows": _drawn(asked, answers.where(F.col("model") == OURS)),
         },
         "left_out": probabilities.left_out(),
@@ -140,7 +178,9 @@ def _drawn(asked: DataFrame, ours: DataFrame) -> list[list[str]]:
             f"{row['recency_days']:.0f} days ago",
             f"{row['value']:,.0f}",
             f"{row['p']:.2f}",
+            f"{row['amount']:,.0f}",
             "yes" if row["label"] else "no",
+            f"{row['next_spend']:,.0f}",
         ]
         for row in held.orderBy(F.desc("p"), "key").collect()
     ]
@@ -150,11 +190,19 @@ def score(ground: Ground, moment: datetime) -> Scored:
     """Every customer who had ordered before the moment."""
     ahead = Ahead((moment,), options_of(ground.settings).horizon_days, moment)
     asked = ground.keep("asked", lambda: order_days.asked(ground.read["lines"], ahead).drop("time", *OUTCOMES))
-    answered = predict(asked, str(ground.bundle), key="user_id")
+    answered = _expected(asked, str(ground.bundle), "user_id")
     known = asked.select("user_id", "recency_days", F.col("order_days").cast("int").alias("order_days"), "value")
     until = F.timestamp_micros(F.lit(order_days.micros(moment) + ahead.horizon))
-    rows = answered.withColumnRenamed("p", "p_buys").join(known, on="user_id", how="inner")
-    return Scored(rows.withColumn("churn", 1 - F.col("p_buys")).withColumn("until", until), _counts)
+    rows = answered.join(known, on="user_id", how="inner").select(
+        "user_id",
+        until.alias("until"),
+        F.col("p").alias("p_buys"),
+        (1 - F.col("p")).alias("churn"),
+        F.col("amount").alias("expected_spend"),
+        F.col("count").alias("expected_order_days"),
+        "recency_days", "order_days", "value",
+    )  # fmt: skip
+    return Scored(rows, _counts)
 
 
 def _counts(written: DataFrame) -> dict[str, int]:

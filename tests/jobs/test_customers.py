@@ -14,9 +14,10 @@ from jobs import build_examples, evaluate, score, train
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
-from jobs.tasks import customers_on_spark
+from jobs.tasks import customers, customers_on_spark
 from jobs.tasks.customers_on_spark import TABLES
 from training.errors import SettingsError
+from training.tables.sharded import Tables as ShardedTables
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -103,6 +104,10 @@ def test_who_has_stopped_is_found(result: dict[str, Any]) -> None:
     assert ours["auc"]["value"] > 0.95
     assert 0.85 < ours["predicted_to_actual"]["value"] < 1.15
     assert 0.9 < judged["models"]["recency"]["auc"]["value"] < 1
+    assert ours["spend_gini"]["value"] > 0.9 > judged["models"]["recency"]["spend_gini"]["value"]
+    assert abs(ours["spend_bias"]["value"]) < 0.2
+    assert abs(ours["order_days_bias"]["value"]) < 0.2
+    assert ours["order_days_mae"]["value"] < judged["models"]["recency"]["order_days_mae"]["value"] + 0.1
     assert [curve["title"] for curve in result["curves"]] == ["Precision over recall", "Predicted and actual"]
     assert len(result["drawn"]["rows"]) == 10
 
@@ -118,7 +123,18 @@ def test_everybody_is_scored_and_a_second_run_changes_nothing(trained: Settings,
     gone = [row["p_buys"] for row in rows.values() if row["recency_days"] > 20]
     lately = [row["p_buys"] for row in rows.values() if row["recency_days"] < 5]
     assert sum(gone) / len(gone) < 0.2 < 0.8 < sum(lately) / len(lately)
+    for row in rows.values():
+        if row["p_buys"] > 0.9:  # two orders in ten days, of 10 or 100 each
+            assert row["expected_order_days"] == pytest.approx(2, abs=0.5)
+            assert row["expected_spend"] == pytest.approx(2 * row["value"] / row["order_days"], rel=0.4)
     assert score.run(asked, spark)["up_to_date"]
+
+
+def test_a_model_of_whether_alone_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"name": "multi_task"})
+    columns = customers.schema({}, settings)
+    with pytest.raises(SettingsError, match=r"model\.name must be value_mlp, .* got 'multi_task'"):
+        customers._model({"model": settings.model}, columns, ShardedTables())
 
 
 def test_a_validation_that_ends_before_its_horizon_is_refused(tmp_path: Path) -> None:
