@@ -45,8 +45,11 @@ class CustomersOptions(Section):
     )
     every_days: float = Field(14, gt=0, le=3_650, description="days from a moment to the next")
     reach_share: float = Field(0.1, gt=0, lt=1, description="share of customers that can be written to")
-    tree_rows: int = Field(
-        200_000, ge=100, le=10_000_000, description="examples, drawn by hash, that the boosted trees learn from"
+    drawn_rows: int = Field(
+        200_000,
+        ge=100,
+        le=10_000_000,
+        description="examples, or customers, drawn by hash, that contenders are fitted on which fit on the driver",
     )
 
 

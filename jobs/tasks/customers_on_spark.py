@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs.console import step
 from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.tasks import customers_classic as classic
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.customers import options_of
+from jobs.tasks.customers import CustomersOptions, options_of
 from spark_udfs import amounts, features, order_days
 from spark_udfs.baselines import banded
 from spark_udfs.order_day_names import FEATURES, OUTCOMES
@@ -31,6 +33,7 @@ ANSWERS = {"p": "buys", "amount": "next_spend", "count": "next_order_days"}  # a
 JUDGED = {"spend": "amount", "order_days": "count"}  # the amounts, as metrics call them
 TABLES = {"recency": ("recency_days",), "rfm_table": ("recency_days", "order_days", "value")}
 BANDS = {"recency": 20, "rfm_table": 5}  # of about equally many examples, of each column
+CLASSIC = "bg_nbd"
 EXAMPLES = 10
 
 
@@ -98,14 +101,16 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:  # noqa: ARG001
-    """The bundles; the means of examples as recent, and of those of the same recency, frequency and value; boosted
-    trees on the same numbers, which say whether alone."""
-    learnt, sample = ground.read["examples"], options_of(ground.settings).tree_rows
+    """The bundles; the means of examples as recent, and of those of the same recency, frequency and value; BG/NBD with
+    Gamma-Gamma, of all that was known at the cut; boosted trees on the same numbers, which say whether alone."""
+    options, learnt = options_of(ground.settings), ground.read["examples"]
+    sample = options.drawn_rows
     example = F.concat_ws(" ", "user_id", F.unix_micros("time").cast("string"))
     labelled = learnt.withColumn("example", example).withColumnRenamed("buys", "label")
     return {
         **{name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()},
         **{name: _by_table(learnt, name) for name in TABLES},
+        CLASSIC: _by_habits(ground.read["queries"].where("split = 'test'"), options),
         **{
             name: _whether_alone(answer)
             for name, answer in probabilities.boosted_trees(labelled, "example", FEATURES, sample).items()
@@ -127,6 +132,13 @@ def _by_table(learnt: DataFrame, name: str) -> Answer:
     table = banded.fit(learnt, TABLES[name], [*ANSWERS.values()], bands=BANDS[name])
     means = [F.col(label).alias(answer) for answer, label in ANSWERS.items()]
     return lambda asked, _: banded.answer(asked, table).select("key", *means)
+
+
+def _by_habits(customers: DataFrame, options: CustomersOptions) -> Answer:
+    """Of all customers as they were at the cut; what they did then is not looked at."""
+    with step(f"evaluate: fit {CLASSIC}"):
+        models = classic.fit(customers.orderBy(F.xxhash64("user_id"), "user_id").limit(options.drawn_rows))
+    return lambda asked, _: classic.answer(asked, models, options.horizon_days)
 
 
 def _whether_alone(answer: Answer) -> Answer:

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import customers, customers_on_spark
-from jobs.tasks.customers_on_spark import TABLES
+from jobs.tasks.customers_on_spark import CLASSIC, TABLES
 from training.errors import SettingsError
 from training.tables.sharded import Tables as ShardedTables
 
@@ -99,7 +99,7 @@ def test_moments_are_learnt_from_whose_horizon_is_over(trained: Settings, spark:
 def test_who_has_stopped_is_found(result: dict[str, Any]) -> None:
     judged = result["protocols"]["next"]
     assert judged["users"] == len(ordered(START, CUT))
-    assert list(judged["models"])[:3] == [OURS, *TABLES]
+    assert list(judged["models"])[:4] == [OURS, *TABLES, CLASSIC]
     ours = judged["models"][OURS]
     assert ours["auc"]["value"] > 0.95
     assert 0.85 < ours["predicted_to_actual"]["value"] < 1.15
