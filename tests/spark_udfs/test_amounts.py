@@ -32,7 +32,7 @@ def test_figures_are_those_of_the_formulas(spark: SparkSession) -> None:
     models = {"ours": expected, "oracle": came, "mean": [float(np.mean(came))] * ROWS}
     given = [(name, *row) for name, values in models.items() for row in zip(keys, values, strict=True)]
     answers = spark.createDataFrame(given, "model string, key string, amount double")
-    found = judge(answers, truth, [*models], resamples=100)
+    found = judge(answers, truth, [*models], resamples=20)
     ours, oracle, mean = (found[name].intervals() for name in models)
     assert {judged.users for judged in found.values()} == {ROWS}
     assert ours["gini"]["value"] == pytest.approx(gini(expected, came) / gini(came, came), abs=0.01)
@@ -46,6 +46,4 @@ def test_figures_are_those_of_the_formulas(spark: SparkSession) -> None:
     assert ours["mae"]["low"] < ours["mae"]["value"] < ours["mae"]["high"]
     nothing = truth.selectExpr("key", "0D AS amount")
     with pytest.raises(DataError, match="must differ: all that came are alike, such as 0; move"):
-        judge(answers, nothing, ["ours"], resamples=100)
-    with pytest.raises(DataError, match="'nobody' must answer every row that is judged, and left out 700 of them"):
-        judge(answers, truth, ["nobody"], resamples=100)
+        judge(answers, nothing, ["ours"], resamples=20)

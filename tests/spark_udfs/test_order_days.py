@@ -15,6 +15,7 @@ from spark_udfs.order_days import Ahead, asked
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+NOT_KNOWN = -1.0  # null
 LINES = "user_id string, time timestamp, arrival_time timestamp, is_return boolean, value double"
 AHEAD = Ahead((START + 40 * DAY, START + 60.5 * DAY, START + 75 * DAY), 12.0, START + 80 * DAY)  # the last is not over
 
@@ -43,7 +44,7 @@ def plainly(lines: list[Line], moment: datetime) -> dict[str, dict[str, Any]]:
             over = moment + 12 * DAY <= AHEAD.over
             again = {(line[1] - START).days for line in then if not line[3]}
             spend = sum(-line[4] if line[3] else line[4] for line in then)
-            came = (float(bool(again)), max(0.0, spend), len(again)) if over else (None, None, None)
+            came = (float(bool(again)), max(0.0, spend), len(again)) if over else (NOT_KNOWN,) * 3
             rows[user] = features(held, days, (moment - START) / DAY) | dict(zip(OUTCOMES, came, strict=True))
     return rows
 
@@ -82,6 +83,6 @@ def test_it_is_what_a_loop_over_lines_says(spark: SparkSession) -> None:
     }
     assert told.keys() == wanted.keys()
     for key, row in wanted.items():
-        held = {name: told[key][name] for name in row}
+        held = {name: NOT_KNOWN if told[key][name] is None else told[key][name] for name in row}
         assert held == pytest.approx(row, rel=1e-5, abs=1e-5), key
-    assert {row["buys"] for row in wanted.values()} == {0.0, 1.0, None}
+    assert {row["buys"] for row in wanted.values()} == {0.0, 1.0, NOT_KNOWN}
