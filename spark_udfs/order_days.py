@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 EXACT = "decimal(38,6)"  # sums of doubles depend on their order
+MONTH = 30  # days
 MONDAY = 3  # day 0, 1970-01-01, is a Thursday: so many days after a Monday
 
 
@@ -63,23 +64,24 @@ def asked(lines: DataFrame, ahead: Ahead) -> DataFrame:
     """A row for each moment and customer who had ordered before it.
 
     Args:
-        lines: user_id, time, arrival_time, is_return, value (double: what was paid, or given back).
+        lines: user_id, item_id, time, arrival_time, is_return, value (double: what was paid, or given back).
         ahead: the moments.
 
     Returns:
         user_id, time (the moment), FEATURES (float), and OUTCOMES (float; null where the horizon is not over).
 
         recency_days, tenure_days: since the last and the first day with an order; order_days: how many there were, in
-        all and in WINDOWS; value: what was bought, the same ways; value_mean, _max, _last: of a day with an order;
-        returned: what was given back; lines_mean: of such a day; gap_mean, _max, _last: days from one to the next
-        (tenure_days, where there is one alone); overdue: recency_days over gap_mean; weekday_N: their share that is a
-        Monday (0), and so on.
+        all and in WINDOWS; order_months: stretches of thirty days that hold one; items: different ones; value: what was
+        bought, in all and in WINDOWS; value_mean, _max, _last: of a day with an order; returned: what was given back;
+        lines_mean: of such a day; gap_mean, _max, _last: days from one to the next (tenure_days, where there is one
+        alone); overdue: recency_days over gap_mean; weekday_N: their share that is a Monday (0), and so on.
 
         buys: 1 where there was an order; next_spend: what was bought less what was given back, at least 0;
         next_order_days: the days with an order.
     """
-    parts = _parts(lines, ahead)
-    rows = _features(parts, ahead).join(_outcomes(parts), on=["user_id", "moment"], how="left")
+    parts, key = _parts(lines, ahead), ["user_id", "moment"]
+    known = _features(parts, ahead).join(_items(lines, ahead), on=key, how="left")
+    rows = known.join(_outcomes(parts), on=key, how="left")
     start = _at(ahead)
     is_over = start + ahead.horizon <= micros(ahead.over)
     days = F.coalesce("next_order_days", F.lit(0))
@@ -95,13 +97,12 @@ def asked(lines: DataFrame, ahead: Ahead) -> DataFrame:
 def _parts(lines: DataFrame, ahead: Ahead) -> DataFrame:
     """Lines added up by customer, day, the first moment as of which they were known, and the first and the last moment
     of which they are an outcome (opens, closes; none where closes is less)."""
-    time = F.unix_micros("time")
-    known = F.greatest(time + 1, F.unix_micros("arrival_time"))
+    time, known = F.unix_micros("time"), _known()
     starts, ends = _array(ahead.starts), _array([start + ahead.horizon for start in ahead.starts])
     bought, value = ~F.col("is_return"), F.col("value").cast(EXACT)
     keys = {
         "day": ((time - F.pmod(time, F.lit(DAY_US))) / DAY_US).cast("bigint"),
-        "first": F.size(F.filter(starts, lambda start: start < known)),
+        "first": _first(ahead),
         "opens": F.size(F.filter(ends, lambda end: end < known)),
         "closes": F.size(F.filter(starts, lambda start: start <= time)) - 1,
     }
@@ -116,8 +117,28 @@ def _parts(lines: DataFrame, ahead: Ahead) -> DataFrame:
     )
 
 
+def _known() -> Column:
+    """From when on a line is known, in microseconds: it happened before, and had arrived."""
+    return F.greatest(F.unix_micros("time") + 1, F.unix_micros("arrival_time"))
+
+
+def _first(ahead: Ahead) -> Column:
+    """The place of the first moment as of which a line is known; past the last one, where it is none."""
+    known = _known()
+    return F.size(F.filter(_array(ahead.starts), lambda start: start < known))
+
+
+def _items(lines: DataFrame, ahead: Ahead) -> DataFrame:
+    """user_id, moment, items: different ones that were bought."""
+    last = len(ahead.moments) - 1
+    met = lines.where(~F.col("is_return")).groupBy("user_id", "item_id").agg(F.min(_first(ahead)).alias("first"))
+    since = met.where(F.col("first") <= last).groupBy("user_id", "first").agg(F.count(F.lit(1)).alias("items"))
+    told = since.withColumn("moment", F.explode(F.sequence("first", F.lit(last))))
+    return told.groupBy("user_id", "moment").agg(F.sum("items").alias("items"))
+
+
 def _features(parts: DataFrame, ahead: Ahead) -> DataFrame:
-    """user_id, moment (its place) and FEATURES."""
+    """user_id, moment (its place) and FEATURES but items."""
     last = len(ahead.moments) - 1
     known = parts.where(F.col("first") <= last).withColumn("moment", F.explode(F.sequence("first", F.lit(last))))
     sums = (F.sum(name).alias(name) for name in ("bought", "returned", "lines"))
@@ -125,12 +146,19 @@ def _features(parts: DataFrame, ahead: Ahead) -> DataFrame:
     ordered = F.col("lines") > 0
     in_order = Window.partitionBy("user_id", "moment", ordered).orderBy("day")
     age = (_at(ahead) - F.col("day") * DAY_US) / DAY_US
-    told = {"gap": F.col("day") - F.lag("day").over(in_order), "age": age, "on": F.when(ordered, F.col("day"))}
+    before = F.lag("day").over(in_order)
+    told = {
+        "gap": F.col("day") - before,
+        "opens_month": before.isNull() | (_month(before) < _month(F.col("day"))),
+        "age": age,
+        "on": F.when(ordered, F.col("day")),
+    }
     rows = by_day.withColumns(told)
     of_customer = rows.groupBy("user_id", "moment").agg(
         F.min(F.when(ordered, F.col("age"))).alias("recency_days"),
         F.max(F.when(ordered, F.col("age"))).alias("tenure_days"),
         F.count("on").alias("order_days"),
+        F.count_if(ordered & F.col("opens_month")).alias("order_months"),
         *(F.count_if(ordered & (F.col("age") <= days)).alias(f"order_days_{days}d") for days in WINDOWS),
         F.sum("bought").alias("value"),
         *(F.sum(F.when(F.col("age") <= days, F.col("bought"))).alias(f"value_{days}d") for days in WINDOWS),
@@ -150,7 +178,9 @@ def _features(parts: DataFrame, ahead: Ahead) -> DataFrame:
     ordering = of_customer.where("order_days > 0").withColumns(shares | means | gaps | none)
     # A customer of today alone has a tenure of hours at most: a ratio of two such says nothing.
     overdue = F.col("recency_days") / F.greatest("gap_mean", F.lit(1.0))
-    return ordering.withColumn("overdue", overdue).select("user_id", "moment", *FEATURES)
+    return ordering.withColumn("overdue", overdue).select(
+        "user_id", "moment", *(name for name in FEATURES if name != "items")
+    )
 
 
 def _outcomes(parts: DataFrame) -> DataFrame:
@@ -166,6 +196,10 @@ def _outcomes(parts: DataFrame) -> DataFrame:
 def _at(ahead: Ahead) -> Column:
     """The moment, in microseconds, by its place."""
     return F.get(_array(ahead.starts), F.col("moment"))
+
+
+def _month(day: Column) -> Column:
+    return F.floor(day / MONTH)
 
 
 def _weekday() -> Column:

@@ -29,8 +29,8 @@ MODEL = "value_mlp"
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 EVENTS = {
-    "event_id": "string", "user_id": "string?", "kind": "string", "time": "timestamp", "arrival_time": "timestamp",
-    "quantity": "bigint?", "price": "double?",
+    "event_id": "string", "user_id": "string?", "item_id": "string", "kind": "string",
+    "time": "timestamp", "arrival_time": "timestamp", "quantity": "bigint?", "price": "double?",
 }  # fmt: skip
 
 

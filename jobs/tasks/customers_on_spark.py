@@ -38,12 +38,13 @@ EXAMPLES = 10
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
-    """Purchases and returns of known customers: user_id, time, arrival_time, is_return, value (0 where no price or
-    quantity is known)."""
+    """Purchases and returns of known customers: user_id, item_id, time, arrival_time, is_return, value (0 where no
+    price or quantity is known)."""
     sold = read["events"].where("kind IN ('purchase', 'return') AND user_id IS NOT NULL AND time IS NOT NULL")
     value = F.coalesce(F.col("quantity") * F.col("price"), F.lit(0.0))
     is_return = F.col("kind") == "return"
-    return sold.select("user_id", "time", "arrival_time", is_return.alias("is_return"), value.alias("value"))
+    kept = ("user_id", "item_id", "time", "arrival_time")
+    return sold.select(*kept, is_return.alias("is_return"), value.alias("value"))
 
 
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
