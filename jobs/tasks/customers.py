@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from jobs.settings_base import Section
-from jobs.task import BY_ID, Demo, Headline, Task
+from jobs.task import BY_ID, AnswerColumns, Demo, Headline, Task
 from spark_udfs.order_day_names import FEATURES, OUTCOMES
 from training.schema import Column, Kind, Schema
 
@@ -160,6 +160,7 @@ TASK = Task(
         "order_days",
         "value",
     ),
+    columns=AnswerColumns("user_id", ((),), ("p_buys", "churn", "expected_spend", "expected_order_days"), "p_buys"),
     persons=persons,
     demo=Demo("customers_shop", "customers", "ingest.path"),
 )

@@ -203,19 +203,22 @@ def score(ground: Ground, moment: datetime) -> Scored:
     """Every customer who had ordered before the moment."""
     ahead = Ahead((moment,), options_of(ground.settings).horizon_days, moment)
     asked = ground.keep("asked", lambda: order_days.asked(ground.read["lines"], ahead).drop("time", *OUTCOMES))
-    answered = _expected(asked, str(ground.bundle), "user_id")
-    known = asked.select("user_id", "recency_days", F.col("order_days").cast("int").alias("order_days"), "value")
-    until = F.timestamp_micros(F.lit(order_days.micros(moment) + ahead.horizon))
-    rows = answered.join(known, on="user_id", how="inner").select(
+    until = order_days.micros(moment) + ahead.horizon
+    return Scored(asked, partial(_answered, bundle=str(ground.bundle), until=until), _counts)
+
+
+def _answered(customers: DataFrame, *, bundle: str, until: int) -> DataFrame:
+    known = customers.select("user_id", "recency_days", F.col("order_days").cast("int").alias("order_days"), "value")
+    found = _expected(customers, bundle, "user_id").join(known, on="user_id", how="inner")
+    return found.select(
         "user_id",
-        until.alias("until"),
+        F.timestamp_micros(F.lit(until)).alias("until"),
         F.col("p").alias("p_buys"),
         (1 - F.col("p")).alias("churn"),
         F.col("amount").alias("expected_spend"),
         F.col("count").alias("expected_order_days"),
         "recency_days", "order_days", "value",
     )  # fmt: skip
-    return Scored(rows, _counts)
 
 
 def _counts(written: DataFrame) -> dict[str, int]:
