@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 from training.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pyspark.sql import Column, DataFrame
 
@@ -35,8 +35,9 @@ def checked(task: Task, scored: Scored, rows: DataFrame) -> dict[str, Any]:
     Raises:
         DataError: a key or a score is null, a score is no finite number, answers stand twice, or a key has none.
     """
-    found = _counted(task, scored, rows)
-    if problems := list(_problems(task, scored, found)):
+    numbers = _numbers(task, scored, rows)
+    found = _counted(task, scored, rows, numbers)
+    if problems := list(_problems(task, numbers, found)):
         raise DataError(
             f"answers must be whole before they are published in '{task.table}': {'; '.join(problems)}. Nothing was "
             "published, and what was there stays. Scores that are no numbers come of a bundle whose training went "
@@ -68,9 +69,9 @@ def refuse_too_much(measured: Mapping[str, Any], scoring: ScoringSettings, task:
             )
 
 
-def _counted(task: Task, scored: Scored, rows: DataFrame) -> dict[str, Any]:
+def _counted(task: Task, scored: Scored, rows: DataFrame, numbers: Sequence[str]) -> dict[str, Any]:
     key = F.col(task.columns.key).alias("key")
-    is_null, is_no_number = _flags(task, scored, rows)
+    is_null, is_no_number = _flags(task, rows, numbers)
     sets = [F.struct(F.lit(0).alias("_"), *columns).alias(f"set_{n}") for n, columns in enumerate(task.columns.once)]
     row = F.to_json(F.struct(*task.answer[:4]), {"ignoreNullFields": "false"})
     fallback = F.lit(False) if task.columns.fallback is None else F.col(task.columns.fallback)
@@ -117,10 +118,9 @@ def _added_up(both: DataFrame, sets: int) -> dict[str, Any]:
     return dict(of_all.collect()[0].asDict())
 
 
-def _flags(task: Task, scored: Scored, rows: DataFrame) -> tuple[Column, Column]:
+def _flags(task: Task, rows: DataFrame, numbers: Sequence[str]) -> tuple[Column, Column]:
     """Whether something of a row is null that may not be; whether a score is no finite number."""
-    numbers, kinds = [*task.columns.scores, *scored.more], {field.name: field.dataType for field in rows.schema.fields}
-    lists = {name for name in numbers if isinstance(kinds[name], T.ArrayType)}
+    lists = {name for name in numbers if isinstance(rows.schema[name].dataType, T.ArrayType)}
     ids = dict.fromkeys((task.columns.key, *(column for columns in task.columns.once for column in columns)))
     nulls = [F.col(name).isNull() for name in (*ids, *numbers)]
     nulls += [F.exists(name, lambda one: one.isNull()) for name in lists]
@@ -128,20 +128,25 @@ def _flags(task: Task, scored: Scored, rows: DataFrame) -> tuple[Column, Column]
     return tuple(F.coalesce(reduce(or_, found), F.lit(False)) for found in (nulls, wrong))  # type: ignore[return-value]
 
 
+def _numbers(task: Task, scored: Scored, rows: DataFrame) -> list[str]:
+    """Columns of numbers, or of lists of them."""
+    kinds = {field.name: getattr(field.dataType, "elementType", field.dataType) for field in rows.schema.fields}
+    return [name for name in (*task.columns.scores, *scored.more) if isinstance(kinds[name], T.NumericType)]
+
+
 def _no_number(value: Column) -> Column:
     number = value.cast("double")
     return F.isnan(number) | (F.abs(number) == float("inf"))
 
 
-def _problems(task: Task, scored: Scored, found: Mapping[str, Any]) -> list[str]:
-    columns, key = task.columns, task.columns.key
-    numbers = ", ".join([*columns.scores, *scored.more])
+def _problems(task: Task, numbers: Sequence[str], found: Mapping[str, Any]) -> list[str]:
+    columns, key, of = task.columns, task.columns.key, ", ".join(numbers)
     ids = ", ".join(dict.fromkeys((key, *(column for once in columns.once for column in once))))
     said = []
     if found["nulls"]:
-        said.append(f"{found['nulls']:,} rows have a null among {ids}, {numbers}, as {found['null']}")
+        said.append(f"{found['nulls']:,} rows have a null among {ids}, {of}, as {found['null']}")
     if found["no_numbers"]:
-        said.append(f"{found['no_numbers']:,} rows have no finite number among {numbers}, as {found['no_number']}")
+        said.append(f"{found['no_numbers']:,} rows have no finite number among {of}, as {found['no_number']}")
     for number, once in enumerate(columns.once):
         if many := found[f"twice_{number}"]:
             said.append(

@@ -162,7 +162,7 @@ def split(ranking: Ranking, row: pa.RecordBatch, columns: Sequence[Column], item
         SettingsError: the model cannot be split.
     """
     batch = to_batch(row, columns)
-    of_lines = ranking.shares(batch, item)
+    of_lines = ranking.shares(batch, np.array([[item]]))[:, 0].astype(np.float64)
     lines = batch["history"].values.numpy()  # type: ignore[union-attr]
     score, without = ranking.scores(
         to_batch(_without(row, [(), lists(named(row, "history")).values]), columns), item

@@ -180,7 +180,7 @@ class ListRules(Section):
 class ListScoring(ScoringSettings):
     """Top-K for every user."""
 
-    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules", "index"}
+    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules", "index", "reasons"}
 
     k: int = Field(20, ge=1, le=100_000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out what the user has bought")
@@ -189,6 +189,12 @@ class ListScoring(ScoringSettings):
     )
     index: IndexSettings | None = Field(
         None, description="search items by an index, which misses some; default: every item is compared"
+    )
+    reasons: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="of each item so many of the customer's own that add most to its score: a column `reasons`",
     )
     rules: ListRules = Field(ListRules(), description="what the shop rules of lists: see below")
 

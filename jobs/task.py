@@ -129,7 +129,7 @@ class Scored:
         asked: what is asked, with the key of `AnswerColumns`; kept by the ground, for it is read more than once.
         answer: (all of these rows, or all that have some of the keys) -> answers, with what `finish` needs.
         counts: (the rows as they were written) -> numbers for people, and for who watches the job.
-        more: columns of numbers that these settings add.
+        more: columns that these settings add.
         finish: (the answers to all that is asked) -> the columns of `Task.answer`, and `more`: for what follows from
             all answers together.
         silent: of `asked`, who may be left without an answer; None: nobody.

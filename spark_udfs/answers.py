@@ -150,12 +150,17 @@ class Ranking:
         """(rows,) of one of the items."""
         return np.asarray(self.model.queries(batch).numpy().astype(np.float64) @ self._vector(item))
 
-    def shares(self, batch: Batch, item: int) -> Doubles:
-        """(lines,) what each line of one row's history adds to the score of one of the items."""
+    def shares(self, batch: Batch, items: Ints) -> Floats:
+        """(lines, C) what each line of each row's history adds to the scores of some items.
+
+        Args:
+            batch: queries.
+            items: (rows, C) of the items.
+        """
         import torch
 
-        vector = torch.from_numpy(self._vector(item))
-        return np.asarray(self.model.shares(batch, vector[None])[:, 0].double().numpy())
+        vectors = torch.from_numpy(np.array(self.matrix[np.searchsorted(self.ids, items)]))
+        return np.asarray(self.model.shares(batch, vectors).numpy())
 
     def _vector(self, item: int) -> Floats:
         return np.array(self.matrix[np.searchsorted(self.ids, item)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,19 @@ def _flat(column: pa.Array) -> tuple[pa.Array, Ints]:
     return column.flatten(), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def ranked(users: Ints, ids_nk: Ints, scores_nk: Floats, fallback: Mask) -> Iterator[pa.RecordBatch]:
-    """Long rows (user, rank from 1, item, score, fallback) of the places that hold an item (id >= 0)."""
+def ranked(
+    users: Ints, ids_nk: Ints, scores_nk: Floats, fallback: Mask, more: Mapping[str, pa.Array] = MappingProxyType({})
+) -> Iterator[pa.RecordBatch]:
+    """Long rows (user, rank from 1, item, score, fallback) of the places that hold an item (id >= 0).
+
+    Args:
+        users: (rows,) whose lists these are.
+        ids_nk, scores_nk: (rows, K).
+        fallback: (rows,).
+        more: further columns, of these places row after row.
+    """
     k = ids_nk.shape[1]
-    step = max(1, ROWS_PER_BATCH // k)
+    step, given = max(1, ROWS_PER_BATCH // k), 0
     for start in range(0, len(users), step):
         rows, places = np.nonzero(ids_nk[start : start + step] >= 0)
         rows = rows + start
@@ -81,4 +91,7 @@ def ranked(users: Ints, ids_nk: Ints, scores_nk: Floats, fallback: Mask) -> Iter
             scores_nk[rows, places].astype(np.float32),
             fallback[rows],
         ]
-        yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_RANKED)
+        first = pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_RANKED)
+        beside = [column.slice(given, len(rows)) for column in more.values()]
+        yield pa.record_batch([*first.columns, *beside], [*_RANKED.names, *more])
+        given += len(rows)

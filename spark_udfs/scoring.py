@@ -30,6 +30,7 @@ from spark_udfs.arrow import RANKED_TYPE, fixed_lists, ids_of, ranked
 from spark_udfs.item_files import ItemFile, on_this_host
 from spark_udfs.item_index import IndexFile, open_index
 from spark_udfs.lists import Batches, require_columns, seen_of
+from spark_udfs.reasons import REASONS, REASONS_SQL, Reasons, check_reasons, items_of
 from spark_udfs.rules import NO_RULES, Rules
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Ints
@@ -59,6 +60,7 @@ def recommend(
     columns: Sequence[str] = QUERY_COLUMNS,
     rules: Rules = NO_RULES,
     index: IndexFile | None = None,
+    reasons: int = 0,
 ) -> DataFrame:
     """The K best allowed items of each user, by a bundle's model.
 
@@ -77,15 +79,21 @@ def recommend(
         columns: the columns of the bundle's schema that make a query; with IF_ANY, where it has those.
         rules: what is ruled of lists.
         index: of the bundle's vectors of `allowed`, by which they are searched (`indexed.save_index`); None: all are.
+        reasons: of each item so many of the history's that add most to its score, at most.
 
     Returns:
-        user, rank (from 1), item, score, fallback (whether the row comes from `fallback`, whose scores are places).
+        user, rank (from 1), item, score, fallback (whether the row comes from `fallback`, whose scores are places);
+        where reasons are asked, `reasons`, most first (spark_udfs/reasons.py).
 
     Raises:
-        BundleError: the bundle has none of the columns that make a query, or is torn.
+        BundleError: the bundle has none of the columns that make a query, or is torn; or reasons are asked, and it does
+            not carry its items' ids.
         SchemaError: `queries` lacks columns of the bundle's schema, or has them of another type.
+        SettingsError: reasons are asked, and the bundle's model cannot split its scores.
     """
     schema = bundle_schema(bundle_path)
+    if reasons:
+        check_reasons(bundle_path)
     columns = asked_columns(schema, columns)
     check_queries(queries, schema, columns, bundle_path)
     order = NOBODYS if fallback is None else fallback
@@ -94,15 +102,19 @@ def recommend(
 
     def score(batches: Batches) -> Iterator[pa.RecordBatch]:
         ranking = ranking_of(bundle_path, allowed, order, rules, index)
+        because = Reasons(items_of(on_this_host(bundle_path)), reasons) if reasons else None
         for whole in batches:
             for start in range(0, whole.num_rows, ROWS):
                 rows = whole.slice(start, ROWS)
                 seen = seen_of(named(rows, "seen"), exclude_seen)
                 segment = ids_of(named(rows, SEGMENT), SEGMENT) if of_segment else None
-                best = ranking.best(to_batch(rows, wanted), seen, k, segment)
-                yield from ranked(ids_of(named(rows, "user")), *best)
+                batch = to_batch(rows, wanted)
+                best = ranking.best(batch, seen, k, segment)
+                why = {} if because is None else {REASONS: because.of(ranking, batch, best)}
+                yield from ranked(ids_of(named(rows, "user")), *best, why)
 
-    return queries.select(*dict.fromkeys((*columns, "user", "seen", *of_segment))).mapInArrow(score, RANKED_TYPE)
+    given = queries.select(*dict.fromkeys((*columns, "user", "seen", *of_segment)))
+    return given.mapInArrow(score, f"{RANKED_TYPE}, {REASONS} {REASONS_SQL}" if reasons else RANKED_TYPE)
 
 
 def asked_columns(schema: Schema, columns: Sequence[str] = QUERY_COLUMNS) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class TwoTowerConfig(ModelConfig):
     )
     READS = ("user", "history", "history_age", "target", "new", "weight")
     READS_ITEMS = True
+    SPLITS_SCORES = True
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     temperature: float = Field(

@@ -20,6 +20,7 @@ class ModelConfig(BaseModel):
         FIRST: the fields that the model began with; none that comes later (training/identity.py).
         READS: columns of the examples without which it cannot learn; more of them may be of use.
         READS_ITEMS: whether it takes in what the schema says of items, so that it ranks those that were never sold too.
+        SPLITS_SCORES: whether it can say what each line of a history adds to a score (`RetrievalModel.shares`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -27,6 +28,7 @@ class ModelConfig(BaseModel):
     FIRST: ClassVar[frozenset[str]]
     READS: ClassVar[tuple[str, ...]] = ()
     READS_ITEMS: ClassVar[bool] = False
+    SPLITS_SCORES: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ModelConfig:

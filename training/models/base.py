@@ -142,11 +142,11 @@ class RetrievalModel(Model):
         """
 
     def shares(self, batch: Batch, vectors: Tensor) -> Tensor:  # noqa: ARG002
-        """What each line of one row's history adds to its scores. Optional.
+        """What each line of each row's history adds to its scores. Optional.
 
         Args:
-            batch: one row, as for `queries`.
-            vectors: (C, dim) rows of the item matrix.
+            batch: as for `queries`.
+            vectors: (B, C, dim) of each row some rows of the item matrix.
 
         Returns:
             (lines, C): a line of an unknown item adds 0. Over all lines they add up to the scores, less those without

@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,22 +38,11 @@ from training.models.content import ItemContent
 from training.models.draws import uniform
 from training.models.losses import draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr
+from training.models.pooled import LENGTH_SCALE, PRIOR_WEIGHT, Lines, shares_of_lines
 from training.schema import Schema
 from training.tables.sharded import Table, Tables, look_up
 
-PRIOR_WEIGHT = 0.1  # what a history of no weight is divided by: short histories shrink towards none
-STEPS = 64  # of an integral: the sum of shares is exact to some 1e-6 of the score
 LEAST_LENGTH = 0.1  # shorter content is taken as it is: it begins at zero, where a slight step would turn a direction
-
-
-def _path() -> tuple[Tensor, Tensor]:
-    """How much of a history is there at each step of its coming, and the steps' weights in an integral over that.
-
-    Gauss and Legendre's, of the amount's fourth root: scores change most while there is little of the history.
-    """
-    at, weight = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(STEPS))
-    root = (at + 1) / 2
-    return root**4, weight / 2 * 4 * root**3
 
 
 class _Added(NamedTuple):
@@ -160,27 +148,13 @@ class TwoTower(RetrievalModel):
         return self._query(taste_BD, taste_BD.new_zeros(len(taste_BD)))
 
     def shares(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """What each line adds as the whole history comes from nothing, all lines at once and alike (Aumann and Shapley
-        1974; integrated gradients of Sundararajan et al. 2017, by what lines are worth).
-
-        Of a line the pool takes its worth alone, so a line's share is linear in its worth and in its item's direction.
-        """
         history, days, worth = self._history(batch, None)
         distinct, where = torch.unique(history.values, return_inverse=True)
         (users_BD,), directions_UD, _ = self._looked_up(distinct, None, (self.users, cast(Tensor, batch["user"])))
-        amount_N, share_N = (part.to(days) for part in _path())
-        steps, lines = len(amount_N), len(worth)
-        offsets = torch.arange(steps + 1, device=days.device) * lines
-        with torch.enable_grad():
-            grown = (amount_N[:, None] * worth).flatten().requires_grad_()
-            history = Ragged(where.repeat(steps), offsets)
-            taste_ND = self._taste(users_BD.expand(steps, -1), directions_UD, history, days.repeat(steps), grown, None)
-            query_ND = self._query(taste_ND, taste_ND.new_zeros(steps))
-            sums_C = share_N @ (query_ND @ vectors.T)
-            slopes = [torch.autograd.grad(one, grown, retain_graph=True)[0] for one in sums_C]
-        known = torch.stack([slope.reshape(steps, lines).sum(dim=0) * worth for slope in slopes], dim=1)
+        lines = Lines(Ragged(where, history.offsets), directions_UD, self._decay(days, worth), worth)
+        known = shares_of_lines(lines, self.mix, users_BD, vectors[:, :, : self.config.dim])
         is_known = cast(Ragged, batch["history"]).values > 0
-        return known.new_zeros(len(is_known), len(vectors)).index_copy(0, is_known.nonzero()[:, 0], known)
+        return known.new_zeros(len(is_known), known.shape[1]).index_copy(0, is_known.nonzero()[:, 0], known)
 
     def item_matrix(self) -> Tensor:
         def rows(ids: Tensor) -> Tensor:
@@ -222,6 +196,9 @@ class TwoTower(RetrievalModel):
         worth = cast(Ragged, batch["history_weight"]).values[kept] if self.has_weights else torch.ones_like(days)
         return Ragged(history.values[kept], offsets), days, worth
 
+    def _decay(self, days: Tensor, worth: Tensor) -> Tensor:
+        return worth * torch.exp(-days / self.log_history_days.exp())
+
     def _taste(
         self,
         users_BD: Tensor,
@@ -232,7 +209,7 @@ class TwoTower(RetrievalModel):
         generator: torch.Generator | None,
     ) -> Tensor:
         """(B, D), on the sphere. `history` holds rows of `directions_UD`, `days` their ages, `worth` their weights."""
-        decay = worth * torch.exp(-days / self.log_history_days.exp())
+        decay = self._decay(days, worth)
         row = torch.repeat_interleave(history.offsets[1:] - history.offsets[:-1])
         total = decay.new_zeros(len(users_BD)).index_add(0, row, decay)
         length = worth.new_zeros(len(users_BD)).index_add(0, row, worth)
@@ -244,7 +221,8 @@ class TwoTower(RetrievalModel):
             per_sample_weights=decay,
             include_last_offset=True,
         )
-        pooled_BD = torch.cat([pooled_BD / (total + PRIOR_WEIGHT)[:, None], 0.2 * torch.log1p(length)[:, None]], 1)
+        length_B1 = LENGTH_SCALE * torch.log1p(length)[:, None]
+        pooled_BD = torch.cat([pooled_BD / (total + PRIOR_WEIGHT)[:, None], length_B1], dim=1)
         if self.training and self.config.dropout > 0:
             kept = uniform(pooled_BD.shape, generator, pooled_BD.device) >= self.config.dropout
             pooled_BD = pooled_BD * kept / (1 - self.config.dropout)

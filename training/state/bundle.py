@@ -24,8 +24,9 @@ from training import models
 from training.errors import BundleError, SchemaError, UnreadableError
 from training.models.base import Model
 from training.schema import Schema
-from training.state.described import ATTACHMENTS, WEIGHTS_FILE, read_content, unreadable
+from training.state.described import WEIGHTS_FILE, read_content, unreadable
 from training.state.files import damage
+from training.state.names import ATTACHMENTS
 from training.tables.quantised import Form, Packed, QuantisedTable, packed_of
 
 

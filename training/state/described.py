@@ -26,7 +26,7 @@ _NAMED = (
     "attachments",
     "stored",
 )  # what the name is a hash of
-BUNDLE_FILE, WEIGHTS_FILE, ATTACHMENTS = "bundle.json", "weights.safetensors", "attachments"
+BUNDLE_FILE, WEIGHTS_FILE = "bundle.json", "weights.safetensors"
 _ATTACHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a file's name on any disk, and no way out of the folder
 
 

@@ -1,3 +1,4 @@
 """Names of files that go with bundles, for who must not ask for what reads them."""
 
+ATTACHMENTS = "attachments"  # the folder in a bundle that they lie in
 ITEMS = "items.arrow"  # training/state/items.py

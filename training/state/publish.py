@@ -18,7 +18,6 @@ from training.schema import Schema
 from training.settings import FitSettings
 from training.state.bundle import Bundle, load_bundle, open_described
 from training.state.described import (
-    ATTACHMENTS,
     BUNDLE_FILE,
     FORMAT,
     WEIGHTS_FILE,
@@ -27,6 +26,7 @@ from training.state.described import (
 )
 from training.state.files import Streamed, Written, replace_folder, sha256, write_tensors
 from training.state.json_files import sync_to_disk, write_json
+from training.state.names import ATTACHMENTS
 from training.tables.quantised import Form
 
 _PARTIAL = ".partial-"  # being written, or replaced

@@ -95,7 +95,7 @@ class Ruled:
         if scoring.cold_users == "recent_popularity":
             order = save_items(self._in_order(offered, sold), folder, "order")
         asked, path = self._asked_of(queries, scoring.exclude_seen), str(self.ground.bundle)
-        return Lists(asked, path, scoring.k, allowed, fallback=order, rules=self.rules)
+        return Lists(asked, path, scoring.k, allowed, fallback=order, rules=self.rules, reasons=scoring.reasons)
 
     def _offered(self, items: DataFrame) -> DataFrame:
         """`item` of those that somebody may be shown, and what rules look at: `segments`, bits, and `category`, the

@@ -32,6 +32,7 @@ from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.histories import histories, queries
 from spark_udfs.item_files import save_items
 from spark_udfs.lists import longest
+from spark_udfs.reasons import REASONS
 from spark_udfs.scoring import bundle_schema, unknown_ids
 
 if TYPE_CHECKING:
@@ -109,7 +110,12 @@ def score(ground: Ground, moment: datetime) -> Scored:
     silent = F.lit(True) if asked.ruled.takes_away else _silent(ground, items[0])
     rows, counts = partial(_rows, asked), partial(_counts, asked, queries)
     compared = items[1] if asked.searched is None else asked.searched.compared(items[1])
-    return Scored(queries, rows, counts, silent=silent, each=scoring_of(ground.settings).k, items=compared)
+    each = scoring_of(ground.settings).k
+    return Scored(queries, rows, counts, _more(ground), silent=silent, each=each, items=compared)
+
+
+def _more(ground: Ground) -> tuple[str, ...]:
+    return (REASONS,) if scoring_of(ground.settings).reasons else ()
 
 
 def _known_items(asked: _Asked) -> tuple[int, int]:
@@ -240,7 +246,8 @@ def _lists(asked: _Asked, queries: DataFrame) -> Lists:
     if scoring.cold_users == "recent_popularity":
         order = popularity_order(_sold(asked), "recent_customers", scoring.k + longest(queries))
     allowed = save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold")
-    return Lists(queries, str(ground.bundle), scoring.k, allowed, scoring.exclude_seen, order)
+    path, seen = str(ground.bundle), scoring.exclude_seen
+    return Lists(queries, path, scoring.k, allowed, seen, order, reasons=scoring.reasons)
 
 
 def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
@@ -255,6 +262,7 @@ def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
         "item",
         "score",
         "fallback",
+        *_more(asked.ground),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -36,6 +36,7 @@ class Lists:
         exclude_seen: whether each row's `seen` is left out.
         fallback: for users without one known item in their history.
         rules: what is ruled of lists.
+        reasons: how many of an item's are given.
     """
 
     queries: DataFrame
@@ -45,6 +46,7 @@ class Lists:
     exclude_seen: bool = True
     fallback: Order | ItemFile | None = None
     rules: Rules = NO_RULES
+    reasons: int = 0
 
     def ranked(self, index: IndexFile | None, queries: DataFrame | None = None) -> DataFrame:
         """user, rank, item, score, fallback: of all or of some of the users, by an index or by comparing all items."""
@@ -57,6 +59,7 @@ class Lists:
             fallback=self.fallback,
             rules=self.rules,
             index=index,
+            reasons=self.reasons,
         )
 
     def drawn(self, users: int) -> DataFrame:
@@ -129,7 +132,7 @@ def searched(lists: Lists, ground: Ground, asked: IndexSettings) -> Searched | N
         if index is None:
             return None
         sample = ground.keep("sample", lambda: lists.drawn(asked.sample))
-        users, wanted, found = _compared(lists, index, sample)
+        users, wanted, found = _compared(replace(lists, reasons=0), index, sample)
     recall = found / wanted if wanted else None
     what = f"{index.probes:,} of {index.lists:,} lists searched, for {users:,} users drawn"
     if recall is not None and recall < asked.least_recall:
