@@ -54,12 +54,19 @@ def refuse_too_much(measured: Mapping[str, Any], scoring: ScoringSettings, task:
     """Hold what was measured against what the settings allow.
 
     Raises:
-        DataError: there are more fallbacks, or the answers have moved further, than they say.
+        DataError: there are more fallbacks, or fewer answers, or they have moved further, than they say.
     """
     limits = {
         "most_fallback": ("fallback_share", "the share of rows that are not the model's"),
         "most_drift": ("drift", "how far the answers have moved from those before"),
     }
+    least, found = scoring.least_coverage, measured["coverage"]
+    if least is not None and found < least:
+        raise DataError(
+            f"the share of {task.columns.key} with an answer must be at least scoring.least_coverage={least:g}; it is "
+            f"{found:.3f}. Nothing was published in '{task.table}', and what was there stays: see what has changed, "
+            "or set a lower limit"
+        )
     for name, (of, what) in limits.items():
         limit, value = getattr(scoring, name), measured.get(of)
         if limit is not None and value is not None and value > limit:

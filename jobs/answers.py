@@ -43,16 +43,28 @@ def keep_more(tables: Tables, task: Task, bundle: str, moment: datetime, since: 
         return
 
 
-def before(tables: Tables, task: Task, since: datetime | None) -> tuple[DataFrame, dict[str, str]] | None:
+def before(tables: Tables, task: Task, now: Mapping[str, Any]) -> tuple[DataFrame, dict[str, str]] | None:
     """The answers that were published last, and whose they are (`bundle`, `moment`); None: there are none.
 
-    Where those since a time are answered, of others who were; else of everybody.
+    Where those since a time are answered, of others who were; else of everybody. What replaced others counts in their
+    place; not those of the same inputs, by a job that was killed before it had said so, nor those that an erasure took
+    out.
+
+    Args:
+        tables: where they lie.
+        task: whose they are.
+        now: what decides the answers to come.
     """
+    replaced = set[tuple[str, str]]()
     for inputs in _scored(tables, task):
-        if ("since" in inputs["scoring"]) == (since is not None):
-            bundle, moment = str(inputs["bundle"]), str(inputs["moment"])
-            rows = tables.read(task.table).where(mine(bundle, datetime.fromisoformat(moment)))
-            return rows, {"bundle": bundle, "moment": moment}
+        of = (str(inputs["bundle"]), str(inputs["moment"]))
+        is_newest, alike = of not in replaced, ("since" in inputs["scoring"]) == ("since" in now["scoring"])
+        replaced.add(of)
+        if not (is_newest and alike) or inputs == now:
+            continue
+        rows = tables.read(task.table).where(mine(of[0], datetime.fromisoformat(of[1])))
+        if not rows.isEmpty():
+            return rows, dict(zip(("bundle", "moment"), of, strict=True))
     return None
 
 

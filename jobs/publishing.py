@@ -13,10 +13,10 @@ from pyspark.sql import functions as F
 from jobs import answers
 from jobs.answer_checks import checked, refuse_too_much
 from jobs.answer_drift import drift
-from jobs.console import say, step
+from jobs.console import say, step, warn
 from jobs.sessions import persisted
 from jobs.staged import Staged, bucket_of, remove_stale
-from training.errors import DataError, SettingsError
+from training.errors import SettingsError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -106,7 +106,8 @@ class Publication:
             yield self.staged.rows()
 
     def _fill(self, staged: Staged, scored: Scored) -> None:
-        """Make the buckets that are not in, one after the other; another job may make some of them meanwhile."""
+        """Make the buckets that are not in, one after the other, until none is missing: another job may make some of
+        them meanwhile, or remove all."""
         number, key = bucket_of(self.task.columns.key, staged.buckets), self.task.columns.key
         counted = scored.asked.groupBy(number.alias("bucket")).agg(F.count_distinct(key).alias("keys")).collect()
         keys, missing = {row["bucket"]: row["keys"] for row in counted}, staged.missing()
@@ -114,14 +115,22 @@ class Publication:
             say(f"score: goes on, {staged.buckets - len(missing):,} of {staged.buckets:,} buckets are in")
         self._refuse_erased(staged)
         while missing:
-            bucket, started = missing[0], time.perf_counter()
-            staged.add(bucket, scored.answer(scored.asked.where(number == bucket)))
-            self._refuse_erased(staged)
-            rate = keys.get(bucket, 0) / (time.perf_counter() - started)
-            of = f"{keys.get(bucket, 0):,} {key}, {rate:,.0f} a second"
-            so_far = f"{staged.count():,} rows so far"
-            say(f"score: bucket {bucket + 1:,} of {staged.buckets:,}: {of}; {so_far}")
+            for bucket in missing:
+                started = time.perf_counter()
+                self._add(staged, bucket, scored.answer(scored.asked.where(number == bucket)))
+                rate = keys.get(bucket, 0) / (time.perf_counter() - started)
+                of = f"{keys.get(bucket, 0):,} {key}, {rate:,.0f} a second"
+                say(f"score: bucket {bucket + 1:,} of {staged.buckets:,}: {of}")
             missing = staged.missing()
+
+    def _add(self, staged: Staged, bucket: int, rows: DataFrame) -> None:
+        """Commit a bucket. Tasks that write while an erasure removes the place make it anew: it goes whatever became of
+        the commit."""
+        try:
+            with staged.there():
+                staged.add(bucket, rows)
+        finally:
+            self._refuse_erased(staged)
 
     def _refuse_erased(self, staged: Staged) -> None:
         """See that nobody was erased meanwhile; else what was staged may hold them, and goes.
@@ -129,11 +138,9 @@ class Publication:
         Raises:
             DataError: somebody was.
         """
-        try:
-            self.watch.before_writing()
-        except DataError:
+        if self.watch.is_outdated:
             staged.remove()
-            raise
+            self.watch.before_writing()
 
     def _measured(self, scored: Scored, rows: DataFrame) -> dict[str, Any]:
         measured = checked(self.task, scored, rows) | self._drift(rows)
@@ -141,6 +148,10 @@ class Publication:
         return measured
 
     def _drift(self, rows: DataFrame) -> dict[str, Any]:
-        found = answers.before(self.tables, self.task, self.scoring.since)
+        found = answers.before(self.tables, self.task, self.inputs)
         moved = None if found is None else drift(rows, found[0], self.task.columns.spread)
-        return {} if found is None or moved is None else {"drift": moved, "drift_from": found[1]}
+        if found is None or moved is None:
+            if self.scoring.most_drift is not None:
+                warn("scoring.most_drift has nothing to hold these answers against: there are none before")
+            return {}
+        return {"drift": moved, "drift_from": found[1]}

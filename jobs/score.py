@@ -88,18 +88,19 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         said["since"] = features.utc(since).isoformat()
     inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
     buckets = settings.scoring.buckets
-    staged = Staged(tables, task, inputs, buckets) if buckets > 1 else None
+    dry = settings.scoring.dry_run
+    staged = Staged(tables, task, inputs, buckets) if buckets > 1 and not dry else None
     publication = Publication(tables, task, settings.scoring, bundle.name, moment, inputs, watch, staged)
     before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
     with step("score: comparing with what is there"):
         held = (
             before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, answers.JOB, inputs)
         )
-    if before is not None and held:
+    if before is not None and held and not dry:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         publication.clear()  # of a score that was killed over it
         return before | {"up_to_date": True}
-    if since is not None:
+    if since is not None and not dry:
         answers.keep_more(tables, task, bundle.name, moment, since)
     goes_on = None
     if task.grows:
@@ -113,8 +114,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     ):
         scored = task.spark().score(ground, moment)
         answers.refuse_another(tables, task, scored.more)
-        estimate = estimated(tables, task, scored, bundle, timed=settings.scoring.dry_run)
-        if settings.scoring.dry_run:
+        estimate = estimated(tables, task, scored, bundle, timed=dry)
+        if dry:
             say("scoring.dry_run: nothing was written")
             return said | {"estimate": estimate, "dry_run": True, "up_to_date": False}
         version, measured = publication.publish(scored)

@@ -1,8 +1,8 @@
 """What a score will take, said before it answers: how many keys, operations, minutes and bytes.
 
-Minutes are measured, by answering a small sample of the keys twice and taking the time of the second: the first one
-opens the bundle in each worker, and makes the items' matrix. A small shop would wait longer for that than it is worth:
-there it is done for `scoring.dry_run` alone.
+Minutes are measured, by answering a sample of the keys twice and then a part of it: the first time opens the bundle in
+each worker, and makes the items' matrix; what the other two differ by is what more keys cost. A small shop would wait
+longer for that than it is worth: there it is done for `scoring.dry_run` alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from safetensors import safe_open
 
 from jobs.console import show_counts, step
-from jobs.sessions import parallelism
+from jobs.sessions import parallelism, persisted
 from jobs.staged import bucket_of
 from spark_udfs.scoring import bundle_schema
 from training.state.json_files import read_json
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MANY = 1_000_000  # keys from which on a sample is answered without being asked for
 SAMPLE = 4_000  # keys of a sample, about
+PARTS = 4  # one of so many of a sample is answered once more
 BYTES_A_ROW = 20  # of a table that is not there yet
 
 
@@ -58,8 +59,8 @@ def estimated(tables: Tables, task: Task, scored: Scored, bundle: Path, *, timed
     found |= {"flops": asked["rows"] * flops(bundle, scored.items)}
     found |= {"bytes": round(rows * a_row), "bytes_a_row": a_row, "bytes_of": of, "slots": parallelism(tables.spark)}
     if asked["keys"] and (timed or asked["keys"] >= MANY):
-        with step("score: answering a sample twice, to tell how long all takes"):
-            found |= _measured(scored, key, asked["keys"])
+        with step("score: answering a sample, to tell how long all takes"):
+            found |= _measured(scored, key, asked["keys"], found["slots"])
     show_counts("What this score takes", {name: value for name, value in found.items() if name != "bytes_of"})
     return found
 
@@ -80,13 +81,16 @@ def _bytes_a_row(tables: Tables, name: str) -> tuple[float, str]:
     return (tables.size(name) / rows, "table") if rows else (float(BYTES_A_ROW), "constant")
 
 
-def _measured(scored: Scored, key: str, keys: int) -> dict[str, Any]:
+def _measured(scored: Scored, key: str, keys: int, slots: int) -> dict[str, Any]:
     """Minutes for all keys, by those whose hash falls into one of so many buckets that each has a sample."""
-    drawn = scored.asked.where(bucket_of(key, max(1, keys // SAMPLE)) == 0)
-    held = drawn.select(key).distinct().count()
-    answers = scored.answer(drawn)
-    _, seconds = (_seconds(answers) for _ in range(2))
-    return {"minutes": keys / max(held, 1) * seconds / 60, "sample_keys": held, "sample_seconds": seconds}
+    buckets = max(1, keys // SAMPLE)
+    with persisted(scored.asked.where(bucket_of(key, buckets) == 0).coalesce(slots)) as drawn:
+        part = drawn.where(bucket_of(key, buckets * PARTS) == 0)
+        held, fewer = (one.select(key).distinct().count() for one in (drawn, part))
+        _, seconds, least = (_seconds(scored.answer(one)) for one in (drawn, drawn, part))
+    each = max(0.0, seconds - least) / max(1, held - fewer)
+    minutes = (seconds + each * (keys - held)) / 60
+    return {"minutes": minutes, "sample_keys": held, "sample_seconds": seconds}
 
 
 def _seconds(answers: DataFrame) -> float:

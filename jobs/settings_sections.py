@@ -199,7 +199,9 @@ class ScoringSettings(Section):
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset({"since"})
-    UNDECISIVE: ClassVar[frozenset[str]] = frozenset({"moment", "buckets", "dry_run", "most_fallback", "most_drift"})
+    UNDECISIVE: ClassVar[frozenset[str]] = frozenset(
+        {"moment", "buckets", "dry_run", "most_fallback", "most_drift", "least_coverage"}
+    )
 
     moment: Moment | None = Field(
         None, description="all is answered by what was known then; default: just after the last line"
@@ -218,6 +220,9 @@ class ScoringSettings(Section):
     dry_run: bool = Field(False, description="say what the score would take, and write nothing")
     most_fallback: float | None = Field(
         None, ge=0, le=1, description="share of answers that are not the model's past which nothing is published"
+    )
+    least_coverage: float | None = Field(
+        None, ge=0, le=1, description="share of what is asked that must have an answer, else nothing is published"
     )
     most_drift: float | None = Field(
         None, ge=0, le=1, description="how far answers may move from those before, else nothing is published; 1: any"

@@ -18,10 +18,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import commits
+from jobs import commits, versions
 from jobs.answers import JOB
 from jobs.console import say
-from jobs.erasure import files
+from jobs.erasure import erased, files
 from jobs.sessions import SPARK_ERRORS
 from jobs.table_writes import digest
 from jobs.tables import Tables
@@ -55,7 +55,8 @@ def remove_all(tables: Tables) -> list[str]:
 
 
 def remove_stale(tables: Tables, task: Task) -> None:
-    """Remove a task's places to which nothing was written for a week: nobody goes on with them."""
+    """Remove a task's places that nobody goes on with: to which nothing was written for a week, or whose job did not
+    know whom an erasure has taken out since."""
     for name in [] if is_remote() else files.folders_in(tables.spark, tables.root):
         if (found := PLACE.fullmatch(name)) is None or found[1] != task.table:
             continue
@@ -63,6 +64,17 @@ def remove_stale(tables: Tables, task: Task) -> None:
         if written is not None and time.time() - written > STALE.total_seconds():
             say(f"removing {name}: answers that were not finished, and to which nothing came for {STALE.days} days")
             files.remove(tables.spark, tables.path(name))
+        elif _knew_others_erased(tables, name):
+            say(f"removing {name}: answers that were not finished, and persons were erased since")
+            files.remove(tables.spark, tables.path(name))
+
+
+def _knew_others_erased(tables: Tables, name: str) -> bool:
+    """Whether a place's job knew others as erased than are now; one without a commit may be just begun."""
+    if not files.files_in(tables.spark, f"{tables.path(name)}/_delta_log"):
+        return False
+    made = Tables(tables.spark, tables.root).made_from(name, by=JOB)
+    return made is not None and made.get("erased") != erased.state(tables)
 
 
 def _last_written(tables: Tables, name: str) -> float | None:
@@ -78,7 +90,7 @@ class Staged:
     Args:
         tables: below whose root it lies.
         task: whose answers they are.
-        inputs: what decides the answers.
+        inputs: what decides the answers. Another version of the code does not go on with them.
         buckets: how many they are dealt to.
 
     Raises:
@@ -93,7 +105,7 @@ class Staged:
                 "nothing was written"
             )
         self._tables, self.buckets = Tables(tables.spark, tables.root), buckets
-        self._made = {**inputs, "buckets": buckets}
+        self._made = {**inputs, "buckets": buckets, "version": versions.installed("millrace")}
         self.name = f"staged_{task.table}_{digest(self._made)}"
 
     def missing(self) -> list[int]:
@@ -119,15 +131,6 @@ class Staged:
         """
         with self._readable():
             return self._tables.read(self.name)
-
-    def count(self) -> int:
-        """How many answers are in; none where another job has removed the place meanwhile.
-
-        Raises:
-            TableError: what lies there cannot be read.
-        """
-        with self._readable():
-            return self._tables.read(self.name).count() if self._tables.exists(self.name) else 0
 
     def remove(self) -> None:
         """Remove the place, if it is there."""

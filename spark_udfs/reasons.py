@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 REASONS = "reasons"
 REASONS_SQL = "array<struct<item_id: string, share: float>>"
+AT_ONCE = 1 << 20  # shares at once: with what sorts them some 30 MB
 REASON = pa.struct([("item_id", pa.string()), ("share", pa.float32())])
 
 
@@ -53,6 +55,15 @@ def items_of(bundle: Path) -> Items:
         BundleError: the file is none of items.
     """
     return open_items(bundle / ATTACHMENTS / ITEMS)
+
+
+def _parts(order: Ints, lengths: Ints, k: int) -> Iterator[Ints]:
+    """Rows that go at once, ascending: as many as have few numbers for each line and item of a list."""
+    at = 0
+    while at < len(order):
+        step = max(1, AT_ONCE // (max(1, int(lengths[order[at]])) * k))
+        yield np.sort(order[at : at + step])
+        at += step
 
 
 class _OfHistory(NamedTuple):
@@ -88,13 +99,31 @@ class Reasons:
         Raises:
             SettingsError: the model's scores cannot be split.
         """
-        is_ours = (best.items >= 0) & ~best.cold[:, None]
-        history: Ragged = batch["history"]  # type: ignore[assignment]
-        found = np.where(is_ours, best.items, ranking.ids[0] if len(ranking.ids) else 0)
-        held = _by_item(history.values.numpy(), history.offsets.numpy(), ranking.shares(batch, found))
-        items, shares = _strongest(held, self.most, best.items.shape)
+        is_ours, history = (best.items >= 0) & ~best.cold[:, None], cast("Ragged", batch["history"])
+        lengths = np.diff(history.offsets.numpy())
+        # Longest histories first: one of a thousand lines would be a thousand places for each of the others.
+        order = np.argsort(-lengths, kind="stable")
+        order = order[is_ours.any(axis=1)[order]]
+        items = np.zeros((*best.items.shape, self.most), np.int64)
+        shares = np.full(items.shape, -np.inf, np.float32)
+        for rows in _parts(order, lengths, best.items.shape[1]):
+            items[rows], shares[rows] = self._of_rows(ranking, batch, best.items[rows], rows)
         is_reason = (shares > 0) & is_ours[:, :, None]
         return self._lists(items[is_reason], shares[is_reason], is_reason.sum(axis=2)[best.items >= 0])
+
+    def _of_rows(self, ranking: Ranking, batch: Batch, found: Ints, rows: Ints) -> tuple[Ints, Floats]:
+        """Of some rows, ascending."""
+        import torch
+
+        from training.batch import chosen
+
+        keep = torch.zeros(len(cast("Ragged", batch["history"]).offsets) - 1, dtype=torch.bool)
+        keep[torch.from_numpy(rows)] = True
+        some = chosen(batch, keep)
+        history = cast("Ragged", some["history"])
+        shares = ranking.shares(some, np.where(found >= 0, found, found[:, :1]))
+        held = _by_item(history.values.numpy(), history.offsets.numpy(), shares)
+        return _strongest(held, self.most, found.shape)
 
     def _lists(self, items: Ints, shares: Floats, lengths: Ints) -> pa.Array:
         ids = self.items.rows["id"].take(pa.array(np.searchsorted(self.items.numbers, items))).cast(pa.string())

@@ -112,6 +112,11 @@ class Watch:
         """What the job adds to its inputs: whom it knows as erased; nothing if nobody ever was."""
         return {} if self._known is None else {"erased": self._known}
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether persons were erased since it was made."""
+        return state(self._tables) != self._known
+
     def before_writing(self) -> None:
         """Refuse to write what was read before persons were erased.
 
@@ -120,7 +125,7 @@ class Watch:
         Raises:
             DataError: persons were erased since the job began, or the table had rows of some.
         """
-        if state(self._tables) != self._known:
+        if self.is_outdated:
             raise DataError(
                 f"persons were erased from the tables at {self._tables.root} while `{self._command}` read them, and "
                 f"what it read would bring them back; nothing was written. Run `{self._command}` again once the "
@@ -157,7 +162,7 @@ class Watch:
         Raises:
             DataError: persons were erased since the job began; what it made is in no manifest.
         """
-        if state(self._tables) != self._known:
+        if self.is_outdated:
             raise DataError(
                 f"persons were erased from the tables at {self._tables.root} while `{self._command}` made tables of "
                 "rows that it had read before; these may hold the persons, and are not published. Run `millrace erase` "

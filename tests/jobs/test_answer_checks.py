@@ -100,11 +100,13 @@ def test_drift_is_the_total_variation_of_tenths(spark: SparkSession) -> None:
 
 
 def test_limits_are_held_and_refused_where_there_is_nothing_to_limit() -> None:
-    measured, task = {"fallback_share": 0.25, "drift": 0.5}, TASKS["recommend"]
-    refuse_too_much(measured, ScoringSettings(most_fallback=0.25, most_drift=0.5), task)
-    refuse_too_much({}, ScoringSettings(most_drift=0), task)  # nothing lies there yet
+    measured, task = {"coverage": 0.75, "fallback_share": 0.25, "drift": 0.5}, TASKS["recommend"]
+    refuse_too_much(measured, ScoringSettings(most_fallback=0.25, most_drift=0.5, least_coverage=0.75), task)
+    refuse_too_much({"coverage": 1.0}, ScoringSettings(most_drift=0), task)  # nothing lies there yet
     with pytest.raises(DataError, match=r"not the model's must be at most scoring.most_fallback=0.2; it is 0.250"):
         refuse_too_much(measured, ScoringSettings(most_fallback=0.2), task)
+    with pytest.raises(DataError, match=r"must be at least scoring.least_coverage=0.8; it is 0.750. Nothing was pub"):
+        refuse_too_much(measured, ScoringSettings(least_coverage=0.8), task)
     with pytest.raises(DataError, match=r"have moved .* at most scoring.most_drift=0.1; it is 0.500. Nothing was pub"):
         refuse_too_much(measured, ScoringSettings(most_drift=0.1), task)
     with pytest.raises(SettingsError, match=r"most_fallback must be left out where the task is fraud"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -151,10 +152,13 @@ class Looks:
     def __init__(self, *, sees: bool) -> None:
         self.sees, self.looked = sees, 0
 
-    def before_writing(self) -> None:
+    @property
+    def is_outdated(self) -> bool:
         self.looked += 1
-        if self.sees and self.looked == 3:
-            raise DataError("persons were erased")
+        return self.sees and self.looked == 3
+
+    def before_writing(self) -> None:
+        raise DataError("persons were erased")
 
 
 def test_buckets_that_another_job_removed_are_made_again_and_none_stays_after_an_erasure(
@@ -175,6 +179,20 @@ def test_buckets_that_another_job_removed_are_made_again_and_none_stays_after_an
     assert list(tmp_path.iterdir()) == []
     made = list[int]()
 
+    def torn(place: Staged, bucket: int, rows: DataFrame) -> None:
+        add(place, bucket, rows)
+        shutil.rmtree(tmp_path / place.name / "_delta_log")
+        raise PySparkException("no log")  # as tasks find that write while an erasure removes the place
+
+    monkeypatch.setattr(Staged, "add", torn)
+    for sees, error in ((True, "persons were erased"), (False, "must be readable, and are not")):
+        watch = Looks(sees=sees)
+        watch.looked = 1
+        with pytest.raises((DataError, TableError), match=error):
+            filled(watch)
+        assert [path.name.startswith("staged_") for path in tmp_path.iterdir()] == [True] * (not sees)
+    shutil.rmtree(next(tmp_path.iterdir()))
+
     def with_another(place: Staged, bucket: int, rows: DataFrame) -> None:
         add(place, bucket, rows)
         add(place, bucket, rows)  # as one of the same inputs does at once
@@ -184,7 +202,7 @@ def test_buckets_that_another_job_removed_are_made_again_and_none_stays_after_an
 
     monkeypatch.setattr(Staged, "add", with_another)
     place = filled(Looks(sees=False))
-    assert (made, place.missing()) == ([0, 0, 1, 2], [])
+    assert (made, place.missing()) == ([0, 1, 2, 0], [])
     assert sorted(place.rows().collect()) == sorted(asked.collect())
 
 
@@ -231,7 +249,11 @@ def test_what_others_left_goes_after_a_week(spark: SparkSession, tmp_path: Path)
         left("staged_forecasts_0123456789ab", age=week + 60),
         left("staged_of_mine", age=week + 60),
     ]
+    Staged(Tables(spark, str(tmp_path)), TASK, {"erased": 3}, 2).add(
+        0, spark.createDataFrame([("u",)], "user_id string")
+    )
     staged.remove_stale(Tables(spark, str(tmp_path)), TASK)
+    assert sorted(place.name for place in tmp_path.iterdir()) == sorted(file.parents[1].name for file in kept)
     assert not gone.parents[1].exists()
     assert all(file.exists() for file in kept)
     assert staged.remove_all(Tables(spark, str(tmp_path))) == [

@@ -60,7 +60,7 @@ def shares_of_lines(lines: Lines, mix: nn.Linear, rest_BD: Tensor, vectors_BCD: 
         vectors_BCD: of each row the items' v.
     """
     lengths = lines.which.offsets[1:] - lines.which.offsets[:-1]
-    longest = max(STEPS, int(lengths.max()) if len(lengths) else 0)
+    longest = max(STEPS, vectors_BCD.shape[1], int(lengths.max()) if len(lengths) else 0)
     step = max(1, AT_ONCE // (longest * rest_BD.shape[1]))
     found = [
         _shares(lines.of(first, last), mix, rest_BD[first:last], vectors_BCD[first:last])

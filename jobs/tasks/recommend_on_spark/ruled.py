@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from jobs.console import warn
 from jobs.settings_lists import ListRules, scoring_of
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES
-from jobs.tasks.recommend_on_spark.searched import Lists
+from jobs.tasks.recommend_on_spark.searched import Lists, Shown
 from spark_udfs.column_types import type_problems
 from spark_udfs.diversity import Diversity
 from spark_udfs.item_files import save_items
@@ -71,11 +71,23 @@ class Ruled:
         """Whether they may leave a user without a list."""
         return bool(self._of) or self.asked.least_score is not None
 
-    def lists(self, queries: DataFrame, items: DataFrame, sold: DataFrame) -> Lists:
+    def lists(self, queries: DataFrame, shown: Shown) -> Lists:
         """How lists are made under the rules.
 
         Args:
             queries: a row a user, as the bundle takes them, with user_id and seen.
+            shown: as `shown` gives it.
+        """
+        scoring = scoring_of(self.ground.settings)
+        asked, path = self._asked_of(queries, scoring.exclude_seen), str(self.ground.bundle)
+        return Lists(
+            asked, path, scoring.k, shown.allowed, fallback=shown.order, rules=self.rules, reasons=scoring.reasons
+        )
+
+    def shown(self, items: DataFrame, sold: DataFrame) -> Shown:
+        """What lists are made of.
+
+        Args:
             items: item, item_id of what can be recommended.
             sold: item, recent_customers.
 
@@ -83,7 +95,7 @@ class Ruled:
             DataError: none of the items may be shown to anybody.
             SchemaError: the table `items` has no such category.
         """
-        scoring, folder, order = scoring_of(self.ground.settings), self.ground.folder / ITEM_FILES, None
+        folder, order = self.ground.folder / ITEM_FILES, None
         offered = self.ground.keep("offered", lambda: self._offered(items))
         allowed = save_items(offered, folder, "offered")
         if not allowed.rows and "allowed" in self._of:
@@ -92,10 +104,9 @@ class Ruled:
                 f"{self._of['allowed'].select('item_id').distinct().count():,} ids is one: they must be ids as ingest "
                 "keeps them, of what was sold before the moment; correct the table, or leave it out"
             )
-        if scoring.cold_users == "recent_popularity":
+        if scoring_of(self.ground.settings).cold_users == "recent_popularity":
             order = save_items(self._in_order(offered, sold), folder, "order")
-        asked, path = self._asked_of(queries, scoring.exclude_seen), str(self.ground.bundle)
-        return Lists(asked, path, scoring.k, allowed, fallback=order, rules=self.rules, reasons=scoring.reasons)
+        return Shown(allowed, order)
 
     def _offered(self, items: DataFrame) -> DataFrame:
         """`item` of those that somebody may be shown, and what rules look at: `segments`, bits, and `category`, the

@@ -26,13 +26,13 @@ from jobs.tasks.recommend_on_spark.known import (
     without_held,
 )
 from jobs.tasks.recommend_on_spark.ruled import Ruled
-from jobs.tasks.recommend_on_spark.searched import Lists, Searched, searched
+from jobs.tasks.recommend_on_spark.searched import Lists, Searched, Shown, searched
 from spark_udfs import features, vocabularies
 from spark_udfs.baselines.classic import popularity_order
 from spark_udfs.histories import histories, queries
 from spark_udfs.item_files import save_items
 from spark_udfs.lists import longest
-from spark_udfs.reasons import REASONS
+from spark_udfs.reasons import REASONS, check_reasons
 from spark_udfs.scoring import bundle_schema, unknown_ids
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class _Asked:
     def ruled(self) -> Ruled:
         """What is ruled of the lists."""
         return Ruled(self.ground)
+
+    @cached_property
+    def shown(self) -> Shown:
+        """What is written of items once, however many parts the users are answered in."""
+        return _shown(self)
 
     @cached_property
     def searched(self) -> Searched | None:
@@ -103,11 +108,14 @@ def score(ground: Ground, moment: datetime) -> Scored:
     Every user of the shop gets rows: one that the bundle does not know is scored by the history alone, one without a
     known item in the history gets what sold most lately, marked `fallback`.
     """
+    if scoring_of(ground.settings).reasons:
+        check_reasons(str(ground.bundle))
     before = ground.before
     asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
     queries = _queries(asked)
     items = _known_items(asked)
-    silent = F.lit(True) if asked.ruled.takes_away else _silent(ground, items[0])
+    # Nor does a bundle have a list for anybody that knows none of the items.
+    silent = F.lit(True) if asked.ruled.takes_away or not items[1] else _silent(ground, items[0])
     rows, counts = partial(_rows, asked), partial(_counts, asked, queries)
     compared = items[1] if asked.searched is None else asked.searched.compared(items[1])
     each = scoring_of(ground.settings).k
@@ -239,15 +247,21 @@ def _recommendable(asked: _Asked) -> DataFrame:
 
 def _lists(asked: _Asked, queries: DataFrame) -> Lists:
     """How the lists of some users are made."""
+    ground, scoring = asked.ground, scoring_of(asked.ground.settings)
+    if asked.ruled.is_any:
+        return asked.ruled.lists(queries, asked.shown)
+    path, seen = str(ground.bundle), scoring.exclude_seen
+    return Lists(queries, path, scoring.k, asked.shown.allowed, seen, asked.shown.order, reasons=scoring.reasons)
+
+
+def _shown(asked: _Asked) -> Shown:
     ground, scoring, order = asked.ground, scoring_of(asked.ground.settings), None
     if asked.ruled.is_any:
         can_be = _recommendable(asked).join(_item_ids(asked), on="item", how="inner")
-        return asked.ruled.lists(queries, can_be, _sold(asked))
+        return asked.ruled.shown(can_be, _sold(asked))
     if scoring.cold_users == "recent_popularity":
-        order = popularity_order(_sold(asked), "recent_customers", scoring.k + longest(queries))
-    allowed = save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold")
-    path, seen = str(ground.bundle), scoring.exclude_seen
-    return Lists(queries, path, scoring.k, allowed, seen, order, reasons=scoring.reasons)
+        order = popularity_order(_sold(asked), "recent_customers", scoring.k + longest(_queries(asked)))
+    return Shown(save_items(_recommendable(asked), ground.folder / ITEM_FILES, "sold"), order)
 
 
 def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:

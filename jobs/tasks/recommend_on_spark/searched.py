@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from jobs.task import Ground
     from spark_udfs.answers import Order
     from spark_udfs.item_files import ItemFile
+
+
+class Shown(NamedTuple):
+    """What lists are made of.
+
+    Attributes:
+        allowed: what may be in them.
+        order: what users get without one known item in their history; None: nothing.
+    """
+
+    allowed: ItemFile
+    order: Order | ItemFile | None
 
 
 @dataclass(frozen=True)
