@@ -48,13 +48,13 @@ def main() -> None:
     for name, value in sorted(seconds.items(), key=lambda one: one[1]):
         print(f"  {name:12} {value:7.2f} s   {users / value:8,.0f} users/s")
     ratios = {name: round(value / seconds["ours"], 2) for name, value in seconds.items() if name != "ours"}
-    of_torch = min(value for name, value in ratios.items() if name.startswith("torch"))
     detail = {
         "users_per_s": {name: round(users / value) for name, value in seconds.items()},
         "ratio_to": ratios,
         "largest_difference": max(worst.values()),
     }
-    line = {"name": "scoring_kernel", "ratio": of_torch, "goal": GOAL, "unit": "x torch.mm + topk", "detail": detail}
+    least, unit = min(ratios.values()), "x the fastest other"
+    line = {"name": "scoring_kernel", "ratio": least, "goal": GOAL, "unit": unit, "detail": detail}
     print(json.dumps(line))
 
 
