@@ -134,13 +134,13 @@ def test_tables_that_do_not_say_what_they_must_are_refused(
         Ruled(with_rules(ground, {}, allowed=allowed, segments=one))
     can_be = spark.createDataFrame([(1, "b")], "item bigint, item_id string")
     with pytest.raises(DataError, match=r"allowed must name an item that can be recommended; none of its 1 ids is one"):
-        Ruled(with_rules(ground, {}, allowed=allowed.drop("segment"))).lists(allowed, can_be, can_be)
+        Ruled(with_rules(ground, {}, allowed=allowed.drop("segment"))).shown(can_be, can_be)
     ground.release()
     for column, told in (("colour", "missing"), ("tags", "array<string>")):
         with pytest.raises(
             SchemaError, match=rf"category must name a column .*; '{column}' is {told}, and it has item_id"
         ):
-            Ruled(with_rules(ground, {"per_category": 1, "category": column})).lists(can_be, can_be, can_be)
+            Ruled(with_rules(ground, {"per_category": 1, "category": column})).shown(can_be, can_be)
     ground.release()
 
 
