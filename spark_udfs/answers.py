@@ -202,6 +202,17 @@ def to_batch(rows: pa.RecordBatch, columns: Sequence[Column]) -> Batch:
     return {column.name: _value(named(rows, column.name), column) for column in columns}
 
 
+def rows_of(batch: Batch, rows: Ints) -> Batch:
+    """Some rows of a batch, which are given ascending."""
+    import torch
+
+    from training.batch import batch_size, chosen
+
+    keep = torch.zeros(batch_size(batch), dtype=torch.bool)
+    keep[torch.from_numpy(rows)] = True
+    return chosen(batch, keep)
+
+
 def cold_rows(history: Any) -> Mask:
     """Rows without one known item in their history."""
     values, offsets = history.values.numpy(), history.offsets.numpy()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from spark_udfs.answers import Best, Ranking
+from spark_udfs.answers import Best, Ranking, rows_of
 from spark_udfs.top_k import Floats, Ints, Mask
 from training.configs import CONFIGS
 from training.errors import BundleError, SettingsError
@@ -113,13 +113,7 @@ class Reasons:
 
     def _of_rows(self, ranking: Ranking, batch: Batch, found: Ints, rows: Ints) -> tuple[Ints, Floats]:
         """Of some rows, ascending."""
-        import torch
-
-        from training.batch import chosen
-
-        keep = torch.zeros(len(cast("Ragged", batch["history"]).offsets) - 1, dtype=torch.bool)
-        keep[torch.from_numpy(rows)] = True
-        some = chosen(batch, keep)
+        some = rows_of(batch, rows)
         history = cast("Ragged", some["history"])
         shares = ranking.shares(some, np.where(found >= 0, found, found[:, :1]))
         held = _by_item(history.values.numpy(), history.offsets.numpy(), shares)
