@@ -138,17 +138,21 @@ class Staged:
 
     @contextmanager
     def there(self) -> Iterator[None]:
-        """Say what it means if what was staged goes while it is read.
+        """Say what it means if what was staged goes while it is read or added to.
 
         Raises:
             TableError: it is gone.
         """
+        was_there = self._has_log()
         try:
             yield
         except SPARK_ERRORS as error:
-            if files.files_in(self._tables.spark, f"{self._tables.path(self.name)}/_delta_log"):
+            if not was_there or self._has_log():
                 raise
             raise self._unreadable() from error
+
+    def _has_log(self) -> bool:
+        return bool(files.files_in(self._tables.spark, f"{self._tables.path(self.name)}/_delta_log"))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
