@@ -220,9 +220,13 @@ def test_a_bucket_is_in_by_its_commit_and_once(
     assert Staged(tables, TASK, {"bundle": "other"}, 3).missing() == [0, 1, 2]
     assert [row[0] for row in rows.select(bucket_of("user_id", 1_000)).collect()] == [287, 372]
     held = place.rows()
-    with pytest.raises(TableError, match=r"staged answers at .* must be readable, and are not"), place.there():
+
+    def read_too_late() -> None:
         place.remove()
         held.collect()
+
+    with pytest.raises(TableError, match=r"staged answers at .* must be readable, and are not"), place.there():
+        read_too_late()
     place.add(0, rows)  # as one does that was slower
     assert (place.missing(), place.rows().count()) == ([1, 2], 2)
     (tmp_path / place.name / "_delta_log" / f"{0:020}.json").write_text("{}")
