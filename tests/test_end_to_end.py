@@ -47,7 +47,7 @@ def first(adaptive: SparkSession, folder: Path) -> dict[str, Any]:
     return run_demo(None, str(folder), FLAGS)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_main_job_end_to_end(adaptive: SparkSession, folder: Path, first: dict[str, Any]) -> None:
     run = folder / "shop" / "run"
     assert [entry["stage"] for entry in json.loads((run / "stages.json").read_text())] == STAGES
@@ -63,7 +63,7 @@ def test_the_main_job_end_to_end(adaptive: SparkSession, folder: Path, first: di
     assert "<script src=" not in page, "the report must need no network"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_again_it_changes_nothing(adaptive: SparkSession, folder: Path, first: dict[str, Any]) -> None:
     run, tables = folder / "shop" / "run", Tables(adaptive, str(folder / "shop" / "tables"))
     names = ("events", "examples", "queries", "catalogue", "vocabulary_items", "recommendations")
