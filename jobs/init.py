@@ -175,7 +175,7 @@ def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
     yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
     yield "  validation_days: 30"
     yield f"model: {{name: {task.model}}}"
-    yield "training: {ranks: 2, epochs: 8}"
+    yield "training: {ranks: 2, epochs: 8}   # of fewer than 50,000 examples: batch_size: 256 too, or steps are few"
     yield "tuning: {trials: 0}         # an Optuna study of so many trials before the training"
     yield "# all settings: millrace settings"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ EVERYBODY = {*(f"user {user}" for user in range(USERS)), LOOKER, NEWCOMER}
 
 
 def test_what_an_index_finds_is_what_was_measured_and_too_little_is_refused(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = small_shop(spark, tmp_path)
 
@@ -28,6 +29,9 @@ def test_what_an_index_finds_is_what_was_measured_and_too_little_is_refused(
         return Settings(**(settings.model_dump() | {"scoring": scoring}))
 
     made = score.run(by_index(0.1), spark)
+    warned = re.search(
+        r"for (\d+) of these \d+ users all items were compared", capsys.readouterr().err.replace("\n", " ")
+    )
     recommender = Recommender.load(Path(settings.run_dir, "bundles", made["bundle"]), settings.tables.root)
     users = sorted(EVERYBODY - {LOOKER, NEWCOMER})
     exact = {
@@ -43,6 +47,7 @@ def test_what_an_index_finds_is_what_was_measured_and_too_little_is_refused(
     assert 0.3 < made["index_recall"] < 1
     assert (made["index_sample"], made["index_lists"], made["index_probes"]) == (USERS, 10, 2)
     assert 0 < made["users_searched_whole"] <= USERS
+    assert (warned is not None) == (2 * made["users_searched_whole"] > USERS)
     message = (
         rf"least_recall is 1, and the index finds {made['index_recall']:.4f} of the .* 2 of 10 lists .* Raise scor"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
-from jobs.console import say, step
+from jobs.console import say, step, warn
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES
 from spark_udfs.indexed import save_index, users_searched_whole
 from spark_udfs.item_index import IndexFile
@@ -101,14 +101,7 @@ class Searched:
     def counts(self, lists: Lists) -> dict[str, Any]:
         """index_recall, index_sample (users), index_lists, index_probes; and users_searched_whole, for whom all items
         were compared, as the lists that were searched had fewer than K that they have not seen."""
-        whole = users_searched_whole(
-            lists.queries,
-            lists.bundle,
-            k=lists.k,
-            allowed=lists.allowed,
-            index=self.index,
-            exclude_seen=lists.exclude_seen,
-        )
+        whole = _searched_whole(lists, self.index, lists.queries)
         return {
             "index_recall": self.recall,
             "index_sample": self.users,
@@ -154,7 +147,19 @@ def searched(lists: Lists, ground: Ground, asked: IndexSettings) -> Searched | N
             "fewer scoring.index.lists, which are longer then, or leave scoring.index out to compare all items"
         )
     say(f"score: the index finds {'nothing to find' if recall is None else f'{recall:.4f}'}, with {what}")
+    if 2 * (whole := _searched_whole(lists, index, sample)) > users:
+        warn(
+            f"scoring.index: for {whole:,} of these {users:,} users all items were compared, as the lists that are "
+            f"searched hold fewer than scoring.k={lists.k} not yet seen: it saves nothing, and its recall says "
+            "little. Set fewer scoring.index.lists, more probes, or leave scoring.index out"
+        )
     return Searched(index, users, recall)
+
+
+def _searched_whole(lists: Lists, index: IndexFile, queries: DataFrame) -> int:
+    return users_searched_whole(
+        queries, lists.bundle, k=lists.k, allowed=lists.allowed, index=index, exclude_seen=lists.exclude_seen
+    )
 
 
 def _compared(lists: Lists, index: IndexFile, sample: DataFrame) -> tuple[int, int, int]:
