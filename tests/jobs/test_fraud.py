@@ -253,7 +253,8 @@ def test_open_cases_are_scored_and_a_second_run_changes_nothing(trained: Setting
     (Path(asked.run_dir) / SCORE).unlink()
     in_two = settings_in(Path(trained.run_dir).parent, scoring={"moment": moment, "buckets": 2})
     again = score.run(in_two, spark)  # the limit of alarms is that of all cases
-    assert (again["alarms"], again["coverage"], again["drift"]) == (summary["alarms"], 1.0, pytest.approx(0, abs=0.01))
+    assert (again["alarms"], again["coverage"]) == (summary["alarms"], 1.0)
+    assert "drift" not in again  # answers of the same inputs are not held against themselves
     assert {key for key, row in held(asked, spark, "fraud_scores").items() if row["alarm"]} == {
         key for key, row in rows.items() if row["alarm"]
     }
