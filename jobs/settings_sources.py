@@ -117,6 +117,13 @@ class TableSource(SourceSettings):
     wide: Wide | None = Field(
         None, description="columns that are periods, e.g. {prefix: W, start: 2025-01-06, days: 7}"
     )
+    order_by_hash_of: tuple[Text, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="the source's columns by whose hash rows without a time are put in an order, e.g. [text]: `time` "
+        "is a moment of the 1,000 days from 2000-01-01 on, the same where these columns are",
+    )
     in_place: bool = Field(
         False, description="a Delta table that needs no cleaning is not copied: its files are read where they lie"
     )
@@ -126,6 +133,12 @@ class TableSource(SourceSettings):
         description="columns that hold a person's id, by which erase finds rows, e.g. [email_address]; one that the "
         "task does not read is kept for that; []: there is none; erase must know",
     )
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.order_by_hash_of and ("time" in self.columns or (self.wide is not None and self.wide.time == "time")):
+            raise ValueError("order_by_hash_of makes `time`, which columns or wide name too; set one of them")
+        return self
 
 
 class AttributeSource(SourceSettings):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -18,11 +19,14 @@ from training.errors import SchemaError
 
 YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 MALFORMED = "malformed line"
+HASHED, HASHED_FROM, HASHED_DAYS = "time", datetime(2000, 1, 1, tzinfo=UTC), 1_000  # of rows without a time
 
 
 def wanted_of(asked: TableSource, columns: Mapping[str, str]) -> dict[str, str]:
     """The source's column of each of ours; where none is named, the one of the same name."""
     made = set() if asked.wide is None else {asked.wide.time, asked.wide.value}
+    if asked.order_by_hash_of:
+        made.add(HASHED)
     return {name: asked.columns.get(name, name) for name in columns if name not in made}
 
 
@@ -58,6 +62,34 @@ def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFram
     held = [column(name) for name in raw.rows.columns if name not in found]
     wanted |= {wide.time: wide.time, wide.value: wide.value}
     return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(*held, "_cell.*")
+
+
+def ordered(rows: DataFrame, names: Sequence[str], place: str, wanted: dict[str, str]) -> DataFrame:
+    """Give rows that have no time one by a hash, so that what lies last in time is drawn by chance.
+
+    Args:
+        rows: of the source.
+        names: the source's columns that are hashed, as trimmed texts; a null is a value like any other.
+        place: of the settings that name the source, for messages.
+        wanted: the source's column of each of ours; gets `time`.
+
+    Raises:
+        SchemaError: one of the columns is not there, or the source has a column `time`.
+    """
+    strangers = [name for name in names if name not in rows.columns]
+    if strangers:
+        raise SchemaError(
+            f"{place}.order_by_hash_of names '{strangers[0]}', which the source has not; it has: "
+            f"{', '.join(rows.columns)}"
+        )
+    if HASHED in rows.columns:
+        raise SchemaError(
+            f"{place}.order_by_hash_of makes a column '{HASHED}', which the source has: leave order_by_hash_of out"
+        )
+    texts = F.array(*(F.trim(column(name).cast("string")) for name in names))
+    since = F.pmod(F.xxhash64(texts), F.lit(HASHED_DAYS * DAY_US))
+    wanted[HASHED] = HASHED
+    return rows.withColumn(HASHED, F.timestamp_micros(F.lit(int(HASHED_FROM.timestamp()) * 1_000_000) + since))
 
 
 def typed(

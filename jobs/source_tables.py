@@ -141,7 +141,8 @@ def _ingest(
 
 def _inputs(source: Source, asked: TableSource, columns: Mapping[str, str]) -> dict[str, Any]:
     """What decides the rows."""
-    unused = set() if asked.in_place else {"in_place"}  # so that what was made before there was such a thing stays
+    # So that what was made before there was such a thing stays.
+    unused = {name for name in ("in_place", "order_by_hash_of") if not getattr(asked, name)}
     return {
         "source": source.name,
         "files": source.state,
@@ -190,6 +191,8 @@ def _typed(settings: Settings, tables: Tables, table: _Table, persons: Erased | 
     if any(typed_texts.zoneless(raw.rows, name, asked.time_format) for name in times):
         say(f"times of {table.source.name} name no zone: taken as {asked.time_zone} (sources.{table.name}.time_zone)")
     rows = source_rows.melted(raw, asked.wide, f"sources.{table.name}", wanted) if asked.wide else raw.rows
+    if asked.order_by_hash_of:
+        rows = source_rows.ordered(rows, asked.order_by_hash_of, f"sources.{table.name}", wanted)
     typed = source_rows.typed(rows, asked, table.columns, wanted, raw.malformed)
     return erased.marked(typed, persons, said_persons(settings, table.name))
 

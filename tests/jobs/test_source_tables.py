@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
 from jobs import ingest, source_tables
@@ -68,6 +69,33 @@ def test_columns_come_by_name_and_type_and_once(spark: SparkSession, tmp_path: P
     ]
     again = run(spark, asked, cases=CASES)
     assert (again["up_to_date"], again["tables"]["cases"]["version"]) == (True, 0)
+
+
+def test_rows_without_a_time_are_put_in_an_order_by_a_hash(spark: SparkSession, tmp_path: Path) -> None:
+    rows = "".join(f"r{number},text {number % 150}\n" for number in range(300))
+    columns = {"review": "string", "text": "string", "time": "timestamp"}
+    source = {"path": str(tmp_path / "reviews.csv"), "columns": {"review": "id"}, "order_by_hash_of": ["text"]}
+    (tmp_path / "reviews.csv").write_text("id,text\n" + rows)
+    asked = settings(tmp_path, reviews=source)
+    assert run(spark, asked, reviews=columns)["tables"]["reviews"]["rows"] == 300
+    made = {
+        row["review"]: (row["text"], row["time"]) for row in Tables(spark, asked.tables.root).read("reviews").collect()
+    }
+    assert {made[f"r{number}"] == made[f"r{number + 150}"] for number in range(150)} == {True}
+    days = sorted((time - datetime(2000, 1, 1)).days for _, time in made.values())
+    assert {day // 1000 for day in days} == {0}
+    assert 30 < sum(day >= 800 for day in days) < 90  # a fifth, by chance
+    stranger = settings(tmp_path, reviews=source | {"order_by_hash_of": ["words"]})
+    with pytest.raises(
+        SchemaError, match=r"sources\.reviews\.order_by_hash_of names 'words', which the source has not"
+    ):
+        run(spark, stranger, reviews=columns)
+    (tmp_path / "timed.csv").write_text("id,text,time\na,b,2020-01-01 00:00:00\n")
+    timed = settings(tmp_path, reviews=source | {"path": str(tmp_path / "timed.csv")})
+    with pytest.raises(SchemaError, match="makes a column 'time', which the source has: leave order_by_hash_of out"):
+        run(spark, timed, reviews=columns)
+    with pytest.raises(ValidationError, match="order_by_hash_of makes `time`, which columns or wide name too"):
+        settings(tmp_path, reviews=source | {"columns": {"time": "when"}})
 
 
 def test_rows_that_do_not_fit_are_counted_and_past_the_limit_refused(spark: SparkSession, tmp_path: Path) -> None:
