@@ -334,7 +334,7 @@ def test_an_erased_users_index_is_nobodys(settings: Settings, spark: SparkSessio
     moment = datetime(2025, 3, 2, tzinfo=UTC)
     lines = features.purchases(read["events"])
     ground = Ground(read | {"vocabulary_users": erased, "lines": lines}, settings, tmp_path)
-    queries = scored._queries(scored._Asked(ground, moment, None, None))
+    queries = scored.queries_of(scored._Asked(ground, moment, None, None))
     outside = [row["user"] for row in queries.where("NOT in_vocabulary").collect()]
     assert len(outside) == 3  # the newcomer, the looker, and the erased user, whom the events still have
     assert min(outside) > highest
@@ -361,7 +361,7 @@ def test_what_is_told_after_the_moment_is_worth_nothing_at_it(spark: SparkSessio
     for build in (before, None):
         ground = Ground(read, settings, tmp_path)
         asked = scored._Asked(ground, moment, build, cut if build else None)
-        (row,) = scored._queries(asked).collect()
+        (row,) = scored.queries_of(asked).collect()
         assert (row["history"], row["history_weight"], row["seen"]) == ([4], [0.25], [1, 2, 3])
         ground.release()
 
