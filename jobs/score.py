@@ -9,41 +9,36 @@ then: the newest answers of the others are those of earlier moments.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import partial, reduce
-from operator import and_
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pyspark.sql import functions as F
+from typing import TYPE_CHECKING, Any
 
 from cluster.session import TO_SCORE
-from jobs import answers, builds, sources
+from jobs import answers, builds
 from jobs.artefacts import SCORE, read_json, write_json
-from jobs.build_inputs import inputs_of, pinned, worth
+from jobs.build_inputs import worth
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
-from jobs.growth import growth
 from jobs.publishing import Publication, refuse_unasked
 from jobs.score_estimate import estimated
+from jobs.score_ground import Found, found_of, ground_of, moment_of
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.settings_sections import EventExamples
 from jobs.staged import Staged
 from jobs.tables import Tables
-from jobs.task import BY_ID, BY_LINE, Before, Ground, Task
+from jobs.task import BY_ID, BY_LINE, Task
 from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
 from spark_udfs import features
-from training.errors import SettingsError, TableError
+from training.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyspark.sql import DataFrame, SparkSession
-
-    from jobs.table_reads import Pin
+    from pyspark.sql import SparkSession
 
 
 @in_utc
@@ -64,111 +59,93 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         DataError: the answers are not whole, or further from what was expected than the settings allow; or persons were
             erased meanwhile.
     """
-    task, since = TASKS[settings.task], settings.scoring.since
-    if since is not None and not task.since:
-        raise SettingsError(
-            f"scoring.since must be left out where the task is {task.name}: all that it asks is answered"
-        )
-    refuse_unasked(settings.scoring, task)
+    task = TASKS[settings.task]
+    _refuse(settings, task)
     bundle = latest_bundle(settings.run_dir)
     spark = open_session(settings, spark, beside=TO_SCORE)
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with step("score: opening the tables"):
         watch = _watch(tables, task, settings)
-        found = _found(tables, task, settings)
+        found = found_of(tables, task, settings)
     with step("score: comparing the vocabularies with the bundle's"):
         builds.refuse_other_numbers(tables, found.build["versions"], bundle)
     with step("score: looking for the first and the last moment"):
-        moment = _moment(settings, task, found.read["lines"], tables)
+        moment = moment_of(settings, task, found.read["lines"], tables)
+    said: dict[str, Any] = {"task": task.name, "table": task.table, "bundle": bundle.name}
     if moment is None:
-        say(f"no line since scoring.since {since}: nobody is scored, and what was scored stays")
-        return {"task": task.name, "table": task.table, "bundle": bundle.name, "rows": 0, "up_to_date": True}
-    said: dict[str, Any] = {"task": task.name, "table": task.table, "bundle": bundle.name, "moment": moment.isoformat()}
-    if since is not None:
-        said["since"] = features.utc(since).isoformat()
+        say(f"no line since scoring.since {settings.scoring.since}: nobody is scored, and what was scored stays")
+        return said | {"rows": 0, "up_to_date": True}
     inputs = _inputs(settings, bundle.name, moment, found) | watch.inputs
-    buckets = settings.scoring.buckets
-    dry = settings.scoring.dry_run
+    buckets, dry = settings.scoring.buckets, settings.scoring.dry_run
     staged = Staged(tables, task, inputs, buckets) if buckets > 1 and not dry else None
     publication = Publication(tables, task, settings.scoring, bundle.name, moment, inputs, watch, staged)
-    before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
-    with step("score: comparing with what is there"):
-        held = (
-            before is not None and before.get("inputs") == inputs and tables.up_to_date(task.table, answers.JOB, inputs)
+    return _answered(settings, publication, found, bundle, said)
+
+
+def _refuse(settings: Settings, task: Task) -> None:
+    if settings.scoring.since is not None and not task.since:
+        raise SettingsError(
+            f"scoring.since must be left out where the task is {task.name}: all that it asks is answered"
         )
-    if before is not None and held and not dry:
+    refuse_unasked(settings.scoring, task)
+
+
+def _answered(
+    settings: Settings, publication: Publication, found: Found, bundle: Path, said: dict[str, Any]
+) -> dict[str, Any]:
+    """Answer, unless all is answered; what `run` returns."""
+    tables, task, moment, since = publication.tables, publication.task, publication.moment, settings.scoring.since
+    said |= {"moment": moment.isoformat()} | ({} if since is None else {"since": features.utc(since).isoformat()})
+    with step("score: comparing with what is there"):
+        held = _held(settings, publication)
+    if held is not None and not settings.scoring.dry_run:
         say(f"{task.table} of {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S} are up to date")
         publication.clear()  # of a score that was killed over it
-        return before | {"up_to_date": True}
-    if since is not None and not dry:
+        return held | {"up_to_date": True}
+    if since is not None and not settings.scoring.dry_run:
         answers.keep_more(tables, task, bundle.name, moment, since)
-    goes_on = None
-    if task.grows:
-        with step("score: comparing with the build in force"):
-            goes_on = _before(tables, task, settings, found, moment)
-    cut = _cut(found.build)
-    ground = Ground(found.read, settings, Path(settings.run_dir), bundle, cut=cut, before=goes_on)
+    ground = ground_of(tables, task, settings, found, moment, bundle)
     with (
-        giving_back(spark, ground.release),
+        giving_back(tables.spark, ground.release),
         step(f"scoring with {bundle.name} as of {moment:%Y-%m-%d %H:%M:%S}"),
     ):
         scored = task.spark().score(ground, moment)
         answers.refuse_another(tables, task, scored.more)
-        estimate = estimated(tables, task, scored, bundle, timed=dry)
-        if dry:
+        estimate = estimated(tables, task, scored, bundle, timed=settings.scoring.dry_run)
+        if settings.scoring.dry_run:
             say("scoring.dry_run: nothing was written")
             return said | {"estimate": estimate, "dry_run": True, "up_to_date": False}
         version, measured = publication.publish(scored)
         counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
     if since is not None:
         say(f"those without a line since {since} have answers of earlier moments, or none")
-    summary = said | {"version": version} | counts | measured | {"estimate": estimate}
+    return _told(
+        settings, publication, said | {"version": version} | counts | measured | {"estimate": estimate}, counts
+    )
+
+
+def _held(settings: Settings, publication: Publication) -> dict[str, Any] | None:
+    """What was said of these very answers, if they are there."""
+    before: dict[str, Any] | None = read_json(settings.run_dir, SCORE)
+    if before is None or before.get("inputs") != publication.inputs:
+        return None
+    there = publication.tables.up_to_date(publication.task.table, answers.JOB, publication.inputs)
+    return before if there else None
+
+
+def _told(
+    settings: Settings, publication: Publication, summary: dict[str, Any], counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Say what was done, and keep it."""
+    inputs, title = publication.inputs, publication.task.table.replace("_", " ").capitalize()
     write_json(settings.run_dir, SCORE, summary | {"inputs": inputs})
     publication.clear()
-    show_counts(task.table.replace("_", " ").capitalize(), counts | _shares(measured))
+    show_counts(title, {**counts, **_shares(summary)})
     return summary | {"inputs": inputs, "up_to_date": False}
 
 
 def _shares(measured: Mapping[str, Any]) -> dict[str, float]:
     return {name: measured[name] for name in ("coverage", "fallback_share", "drift") if name in measured}
-
-
-class Found(NamedTuple):
-    """What is scored from.
-
-    Attributes:
-        build: the one in force.
-        made_of: the tables that a build would be made of now.
-        contents: of each table, what tells its rows from others that it has had.
-        ids: of each table of ours, what tells it from another at the same place.
-        read: rows by name, with the task's `lines`.
-    """
-
-    build: builds.Manifest
-    made_of: Mapping[str, Pin]
-    contents: Mapping[str, Any]
-    ids: Mapping[str, str]
-    read: dict[str, DataFrame]
-
-
-def _found(tables: Tables, task: Task, settings: Settings) -> Found:
-    """The tables, as the build in force names them, and else at their newest versions."""
-    made_of, build = pinned(tables, task, settings), builds.published(tables)
-    builds.refuse_other_task(tables, build, task.name)
-    built = build["versions"]
-    pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
-    pins |= {name: tables.pin(name) for name in task.scored if tables.exists(name)}
-    named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in task.asks if name in built)]
-    of_build = {name: built[name] for name in named}
-    builds.refuse_others(tables, build, of_build)
-    read = {name: tables.read(name, version) for name, version in of_build.items()}
-    read |= {name: tables.read(name, pin.version) for name, pin in pins.items()}
-    contents = {name: pin.content for name, pin in pins.items()} | of_build
-    ids, lines = tables.ids(contents), {"lines": task.lines(read, settings)}
-    beside = {place: sources.find(place, asked, tables.spark) for place, asked in task.beside(settings).items()}
-    read |= {place: source.table for place, source in beside.items() if source.table is not None}
-    of_others = {place: source.state for place, source in beside.items()}
-    return Found(build, made_of, contents | of_others, ids, read | lines)
 
 
 def _watch(tables: Tables, task: Task, settings: Settings) -> Watch:
@@ -191,58 +168,6 @@ def _inputs(settings: Settings, bundle: str, moment: datetime, found: Found) -> 
         "options": settings.options.model_dump(mode="json"),
         **worth(settings),
     }
-
-
-def _moment(settings: Settings, task: Task, lines: DataFrame, tables: Tables) -> datetime | None:
-    """The moment asked for, or a second after the last line that has all ids; None: nothing is known since
-    `scoring.since`."""
-    table, since = next(iter(task.tables(settings))), settings.scoring.since
-    known = reduce(and_, (F.col(column).isNotNull() for column in task.kinds(settings).values()), F.lit(True))
-    asked = None if settings.scoring.moment is None else features.utc(settings.scoring.moment)
-    if since is not None:
-        known = known & features.known_since(since) & (F.lit(True) if asked is None else features.known_before(asked))
-    first, last = lines.where(known).agg(F.unix_micros(F.min("time")), F.unix_micros(F.max("time"))).collect()[0]
-    if first is None and since is not None:
-        return None
-    if first is None:
-        raise TableError(
-            f"table '{table}' at {tables.path(table)} has no {task.row} with all ids; run `millrace ingest`"
-        )
-    moment = datetime.fromtimestamp(last // 1_000_000 + 1, tz=UTC) if asked is None else asked
-    begins = datetime.fromtimestamp(first / 1e6, tz=UTC)
-    if since is not None and moment <= features.utc(since):
-        raise SettingsError(
-            f"scoring.since must be before the moment, {moment.isoformat()}; it is {since}: what has happened before "
-            "that and arrived later needs a scoring.moment after it"
-        )
-    if moment <= begins:
-        raise TableError(
-            f"table '{table}' at {tables.path(table)} has no {task.row} before scoring.moment {moment.isoformat()}; "
-            f"the first is of {begins.isoformat()}"
-        )
-    return moment
-
-
-def _cut(build: builds.Manifest) -> datetime:
-    """The cut before which all was known that a build knew."""
-    return datetime.fromisoformat(build["cuts"]["test"])
-
-
-def _before(tables: Tables, task: Task, settings: Settings, found: Found, moment: datetime) -> Before | None:
-    """The build in force, where a build as of the moment could go on from it: then all of the lines that it knew is in
-    its side tables.
-
-    None where it cannot; it is said why.
-    """
-    if moment < _cut(found.build):
-        say(f"histories are made of all lines: the build in force is as of {_cut(found.build):%Y-%m-%d %H:%M:%S}")
-        return None
-    grown = growth(tables, task, settings, found.build, found.made_of, inputs_of(task, found.made_of, settings))
-    refused = grown if isinstance(grown, str) else grown.refused(grown.cuts)
-    if refused is None and not isinstance(grown, str):
-        return grown.before(tables)
-    say(f"histories are made of all lines: {refused}")
-    return None
 
 
 if __name__ == "__main__":
