@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from pyspark.sql import Column, DataFrame
 
+    from jobs.ground import Scored
     from jobs.settings_sections import ScoringSettings
-    from jobs.task import Scored, Task
+    from jobs.task import Task
 
 
 def checked(task: Task, scored: Scored, rows: DataFrame) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from jobs.build_inputs import inputs_of, lines_of, pinned
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
+from jobs.ground import Ground
 from jobs.growth import Growth, growth
 from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Ground
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts

@@ -16,10 +16,11 @@ from spark_udfs.pieces import Pieces
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from jobs.ground import Ground
     from jobs.growth import Growth
     from jobs.settings_sections import ExampleSettings
     from jobs.tables import Tables
-    from jobs.task import Ground, Task
+    from jobs.task import Task
     from spark_udfs.features import Cuts
 
 JOB = "build_examples"

@@ -25,11 +25,12 @@ from jobs.build_inputs import worth
 from jobs.command import main_of
 from jobs.console import say, show_table, step
 from jobs.erasure.erased import Watch
+from jobs.ground import Answer, Ground
 from jobs.headlines import hardest
 from jobs.sessions import giving_back, in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import OURS, Answer, Ground, Headline, Task
+from jobs.task import OURS, Headline, Task
 from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
 from spark_udfs.scoring import bundle_schema

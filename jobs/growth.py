@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs import builds, moved_builds
 from jobs.appended import appended
-from jobs.task import Before
+from jobs.ground import Before
 from spark_udfs import features, pieces
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.erasure.erased import Watch
+    from jobs.ground import Scored
     from jobs.settings_sections import ScoringSettings
     from jobs.tables import Tables
-    from jobs.task import Scored, Task
+    from jobs.task import Task
 
 
 def refuse_unasked(scoring: ScoringSettings, task: Task) -> None:

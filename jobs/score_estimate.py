@@ -24,8 +24,9 @@ from training.state.json_files import read_json
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from jobs.ground import Scored
     from jobs.tables import Tables
-    from jobs.task import Scored, Task
+    from jobs.task import Task
 
 MANY = 1_000_000  # keys from which on a sample is answered without being asked for
 SAMPLE = 4_000  # keys of a sample, about

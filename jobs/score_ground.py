@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 from jobs import builds, sources
 from jobs.build_inputs import inputs_of, pinned
 from jobs.console import say, step
+from jobs.ground import Before, Ground
 from jobs.growth import growth
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Before, Ground, Task
+from jobs.task import Task
 from spark_udfs import features
 from training.errors import SettingsError, TableError
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs import simulate
-from jobs.task import TRUTH, Answer, Slice
+from jobs.ground import Answer, Slice
+from jobs.task import TRUTH
 from jobs.tasks import probabilities_on_spark as probabilities
 from spark_udfs.scoring import bundle_schema, predict, predicted
 from spark_udfs.simulated.impressions import IMPRESSIONS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.task import Ground
+from jobs.ground import Ground
 from jobs.tasks.click import COUNTS, ENTITIES, kinds, options_of
 from jobs.tasks.click_heads import after, known_time, labelled
 from spark_udfs import features, windows

@@ -11,7 +11,8 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from jobs.console import say, warn
-from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.task import OURS
 from jobs.tasks import click_heads
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.click import COUNTS, ENTITIES, options_of

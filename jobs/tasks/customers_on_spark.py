@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.console import step
-from jobs.task import OURS, Answer, Ground, Scored, Slice
+from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.task import OURS
 from jobs.tasks import customers_classic as classic
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.customers import CustomersOptions, options_of

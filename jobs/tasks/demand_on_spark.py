@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 
 from jobs import simulate
 from jobs.console import warn
-from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
+from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.task import OURS, TRUTH
 from jobs.tasks.demand import options_of
 from spark_udfs import features, panel, panel_judge, vocabularies
 from spark_udfs.baselines import exponential_smoothing, panel_classic

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs import simulate
-from jobs.task import OURS, TRUTH, Answer, Ground, Scored, Slice
+from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.task import OURS, TRUTH
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.fraud import COUNTS, options_of
 from spark_udfs import features, windows

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.console import step, warn
-from jobs.task import OURS, TRUTH, Answer
+from jobs.ground import Answer
+from jobs.task import OURS, TRUTH
 from spark_udfs import rows
 from spark_udfs.baselines import trees
 from spark_udfs.grouped import grouped_auc

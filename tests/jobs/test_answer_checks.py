@@ -10,9 +10,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.answer_checks import checked, refuse_too_much
 from jobs.answer_drift import drift
+from jobs.ground import Scored
 from jobs.publishing import refuse_unasked
 from jobs.settings_sections import ScoringSettings
-from jobs.task import Scored
 from jobs.tasks import TASKS
 from training.errors import DataError, SettingsError
 

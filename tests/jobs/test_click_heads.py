@@ -16,9 +16,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import answers
+from jobs.ground import Answer
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Answer
 from jobs.tasks import TASKS, click, click_heads, click_on_spark
 from spark_udfs import vocabularies
 from tests.jobs import test_click

@@ -16,9 +16,10 @@ from pyspark.sql import functions as F
 
 from jobs import evaluate
 from jobs.answer_checks import checked
+from jobs.ground import Ground
 from jobs.sessions import session_settings
 from jobs.settings import Settings
-from jobs.task import OURS, Ground
+from jobs.task import OURS
 from jobs.tasks import TASKS, recommend_on_spark
 from tests.spark_udfs.bundles import two_tower_bundle
 

@@ -14,9 +14,9 @@ from pyspark.sql import SparkSession
 from jobs import builds, evaluate
 from jobs.artefacts import EVALUATION, LATEST, read_json, write_json
 from jobs.erasure import erased
+from jobs.ground import Ground
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Ground
 from jobs.tasks import TASKS, recommend_on_spark
 from tests.jobs.anew import make_anew
 from tests.jobs.small_shop import NEWCOMER, small_shop

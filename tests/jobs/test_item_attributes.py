@@ -14,10 +14,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate, score, train
+from jobs.ground import Ground
 from jobs.learn_spec import learn_spec
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Ground
 from jobs.tasks import TASKS
 from spark_udfs.features import Cuts
 from training.configs import CONFIGS

@@ -10,10 +10,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs import answers, score
+from jobs.ground import Ground
 from jobs.recommender import Recommender
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
-from jobs.task import Ground
 from jobs.tasks.recommend_on_spark import ruled
 from jobs.tasks.recommend_on_spark.ruled import Ruled
 from spark_udfs.rules import Rules

@@ -16,11 +16,11 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import answers, builds, ingest_feedback, report, score
+from jobs.ground import Before, Ground
 from jobs.in_sql import register
 from jobs.recommender import Recommender
 from jobs.settings import Settings
 from jobs.tables import Tables
-from jobs.task import Before, Ground
 from jobs.tasks import TASKS
 from jobs.tasks.recommend_on_spark import scored
 from jobs.trained import latest_bundle

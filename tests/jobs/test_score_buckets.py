@@ -22,13 +22,13 @@ from pyspark.sql import functions as F
 from cluster.errors import EnvironmentProblem
 from jobs import score, staged
 from jobs.artefacts import SCORE
+from jobs.ground import Scored
 from jobs.publishing import Publication
 from jobs.settings import Settings
 from jobs.settings_sections import ScoringSettings
 from jobs.staged import STALE, Staged, bucket_of
 from jobs.stages import timed
 from jobs.tables import Tables
-from jobs.task import Scored
 from jobs.tasks import TASKS, recommend_on_spark
 from jobs.trained import latest_bundle
 from tests.jobs.small_shop import ITEMS, USERS, small_shop

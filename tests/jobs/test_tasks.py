@@ -14,11 +14,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import build_examples, builds, erase
+from jobs.ground import Ground
 from jobs.settings import Settings, load_settings
 from jobs.settings_sections import OWN
 from jobs.settings_sources import TableSource
 from jobs.tables import Tables
-from jobs.task import BY_ID, BY_LINE, Ground
+from jobs.task import BY_ID, BY_LINE
 from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from jobs.ground import Ground
 from jobs.settings_lists import asks_questions, examples_of, in_sequences
-from jobs.task import Ground
 from jobs.tasks.recommend_on_spark.known import cap_of, ids_of, kept_of
 from spark_udfs import features, vocabularies
 from spark_udfs.event_names import QUESTION

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import functions as F
 
+from jobs.ground import Before, Ground
 from jobs.settings_lists import examples_of, in_sequences
-from jobs.task import Before, Ground
 from jobs.tasks.recommend_on_spark.content import listed
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,

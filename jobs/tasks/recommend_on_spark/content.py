@@ -17,8 +17,8 @@ from training.errors import SchemaError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from jobs.ground import Ground
     from jobs.settings import Settings
-    from jobs.task import Ground
 
 
 def values_of(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> DataFrame:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from jobs.ground import Before, Ground
 from jobs.settings_lists import asks_questions, examples_of, in_sequences
-from jobs.task import Before, Ground
 from jobs.tasks.recommend_items import LISTED
 from jobs.tasks.recommend_on_spark.asked import questions
 from jobs.tasks.recommend_on_spark.content import with_attributes

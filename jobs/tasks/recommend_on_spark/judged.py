@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.console import say, step
+from jobs.ground import Answer, Ground
 from jobs.headlines import main_k
 from jobs.settings_lists import asks_questions, evaluation_of
-from jobs.task import OURS, Answer, Ground
+from jobs.task import OURS
 from jobs.tasks.recommend_on_spark.asked import of_test
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed, ranks_unsold, sold_before
 from spark_udfs import features

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.console import warn
+from jobs.ground import Ground
 from jobs.settings_lists import examples_of
-from jobs.task import Ground
 from jobs.tasks.recommend_items import LISTED
 from spark_udfs import features
 from spark_udfs.histories import Stock, not_held, out_of_reach

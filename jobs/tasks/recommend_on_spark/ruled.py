@@ -23,7 +23,7 @@ from training.errors import DataError, SchemaError
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from jobs.task import Ground
+    from jobs.ground import Ground
 
 COLUMNS = {
     "allowed": {"item_id": "string"},

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs.ground import Ground, Scored
 from jobs.settings_lists import scoring_of
-from jobs.task import Ground, Scored
 from jobs.tasks.recommend_on_spark.at_moment import AtMoment, item_ids_of, queries_of, recommendable_of, sold_of
 from jobs.tasks.recommend_on_spark.known import ITEM_FILES, cut_of
 from jobs.tasks.recommend_on_spark.ruled import Ruled

@@ -18,8 +18,8 @@ from training.errors import SettingsError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from jobs.ground import Ground
     from jobs.settings_lists import IndexSettings
-    from jobs.task import Ground
     from spark_udfs.answers import Order
     from spark_udfs.item_files import ItemFile
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from jobs.ground import Ground, Slice
 from jobs.settings_lists import asks_questions, evaluation_of, examples_of
-from jobs.task import Ground, Slice
 from jobs.tasks.recommend_items import LISTED
 from jobs.tasks.recommend_on_spark.asked import of_test
 from jobs.tasks.recommend_on_spark.known import catalogue_of_test, drawn, ids_of
