@@ -22,6 +22,16 @@ AS_THEY_STAND = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.fac
 PLANNED_ONCE = {"spark.sql.adaptive.enabled": "false"}
 # The whole heap at once: one that grows bit by bit is collected in full, for seconds, each time that it is full.
 WHOLE_HEAP = "-XX:+UseSerialGC -Xms2g -XX:MetaspaceSize=256m"
+# C2 compiles what is hot in a job of hours; in tests it takes a quarter of the machine for what they run a few times.
+LESS_COMPILED = " ".join(
+    f"-XX:Tier4{of}={times}"
+    for of, times in {
+        "InvocationThreshold": 50_000,
+        "MinInvocationThreshold": 6_000,
+        "CompileThreshold": 150_000,
+        "BackEdgeThreshold": 400_000,
+    }.items()
+)
 # What Spark remembers of jobs and plans for its pages, which nobody looks at, fills the heap of thousands of tests.
 FORGETFUL = {
     "spark.ui.retainedJobs": "20",
@@ -29,6 +39,7 @@ FORGETFUL = {
     "spark.ui.retainedTasks": "200",
     "spark.sql.ui.retainedExecutions": "5",
 }
+SMALL_LOGS = {"spark.databricks.delta.snapshotPartitions": "1"}
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}  # where rows are many
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 MEMORY_EACH = 4 * 2**30  # of a process with its Spark, and the ranks that its test starts
@@ -67,7 +78,13 @@ def spark() -> Iterator[SparkSession]:
         master="local[2]",
         driver_memory="2g",
         shuffle_partitions=2,
-        conf={"spark.driver.extraJavaOptions": WHOLE_HEAP, **AS_THEY_STAND, **PLANNED_ONCE, **FORGETFUL},
+        conf={
+            "spark.driver.extraJavaOptions": f"{WHOLE_HEAP} {LESS_COMPILED}",
+            **AS_THEY_STAND,
+            **PLANNED_ONCE,
+            **FORGETFUL,
+            **SMALL_LOGS,
+        },
     )
     yield session
     session.stop()
