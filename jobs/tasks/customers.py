@@ -26,6 +26,26 @@ if TYPE_CHECKING:
     from training.world import World
 
 MODEL = "value_mlp"
+SCORED = {  # the columns of customer_scores, and where each comes from
+    "user_id": "the shop's id",
+    "until": "moment + options.horizon_days: what is expected is expected until then",
+    "p_buys": "the bundle: probability of an order",
+    "churn": "1 - p_buys",
+    "expected_spend": "the bundle: mean of what is bought less what is given back",
+    "spend_low": "the bundle: nine in ten spend more, by its own distribution",
+    "spend_high": "the bundle: nine in ten spend no more, by its own distribution",
+    "expected_order_days": "the bundle: mean number of days with an order",
+    "recency_days": "lines: days since midnight of the last day with an order",
+    "order_days": "lines: days with an order",
+    "value": "lines: all that was bought, without what was given back",
+    "segment": "order_days, recency_days and value: nearest centre of k-means on the build's customers",
+    "favourites": "lines and items: categories that most was spent on, most first",
+    "mean_price": "lines: what was bought over its pieces",
+    "price_level": "mean_price: its tenth among all customers, 10 the highest",
+    "weekday": "lines: weekday of most days with an order (UTC)",
+    "hour": "lines: hour of most lines (UTC)",
+}
+SCORES = ("p_buys", "churn", "expected_spend", "spend_low", "spend_high", "expected_order_days")
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 EVENTS = {
@@ -45,11 +65,16 @@ class CustomersOptions(Section):
     )
     every_days: float = Field(14, gt=0, le=3_650, description="days from a moment to the next")
     reach_share: float = Field(0.1, gt=0, lt=1, description="share of customers that can be written to")
+    segments: int = Field(6, ge=1, le=50, description="segments of customers that are alike, at most")
+    favourites: int = Field(
+        3, ge=1, le=100, description="categories that are named as a customer's favourites, at most"
+    )
     drawn_rows: int = Field(
         200_000,
         ge=100,
         le=10_000_000,
-        description="examples, or customers, drawn by hash, that contenders are fitted on which fit on the driver",
+        description="examples, or customers, drawn by hash, that segments and contenders are found on which are fitted "
+        "in one task or on the driver",
     )
 
 
@@ -117,6 +142,7 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
             "spend Gini": "spend_gini",
             "spend bias": "spend_bias",
             "spend off by decile": "spend_decile_error",
+            "spend in its 80 %": "spend_within",
             "order days MAE": "order_days_mae",
             "order days bias": "order_days_bias",
         },
@@ -135,8 +161,8 @@ TASK = Task(
     what="how likely each customer orders again in the days to come, for how much and how often",
     row="purchase",
     options=CustomersOptions,
-    reads=lambda _: {"events": EVENTS},
-    asks=(),
+    reads=lambda _: {"events": EVENTS, "items?": {"item_id": "string"}},
+    asks=("queries",),
     kinds=lambda _: {},
     numbers=lambda _: (),
     key=("user_id", "time"),
@@ -147,20 +173,11 @@ TASK = Task(
     metrics=METRICS,
     on_spark="jobs.tasks.customers_on_spark",
     headline=headline,
-    answered=("key", "p", "amount", "count"),
+    answered=("key", "p", "amount", "amount_low", "amount_high", "count"),
     table="customer_scores",
-    answer=(
-        "user_id",
-        "until",
-        "p_buys",
-        "churn",
-        "expected_spend",
-        "expected_order_days",
-        "recency_days",
-        "order_days",
-        "value",
-    ),
-    columns=AnswerColumns("user_id", ((),), ("p_buys", "churn", "expected_spend", "expected_order_days"), "p_buys"),
+    answer=tuple(SCORED),
+    columns=AnswerColumns("user_id", ((),), SCORES, "p_buys"),
     persons=persons,
+    scored=("items",),
     demo=Demo("customers_shop", "customers", "ingest.path"),
 )

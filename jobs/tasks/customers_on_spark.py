@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.console import step
-from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.ground import Answer, Ground, Slice
 from jobs.task import OURS
 from jobs.tasks import customers_classic as classic
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.customers import CustomersOptions, options_of
+from jobs.tasks.customers_scored import ANSWERS, BETWEEN, expected, score
 from spark_udfs import amounts, features, order_days
 from spark_udfs.baselines import banded
-from spark_udfs.order_day_names import FEATURES, OUTCOMES
+from spark_udfs.order_day_names import FEATURES
 from spark_udfs.order_days import Ahead
-from spark_udfs.scoring import predicted
 from training.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from spark_udfs.features import Cuts
 
-ANSWERS = {"p": "buys", "amount": "next_spend", "count": "next_order_days"}  # an answer, and what it is of
+__all__ = ["contenders", "examples", "judge", "lines", "looks", "score", "slices"]
 JUDGED = {"spend": "amount", "order_days": "count"}  # the amounts, as metrics call them
 TABLES = {"recency": ("recency_days",), "rfm_table": ("recency_days", "order_days", "value")}
 BANDS = {"recency": 20, "rfm_table": 5}  # of about equally many examples, of each column
@@ -40,12 +40,18 @@ EXAMPLES = 10
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     """Purchases and returns of known customers: user_id, item_id, time, arrival_time, is_return, value (0 where no
-    price or quantity is known)."""
+    price or quantity is known), pieces (of what it is the value; 0 where that is not known)."""
     sold = read["events"].where("kind IN ('purchase', 'return') AND user_id IS NOT NULL AND time IS NOT NULL")
     value = F.coalesce(F.col("quantity") * F.col("price"), F.lit(0.0))
     is_return = F.col("kind") == "return"
     kept = ("user_id", "item_id", "time", "arrival_time")
-    return sold.select(*kept, is_return.alias("is_return"), value.alias("value"))
+    pieces = F.when(F.col("price").isNotNull(), F.col("quantity")).otherwise(0)
+    return sold.select(
+        *kept,
+        is_return.alias("is_return"),
+        value.alias("value"),
+        F.coalesce(pieces, F.lit(0)).cast("double").alias("pieces"),
+    )
 
 
 def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
@@ -111,8 +117,8 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     labelled = learnt.withColumn("example", example).withColumnRenamed("buys", "label")
     return {
         **{name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()},
-        **{name: _by_table(learnt, name) for name in TABLES},
-        CLASSIC: _by_habits(ground.read["queries"].where("split = 'test'"), options),
+        **{name: _means_alone(_by_table(learnt, name)) for name in TABLES},
+        CLASSIC: _means_alone(_by_habits(ground.read["queries"].where("split = 'test'"), options)),
         **{
             name: _whether_alone(answer)
             for name, answer in probabilities.boosted_trees(labelled, "example", FEATURES, sample).items()
@@ -121,13 +127,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
 
 
 def _by_bundle(asked: DataFrame, _: str, *, path: str) -> DataFrame:
-    return _expected(asked, path, "key")
-
-
-def _expected(rows: DataFrame, bundle: str, key: str) -> DataFrame:
-    """`key` and each of ANSWERS (double), by a bundle."""
-    found = predicted(rows, bundle, key=key, names=[*ANSWERS])
-    return found.select(key, *(F.col(name)[0].cast("double").alias(name) for name in ANSWERS))
+    return expected(asked, path, "key")
 
 
 def _by_table(learnt: DataFrame, name: str) -> Answer:
@@ -144,7 +144,15 @@ def _by_habits(customers: DataFrame, options: CustomersOptions) -> Answer:
 
 
 def _whether_alone(answer: Answer) -> Answer:
-    none = {name: F.lit(None).cast("double") for name in JUDGED.values()}
+    return _with_none(answer, (*JUDGED.values(), *BETWEEN))
+
+
+def _means_alone(answer: Answer) -> Answer:
+    return _with_none(answer, BETWEEN)
+
+
+def _with_none(answer: Answer, names: Sequence[str]) -> Answer:
+    none = {name: F.lit(None).cast("double") for name in names}
     return lambda asked, name: answer(asked, name).withColumns(none)
 
 
@@ -162,7 +170,17 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
             judged["models"][name] |= _named(what, found[name].intervals())
         for name in who[1:]:
             judged["differences"][name] |= _named(what, found[OURS].minus(found[name]))
+    for name, share in _within(asked, answers).items():
+        judged["models"][name]["spend_within"] = share
     return judged
+
+
+def _within(asked: DataFrame, answers: DataFrame) -> dict[str, dict[str, float]]:
+    """Of each model that says between which amounts it expects the spend: for which share of customers that was so."""
+    low, high = (F.col(name) for name in BETWEEN)
+    said = answers.where(low.isNotNull()).join(asked.select("key", "next_spend"), on="key", how="inner")
+    within = F.avg(F.col("next_spend").between(low, high).cast("double")).alias("share")
+    return {row["model"]: {"value": row["share"]} for row in said.groupBy("model").agg(within).collect()}
 
 
 def _named(what: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,31 +216,3 @@ def _drawn(asked: DataFrame, ours: DataFrame) -> list[list[str]]:
         ]
         for row in held.orderBy(F.desc("p"), "key").collect()
     ]
-
-
-def score(ground: Ground, moment: datetime) -> Scored:
-    """Every customer who had ordered before the moment."""
-    ahead = Ahead((moment,), options_of(ground.settings).horizon_days, moment)
-    asked = ground.keep("asked", lambda: order_days.asked(ground.read["lines"], ahead).drop("time", *OUTCOMES))
-    until = order_days.micros(moment) + ahead.horizon
-    return Scored(asked, partial(_answered, bundle=str(ground.bundle), until=until), _counts)
-
-
-def _answered(customers: DataFrame, *, bundle: str, until: int) -> DataFrame:
-    known = customers.select("user_id", "recency_days", F.col("order_days").cast("int").alias("order_days"), "value")
-    found = _expected(customers, bundle, "user_id").join(known, on="user_id", how="inner")
-    return found.select(
-        "user_id",
-        F.timestamp_micros(F.lit(until)).alias("until"),
-        F.col("p").alias("p_buys"),
-        (1 - F.col("p")).alias("churn"),
-        F.col("amount").alias("expected_spend"),
-        F.col("count").alias("expected_order_days"),
-        "recency_days", "order_days", "value",
-    )  # fmt: skip
-
-
-def _counts(written: DataFrame) -> dict[str, int]:
-    """customers, and how many of them are expected to order."""
-    made = written.agg(F.count(F.lit(1)).alias("customers"), F.round(F.sum("p_buys")).cast("bigint").alias("expected"))
-    return dict(made.collect()[0].asDict())

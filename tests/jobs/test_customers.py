@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import customers, customers_on_spark
 from jobs.tasks.customers_on_spark import CLASSIC, TABLES
+from jobs.tasks.customers_scored import WEEKDAYS
 from training.errors import SettingsError
 from training.tables.sharded import Tables as ShardedTables
 
@@ -23,6 +25,11 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 CUT, HORIZON, LAST = START + 100 * DAY, 10, 115
 USERS = 120
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "stopped": lambda row: row["recency_days"] > 30,
+    "ordering": lambda row: row["recency_days"] < 5,
+    "much": lambda row: row["value"] > 1000,
+}
 EVENTS = (
     "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp, "
     "quantity bigint, price double"
@@ -64,6 +71,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Se
     tables = Tables(spark, settings.tables.root)
     rows = spark.createDataFrame(planted(), EVENTS).repartition(3)
     tables.write("events", rows, mode="overwrite", job="ingest", inputs={})
+    items = spark.range(7).selectExpr("concat('item ', id) AS item_id", "concat('category ', id % 2) AS category")
+    tables.write("items", items, mode="overwrite", job="ingest", inputs={})
     build_examples.run(settings, spark)
     train.run(settings, spark)
     return settings
@@ -72,6 +81,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Se
 @pytest.fixture(scope="module")
 def result(trained: Settings, spark: SparkSession) -> dict[str, Any]:
     return evaluate.run(trained, spark)
+
+
+@pytest.fixture(scope="module")
+def scored(trained: Settings, spark: SparkSession) -> dict[str, Any]:
+    return score.run(as_of_later(trained), spark)
+
+
+def as_of_later(trained: Settings) -> Settings:
+    return settings_in(Path(trained.run_dir).parent, scoring={"moment": CUT + 5.5 * DAY})
 
 
 def ordered(first: datetime, end: datetime) -> set[str]:
@@ -106,18 +124,21 @@ def test_who_has_stopped_is_found(result: dict[str, Any]) -> None:
     assert 0.8 < judged["models"]["recency"]["auc"]["value"] < 1
     assert ours["spend_gini"]["value"] > 0.9 > judged["models"]["recency"]["spend_gini"]["value"]
     assert abs(ours["spend_bias"]["value"]) < 0.2
+    assert 0.65 < ours["spend_within"]["value"] < 0.95
+    assert "spend_within" not in judged["models"][CLASSIC]
     assert abs(ours["order_days_bias"]["value"]) < 0.2
     assert ours["order_days_mae"]["value"] < judged["models"]["recency"]["order_days_mae"]["value"] + 0.1
     assert [curve["title"] for curve in result["curves"]] == ["Precision over recall", "Predicted and actual"]
     assert len(result["drawn"]["rows"]) == 10
 
 
-def test_everybody_is_scored_and_a_second_run_changes_nothing(trained: Settings, spark: SparkSession) -> None:
-    asked = settings_in(Path(trained.run_dir).parent, scoring={"moment": CUT + 5.5 * DAY})
-    summary = score.run(asked, spark)
+def test_everybody_is_scored_and_a_second_run_changes_nothing(
+    trained: Settings, scored: dict[str, Any], spark: SparkSession
+) -> None:
+    asked = as_of_later(trained)
     rows = {row["user_id"]: row for row in Tables(spark, asked.tables.root).read("customer_scores").collect()}
     assert rows.keys() == ordered(START, CUT + 5.5 * DAY)
-    assert summary["customers"] == len(rows)
+    assert scored["customers"] == len(rows)
     assert {row["until"].timestamp() for row in rows.values()} == {(CUT + (5.5 + HORIZON) * DAY).timestamp()}
     assert all(row["p_buys"] + row["churn"] == pytest.approx(1) for row in rows.values())
     gone = [row["p_buys"] for row in rows.values() if row["recency_days"] > 20]
@@ -129,6 +150,33 @@ def test_everybody_is_scored_and_a_second_run_changes_nothing(trained: Settings,
     little = [row["expected_spend"] for row in sure if int(row["user_id"].split()[1]) % 4]
     assert min(much) > 3 * max(little)
     assert score.run(asked, spark)["up_to_date"]
+    assert all(0 <= row["spend_low"] <= row["spend_high"] for row in rows.values())
+    assert all(row["spend_high"] > 0 for row in rows.values() if row["p_buys"] > 0.5)
+
+
+@pytest.mark.usefixtures("scored")
+def test_customers_have_segments_and_habits(trained: Settings, spark: SparkSession) -> None:
+    table = Tables(spark, trained.tables.root).read("customer_scores")
+    rows = {row["user_id"]: row for row in table.collect()}
+    held = {name: {row["segment"] for row in rows.values() if of(row)} for name, of in KINDS.items()}
+    assert all("long ago" in name for name in held["stopped"])
+    assert all("long ago" not in name for name in held["ordering"])
+    assert all("much spent" in name for name in held["much"])
+    assert 3 <= len({row["segment"] for row in rows.values()}) <= 6
+    for user, row in rows.items():
+        theirs = [line for line in planted() if line[1] == user and line[4] < CUT + 5.5 * DAY]
+        assert row["mean_price"] == pytest.approx(sum(line[7] for line in theirs) / len(theirs))
+        days = [line[4].weekday() for line in theirs]
+        assert days.count(WEEKDAYS.index(row["weekday"])) == max(map(days.count, days))
+        hours = [line[4].hour for line in theirs]
+        assert row["hour"] == min(hour for hour in hours if hours.count(hour) == max(map(hours.count, hours)))
+        assert row["favourites"] == [f"category {int(user.split()[1]) % 7 % 2}"]
+    dear = {user for user in rows if user != "looker" and int(user.split()[1]) % 4 == 0}
+    assert min(rows[user]["price_level"] for user in dear) >= max(
+        rows[user]["price_level"] for user in rows.keys() - dear
+    )
+    said = {field.name: field.metadata.get("comment") for field in table.schema.fields}
+    assert {name: said[name] for name in customers.SCORED} == customers.SCORED
 
 
 def test_a_model_of_whether_alone_is_refused(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def test_planted_answers_are_found() -> None:
     torch.testing.assert_close(found["amount"][sure].median(), mean.median(), rtol=0.15, atol=0)
     assert float(found["amount"].sum()) == pytest.approx(float(unseen["spend"].sum()), rel=0.15)  # type: ignore[union-attr]
     assert float(found["count"][sure].mean()) == pytest.approx(3, abs=0.3)
+    spend = cast("Tensor", unseen["spend"])[sure]
+    within = (spend >= found["amount_low"][sure]) & (spend <= found["amount_high"][sure])
+    assert float(within.float().mean()) == pytest.approx(0.8, abs=0.08)
 
 
 def test_amounts_are_learnt_from_those_who_paid() -> None:
@@ -84,7 +87,7 @@ def test_a_bundle_answers_as_the_model(tmp_path: Path) -> None:
     asked = {name: batch[name] for name in ("recency", "value_mean")}
     with torch.no_grad():
         answered = published(tmp_path, "value_mlp", model).model().predict(asked)
-        assert {*answered} == {"p", "amount", "count"}
+        assert {*answered} == {"p", "amount", "amount_low", "amount_high", "count"}
         torch.testing.assert_close(answered, model.predict(batch), rtol=0, atol=0)
         torch.testing.assert_close(answered["p"], model.probabilities(batch)[0], rtol=0, atol=0)
 

@@ -31,14 +31,16 @@ from training.tables.sharded import Tables
 
 LEAST_SCALE, LEAST_SIGMA = 1e-6, 0.01
 LARGEST = 15.0  # of a logarithm: e^15 orders, or times the scale, are nobody's
+BETWEEN = 0.8
 START = (0.0, math.log(math.expm1(1.0)), -1.0)  # before training: amounts as before, e.g. within a factor of e
 
 
 class ValueMlp(LabelModel):
     """A model of rows whose labels are, in the schema's order, whether (0 or 1), how much, and how often.
 
-    Answers `p`, `amount` and `count`, (batch,) each: the probability, and the two means, zeros among them. Amounts of
-    0 and less teach nothing of amounts. The loss has a part for each label.
+    Answers `p`, `amount` and `count`, (batch,) each: the probability, and the two means, zeros among them; and
+    `amount_low` and `amount_high`, between which the amount lies in BETWEEN of all cases: the zero-inflated lognormal's
+    own quantiles, as true as it is. Amounts of 0 and less teach nothing of amounts. The loss has a part for each label.
 
     Raises:
         SchemaError: the schema has not three labels, or a label or a weight that is a list, several weights, a list of
@@ -83,13 +85,15 @@ class ValueMlp(LabelModel):
         }
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`p`, `amount` and `count` (batch,)."""
+        """`p`, `amount`, `amount_low`, `amount_high` and `count` (batch,)."""
         output = self._output(batch, None)
         [p] = self.calibrated(self.as_learnt([output[:, 0]], batch))
         mean, sigma = _moments(output)
         ratio = torch.exp((mean + sigma.square() / 2).clamp(max=LARGEST))
         count = 1 + torch.exp(output[:, 3].clamp(max=LARGEST))
-        return {"p": p, "amount": p * ratio * self._unit(batch), "count": p * count}
+        unit = self._unit(batch)
+        low, high = (_quantile(at, p, mean, sigma) * unit for at in ((1 - BETWEEN) / 2, (1 + BETWEEN) / 2))
+        return {"p": p, "amount": p * ratio * unit, "amount_low": low, "amount_high": high, "count": p * count}
 
     def own_logits(self, batch: Batch, generator: torch.Generator | None) -> list[Tensor]:
         return [self._output(batch, generator)[:, 0]]
@@ -108,6 +112,13 @@ class ValueMlp(LabelModel):
 def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
     """(batch,) mean and standard deviation of an amount's logarithm."""
     return output[:, 1], F.softplus(output[:, 2]) + LEAST_SIGMA
+
+
+def _quantile(at: float, p: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """The amount, in its units, that is not passed with this probability: 0 where so many have none."""
+    of_paying = (at - (1 - p)) / p
+    amount = torch.exp((mean + sigma * torch.special.ndtri(of_paying.clamp(1e-6, 1 - 1e-6))).clamp(max=LARGEST))
+    return torch.where(of_paying > 0, amount, 0.0)
 
 
 def _labels(schema: Schema) -> tuple[str, str, str]:
