@@ -92,7 +92,11 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     table = next(iter(reads))
     if table == "events":
         yield "ingest:"
-        told = list(_place("  ", data, look, EVENTS))
+        read_of_sales = set(OF_SALES) & set(reads[table])
+        # What the task reads of a sale is not to be left out in silence: sums would be 0.
+        told = list(
+            _place("  ", data, look, {name: needed or name in read_of_sales for name, needed in EVENTS.items()})
+        )
         yield from told
         unmapped = {name for name in EVENTS if f"    # {name}: ???" in told}
         if {"kind", *OF_SALES} <= unmapped and "rating" not in unmapped:
@@ -136,7 +140,10 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
             some = [value for value in look.columns[found] if value][:3]
             yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(some))}"
         elif needed:
-            yield f"{indent}  {name}: ???"
+            absent = (
+                f"   # if the shop has none: leave it out, and constants: {{{name}: null}}" if name in OF_SALES else ""
+            )
+            yield f"{indent}  {name}: ???{absent}"
         else:
             yield f"{indent}  # {name}: ???"
     said = [value for name in NUMBERS for value in look.columns.get(taken.get(name, ""), ())]

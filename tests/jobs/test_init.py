@@ -21,7 +21,7 @@ def settings_of(task: str, data: Path, **marks: str) -> Settings:
     """The settings that `init` writes, with each mark replaced by what a person would write."""
     text = init.text(task, str(data))
     for name, value in marks.items():
-        text = re.sub(rf"^( *){name}: \?\?\?$", rf"\1{name}: {value}", text, flags=re.MULTILINE)
+        text = re.sub(rf"^( *){name}: \?\?\?.*$", rf"\1{name}: {value}", text, flags=re.MULTILINE)
     path = data.parent / f"{task}.yaml"
     path.write_text(text)
     return load_settings(path)
@@ -92,6 +92,15 @@ def test_a_file_of_ratings_has_no_purchases(tmp_path: Path) -> None:
     data.write_text("order,user,item,ts,price,quantity,rating\n7,1,31,1260759144,2.5,1,5\n")
     sold = settings_of("recommend", data)
     assert (sold.ingest.constants, sold.examples.weights) == ({}, {"purchase": 1})
+
+
+def test_what_a_task_reads_of_a_sale_is_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "sales.csv"
+    data.write_text("order,user,item,ts,qty,zz\n7,1,31,1260759144,1,5\n")
+    text = init.text("customers", str(data))
+    assert "    price: ???   # if the shop has none: leave it out, and constants: {price: null}" in text
+    assert "constants: {" not in text.replace("constants: {price: null}", "")
+    assert settings_of("customers", data, price="zz").ingest.columns["price"] == "zz"
 
 
 def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> None:
