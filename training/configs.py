@@ -20,6 +20,7 @@ from training.row_configs import (
     MultiTaskConfig,
     RowMlpConfig,
     ValueMlpConfig,
+    WordWeightsConfig,
 )
 
 __all__ = ["CONFIGS", "ModelConfig", "RowMlpConfig", "carried_config", "choices", "model_identity", "search"]
@@ -273,6 +274,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "final_mlp": FinalMlpConfig,
     "multi_task": MultiTaskConfig,
     "value_mlp": ValueMlpConfig,
+    "word_weights": WordWeightsConfig,
 }
 
 

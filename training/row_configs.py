@@ -1,4 +1,4 @@
-"""Configs of the models that answer rows with probabilities: row_mlp, value_mlp, ranking, multi_task in models/."""
+"""Configs of the models that answer rows with probabilities: row_mlp, value_mlp, word_weights, ranking, multi_task."""
 
 from __future__ import annotations
 
@@ -67,6 +67,24 @@ class ValueMlpConfig(RowMlpConfig):
 
     scale: str = Field(
         "value_mean", description="column, where the schema has it, that amounts are in units of; above 0"
+    )
+
+
+class WordWeightsConfig(RowConfig):
+    """Hyper-parameters of the model of texts, training/models/word_weights.py."""
+
+    FIRST: ClassVar[frozenset[str]] = RowConfig.FIRST | {"dim", "hidden", "reach", "dropout"}
+    READS = ("words", "pairs")
+
+    dim: int = Field(32, ge=1, le=65_536, description="width of a word's vector", json_schema_extra=choices(16, 32, 64))
+    hidden: int = Field(64, ge=1, le=65_536, description="width of what a word and its neighbours give")
+    reach: int = Field(2, ge=0, le=100, description="words on either side that shift a word's weight")
+    dropout: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="of the vectors' components and of what they give",
+        json_schema_extra=search(0.1, 0.7),
     )
 
 

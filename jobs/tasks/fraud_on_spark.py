@@ -23,7 +23,6 @@ from spark_udfs import features, windows
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
 from spark_udfs.simulated.fraud import PAYMENTS
-from training.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,21 +56,6 @@ def _below_a_millisecond(time: str) -> Column:
     return F.when(rest > 0, F.concat(F.lit(f" {time} {{"), rest.cast("string"), F.lit("}"))).otherwise("")
 
 
-def _refuse_repeated(cases: DataFrame) -> None:
-    """A case that stands twice would be told what was known of it at its later moment.
-
-    Raises:
-        DataError: a case_id stands more than once.
-    """
-    repeated = cases.groupBy("case_id").count().where("count > 1")
-    found, example = repeated.agg(F.count(F.lit(1)), F.min("case_id")).collect()[0]
-    if found:
-        raise DataError(
-            f"a case_id must stand once in table 'cases'; {found:,} stand more often, such as '{example}'; keep one "
-            "row of each case, with what is known of its label by now, and run `millrace ingest` again"
-        )
-
-
 def _cases(ground: Ground) -> DataFrame:
     """Each case with its features: case_id, time, arrival_time, label (double; null: not known), label_time, weight, an
     index of each id (0: unknown), COUNTS of each entity, and the numbers."""
@@ -81,7 +65,7 @@ def _cases(ground: Ground) -> DataFrame:
 def _with_features(ground: Ground) -> DataFrame:
     options, read = options_of(ground.settings), ground.read
     if "case_id" in options.has:
-        _refuse_repeated(read["lines"])
+        probabilities.refuse_repeated(read["lines"], "case_id", "cases", "case")
     delayed = _delayed(ground)
     label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
     given = read["lines"].select(

@@ -15,6 +15,7 @@ from spark_udfs import rows
 from spark_udfs.baselines import trees
 from spark_udfs.grouped import grouped_auc
 from spark_udfs.scoring import predict
+from training.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,27 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 TREES = "lightgbm"
+
+
+def refuse_repeated(rows: DataFrame, key: str, table: str, row: str) -> None:
+    """See that no row stands twice: at its later moment it would be told what was known of it.
+
+    Args:
+        rows: those of a table, with `key`.
+        key: the column that names a row.
+        table: its name.
+        row: what a row is called.
+
+    Raises:
+        DataError: a row stands more than once.
+    """
+    repeated = rows.groupBy(key).count().where("count > 1")
+    found, example = repeated.agg(F.count(F.lit(1)), F.min(key)).collect()[0]
+    if found:
+        raise DataError(
+            f"a {key} must stand once in table '{table}'; {found:,} stand more often, such as '{example}'; keep one "
+            f"row of each {row}, with what is known of its label by now, and run `millrace ingest` again"
+        )
 
 
 def bundled(bundles: Mapping[str, Path]) -> dict[str, Answer]:

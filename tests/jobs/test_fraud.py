@@ -28,10 +28,10 @@ from jobs.trained import latest_bundle
 from spark_udfs.pieces import FIRST
 from spark_udfs.pieces import name as piece_of
 from spark_udfs.scoring import predict
+from tests.training.test_row_models import MODELS_OF_ROWS
 from training.batch import Batch
 from training.errors import BundleError, DataError, SettingsError
 from training.models import MODELS
-from training.models.rows import RowModel
 from training.schema import Schema
 from training.state.bundle import load_bundle
 from training.state.publish import write_bundle
@@ -124,7 +124,7 @@ def test_examples_are_the_cases_whose_label_was_known_before_the_cut(settings: S
     assert built.vocabularies() == {"domain": 4}
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if issubclass(model, RowModel)])
+@pytest.mark.parametrize("name", MODELS_OF_ROWS)
 def test_any_model_of_rows_may_be_named(name: str, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"name": name})
     model = model_of_rows({"model": settings.model}, fraud.schema({"domain": 4}, settings), ShardedTables())

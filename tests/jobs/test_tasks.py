@@ -24,7 +24,7 @@ from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
-from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud
+from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud, test_sentiment
 from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
@@ -143,12 +143,27 @@ def orders() -> World:
     return World(test_customers.settings_in, tables, {"events": later}, "user 7")
 
 
+def reviews() -> World:
+    """More reviews, of words that nobody had said before; and some of before that nobody knows yet."""
+    cut = test_sentiment.CUT
+    at = [(cut + timedelta(days=1), None), (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later {n} {time}", time, arrival, "product 1", f"lovely and unheard {n % 3}", n % 2 == 0, f"user {n}")
+        for n in range(10)
+        for time, arrival in at
+    ]
+    persons = {"reviews": TableSource(persons=("user_id",))}
+    tables = {"reviews": (test_sentiment.planted()[:600], test_sentiment.REVIEWS)}
+    return World(test_sentiment.settings_in, tables, {"reviews": later}, "user 7", persons)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "recommend": shop,
     "click": lists,
     "fraud": cases,
     "demand": sales,
     "customers": orders,
+    "sentiment": reviews,
 }
 
 
@@ -186,9 +201,13 @@ def examples(spark: SparkSession, name: str, folder: Path, *, later: bool, parti
     lines = task.spark().lines(read)
     cuts, held = cuts_of(settings), spark.createDataFrame([], vocabularies.SCHEMA)
     known = lines.where(features.known_before(cuts.test))
-    for kind, column in task.kinds(settings).items():
-        ids = known.where(F.col(column).isNotNull()).select(F.col(column).alias("id"))
-        read[f"vocabulary_{kind}"] = vocabularies.new_entries(ids, held)
+    ids = {
+        kind: known.where(F.col(column).isNotNull()).select(F.col(column).alias("id"))
+        for kind, column in task.kinds(settings).items()
+    }
+    for kind, more in task.more_ids(read, settings, cuts.test).items():
+        ids[kind] = ids[kind].unionByName(more) if kind in ids else more
+    read |= {f"vocabulary_{kind}": vocabularies.new_entries(of, held) for kind, of in ids.items()}
     ground = Ground(read | {"lines": lines}, settings, folder)
     made = task.spark().examples(ground, cuts)["examples"]
     rows = spark.createDataFrame(made.toPandas(), made.schema)
@@ -222,7 +241,7 @@ def test_what_comes_after_the_cut_changes_no_example(
 def test_columns_are_the_schemas_and_rows_are_told_apart(name: str, folder: Path, plain: DataFrame) -> None:
     task = TASKS[name]
     settings = world_of(name).settings(folder)
-    schema = task.schema(dict.fromkeys(task.kinds(settings), 1_000), settings)
+    schema = task.schema(dict.fromkeys((*task.kinds(settings), *task.numbers(settings)), 1_000), settings)
     types = {field.name: field.dataType.simpleString() for field in plain.schema.fields}
     wrong = {
         column.name: types.get(column.name)

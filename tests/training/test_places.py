@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.training.learning import training_losses
 from tests.training.test_multi_task import Joined
+from tests.training.test_row_models import MODELS_OF_ROWS
 from training.batch import Batch
 from training.errors import SchemaError
 from training.models import MODELS, Model
@@ -67,7 +68,7 @@ def test_attraction_is_learned_free_of_the_place(config: dict[str, object]) -> N
     torch.testing.assert_close(not_said, at_first)
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if issubclass(model, RowModel)])
+@pytest.mark.parametrize("name", MODELS_OF_ROWS)
 def test_the_loss_is_that_of_the_product(name: str) -> None:
     model, batch = (
         build(name, **({} if name == "logistic_regression" else {"dropout": 0.0} if name != "fm" else {})),

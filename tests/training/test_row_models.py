@@ -50,7 +50,7 @@ def rows(seed: int, count: int = 256) -> Batch:
     }
 
 
-MODELS_OF_ROWS = [name for name, model in MODELS.items() if issubclass(model, RowModel)]
+MODELS_OF_ROWS = [name for name, model in MODELS.items() if issubclass(model, RowModel) and not model.Config.READS]
 
 
 def build(name: str = "row_mlp", **config: object) -> Model:

@@ -12,6 +12,7 @@ from training.models.row_mlp import RowMlp
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
 from training.models.value_mlp import ValueMlp
+from training.models.word_weights import WordWeights
 
 __all__ = ["MODELS", "Model", "RetrievalModel"]
 
@@ -30,4 +31,5 @@ MODELS: dict[str, type[Model]] = {
     "final_mlp": FinalMlp,
     "multi_task": MultiTask,
     "value_mlp": ValueMlp,
+    "word_weights": WordWeights,
 }

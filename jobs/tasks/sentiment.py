@@ -1,0 +1,168 @@
+"""Sentiment: how likely the customer who wrote a review is unhappy with the product, and which words say so.
+
+An example is a review of before the cut whose label is known; its words and pairs of neighbouring words are numbers of
+vocabularies that those reviews make. Validation measures how well a model ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from jobs.settings_base import Section
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from training.schema import Column, Kind, Schema
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from training.world import World
+
+METRICS = ("auc", "average_precision")
+SHOWN = ("loss", *METRICS)
+VOCABULARIES = ("words", "pairs")
+HAS = {"product": "string?", "title": "string?", "arrival_time": "timestamp?"}
+Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=1_000)]
+
+
+class SentimentOptions(Section):
+    """What only sentiment has."""
+
+    has: tuple[Literal["product", "title", "arrival_time"], ...] = Field(
+        ("product",), description="further columns of `reviews`; a title is read before the text"
+    )
+    words_kept: int = Field(400, ge=1, le=100_000, description="words of a review that are read, the first ones")
+    fewest_reviews: int = Field(
+        3, ge=1, le=1_000_000, description="reviews that a word, or a pair of neighbours, must stand in to be known"
+    )
+    most_words: int = Field(50_000, ge=1, le=10_000_000, description="words that are known, the most frequent ones")
+    most_pairs: int = Field(200_000, ge=1, le=100_000_000, description="pairs of neighbours that are known")
+    prior: float = Field(
+        5.0, gt=0, le=1e6, description="reviews that the share of all counts for in a product's own share"
+    )
+    reach_share: float = Field(0.05, gt=0, lt=1, description="share of reviews that somebody can look at")
+    reasons: int = Field(5, ge=0, le=100, description="words of a review that an answer names")
+    product_days: float = Field(
+        90, gt=0, le=36_500, description="days before a review over which its product's share of unhappy ones is taken"
+    )
+    aspects: dict[str, Words] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="what an answer is split by, with its words, e.g. {size: [small, large, tight]}",
+    )
+
+
+def options_of(settings: Settings) -> SentimentOptions:
+    """The task's own settings."""
+    assert isinstance(settings.options, SentimentOptions)
+    return settings.options
+
+
+def reads(settings: Settings) -> dict[str, dict[str, str]]:
+    """Reviews; a label that is null is not known."""
+    options = options_of(settings)
+    own = {name: kind for name, kind in HAS.items() if name in options.has}
+    always = {"review_id": "string", "time": "timestamp", "text": "string", "label": "boolean?"}
+    return {"reviews": always | own}
+
+
+def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
+    """Words and pairs that reviews of before a cut have."""
+    from jobs.tasks import sentiment_on_spark
+
+    return sentiment_on_spark.known_words(read, settings, cut)
+
+
+def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:  # noqa: ARG001
+    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
+    return Schema(
+        (
+            *(Column(name, Kind.IDS, vocabulary=name, size=sizes[name]) for name in VOCABULARIES),
+            Column("label", Kind.LABEL),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a model of texts on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
+    from jobs.learning import fit_task, model_of_rows
+
+    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
+
+
+def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """AUC and average precision of the reviews held out, counted on each rank and added up; None where none is
+    asked."""
+    from jobs.validation import validation_of_probabilities
+
+    return validation_of_probabilities(spec, columns, world, names=METRICS)
+
+
+def headline(settings: Settings) -> Headline:  # noqa: ARG001
+    """How well reviews are put in order and told apart, and how true the probabilities are."""
+    return Headline(
+        judged={"AUC": "auc", "average precision": "average_precision", "weighted F1": "weighted_f1"},
+        beside={
+            "precision": "precision",
+            "recall": "recall",
+            "log loss": "log_loss",
+            "calibration error": "calibration_error",
+            "predicted / actual": "predicted_to_actual",
+        },
+        rows="reviews",
+        lower=("log_loss", "calibration_error"),
+    )
+
+
+def persons(settings: Settings) -> dict[str, dict[str, str]]:
+    """The columns of `reviews` that the settings name; what is made of reviews has no id but the review's."""
+    held = said_persons(settings, "reviews")
+    if not held:
+        return {}
+    of_lines = {name: {"review_id": BY_LINE} for name in ("examples", "queries", "review_scores")}
+    return {"reviews": dict.fromkeys(held, BY_ID), **of_lines}
+
+
+TASK = Task(
+    name="sentiment",
+    what="how likely a review is one of an unhappy customer, and which words say so",
+    row="review",
+    options=SentimentOptions,
+    reads=reads,
+    asks=("queries", *(f"vocabulary_{name}" for name in VOCABULARIES)),
+    kinds=lambda _: {},
+    more_ids=more_ids,
+    numbers=lambda _: VOCABULARIES,
+    key=("review_id",),
+    spread=1,
+    schema=schema,
+    model="word_weights",
+    learn="jobs.tasks.sentiment:learn",
+    metrics=METRICS,
+    on_spark="jobs.tasks.sentiment_on_spark",
+    headline=headline,
+    answered=("key", "p", "alarm"),
+    table="review_scores",
+    answer=(
+        "review_id",
+        "time",
+        "product",
+        "p",
+        "alarm",
+        "words",
+        "aspects",
+        "product_reviews",
+        "product_unhappy",
+        "product_alarm",
+    ),
+    columns=AnswerColumns("review_id", ((),), ("p",), "p"),
+    persons=persons,
+    demo=Demo("sentiment_shop", "sentiment", "sources.reviews.path"),
+    simulated={"reviews": "reviews"},
+)

@@ -1,0 +1,121 @@
+"""Reviews scored: probabilities with the words that say so, alarms, and what its product's reviews say of late.
+
+Whether a review is one of an unhappy customer is decided by a threshold of the probability, chosen on the validation
+days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial, reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from jobs.ground import Answer, Ground, Scored
+from jobs.task import OURS
+from jobs.tasks import probabilities_on_spark as probabilities
+from jobs.tasks.sentiment import SentimentOptions, options_of
+from jobs.tasks.sentiment_texts import numbered
+from spark_udfs import decisions, features, rows
+from spark_udfs.moments import DAY_US
+from spark_udfs.word_shares import explained
+from training.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+SURE = 1.96  # standard errors: 95 %
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """Every review that was there by the moment and that the build in force did not learn from: those whose label was
+    not known, and those after its cut."""
+    not_learnt = F.col("label").isNull() | features.known_since(ground.cut or moment)
+    asked = ground.keep(
+        "asked", lambda: numbered(ground, ground.read["lines"].where(features.known_before(moment) & not_learnt))
+    )
+    return Scored(asked, partial(answered, ground), _counts, finish=partial(_finished, ground))
+
+
+def answered(ground: Ground, reviews: DataFrame) -> DataFrame:
+    """review_id, time, product, p, and what says so: `words`, the word and its share of the log-odds, those that say
+    most first; `aspects`, by name."""
+    options = options_of(ground.settings)
+    aspects = _aspects(ground, options)
+    found = explained(reviews, str(ground.bundle), key="review_id", most=options.reasons, aspects=[*aspects.values()])
+    named = F.transform(
+        F.arrays_zip("places", "shares"),
+        lambda of: F.struct(F.element_at("said", of["places"] + 1).alias("word"), of["shares"].alias("share")),
+    )
+    names = F.array(*(F.lit(name) for name in aspects)).cast("array<string>")
+    split = F.map_from_arrays(names, "aspects").alias("aspects")
+    kept = [name for name in ("time", "product") if name in reviews.columns]
+    told = reviews.select("review_id", "said", *kept).join(found, on="review_id", how="inner")
+    return told.select("review_id", *kept, "p", named.alias("words"), split)
+
+
+def _aspects(ground: Ground, options: SentimentOptions) -> dict[str, list[int]]:
+    """The numbers of the words of each aspect; a word of two aspects is the later one's."""
+    stated = {word.lower(): name for name, own in options.aspects.items() for word in own}
+    if not stated:
+        return {}
+    held = ground.read["vocabulary_words"].where(F.col("id").isin(*stated)).collect()
+    return {name: [int(row["index"]) for row in held if stated[row["id"]] == name] for name in options.aspects}
+
+
+def _finished(ground: Ground, made: DataFrame) -> DataFrame:
+    """With `alarm`, and what was known of the product at the review's time: `product_reviews`, how many there were of
+    late, `product_unhappy`, the mean p of these, and `product_alarm`, whether that is surely above the mean of all."""
+    bundle: dict[str, Answer] = probabilities.bundled({OURS: ground.bundle}) if ground.bundle else {}
+    threshold = thresholds(ground, bundle)[OURS]
+    of_all = made.agg(F.avg("p")).collect()[0][0] or 0.0
+    until = Window.partitionBy("product").orderBy(F.unix_micros("time"))
+    of_late = until.rangeBetween(-round(options_of(ground.settings).product_days * DAY_US), Window.currentRow)
+    has_product = F.col("product").isNotNull()
+    count, mean = F.count("p").over(of_late), F.avg("p").over(of_late)
+    with_shares = (
+        made.withColumn("alarm", F.col("p") >= F.lit(threshold))
+        .withColumn("product_reviews", F.when(has_product, count))
+        .withColumn("product_unhappy", F.when(has_product, mean))
+    )
+    return with_shares.withColumn("product_alarm", _least("product_unhappy", "product_reviews") > F.lit(of_all))
+
+
+def _least(share: str, count: str) -> Column:
+    """The lower end of Wilson's interval of a share (1927)."""
+    p, n = F.col(share), F.col(count)
+    away = SURE * F.sqrt(p * (1 - p) / n + F.lit(SURE**2 / 4) / (n * n))
+    return (p + F.lit(SURE**2 / 2) / n - away) / (1 + F.lit(SURE**2) / n)
+
+
+def _counts(written: DataFrame) -> dict[str, int]:
+    """reviews, those with an alarm, and the products that have one at their last review."""
+    last = F.max_by("product_alarm", F.struct("time", "review_id"))
+    products = written.where("product IS NOT NULL").groupBy("product").agg(last.alias("alarm"))
+    made = written.agg(F.count(F.lit(1)).alias("reviews"), F.count_if("alarm").alias("alarms")).collect()[0].asDict()
+    return dict(made) | {"products_with_alarm": products.where("alarm").count()}
+
+
+def thresholds(ground: Ground, answers: Mapping[str, Answer]) -> dict[str, float]:
+    """By contender the threshold that is best on the validation days.
+
+    Raises:
+        DataError: these have no reviews of both labels.
+    """
+    asked = ground.read["queries"].where(F.col("split") == features.VALIDATION).withColumnRenamed("review_id", "key")
+    unhappy, others = asked.agg(F.count_if("label = 1"), F.count_if("label = 0")).collect()[0]
+    if not unhappy or not others:
+        raise DataError(
+            "a threshold is chosen on reviews of both labels of the validation days, which have "
+            f"{unhappy:,} of label 1 and {others:,} of label 0; raise examples.validation_days and build the examples "
+            "again"
+        )
+    given = [
+        answer(asked, features.VALIDATION).select(F.lit(name).alias("model"), "key", "p")
+        for name, answer in answers.items()
+    ]
+    told = reduce(lambda one, other: one.unionByName(other), given)
+    return decisions.thresholds(rows.cells(told, asked.select("key", "label"), list(answers)))
