@@ -64,6 +64,9 @@ CALLED = {
     "name": ("description", "title", "productname"),
     "label": ("fraud", "isfraud", "eventlabel", "target", "class"),
     "case_id": ("id", "eventid", "transactionid", "registrationid"),
+    "review_id": ("id", "reviewnumber"),
+    "text": ("review", "reviewtext", "comment", "body", "content"),
+    "product": ("productid", "item", "itemid", "sku", "asin"),
     "series_id": ("series", "productcode", "product", "sku", "item", "store"),
 }
 

@@ -7,12 +7,10 @@ vocabularies that those reviews make. Validation measures how well a model ranks
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from jobs.settings_base import Section
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks.sentiment_options import HAS, SentimentOptions, options_of
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -26,41 +24,6 @@ if TYPE_CHECKING:
 METRICS = ("auc", "average_precision")
 SHOWN = ("loss", *METRICS)
 VOCABULARIES = ("words", "pairs")
-HAS = {"product": "string?", "title": "string?", "arrival_time": "timestamp?"}
-Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=1_000)]
-
-
-class SentimentOptions(Section):
-    """What only sentiment has."""
-
-    has: tuple[Literal["product", "title", "arrival_time"], ...] = Field(
-        ("product",), description="further columns of `reviews`; a title is read before the text"
-    )
-    words_kept: int = Field(400, ge=1, le=100_000, description="words of a review that are read, the first ones")
-    fewest_reviews: int = Field(
-        3, ge=1, le=1_000_000, description="reviews that a word, or a pair of neighbours, must stand in to be known"
-    )
-    most_words: int = Field(50_000, ge=1, le=10_000_000, description="words that are known, the most frequent ones")
-    most_pairs: int = Field(200_000, ge=1, le=100_000_000, description="pairs of neighbours that are known")
-    prior: float = Field(
-        5.0, gt=0, le=1e6, description="reviews that the share of all counts for in a product's own share"
-    )
-    reach_share: float = Field(0.05, gt=0, lt=1, description="share of reviews that somebody can look at")
-    reasons: int = Field(5, ge=0, le=100, description="words of a review that an answer names")
-    product_days: float = Field(
-        90, gt=0, le=36_500, description="days before a review over which its product's share of unhappy ones is taken"
-    )
-    aspects: dict[str, Words] = Field(
-        default_factory=dict,
-        max_length=100,
-        description="what an answer is split by, with its words, e.g. {size: [small, large, tight]}",
-    )
-
-
-def options_of(settings: Settings) -> SentimentOptions:
-    """The task's own settings."""
-    assert isinstance(settings.options, SentimentOptions)
-    return settings.options
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
@@ -73,9 +36,9 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
     """Words and pairs that reviews of before a cut have."""
-    from jobs.tasks import sentiment_on_spark
+    from jobs.tasks import sentiment_texts
 
-    return sentiment_on_spark.known_words(read, settings, cut)
+    return sentiment_texts.known_words(read, settings, cut)
 
 
 def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:  # noqa: ARG001

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs import simulate
 from jobs.console import step
 from jobs.ground import Answer, Ground, Slice
-from jobs.task import OURS
+from jobs.task import OURS, TRUTH
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.sentiment import options_of
+from jobs.tasks.sentiment_options import options_of
 from jobs.tasks.sentiment_scored import answered, score, thresholds
-from jobs.tasks.sentiment_texts import known_words, lines, numbered, said
+from jobs.tasks.sentiment_texts import lines, numbered, said
 from spark_udfs import decisions, features
 from spark_udfs.baselines import tf_idf
+from spark_udfs.simulated.reviews import REVIEWS
 from training.errors import DataError
 from training.state.bundle import provenance_of
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from spark_udfs.features import Cuts
 
 PRODUCT, TF_IDF, TF_IDF_PAIRS = "product_share", "tf_idf", "tf_idf_pairs"
-__all__ = ["contenders", "examples", "judge", "known_words", "lines", "looks", "score", "slices"]
+__all__ = ["contenders", "examples", "judge", "lines", "looks", "score", "slices"]
 
 EXAMPLES, SHOWN = 10, 160  # reviews that are shown, and letters of each
 
@@ -82,7 +84,8 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
 
 def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:
     """The bundles; TF-IDF and logistic regression of words, and of words and pairs; the product's past share of unhappy
-    reviews. Each with the threshold that is best on the validation days."""
+    reviews; of a simulated shop the probabilities behind its labels. Each with the threshold that is best on the
+    validation days."""
     learnt = _learnt(ground, cut, bundles[OURS])
     answers: dict[str, Answer] = {**probabilities.bundled(bundles)}
     for name, terms in ((TF_IDF, _terms("words")), (TF_IDF_PAIRS, _terms("words", "pairs"))):
@@ -91,9 +94,21 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         answers[name] = partial(_by_terms, terms=terms, model=model)
     if "product" in options_of(ground.settings).has:
         answers[PRODUCT] = partial(_by_product, shares=_shares(ground, learnt))
+    answers |= _truth(ground)
     with step("evaluate: choosing thresholds on the validation days"):
         found = thresholds(ground, answers)
     return {name: partial(_decided, answer=answer, threshold=found[name]) for name, answer in answers.items()}
+
+
+def _truth(ground: Ground) -> dict[str, Answer]:
+    """Who answers with the planted probabilities, given item, customer and text; nobody where reviews are not a
+    simulated shop's."""
+    spark, ids = ground.read["lines"].sparkSession, {"review_id": "review_id"}
+    made = simulate.truth_of_source(ground.settings, spark, "reviews", ids, REVIEWS)
+    if made is None:
+        return {}
+    known = made.select(F.col("review_id").alias("key"), F.col("negative_probability").alias("p"))
+    return {TRUTH: lambda asked, _: asked.select("key").join(known, on="key", how="inner")}
 
 
 def _learnt(ground: Ground, cut: datetime, bundle: Path) -> DataFrame:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from jobs.ground import Answer, Ground, Scored
 from jobs.task import OURS
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.sentiment import SentimentOptions, options_of
+from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from jobs.tasks.sentiment_texts import numbered
 from spark_udfs import decisions, features, rows
 from spark_udfs.moments import DAY_US

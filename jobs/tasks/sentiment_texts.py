@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.tasks.sentiment import SentimentOptions, options_of
+from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from spark_udfs import features, words
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from jobs.ground import Ground
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
-from jobs.tasks import sentiment_on_spark, sentiment_scored
+from jobs.tasks import sentiment_on_spark, sentiment_scored, sentiment_texts
+from jobs.tasks.sentiment_options import options_of
 from spark_udfs.features import Cuts
 from training.errors import DataError
 
@@ -211,7 +212,7 @@ def test_what_is_no_review_is_set_aside_and_counted(spark: SparkSession, tmp_pat
     assert made["bad"] == {"text is missing": 2, "label is no boolean": 1}
     tables = Tables(spark, settings.tables.root)
     rows = tables.read("reviews")
-    told = sentiment_on_spark.said(sentiment_on_spark.lines({"reviews": rows}), sentiment_on_spark.options_of(settings))
+    told = sentiment_texts.said(sentiment_texts.lines({"reviews": rows}), options_of(settings))
     found = {row["review_id"]: row["words"] for row in told.where(F.length("review_id") == 1).collect()}
     assert found["3"] == ["好", "看", "很", "好"]
     assert found["4"] == ["\U0001f600", "\U0001f600"]
