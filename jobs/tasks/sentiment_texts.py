@@ -24,7 +24,7 @@ def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     """Reviews with an id, a time and a word. One that does not say when it arrived was there at once."""
     reviews = read["reviews"].where("review_id IS NOT NULL AND time IS NOT NULL")
     arrival = F.coalesce("arrival_time", "time") if "arrival_time" in reviews.columns else F.col("time")
-    return reviews.where(F.col("text").rlike(f"(?i){words.WORD}")).withColumn("arrival_time", arrival)
+    return reviews.where(F.col("text").rlike(words.WORD)).withColumn("arrival_time", arrival)
 
 
 def said(reviews: DataFrame, options: SentimentOptions) -> DataFrame:
