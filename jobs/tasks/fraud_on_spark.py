@@ -39,21 +39,9 @@ NEVER = 3_650.0  # days since an entity's last known fraud, where there was none
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     """Cases with an id and a time. One that does not say when it arrived was there at once; cases without ids that are
     equal in all but their label are one."""
-    cases = read["cases"].where("time IS NOT NULL")
-    if "case_id" not in cases.columns:
-        told = sorted({*cases.columns} - {"label"})
-        times = [name for name, kind in cases.dtypes if kind == "timestamp"]
-        cases = cases.groupBy(*told).agg(F.max("label").alias("label"))
-        named = F.concat(F.to_json(F.struct(*told)), *(_below_a_millisecond(name) for name in times))
-        cases = cases.withColumn("case_id", F.sha2(named, 256))
+    cases = probabilities.with_ids(read["cases"].where("time IS NOT NULL"), "case_id")
     arrival = F.coalesce("arrival_time", "time") if "arrival_time" in cases.columns else F.col("time")
     return cases.where("case_id IS NOT NULL").withColumn("arrival_time", arrival)
-
-
-def _below_a_millisecond(time: str) -> Column:
-    """What JSON leaves out of a time; nothing where it leaves out nothing."""
-    rest = F.pmod(F.unix_micros(time), F.lit(1_000))
-    return F.when(rest > 0, F.concat(F.lit(f" {time} {{"), rest.cast("string"), F.lit("}"))).otherwise("")
 
 
 def _cases(ground: Ground) -> DataFrame:

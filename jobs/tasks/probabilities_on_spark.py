@@ -20,9 +20,32 @@ from training.errors import DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 TREES = "lightgbm"
+
+
+def with_ids(rows: DataFrame, key: str) -> DataFrame:
+    """Rows with ids; where they have none, those that are equal in all but their label are one, and what they hold
+    names them.
+
+    Args:
+        rows: with `label`.
+        key: the column of ids.
+    """
+    if key in rows.columns:
+        return rows
+    told = sorted({*rows.columns} - {"label"})
+    times = [name for name, kind in rows.dtypes if kind == "timestamp"]
+    single = rows.groupBy(*told).agg(F.max("label").alias("label"))
+    named = F.concat(F.to_json(F.struct(*told)), *(_below_a_millisecond(name) for name in times))
+    return single.withColumn(key, F.sha2(named, 256))
+
+
+def _below_a_millisecond(time: str) -> Column:
+    """What JSON leaves out of a time; nothing where it leaves out nothing."""
+    rest = F.pmod(F.unix_micros(time), F.lit(1_000))
+    return F.when(rest > 0, F.concat(F.lit(f" {time} {{"), rest.cast("string"), F.lit("}"))).otherwise("")
 
 
 def refuse_repeated(rows: DataFrame, key: str, table: str, row: str) -> None:

@@ -30,8 +30,7 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
     """Reviews; a label that is null is not known."""
     options = options_of(settings)
     own = {name: kind for name, kind in HAS.items() if name in options.has}
-    always = {"review_id": "string", "time": "timestamp", "text": "string", "label": "boolean?"}
-    return {"reviews": always | own}
+    return {"reviews": own | {"time": "timestamp", "text": "string", "label": "boolean?"}}
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:

@@ -21,7 +21,7 @@ from jobs.task import OURS, TRUTH
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import options_of
 from jobs.tasks.sentiment_scored import answered, score, thresholds
-from jobs.tasks.sentiment_texts import lines, numbered, said
+from jobs.tasks.sentiment_texts import has_words, lines, numbered, said
 from spark_udfs import decisions, features
 from spark_udfs.baselines import tf_idf
 from spark_udfs.simulated.reviews import REVIEWS
@@ -65,8 +65,8 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
 
 def _count(ground: Ground, learnt: DataFrame) -> None:
     """Count what is left out, and see that examples are of both labels."""
-    wordless = ground.read["reviews"].count() - ground.read["lines"].count()
-    unhappy, others = learnt.agg(F.count_if("label = 1"), F.count_if("label = 0")).collect()[0]
+    wordless = ground.read["reviews"].where(~has_words()).count()
+    unhappy, others = learnt.agg(F.count_if(F.col("label") == 1), F.count_if(F.col("label") == 0)).collect()[0]
     if not unhappy or not others:
         raise DataError(
             f"examples must have reviews of both labels; before the cut there are {unhappy:,} of label 1 and "

@@ -11,15 +11,17 @@ from jobs.settings_base import Section
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-HAS = {"product": "string?", "title": "string?", "arrival_time": "timestamp?"}
+HAS = {"review_id": "string", "product": "string?", "title": "string?", "arrival_time": "timestamp?"}
 Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=1_000)]
 
 
 class SentimentOptions(Section):
     """What only sentiment has."""
 
-    has: tuple[Literal["product", "title", "arrival_time"], ...] = Field(
-        ("product",), description="further columns of `reviews`; a title is read before the text"
+    has: tuple[Literal["review_id", "product", "title", "arrival_time"], ...] = Field(
+        ("review_id", "product"),
+        description="further columns of `reviews`; without review_id, what a review holds names it; a title is read "
+        "before the text",
     )
     words_kept: int = Field(400, ge=1, le=100_000, description="words of a review that are read, the first ones")
     fewest_reviews: int = Field(

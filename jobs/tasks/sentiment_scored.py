@@ -106,7 +106,7 @@ def thresholds(ground: Ground, answers: Mapping[str, Answer]) -> dict[str, float
         DataError: these have no reviews of both labels.
     """
     asked = ground.read["queries"].where(F.col("split") == features.VALIDATION).withColumnRenamed("review_id", "key")
-    unhappy, others = asked.agg(F.count_if("label = 1"), F.count_if("label = 0")).collect()[0]
+    unhappy, others = asked.agg(F.count_if(F.col("label") == 1), F.count_if(F.col("label") == 0)).collect()[0]
     if not unhappy or not others:
         raise DataError(
             "a threshold is chosen on reviews of both labels of the validation days, which have "

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from spark_udfs import features, words
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from jobs.ground import Ground
     from jobs.settings import Settings
@@ -21,10 +22,17 @@ TITLE_END = " \u25c6 "  # counts as a word, so that a title's last word is no ne
 
 
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
-    """Reviews with an id, a time and a word. One that does not say when it arrived was there at once."""
-    reviews = read["reviews"].where("review_id IS NOT NULL AND time IS NOT NULL")
+    """Reviews with an id, a time and a word. One that does not say when it arrived was there at once; reviews without
+    ids that are equal in all but their label are one."""
+    reviews = probabilities.with_ids(read["reviews"].where("time IS NOT NULL"), "review_id")
     arrival = F.coalesce("arrival_time", "time") if "arrival_time" in reviews.columns else F.col("time")
-    return reviews.where(F.col("text").rlike(words.WORD)).withColumn("arrival_time", arrival)
+    worded = reviews.where(F.col("review_id").isNotNull() & has_words())
+    return worded.withColumn("arrival_time", arrival)
+
+
+def has_words() -> Column:
+    """Whether a review says anything."""
+    return F.col("text").rlike(words.WORD)
 
 
 def said(reviews: DataFrame, options: SentimentOptions) -> DataFrame:

