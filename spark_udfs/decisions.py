@@ -29,7 +29,7 @@ ROWS = 512  # whose resample weights are held at once
 
 def thresholds(cells: Mapping[str, Cells]) -> dict[str, float]:
     """By model the probability from which on a decision is yes, so that weighted F1 is highest; of equal ones the
-    highest.
+    highest, and infinity where it is best to say no to all.
 
     Args:
         cells: rows by model and probability, from `spark_udfs.rows.cells`; those that thresholds are chosen by.
@@ -38,10 +38,11 @@ def thresholds(cells: Mapping[str, Cells]) -> dict[str, float]:
 
 
 def _threshold(cells: Cells) -> float:
-    no, yes = np.cumsum(cells.rows, axis=1)[:, : len(cells.edges)]  # of so many of the highest cells
+    reached = np.pad(np.cumsum(cells.rows, axis=1)[:, : len(cells.edges)], ((0, 0), (1, 0)))
+    no, yes = reached  # of none, of the highest cell, of the two highest, ...
     of_no, of_yes = cells.rows.sum(axis=1)
     counts = np.stack([of_no - no, of_yes - yes, no, yes], axis=1)
-    return float(cells.edges[::-1][np.argmax(_metrics(counts)[:, 0])])
+    return float(np.append(np.inf, cells.edges[::-1])[np.argmax(_metrics(counts)[:, 0])])
 
 
 def judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from spark_udfs import decisions, rows
 from spark_udfs.word_shares import Texts, about, strongest
@@ -55,3 +56,5 @@ def test_the_threshold_of_most_weighted_f1_is_found_and_decisions_are_judged(spa
     assert metrics["recall"]["value"] == pytest.approx((p >= found)[label == 1].mean())
     assert metrics["weighted_f1"]["low"] < metrics["weighted_f1"]["value"] < metrics["weighted_f1"]["high"]
     assert judged["ours"].users == 400
+    alike = answers.withColumn("p", F.lit(0.3))
+    assert decisions.thresholds(rows.cells(alike, truth, ["ours"])) == {"ours": np.inf}  # all would be an alarm
