@@ -15,7 +15,7 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import answers, builds, ingest_feedback, report, score
+from jobs import answers, builds, ingest_feedback, report, score, score_ground
 from jobs.ground import Before, Ground
 from jobs.in_sql import register
 from jobs.recommender import Recommender
@@ -255,7 +255,7 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert "since" in page
     shutil.rmtree(Path(lately.tables.root) / "feedback")  # or it makes lines too, and all of them are read
 
-    look, others = score._before, list[dict]()
+    look, others = score_ground._before, list[dict]()
 
     def late(*args: object) -> Before | None:
         if not others:
@@ -264,7 +264,7 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
         return look(*args)
 
     with monkeypatch.context() as patched:  # everybody is answered while those since a time are
-        patched.setattr(score, "_before", late)
+        patched.setattr(score_ground, "_before", late)
         with pytest.raises(TableError, match=r"answers to everybody as of .*, which a score of fewer would replace"):
             score.run(_scoring(lately, since=SINCE - timedelta(hours=1)), spark)
     assert "histories are made of all lines" not in capsys.readouterr().err
@@ -274,7 +274,7 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert sum(map(len, of_all.values())) == everybody["rows"]  # in place of those since a time
     _see_same({user: of_all[user] for user in touched}, lists)
     with monkeypatch.context() as patched:
-        patched.setattr(score, "_before", lambda *_: None)  # then histories are made of all lines
+        patched.setattr(score_ground, "_before", lambda *_: None)  # then histories are made of all lines
         (Path(lately.run_dir) / "score.json").unlink()
         assert not score.run(_scoring(lately), spark)["up_to_date"]
     _see_same(_lists(lately, spark, summary["moment"]), of_all)
