@@ -72,6 +72,7 @@ def run(
             were erased meanwhile.
         SchemaError: a source has no such column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
+        QualityError: a batch differs from the good ones before it, and `quality.gate` is stop.
     """
     task, given = TASKS[settings.task], frames or {}
     _refuse_unnamed(given, settings)

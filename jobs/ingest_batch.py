@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import dispositions, ingest_inputs, ingest_rules, ingested, source_files, sources, time_ranges
+from jobs import dispositions, incoming, ingest_inputs, ingest_rules, ingested, source_files, sources, time_ranges
 from jobs.console import say, step
 from jobs.dispositions import ODD_IDS, UNKNOWN_KIND
 from jobs.erasure import erased
 from jobs.ingest_inputs import Reading
 from jobs.ingested import Known
+from jobs.quality import gate
 from jobs.sessions import persisted, session_settings
 from spark_udfs import order_lines, sorted_lines
 from spark_udfs.occurrences import trimmed
@@ -107,6 +108,7 @@ def take_in(settings: Settings, tables: Tables, batch: Batch, watch: Watch) -> N
         DataError: a source holds no rows or cannot be read, or the counts do not add up.
         SchemaError: a source lacks a column, or has it with another type than before.
         TooManyBadRows: the share of bad rows passed the limit.
+        QualityError: it differs from good batches, and such a one is not to be written.
         TableError: another ingest wrote meanwhile.
     """
     with step("looking for who was erased"):
@@ -135,6 +137,7 @@ def take_in(settings: Settings, tables: Tables, batch: Batch, watch: Watch) -> N
             _check_all(settings, tables, batch, marked, counts, raw_rows, is_replaced=bool(odd["replaced"]))
         if odd["odd_ids"] and not settings.ingest.normalise_ids:
             counts[batch.readings[0].source.name][ODD_IDS] = odd["odd_ids"]
+        gate.pass_through(tables, lambda: incoming.of_events(batch, marked, counts), settings.quality)
         aside = _aside(settings, batch, marked, persons)
         with step("writing events"):
             watch.before_writing()

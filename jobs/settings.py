@@ -20,6 +20,7 @@ from jobs.places import LocalFolder
 from jobs.settings_base import Section
 from jobs.settings_mapping import unmapped
 from jobs.settings_problems import LONGEST, marks, problems
+from jobs.settings_quality import QualitySettings
 from jobs.settings_sections import (
     OWN,
     CompressSettings,
@@ -58,6 +59,7 @@ class Settings(Section):
     sources: dict[str, TableSource] = Field(
         default_factory=dict, description="where the tables of a task lie that reads others than events"
     )
+    quality: QualitySettings = QualitySettings()
     examples: SerializeAsAny[ExampleSettings] = Field(default_factory=dict, validate_default=True)
     model: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="name, and its own settings; default: the task's"

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import dispositions, in_place, ingest_rules, source_files, source_rows, sources
+from jobs import dispositions, in_place, incoming, ingest_rules, source_files, source_rows, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
 from jobs.erasure.persons import of_no_person_in
+from jobs.quality import gate
 from jobs.sessions import persisted, session_settings
 from jobs.settings import Settings
 from jobs.settings_sources import TableSource
@@ -71,6 +72,7 @@ def ingest(
         SettingsError: a table has no source, or a source no table.
         DataError: a source is missing, empty or unreadable. SchemaError: it lacks a column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
+        QualityError: a table differs from what it was, and such a one is not to be written.
     """
     reads = {name.removesuffix("?"): dict(columns) for name, columns in task.reads(settings).items()}
     for name, columns in reads.items():
@@ -165,6 +167,11 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
         counts = _counts(tables, table, typed)
         _check(counts, source.name, f"sources.{name}", settings.tables.quarantine_limit)
         batch = _batch(name, inputs)
+        gate.pass_through(
+            tables,
+            lambda: incoming.of_table(settings, tables, name, table.columns, typed, counts, batch),
+            settings.quality,
+        )
         aside = _aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
             F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )

@@ -7,7 +7,8 @@
     |   |-- SchemaError      columns are missing, of the wrong type, or hold what the schema forbids
     |   `-- SnapshotError    a pinned version cannot be read: a file is gone, corrupt, or of an unknown feature
     |-- DataError            rows break a rule that the job cannot count and set aside
-    |   `-- TooManyBadRows   the quarantined share passed the limit in the settings
+    |   |-- TooManyBadRows   the quarantined share passed the limit in the settings
+    |   `-- QualityError     a batch differs from the good ones before it
     |-- ArtefactError        a JSON file that Millrace wrote is missing, torn, changed, or not of its kind
     |-- CheckpointError      no usable checkpoint where one is needed
     |   `-- LockHeldError    another process writes into the folder
@@ -65,6 +66,10 @@ class DataError(MillraceError):
 
 class TooManyBadRows(DataError):  # noqa: N818  the name says what is wrong
     """The quarantined share of the rows passed the limit in the settings."""
+
+
+class QualityError(DataError):
+    """A batch differs from the good ones before it by more than chance, and nobody has said why."""
 
 
 class ArtefactError(MillraceError):
