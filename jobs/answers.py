@@ -106,11 +106,12 @@ def refuse_another(tables: Tables, task: Task, more: Sequence[str]) -> None:
             f"table '{name}' at {tables.path(name)} has folders by {', '.join(held)}, not by {', '.join(FOLDERS)}: an "
             "earlier version of Millrace made it; rename its folder and score again ('feedback' stays as it is)"
         )
-    columns = tables.read(name).columns if tables.exists(name) else more
-    if lacking := [column for column in more if column not in columns]:
+    wanted = (*task.answer, *more)
+    columns = tables.read(name).columns if tables.exists(name) else wanted
+    if lacking := [column for column in wanted if column not in columns]:
         raise TableError(
             f"table '{name}' at {tables.path(name)} must have a column for each answer; it lacks {', '.join(lacking)}, "
-            "which these settings add: rename its folder and score again"
+            "which these settings, or this version of Millrace, add: rename its folder and score again"
         )
 
 

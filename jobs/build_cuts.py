@@ -40,6 +40,11 @@ def cuts_of(span: list[int | None], task: Task, settings: Settings, tables: Tabl
     first, last = span
     if first is None or last is None:
         ids, table = " and ".join(task.kinds(settings).values()), next(iter(task.tables(settings)))
+        if not ids:
+            raise DataError(
+                f"table '{table}' at {tables.path(table)} holds no {task.row} that can be learnt from: it is empty, or "
+                "what its rows hold is nothing to the task; look at them, and run `millrace ingest` again"
+            )
         raise DataError(
             f"no {task.row} in table '{table}' at {tables.path(table)} has {ids}; map them to the source's columns and "
             "run `millrace ingest` again"

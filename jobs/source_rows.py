@@ -64,11 +64,11 @@ def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFram
     return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(*held, "_cell.*")
 
 
-def ordered(rows: DataFrame, names: Sequence[str], place: str, wanted: dict[str, str]) -> DataFrame:
+def ordered(raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str]) -> DataFrame:
     """Give rows that have no time one by a hash, so that what lies last in time is drawn by chance.
 
     Args:
-        rows: of the source.
+        raw: the source's rows.
         names: the source's columns that are hashed, as trimmed texts; a null is a value like any other.
         place: of the settings that name the source, for messages.
         wanted: the source's column of each of ours; gets `time`.
@@ -76,18 +76,19 @@ def ordered(rows: DataFrame, names: Sequence[str], place: str, wanted: dict[str,
     Raises:
         SchemaError: one of the columns is not there, or the source has a column `time`.
     """
-    strangers = [name for name in names if name not in rows.columns]
+    rows, columns = raw.rows, [name for name in raw.rows.columns if name != raw.malformed]
+    strangers = [name for name in names if name not in columns]
     if strangers:
         raise SchemaError(
-            f"{place}.order_by_hash_of names '{strangers[0]}', which the source has not; it has: "
-            f"{', '.join(rows.columns)}"
+            f"{place}.order_by_hash_of names '{strangers[0]}', which the source has not; it has: {', '.join(columns)}"
         )
-    if HASHED in rows.columns:
+    if HASHED in {name.lower() for name in columns}:
         raise SchemaError(
             f"{place}.order_by_hash_of makes a column '{HASHED}', which the source has: leave order_by_hash_of out"
         )
-    texts = F.array(*(F.trim(column(name).cast("string")) for name in names))
-    since = F.pmod(F.xxhash64(texts), F.lit(HASHED_DAYS * DAY_US))
+    texts = [F.trim(column(name).cast("string")) for name in names]
+    held = F.array(*(F.coalesce(F.concat(F.lit("="), text), F.lit("")) for text in texts))  # hashes pass over nulls
+    since = F.pmod(F.xxhash64(held), F.lit(HASHED_DAYS * DAY_US))
     wanted[HASHED] = HASHED
     return rows.withColumn(HASHED, F.timestamp_micros(F.lit(int(HASHED_FROM.timestamp()) * 1_000_000) + since))
 

@@ -98,11 +98,12 @@ def _refuse_strangers(settings: Settings, task: Task, reads: Mapping[str, Mappin
         f"sources.{name} is no table of task '{task.name}', which reads {', '.join(reads)}" for name in strangers
     ]
     for table, source in settings.sources.items():
-        unknown = sorted(set(source.columns) - set(reads.get(table, source.columns)))
-        problems += [
-            f"sources.{table}.columns has the unknown name '{name}'; task '{task.name}' reads {', '.join(reads[table])}"
-            for name in unknown
-        ]
+        for section, named in (("columns", source.columns), ("words", source.words)):
+            problems += [
+                f"sources.{table}.{section} has the unknown name '{name}'; task '{task.name}' reads "
+                f"{', '.join(reads[table])}"
+                for name in sorted(set(named) - set(reads.get(table, named)))
+            ]
         problems += [
             f"sources.{table}.persons has '{column}', which is a {reads[table][column]}; ids are texts"
             for column in source.persons or ()
@@ -197,9 +198,10 @@ def _typed(settings: Settings, tables: Tables, table: _Table, persons: Erased | 
     times = [wanted[name] for name, kind in table.columns.items() if kind.startswith("timestamp") and name in wanted]
     if any(typed_texts.zoneless(raw.rows, name, asked.time_format) for name in times):
         say(f"times of {table.source.name} name no zone: taken as {asked.time_zone} (sources.{table.name}.time_zone)")
-    rows = source_rows.melted(raw, asked.wide, f"sources.{table.name}", wanted) if asked.wide else raw.rows
+    place = f"sources.{table.name}"
     if asked.order_by_hash_of:
-        rows = source_rows.ordered(rows, asked.order_by_hash_of, f"sources.{table.name}", wanted)
+        raw = raw._replace(rows=source_rows.ordered(raw, asked.order_by_hash_of, place, wanted))
+    rows = source_rows.melted(raw, asked.wide, place, wanted) if asked.wide else raw.rows
     typed = source_rows.typed(rows, asked, table.columns, wanted, raw.malformed)
     return erased.marked(typed, persons, said_persons(settings, table.name))
 

@@ -28,6 +28,7 @@ from training.watch.observers import refuse_password
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+FEW_STEPS = 100
 LOCK = "train.lock"  # in the run folder: one training at a time publishes there
 
 
@@ -88,6 +89,11 @@ def _train(
     if timeline is not None:
         say(f"train: timeline {timeline} on rank 0's host (open it in chrome://tracing or ui.perfetto.dev)")
     publish(run_dir, identity, spec, summary)
+    if summary["steps"] < FEW_STEPS:
+        say(
+            f"train: {summary['steps']:,} steps are few, and the model may have learnt little: raise training.epochs, "
+            "or lower training.batch_size"
+        )
     say(f"train: loss {summary['final_loss']:.6f} after {summary['steps']:,} steps; bundle {summary['bundle_path']}")
     return summary
 

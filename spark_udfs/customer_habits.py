@@ -26,9 +26,9 @@ def habits(lines: DataFrame, items: DataFrame | None, favourites: int) -> DataFr
         favourites: how many categories, at most.
 
     Returns:
-        user_id; favourites (array<string>), the categories that most was spent on, most first, by name where they are
-        equal, null where none is known; mean_price (double) of a piece, null where no price is known; hour (int, UTC)
-        in which most lines were bought, the earliest where several are equal.
+        user_id; favourites (array<string>), the categories that most was spent on, most first, and of most lines where
+        that is equal, as where no price is known; null where no category is known; mean_price (double) of a piece, null
+        where no price is known; hour (int, UTC) in which most lines were bought, the earliest where several are equal.
     """
     bought = lines.where(~F.col("is_return"))
     made = _hours(bought).join(_prices(bought), on="user_id", how="left")
@@ -50,8 +50,9 @@ def _prices(bought: DataFrame) -> DataFrame:
 
 def _favourites(bought: DataFrame, items: DataFrame, favourites: int) -> DataFrame:
     known = items.where("category IS NOT NULL").select("item_id", "category").dropDuplicates(["item_id"])
-    spent = F.sum(F.col("value").cast(EXACT)).alias("spent")
-    by_category = bought.join(known, on="item_id", how="inner").groupBy("user_id", "category").agg(spent)
-    listed = F.array_sort(F.collect_list(F.struct((-F.col("spent")).alias("less"), "category")))
+    spent, lines = F.sum(F.col("value").cast(EXACT)).alias("spent"), F.count(F.lit(1)).alias("lines")
+    by_category = bought.join(known, on="item_id", how="inner").groupBy("user_id", "category").agg(spent, lines)
+    less = F.struct((-F.col("spent")).alias("spent"), (-F.col("lines")).alias("lines"), "category")
+    listed = F.array_sort(F.collect_list(less))
     found = by_category.groupBy("user_id").agg(listed.alias("all"))
     return found.select("user_id", F.slice(F.col("all")["category"], 1, favourites).alias("favourites"))

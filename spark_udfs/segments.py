@@ -111,6 +111,8 @@ def _centres(drawn: DataFrame, spreads: tuple[float, ...], number: int, seed: in
         *(_place(F.col(name), spread).alias(name) for name, spread in zip(COLUMNS, spreads, strict=True))
     )
     vectors = VectorAssembler(inputCols=list(COLUMNS), outputCol="place").transform(placed)
+    if len(first := placed.distinct().limit(2).collect()) < 2:  # which k-means cannot tell apart
+        return [tuple(first[0])]
     model = KMeans(k=number, seed=seed, featuresCol="place").fit(vectors)
     found: Iterable[npt.NDArray[np.float64]] = model.clusterCenters()
     return sorted({tuple(float(value) for value in centre) for centre in found})

@@ -13,8 +13,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 _UNSPACED = r"\p{IsHan}\p{IsHiragana}\p{IsKatakana}\p{IsThai}\p{IsLao}\p{IsKhmer}\p{IsMyanmar}"
+_FIRST = rf"[\p{{L}}\p{{N}}&&[^{_UNSPACED}]]"  # no sign that belongs to the one before it, as emojis have
 _LETTERS = rf"[\p{{L}}\p{{M}}\p{{N}}&&[^{_UNSPACED}]]"
-WORD = rf"[{_UNSPACED}]|{_LETTERS}+(?:'{_LETTERS}+)*|[!?]|\p{{So}}"  # a regular expression of Java
+# A regular expression of Java, which goes back over nothing: one that does calls itself for each apostrophe of a text.
+WORD = rf"[{_UNSPACED}]|{_FIRST}{_LETTERS}*+(?:'{_FIRST}{_LETTERS}*+)*+|[!?]|\p{{So}}"
 
 
 def words(text: Column, most: int) -> Column:

@@ -65,6 +65,7 @@ class ValueMlpConfig(RowMlpConfig):
 
     FIRST: ClassVar[frozenset[str]] = RowMlpConfig.FIRST | {"scale"}
 
+    start_logit: float = Field(0.0, ge=-20, le=20, description="of all rows before training: 0 is 50 %")
     scale: str = Field(
         "value_mean", description="column, where the schema has it, that amounts are in units of; above 0"
     )

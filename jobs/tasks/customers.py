@@ -32,14 +32,14 @@ SCORED = {  # the columns of customer_scores, and where each comes from
     "p_buys": "the bundle: probability of an order",
     "churn": "1 - p_buys",
     "expected_spend": "the bundle: mean of what is bought less what is given back",
-    "spend_low": "the bundle: nine in ten spend more, by its own distribution",
-    "spend_high": "the bundle: nine in ten spend no more, by its own distribution",
+    "spend_low": "the bundle: nine in ten spend at least this, by its own distribution",
+    "spend_high": "the bundle: nine in ten spend at most this, by its own distribution",
     "expected_order_days": "the bundle: mean number of days with an order",
     "recency_days": "lines: days since midnight of the last day with an order",
     "order_days": "lines: days with an order",
     "value": "lines: all that was bought, without what was given back",
     "segment": "order_days, recency_days and value: nearest centre of k-means on the build's customers",
-    "favourites": "lines and items: categories that most was spent on, most first",
+    "favourites": "lines and items: categories that most was spent on; where that is equal, of most lines",
     "mean_price": "lines: what was bought over its pieces",
     "price_level": "mean_price: its tenth among all customers, 10 the highest",
     "weekday": "lines: weekday of most days with an order (UTC)",
@@ -65,7 +65,7 @@ class CustomersOptions(Section):
     )
     every_days: float = Field(14, gt=0, le=3_650, description="days from a moment to the next")
     reach_share: float = Field(0.1, gt=0, lt=1, description="share of customers that can be written to")
-    segments: int = Field(6, ge=1, le=50, description="segments of customers that are alike, at most")
+    segments: int = Field(6, ge=2, le=50, description="segments of customers that are alike, at most")
     favourites: int = Field(
         3, ge=1, le=100, description="categories that are named as a customer's favourites, at most"
     )
@@ -142,7 +142,8 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
             "spend Gini": "spend_gini",
             "spend bias": "spend_bias",
             "spend off by decile": "spend_decile_error",
-            "spend in its 80 %": "spend_within",
+            "spend in its interval": "spend_within",
+            "of which it said": "spend_within_said",
             "order days MAE": "order_days_mae",
             "order days bias": "order_days_bias",
         },

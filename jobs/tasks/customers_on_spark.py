@@ -15,7 +15,7 @@ from jobs.task import OURS
 from jobs.tasks import customers_classic as classic
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.customers import CustomersOptions, options_of
-from jobs.tasks.customers_scored import ANSWERS, BETWEEN, expected, score
+from jobs.tasks.customers_scored import ANSWERS, BETWEEN, SPEND_BETWEEN, expected, score
 from spark_udfs import amounts, features, order_days
 from spark_udfs.baselines import banded
 from spark_udfs.order_day_names import FEATURES
@@ -170,17 +170,20 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
             judged["models"][name] |= _named(what, found[name].intervals())
         for name in who[1:]:
             judged["differences"][name] |= _named(what, found[OURS].minus(found[name]))
-    for name, share in _within(asked, answers).items():
-        judged["models"][name]["spend_within"] = share
+    for name, shares in _within(asked, answers).items():
+        judged["models"][name] |= shares
     return judged
 
 
-def _within(asked: DataFrame, answers: DataFrame) -> dict[str, dict[str, float]]:
-    """Of each model that says between which amounts it expects the spend: for which share of customers that was so."""
+def _within(asked: DataFrame, answers: DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Of each model that says between which amounts it expects the spend: for which share of customers that was so,
+    and for which it should be, by what it says itself. Where nine in ten may spend nothing, all who do lie between."""
     low, high = (F.col(name) for name in BETWEEN)
-    said = answers.where(low.isNotNull()).join(asked.select("key", "next_spend"), on="key", how="inner")
-    within = F.avg(F.col("next_spend").between(low, high).cast("double")).alias("share")
-    return {row["model"]: {"value": row["share"]} for row in said.groupBy("model").agg(within).collect()}
+    told = answers.where(low.isNotNull()).join(asked.select("key", "next_spend"), on="key", how="inner")
+    said = F.when(high == 0, 1 - F.col("p")).when(low == 0, (1 + SPEND_BETWEEN) / 2).otherwise(SPEND_BETWEEN)
+    shares = {"spend_within": F.col("next_spend").between(low, high).cast("double"), "spend_within_said": said}
+    found = told.groupBy("model").agg(*(F.avg(share).alias(name) for name, share in shares.items()))
+    return {row["model"]: {name: {"value": row[name]} for name in shares} for row in found.collect()}
 
 
 def _named(what: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

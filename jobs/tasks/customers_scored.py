@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 ANSWERS = {"p": "buys", "amount": "next_spend", "count": "next_order_days"}  # an answer, and what it is of
+SPEND_BETWEEN = 0.8  # training.models.value_mlp.BETWEEN, named without torch
 BETWEEN = ("amount_low", "amount_high")  # of a model that says between which amounts it expects the spend
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TENTHS = 10
-FINE = 10_000  # what an approximate tenth may be off: one of so many customers
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def _categories(ground: Ground) -> DataFrame | None:
 
 def _prices(ground: Ground, known: DataFrame) -> tuple[float, ...]:
     tenths = F.array(*(F.lit(place / TENTHS) for place in range(1, TENTHS)))
-    found = _habits(ground, known).agg(F.approx_percentile("mean_price", tenths, F.lit(FINE))).collect()[0][0]
-    return tuple(found or ())
+    drawn = (
+        _habits(ground, known).orderBy(F.xxhash64("user_id"), "user_id").limit(options_of(ground.settings).drawn_rows)
+    )
+    return tuple(drawn.agg(F.percentile("mean_price", tenths)).collect()[0][0] or ())
 
 
 def expected(rows: DataFrame, bundle: str, key: str) -> DataFrame:

@@ -118,7 +118,10 @@ def _learnt(ground: Ground, cut: datetime, bundle: Path) -> DataFrame:
     if features.VALIDATION in splits:
         return ground.read["examples"]
     begins = features.utc(cut) - timedelta(days=ground.settings.examples.validation_days)
-    return ground.read["examples"].where(F.col("time") < F.lit(begins))
+    learnt = ground.read["examples"].where(F.col("known_at") < F.lit(begins))
+    if learnt.isEmpty():
+        raise DataError(f"no review was known before the validation days, which begin at {begins}; make them fewer")
+    return learnt
 
 
 def _terms(*names: str) -> Column:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.settings_base import Section
 
@@ -25,7 +25,7 @@ class SentimentOptions(Section):
     )
     words_kept: int = Field(400, ge=1, le=100_000, description="words of a review that are read, the first ones")
     fewest_reviews: int = Field(
-        3, ge=1, le=1_000_000, description="reviews that a word, or a pair of neighbours, must stand in to be known"
+        3, ge=2, le=1_000_000, description="reviews that a word, or a pair of neighbours, must stand in to be known"
     )
     most_words: int = Field(50_000, ge=1, le=10_000_000, description="words that are known, the most frequent ones")
     most_pairs: int = Field(200_000, ge=1, le=100_000_000, description="pairs of neighbours that are known")
@@ -42,6 +42,17 @@ class SentimentOptions(Section):
         max_length=100,
         description="what an answer is split by, with its words, e.g. {size: [small, large, tight]}",
     )
+
+    @field_validator("aspects")
+    @classmethod
+    def _single_words(cls, aspects: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, own in aspects.items():
+            if not own:
+                raise ValueError(f"'{name}' has no words; name some, or leave it out")
+            for word in own:
+                if not all(letter.isalnum() or letter == "'" for letter in word):
+                    raise ValueError(f"'{word}' of '{name}' must be a single word of letters and digits")
+        return aspects
 
 
 def options_of(settings: Settings) -> SentimentOptions:

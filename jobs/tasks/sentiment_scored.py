@@ -37,7 +37,10 @@ def score(ground: Ground, moment: datetime) -> Scored:
     asked = ground.keep(
         "asked", lambda: numbered(ground, ground.read["lines"].where(features.known_before(moment) & not_learnt))
     )
-    return Scored(asked, partial(answered, ground), _counts, finish=partial(_finished, ground))
+    bundle: dict[str, Answer] = probabilities.bundled({OURS: ground.bundle}) if ground.bundle else {}
+    threshold, days = thresholds(ground, bundle)[OURS], options_of(ground.settings).product_days
+    finish = partial(_finished, threshold=threshold, product_days=days)
+    return Scored(asked, partial(answered, ground), _counts, finish=finish)
 
 
 def answered(ground: Ground, reviews: DataFrame) -> DataFrame:
@@ -66,22 +69,34 @@ def _aspects(ground: Ground, options: SentimentOptions) -> dict[str, list[int]]:
     return {name: [int(row["index"]) for row in held if stated[row["id"]] == name] for name in options.aspects}
 
 
-def _finished(ground: Ground, made: DataFrame) -> DataFrame:
+def _finished(made: DataFrame, *, threshold: float, product_days: float) -> DataFrame:
     """With `alarm`, and what was known of the product at the review's time: `product_reviews`, how many there were of
-    late, `product_unhappy`, the mean p of these, and `product_alarm`, whether that is surely above the mean of all."""
-    bundle: dict[str, Answer] = probabilities.bundled({OURS: ground.bundle}) if ground.bundle else {}
-    threshold = thresholds(ground, bundle)[OURS]
-    of_all = made.agg(F.avg("p")).collect()[0][0] or 0.0
-    until = Window.partitionBy("product").orderBy(F.unix_micros("time"))
-    of_late = until.rangeBetween(-round(options_of(ground.settings).product_days * DAY_US), Window.currentRow)
-    has_product = F.col("product").isNotNull()
-    count, mean = F.count("p").over(of_late), F.avg("p").over(of_late)
-    with_shares = (
-        made.withColumn("alarm", F.col("p") >= F.lit(threshold))
-        .withColumn("product_reviews", F.when(has_product, count))
-        .withColumn("product_unhappy", F.when(has_product, mean))
+    late, `product_unhappy`, the mean p of these, and `product_alarm`, whether that is surely above the mean of all.
+
+    Of a product's reviews two sums up to a time are taken, those up to now less those before the days: work is theirs
+    in order, however many lie within the days. Those without a product are in no such order.
+    """
+    decided = made.withColumn("alarm", F.col("p") >= F.lit(threshold))
+    total, reviews = made.agg(F.sum(_exact("p")), F.count("p")).collect()[0]
+    of_all = float(total) / reviews if reviews else 0.0
+    in_order = Window.partitionBy("product").orderBy(F.unix_micros("time"))
+    now = in_order.rangeBetween(Window.unboundedPreceding, Window.currentRow)
+    before = in_order.rangeBetween(Window.unboundedPreceding, -round(product_days * DAY_US) - 1)
+    count = F.count("p").over(now) - F.count("p").over(before)
+    unhappy = F.sum(_exact("p")).over(now) - F.coalesce(F.sum(_exact("p")).over(before), F.lit(0))
+    of_product = decided.where("product IS NOT NULL").withColumns(
+        {"product_reviews": count, "product_unhappy": unhappy.cast("double") / count}
     )
-    return with_shares.withColumn("product_alarm", _least("product_unhappy", "product_reviews") > F.lit(of_all))
+    of_none = decided.where("product IS NULL").withColumns(
+        {"product_reviews": F.lit(None).cast("bigint"), "product_unhappy": F.lit(None).cast("double")}
+    )
+    told = of_product.unionByName(of_none)
+    return told.withColumn("product_alarm", _least("product_unhappy", "product_reviews") > F.lit(of_all))
+
+
+def _exact(name: str) -> Column:
+    """A number whose sums do not depend on their order."""
+    return F.col(name).cast("decimal(20,12)")
 
 
 def _least(share: str, count: str) -> Column:

@@ -17,8 +17,11 @@ from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import customers, customers_on_spark
 from jobs.tasks.customers_on_spark import CLASSIC, TABLES
-from jobs.tasks.customers_scored import WEEKDAYS
+from jobs.tasks.customers_scored import SPEND_BETWEEN, WEEKDAYS
+from spark_udfs import segments
+from spark_udfs.customer_habits import habits
 from training.errors import SettingsError
+from training.models import value_mlp
 from training.tables.sharded import Tables as ShardedTables
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -124,7 +127,9 @@ def test_who_has_stopped_is_found(result: dict[str, Any]) -> None:
     assert 0.8 < judged["models"]["recency"]["auc"]["value"] < 1
     assert ours["spend_gini"]["value"] > 0.9 > judged["models"]["recency"]["spend_gini"]["value"]
     assert abs(ours["spend_bias"]["value"]) < 0.2
-    assert 0.65 < ours["spend_within"]["value"] < 0.95
+    said = ours["spend_within_said"]["value"]
+    assert 0.8 < said < 1
+    assert abs(ours["spend_within"]["value"] - said) < 0.15
     assert "spend_within" not in judged["models"][CLASSIC]
     assert abs(ours["order_days_bias"]["value"]) < 0.2
     assert ours["order_days_mae"]["value"] < judged["models"]["recency"]["order_days_mae"]["value"] + 0.1
@@ -177,6 +182,28 @@ def test_customers_have_segments_and_habits(trained: Settings, spark: SparkSessi
     )
     said = {field.name: field.metadata.get("comment") for field in table.schema.fields}
     assert {name: said[name] for name in customers.SCORED} == customers.SCORED
+
+
+def test_the_interval_is_the_models_own() -> None:
+    assert SPEND_BETWEEN == value_mlp.BETWEEN
+
+
+def test_customers_who_are_all_alike_are_one_segment(spark: SparkSession) -> None:
+    row = ["'user ' || id AS user_id", "1D AS order_days", "2D AS recency_days", "3D AS value"]
+    for count in (1, 3):
+        found = segments.fit(spark.range(count).selectExpr(*row), 6, 100)
+        assert [(one.name, one.share, one.middle) for one in found.all] == [
+            ("few orders, lately, little spent", 1, (1, 2, 3))
+        ]
+    assert segments.fit(spark.range(0).selectExpr(*row), 6, 100).all == ()
+
+
+def test_without_prices_favourites_are_of_most_lines(spark: SparkSession) -> None:
+    bought = [("u", item, START, False, 0.0, 0.0) for item in ("z", "z", "a")]
+    columns = "user_id string, item_id string, time timestamp, is_return boolean, value double, pieces double"
+    items = spark.createDataFrame([("z", "Zebra"), ("a", "Apple")], "item_id string, category string")
+    (row,) = habits(spark.createDataFrame(bought, columns), items, 1).collect()
+    assert (row["favourites"], row["mean_price"]) == (["Zebra"], None)
 
 
 def test_a_model_of_whether_alone_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -18,7 +19,7 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
 from jobs.tasks import sentiment_on_spark, sentiment_scored, sentiment_texts
-from jobs.tasks.sentiment_options import options_of
+from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from spark_udfs.features import Cuts
 from training.errors import DataError
 
@@ -180,6 +181,32 @@ def test_reviews_that_nobody_has_learnt_from_are_scored_with_their_reasons(
     assert last[WORST]["product_reviews"] == len(of_worst)
     assert last[WORST]["product_unhappy"] == pytest.approx(sum(row["p"] for row in of_worst) / len(of_worst))
     assert score.run(trained, spark)["up_to_date"]
+
+
+def test_what_is_said_of_products_is_the_same_in_any_partitions(spark: SparkSession) -> None:
+    day = "timestamp_micros(1700000000000000 + id * 43200000000)"  # twelve hours apart
+    columns = ["'r' || id AS review_id", f"{day} AS time", "0.1 * (id % 7) + 1e-9 AS p"]
+    made = spark.range(60).selectExpr(*columns, "IF(id % 3 = 0, NULL, 'p' || id % 3) AS product")
+    found = [
+        {row["review_id"]: row for row in sentiment_scored._finished(rows, threshold=0.5, product_days=5).collect()}
+        for rows in (made.coalesce(1), made.repartition(5))
+    ]
+    assert found[0] == found[1]
+    for number in range(60):
+        row, ids = found[0][f"r{number}"], range(max(0, number - 10), number + 1)
+        of_late = [0.1 * (other % 7) + 1e-9 for other in ids if other % 3 == number % 3]
+        if number % 3 == 0:
+            assert (row["product_reviews"], row["product_unhappy"], row["product_alarm"]) == (None, None, None)
+        else:
+            assert row["product_reviews"] == len(of_late)
+            assert row["product_unhappy"] == pytest.approx(sum(of_late) / len(of_late))
+
+
+def test_aspects_are_single_words() -> None:
+    with pytest.raises(ValidationError, match="'true to size' of 'fit' must be a single word"):
+        SentimentOptions(aspects={"fit": ("true to size",)})
+    with pytest.raises(ValidationError, match="'fit' has no words"):
+        SentimentOptions(aspects={"fit": ()})
 
 
 def test_reviews_that_cannot_teach_are_refused(spark: SparkSession, tmp_path: Path) -> None:

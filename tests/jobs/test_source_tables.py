@@ -94,6 +94,9 @@ def test_rows_without_a_time_are_put_in_an_order_by_a_hash(spark: SparkSession, 
     timed = settings(tmp_path, reviews=source | {"path": str(tmp_path / "timed.csv")})
     with pytest.raises(SchemaError, match="makes a column 'time', which the source has: leave order_by_hash_of out"):
         run(spark, timed, reviews=columns)
+    misspelt = settings(tmp_path, reviews=source | {"words": {"lable": {"yes": 1}}})
+    with pytest.raises(SettingsError, match=r"sources\.reviews\.words has the unknown name 'lable'"):
+        run(spark, misspelt, reviews=columns)
     with pytest.raises(ValidationError, match="order_by_hash_of makes `time`, which columns or wide name too"):
         settings(tmp_path, reviews=source | {"columns": {"time": "when"}})
 
@@ -156,7 +159,11 @@ def test_sources_that_do_not_fit_the_task_are_refused(spark: SparkSession, tmp_p
     ):
         run(spark, settings(tmp_path), cases=CASES)
     with pytest.raises(SchemaError, match=r"has no column 'amounts' \(our amount\)"):
-        run(spark, settings(tmp_path, cases=of_cases | {"columns": {"amount": "amounts"}}), cases={"amount": "double"})
+        run(
+            spark,
+            settings(tmp_path, cases=of_cases | {"columns": {"amount": "amounts"}, "words": {}}),
+            cases={"amount": "double"},
+        )
     empty = of_file(tmp_path / "empty.csv", "id,when,label,amount,old,n\n")
     with pytest.raises(DataError, match=r"holds no rows; name files that hold some in sources\.cases\.path"):
         run(spark, settings(tmp_path, cases=empty), cases=CASES)

@@ -55,3 +55,14 @@ def test_numbers_are_those_of_the_vocabularies_place_by_place(spark: SparkSessio
 def test_the_longest_text_ends_where_it_shall(spark: SparkSession, most: int) -> None:
     row = spark.range(1).select(F.size(words.words(F.repeat(F.lit("word "), 200_000), most + 1))).collect()[0]
     assert row[0] == most + 1
+
+
+def test_a_sign_that_belongs_to_an_emoji_is_no_word(spark: SparkSession) -> None:
+    row = spark.range(1).select(words.words(F.lit("\u2764\ufe0flove \u2764\ufe0f"), 9))
+    assert row.collect()[0][0] == ["\u2764", "love", "\u2764"]
+
+
+def test_a_text_of_apostrophes_ends_too(spark: SparkSession) -> None:
+    row = spark.range(1).select(words.words(F.concat(F.lit("a"), F.repeat(F.lit("'a"), 50_000), F.lit(" b'")), 9))
+    first, second = row.collect()[0][0]
+    assert (len(first), second) == (100_001, "b")
