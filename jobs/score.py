@@ -9,11 +9,13 @@ then: the newest answers of the others are those of earlier moments.
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import EnvironmentProblem
 from cluster.session import TO_SCORE
 from jobs import answers, builds
 from jobs.artefacts import SCORE, read_json, write_json
@@ -55,7 +57,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         TableError: a table is missing, nothing lies before the moment, or more was answered as of it before.
         SettingsError: the task answers to no `scoring.since`, or the moment lies before it; or it has no fallbacks to
             limit.
-        EnvironmentProblem: buckets are asked for, and the session is one of Spark Connect.
+        EnvironmentProblem: buckets are asked for, and the session is one of Spark Connect; or run_dir is read-only.
         DataError: the answers are not whole, or further from what was expected than the settings allow; or persons were
             erased meanwhile.
     """
@@ -88,6 +90,11 @@ def _refuse(settings: Settings, task: Task) -> None:
             f"scoring.since must be left out where the task is {task.name}: all that it asks is answered"
         )
     refuse_unasked(settings.scoring, task)
+    if Path(settings.run_dir).is_dir() and not os.access(settings.run_dir, os.W_OK):
+        raise EnvironmentProblem(
+            f"run_dir '{settings.run_dir}' cannot be written to, and {SCORE} says there what was scored; let it be "
+            "written to, or copy it to another place and set run_dir"
+        )
 
 
 def _answered(

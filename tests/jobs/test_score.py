@@ -15,6 +15,7 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from cluster.errors import EnvironmentProblem
 from jobs import answers, builds, ingest_feedback, report, score, score_ground
 from jobs.ground import Before, Ground
 from jobs.in_sql import register
@@ -305,6 +306,14 @@ def test_where_settings_are_others_than_the_builds_all_lines_are_read(
     assert score.run(of_views, spark)["up_to_date"]
     with pytest.raises(TableError, match=r"is of task recommend, and the settings' task is fraud: run `millrace build"):
         builds.refuse_other_task(Tables(spark, "here"), {"inputs": {"task": "recommend"}}, "fraud")
+
+
+def test_a_run_folder_that_is_read_only_is_refused_before_anything_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(EnvironmentProblem, match=rf"run_dir '{tmp_path}' cannot be written to, and score\.json says"):
+        score.run(Settings(run_dir=str(tmp_path)))
 
 
 def test_nobody_since_a_time_changes_nothing(lately: Settings, spark: SparkSession) -> None:
