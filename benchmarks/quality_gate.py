@@ -31,9 +31,10 @@ from pyspark.sql import functions as F  # noqa: E402
 
 from cluster.session import build_session  # noqa: E402
 from jobs import ingest  # noqa: E402
+from jobs.quality.cells import Cell  # noqa: E402
 from jobs.quality.compared import Good  # noqa: E402
 from jobs.quality.judge import judge  # noqa: E402
-from jobs.quality.profile import Cell, Profile, profile_of  # noqa: E402
+from jobs.quality.profile import Profile, profile_of  # noqa: E402
 from jobs.settings_quality import QualitySettings  # noqa: E402
 from spark_udfs.profiles import cells  # noqa: E402
 
@@ -85,7 +86,7 @@ def judged(spark: SparkSession, rows: int, clean: int) -> dict[str, Any]:
 def profiles(rows: DataFrame, about: int) -> Mapping[str, Profile]:
     counted = cells(
         rows.drop("day"), part="part", since_us={}, time="time", keys=["case_id"],
-        named=frozenset({"country", "channel"}), about=about, label=LABEL,
+        named=frozenset({"country", "channel"}), about=about, until_us=1 << 60, label=LABEL,
     )  # fmt: skip
     held: dict[str, list[Cell]] = {}
     for row in counted.rows.collect():

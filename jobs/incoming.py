@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ALONE = "ingest"  # the place of a source that is none of several
 KEYS = ("order_id", "user_id", "item_id", "time", "kind")
+OF_PERSONS = frozenset({"user_id", "order_id"})
 OF_NOBODY = frozenset({"kind", "category", "country"})  # texts whose words name no person
 
 
@@ -46,6 +47,7 @@ def of_events(batch: Batch, marked: DataFrame, counts: Mapping[str, Mapping[str,
         keys=KEYS,
         time="time",
         named=OF_NOBODY,
+        of_persons=OF_PERSONS,
         is_read_again=batch.whole,
     )
 
@@ -72,6 +74,7 @@ def of_table(
     """
     asked, place = settings.sources.get(name, TableSource()), f"sources.{name}"
     texts = {column for column, kind in columns.items() if kind.removesuffix("?") == "string"}
+    persons = texts if asked.persons is None else set(said_persons(settings, name))
     has_time = columns.get("time", "").startswith("timestamp") and not asked.order_by_hash_of
     return Incoming(
         table=name,
@@ -81,6 +84,7 @@ def of_table(
         outcomes={place: counts},
         keys=list(columns),
         time="time" if has_time else None,
-        named=frozenset() if asked.persons is None else frozenset(texts - set(said_persons(settings, name))),
+        named=frozenset(texts - persons),
+        of_persons=frozenset(persons),
         is_read_again=True,
     )

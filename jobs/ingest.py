@@ -76,6 +76,7 @@ def run(
     """
     task, given = TASKS[settings.task], frames or {}
     _refuse_unnamed(given, settings)
+    _refuse_no_tables(settings)
     if EVENTS not in task.tables(settings):
         if named := settings.ingest.all_sources():
             raise SettingsError(
@@ -190,6 +191,18 @@ def _described(
         ]
         for table, listed in settings.ingest.attributes().items()
     }
+
+
+def _refuse_no_tables(settings: Settings) -> None:
+    """Refuse settings of the quality gate for tables that this task does not bring in."""
+    task = TASKS[settings.task]
+    held = [EVENTS] if EVENTS in task.tables(settings) else [name.removesuffix("?") for name in task.reads(settings)]
+    for setting, asked in (("keys", settings.quality.keys), ("labels", settings.quality.labels)):
+        if unknown := sorted(set(asked) - set(held)):
+            raise SettingsError(
+                f"quality.{setting}.{unknown[0]} names no table that '{task.name}' brings in; these are: "
+                f"{', '.join(held)}"
+            )
 
 
 def _refuse_unnamed(frames: Mapping[str, DataFrame], settings: Settings) -> None:

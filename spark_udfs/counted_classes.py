@@ -6,6 +6,7 @@ sample of keys, the key itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ BUCKETS = 1 << LOW_BITS
 OF_DAYS = 4096  # days, in a circle
 NULL, NO_NUMBER = -(1 << 20), 1 << 20  # classes of their own
 PER_DOUBLING, LOWEST, CLASSES = 4, -20, 321  # numbers below 2**-20 are one class, and those above 2**60
+LONGEST_WORD = 64  # characters of a text that may be told
 LARGEST = 1e100  # so that no sum of squares overflows
 SIZES = {NUMBER: 2 * CLASSES + 1, TEXT: BUCKETS, NAMED: BUCKETS, HOURS: 24, DAYS: OF_DAYS}  # classes, but for these
 CELL = (
@@ -85,7 +87,7 @@ class _Counts:
         self._rows, self._labelled = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self._total, self._squares, self._label = np.zeros(size), np.zeros(size), np.zeros(size)
         self._top, self._least = np.full(size, -np.inf), np.full(size, np.inf)
-        self._texts, self._keys = set[tuple[int, str]](), dict[int, int]()
+        self._texts, self._keys = Counter[tuple[int, str]](), dict[int, int]()
 
     def add(self, y: Values, x: pa.Array | None, hashed: pa.Array | None, texts: pa.Array | None) -> None:
         """Count more values."""
@@ -107,7 +109,7 @@ class _Counts:
             np.minimum.at(self._least, at[is_there], rest)
         if texts is not None:
             told = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
-            self._texts |= set(zip(at[told].tolist(), texts.take(pa.array(told)).to_pylist(), strict=True))
+            self._texts.update(zip(at[told].tolist(), texts.take(pa.array(told)).to_pylist(), strict=True))
 
     def _at(self, x: pa.Array | None, numbers: Values | None, hashed: pa.Array | None) -> Values:
         """The element that each value counts in."""
@@ -143,8 +145,8 @@ class _Counts:
             sums = float(self._total[at]), float(self._squares[at])
             said = int(self._labelled[at]), float(self._label[at])
             yield self._bin(at), None, int(self._rows[at]), *sums, top, least, *said
-        for at, text in sorted(self._texts):
-            yield self._bin(at), text, 0, 0.0, 0.0, None, None, 0, 0.0
+        for (at, text), rows in sorted(self._texts.items()):
+            yield self._bin(at), text, rows, 0.0, 0.0, None, None, 0, 0.0
         for key, rows in self._keys.items():
             yield key, None, rows, 0.0, 0.0, None, None, 0, 0.0
 

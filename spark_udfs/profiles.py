@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from spark_udfs.counted_classes import CELL, DAYS, HOURS, KEYS, NAMED, NUMBER, TEXT, Place, counted
+from spark_udfs.counted_classes import CELL, DAYS, HOURS, KEYS, LONGEST_WORD, NAMED, NUMBER, TEXT, Place, counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +52,7 @@ def cells(
     keys: Sequence[str],
     named: frozenset[str],
     about: int,
+    until_us: int,
     label: str | None = None,
 ) -> Cells:
     """Count the groups of all columns of all parts.
@@ -64,6 +65,7 @@ def cells(
         keys: the columns that tell rows apart.
         named: columns of texts whose values may be told.
         about: how many rows there are, for the samples of keys and of words.
+        until_us: the moment, in microseconds, past which a time is wrong, and counts as no day.
         label: a column that is to be foretold.
     """
     key = F.xxhash64(*keys)
@@ -71,7 +73,8 @@ def cells(
     fields = [field for field in rows.schema.fields if field.name != part]
     held = [one for field in fields for one in _of_column(field, named, is_told)]
     if time is not None:
-        held.append((Place(time, DAYS), _Value(x=F.unix_micros(time) / DAY_US)))
+        moment = F.unix_micros(time)
+        held.append((Place(time, DAYS), _Value(x=F.when(moment <= until_us, moment / DAY_US))))
     is_counted = F.pmod(key, F.lit(max(1, about // SAMPLED_KEYS))) == 0
     held.append((Place(", ".join(keys), KEYS), _Value(h=F.when(is_counted, key))))
     places = [place for place, _ in held]
@@ -119,7 +122,7 @@ def _of_column(field: T.StructField, named: frozenset[str], is_told: Column) -> 
     if isinstance(kind, T.StringType):
         is_named = name in named
         hashed = F.when(value.isNotNull(), F.xxhash64(value))
-        told = F.when(is_told, value) if is_named else None
+        told = F.when(is_told & (F.length(value) <= LONGEST_WORD), value) if is_named else None
         return [(Place(name, NAMED if is_named else TEXT), _Value(F.length(value), hashed, told))]
     if isinstance(kind, T.TimestampType):
         return [(Place(name, HOURS), _Value(h=F.hour(value)))]

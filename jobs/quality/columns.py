@@ -11,7 +11,7 @@ from jobs.quality.chance import Figure
 from jobs.quality.compared import OF_SHARE, Good, compared, of_part, told_of_part
 from jobs.quality.findings import Finding, percent
 from jobs.quality.profile import ONE, Column
-from spark_udfs.counted_classes import NAMED, TEXT
+from spark_udfs.counted_classes import NAMED, NO_NUMBER, NUMBER, TEXT
 
 if TYPE_CHECKING:
     from jobs.quality.profile import Profile
@@ -48,6 +48,11 @@ def _of_column(name: str, batch: Profile, good: Sequence[Good], asked: QualitySe
         yield from _flag(name, batch, held, asked)
     else:
         yield from shifts.found(name, column, [each.profile.columns[name] for each in held], asked)
+    if column.kind == NUMBER and any(NO_NUMBER in each.profile.columns[name].bins for each in held):
+        result = of_part(
+            _of(name, lambda one: (one.bins.get(NO_NUMBER, 0), one.held)), batch, held, OF_SHARE, asked.sigmas
+        )
+        yield from told_of_part("range", name, "have no finite number", result, asked)
     if column.kind in (TEXT, NAMED):
         yield from _lengths(name, batch, held, asked)
         yield from _distinct(name, batch, held, asked)
@@ -80,6 +85,9 @@ def _odds(value: float, rows: int) -> float:
 
 
 def _lengths(name: str, batch: Profile, good: Sequence[Good], asked: QualitySettings) -> Iterator[Finding]:
+    good = [each for each in good if each.profile.columns[name].has_mean]
+    if not good or not batch.columns[name].has_mean:
+        return
     spread = max(each.profile.columns[name].sd for each in good)
     figure = _of(name, lambda one: Figure(one.mean, max(one.sd, 0.1) / math.sqrt(one.held)))
     result = compared(figure, batch, good, SPREAD_OF_LENGTH * max(spread, 0.1), asked.sigmas)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pyspark.sql.types import BooleanType, NumericType
+
 from jobs.console import say, show_table, step
 from jobs.quality import verdicts
+from jobs.quality.cells import Cell
 from jobs.quality.judge import judge
-from jobs.quality.profile import Cell, Profile, profile_of
+from jobs.quality.profile import DAY_US, Profile, profile_of
 from jobs.quality.verdicts import OVERRIDDEN, PASS, STOP, WARN, Verdict, Written, as_good, last_good
 from spark_udfs.profiles import cells
 from training.errors import QualityError, SettingsError
@@ -41,6 +44,7 @@ class Incoming:
         keys: the columns that tell rows apart, where the settings name none.
         time: the column that says when a row is of; None: there is none.
         named: columns of texts that name no person, whose words may be told.
+        of_persons: columns of texts that may name a person, of which no counts by hash are kept.
         is_read_again: whether rows of before are among them.
     """
 
@@ -52,6 +56,7 @@ class Incoming:
     keys: Sequence[str]
     time: str | None
     named: frozenset[str]
+    of_persons: frozenset[str]
     is_read_again: bool
 
 
@@ -71,16 +76,18 @@ def pass_through(tables: Tables, incoming: Callable[[], Incoming], asked: Qualit
         return
     batch = incoming()
     _refuse_unknown(batch, asked)
+    now = round(datetime.now(UTC).timestamp() * 1_000_000)
     with step("holding the batch against good ones"):
-        before = {source: last_good(tables, batch.table, source, batch.number, asked) for source in batch.outcomes}
+        before = {source: last_good(tables, batch.table, source, batch.batch, asked) for source in batch.outcomes}
         good = {source: [as_good(one) for one in held] for source, held in before.items()}
-        written = verdicts.written(tables, batch.table, batch.number)
-        now = round(datetime.now(UTC).timestamp() * 1_000_000)
+        written = verdicts.written(tables, batch.table, batch.batch)
+        batch = replace(batch, number=max(batch.number, written.number + 1))  # an erasure lets it fall
         made = [
             _judged(batch, source, profile, good[source], asked, now, written)
-            for source, profile in _profiles(batch, written, asked).items()
+            for source, profile in _profiles(batch, written, asked, now).items()
         ]
-        verdicts.keep(tables, [*made, *_called_good(before, asked, now)])
+        stopped = [one for one in made if one.verdict == STOP]  # then nothing is written of the other sources either
+        verdicts.keep(tables, [*(stopped or made), *_called_good(before, asked)])
     for verdict in made:
         _show(verdict)
     _refuse(made)
@@ -96,9 +103,14 @@ def _refuse_unknown(batch: Incoming, asked: QualitySettings) -> None:
                 f"quality.{setting}.{batch.table} names '{unknown[0]}', which is no column of '{batch.table}'; it has: "
                 f"{held}"
             )
+    if label is not None and not isinstance(kind := batch.rows.schema[label].dataType, NumericType | BooleanType):
+        raise SettingsError(
+            f"quality.labels.{batch.table} names '{label}', which is a {kind.simpleString()}; a label is a number or a "
+            "flag: name another column"
+        )
 
 
-def _profiles(batch: Incoming, written: Written, asked: QualitySettings) -> dict[str, Profile]:
+def _profiles(batch: Incoming, written: Written, asked: QualitySettings, now: int) -> dict[str, Profile]:
     """A profile for each source, by one pass over all rows."""
     label = asked.labels.get(batch.table)
     counted = cells(
@@ -109,6 +121,7 @@ def _profiles(batch: Incoming, written: Written, asked: QualitySettings) -> dict
         keys=asked.keys.get(batch.table, batch.keys),
         named=batch.named,
         about=max(1, sum(sum(held.values()) for held in batch.outcomes.values())),
+        until_us=now + DAY_US,  # times without a zone may be hours ahead
         label=label,
     )
     held: dict[tuple[str, bool], list[Cell]] = {}
@@ -116,7 +129,13 @@ def _profiles(batch: Incoming, written: Written, asked: QualitySettings) -> dict
         held.setdefault((row["part"], row["is_later"]), []).append(Cell(*row[2:]))
     return {
         source: profile_of(
-            held.get((source, True), []), held.get((source, False), []), counted.places, outcomes=outcomes, label=label
+            held.get((source, True), []),
+            held.get((source, False), []),
+            counted.places,
+            outcomes=outcomes,
+            label=label,
+            of_persons=batch.of_persons,
+            is_whole=batch.is_read_again,
         )
         for source, outcomes in batch.outcomes.items()
     }
@@ -159,10 +178,10 @@ def _verdict(found: Sequence[Finding], why: str | None, asked: QualitySettings) 
     return STOP if asked.gate == STOP and any(one.check not in asked.only_warn for one in found) else WARN
 
 
-def _called_good(before: Mapping[str, Sequence[Verdict]], asked: QualitySettings, now: int) -> list[Verdict]:
+def _called_good(before: Mapping[str, Sequence[Verdict]], asked: QualitySettings) -> list[Verdict]:
     """Batches that were written with a warning and are called good now, so that this is recorded."""
     return [
-        one._replace(verdict=OVERRIDDEN, override=asked.override[one.batch], judged=now)
+        one._replace(verdict=OVERRIDDEN, override=asked.override[one.batch])
         for held in before.values()
         for one in held
         if one.verdict == WARN

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from jobs.quality import columns, volumes
 from jobs.quality.compared import OF_SHARE, Good, Part, of_part, told_of_part
+from jobs.quality.findings import Finding
+from spark_udfs.order_lines import ERASED
 
 if TYPE_CHECKING:
-    from jobs.quality.findings import Finding
     from jobs.quality.profile import Profile
     from jobs.settings_quality import QualitySettings
 
@@ -40,18 +41,24 @@ def judge(
         copies = of_part(_copies, batch, good, OF_SHARE, asked.sigmas)
         told += told_of_part("keys", "", "have the key of another one", copies, asked)
         told += columns.found(batch, good, asked)
+    elif any(each.profile.rows for each in good):
+        told.append(Finding("rows", "", "no rows", "some, as good batches had"))
     return told
 
 
 def _outcomes(batch: Profile, good: Sequence[Good], asked: QualitySettings) -> Iterator[Finding]:
-    """Shares of what became of the rows."""
-    for name in sorted({name for one in [batch, *(each.profile for each in good)] for name in one.outcomes}):
+    """Shares of what became of the rows; how many are of erased persons says nothing of the source."""
+    names = {name for one in [batch, *(each.profile for each in good)] for name in one.outcomes}
+    for name in sorted(names - {ERASED}):
         result = of_part(_outcome(name), batch, good, OF_SHARE, asked.sigmas)
         yield from told_of_part("outcomes", "", f"became '{name}'", result, asked)
 
 
 def _outcome(name: str) -> Callable[[Profile], Part]:
-    return lambda profile: (profile.outcomes.get(name, 0), sum(profile.outcomes.values()))
+    return lambda profile: (
+        profile.outcomes.get(name, 0),
+        sum(rows for what, rows in profile.outcomes.items() if what != ERASED),
+    )
 
 
 def _copies(profile: Profile) -> Part:

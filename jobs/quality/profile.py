@@ -7,43 +7,16 @@ hash; of moments counts by hour and by day. Words stand in it only of columns th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from spark_udfs.counted_classes import BUCKETS, DAYS, HOURS, KEYS, NAMED, NULL, NUMBER, OF_DAYS, TEXT, Place
+from jobs.quality import cells as told
+from jobs.quality.cells import Cell
+from spark_udfs.counted_classes import DAYS, HOURS, KEYS, NAMED, NO_NUMBER, NULL, NUMBER, OF_DAYS, TEXT, Place
 
 FEW = 100  # different texts, up to which a column is one of categories, whose counts are kept
-OFTEN, LONGEST_WORD = 10, 64  # a word is kept that stands in so many rows, of so many characters at most
 DAY_US = 86_400_000_000
-ROWS_A_CLASS, SIGMAS = 3, 4  # at least, and by how much chance makes classes tell something of the label
-FULL = 0.7  # of the buckets; past it they are too full to be counted alone
-
-
-class Cell(NamedTuple):
-    """A group of values of a column: what spark_udfs/counted_classes.py counts.
-
-    Attributes:
-        place: which of the columns.
-        bin: the class that the values fall into.
-        text: the value, of a sample.
-        rows: how many.
-        total, squares: sums of the values, and of their squares.
-        top: the largest of them.
-        least: the smallest hash of them, from 0 to 1.
-        labelled, label: rows with a label, and the sum of these.
-    """
-
-    place: int
-    bin: int
-    text: str | None
-    rows: int
-    total: float | None
-    squares: float | None
-    top: float | None
-    least: float | None
-    labelled: int
-    label: float | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +28,7 @@ class Column:
         rows: all, those with a null too.
         nulls: rows that have none.
         bins: rows by class: of numbers by size, of few texts by hash, of moments by hour; of many texts none.
-        mean, sd: of numbers; of texts of their lengths.
+        mean, sd: of numbers; of texts of their lengths; 0 where `has_mean` is not.
         distinct: about how many different texts there are.
         words: the text of a class, where it may be told.
         tells: how much of the label's variance the classes explain, 0 to 1; None: there is no label.
@@ -77,6 +50,11 @@ class Column:
         return self.rows - self.nulls
 
     @property
+    def has_mean(self) -> bool:
+        """Whether it has so many values that their mean says none of them."""
+        return self.kind != HOURS and self.held - self.bins.get(NO_NUMBER, 0) >= told.OFTEN
+
+    @property
     def is_flag(self) -> bool:
         """Whether it is a number that is 0 or 1 alone."""
         return self.kind == NUMBER and bool(self.bins) and set(self.bins) <= {0, ONE}
@@ -94,6 +72,7 @@ class Profile:
         outcomes: rows by what became of them, before any was set aside.
         keys: different keys of a sample of keys, and the rows that have them.
         label: the column that is the label.
+        is_whole: whether it was read whole, with what came before.
         columns: by name.
     """
 
@@ -104,7 +83,14 @@ class Profile:
     outcomes: Mapping[str, int] = field(default_factory=dict)
     keys: tuple[int, int] = (0, 0)
     label: str | None = None
+    is_whole: bool = False
     columns: Mapping[str, Column] = field(default_factory=dict)
+
+    @property
+    def earlier(self) -> int:
+        """Rows that came before; all of them where none is later, and so all are judged."""
+        nothing_later = self.newest_us is not None and not self.days
+        return self.all_rows if nothing_later and self.rows == self.all_rows else self.all_rows - self.rows
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -132,6 +118,8 @@ def profile_of(
     *,
     outcomes: Mapping[str, int],
     label: str | None = None,
+    of_persons: Collection[str] = (),
+    is_whole: bool = False,
 ) -> Profile:
     """Put the counted groups of a batch together.
 
@@ -141,6 +129,8 @@ def profile_of(
         places: what each place of a cell is.
         outcomes: rows by what became of them.
         label: the column that is the label.
+        of_persons: columns of texts that may name a person: no counts by hash are kept of them.
+        is_whole: whether the batch was read whole, with what came before.
     """
     judged, others = _by_place(later), _by_place(earlier)
     rows, before = _rows(judged), _rows(others)
@@ -157,8 +147,14 @@ def profile_of(
         outcomes=dict(outcomes),
         keys=_keys(judged, places),
         label=label,
+        is_whole=is_whole,
         columns={
-            place.name: _column(place, judged.get(number, []), None if place.name == label else total)
+            place.name: _column(
+                place,
+                judged.get(number, []),
+                None if place.name == label else total,
+                keeps_bins=place.name not in of_persons,
+            )
             for number, place in enumerate(places)
             if place.kind not in (DAYS, KEYS)
         },
@@ -174,7 +170,7 @@ def _by_place(cells: Iterable[Cell]) -> dict[int, list[Cell]]:
 
 def _rows(held: Mapping[int, list[Cell]]) -> int:
     """Each column has a cell for each row; that of keys has but a sample."""
-    return max((sum(cell.rows for cell in cells) for cells in held.values()), default=0)
+    return max((sum(cell.rows for cell in cells if cell.text is None) for cells in held.values()), default=0)
 
 
 def _days(held: Mapping[int, list[Cell]], places: Sequence[Place]) -> dict[int, tuple[int, float]]:
@@ -197,66 +193,29 @@ def _label_variance(held: Mapping[int, list[Cell]], places: Sequence[Place], lab
     return squares - total**2 / rows if rows else None
 
 
-def _column(place: Place, cells: Sequence[Cell], label_variance: float | None) -> Column:
+def _column(place: Place, cells: Sequence[Cell], label_variance: float | None, *, keeps_bins: bool) -> Column:
     bins: dict[int, int] = {}
     for cell in cells:
-        bins[cell.bin] = bins.get(cell.bin, 0) + cell.rows
+        if cell.text is None:  # others are of a sample, which is counted there already
+            bins[cell.bin] = bins.get(cell.bin, 0) + cell.rows
     rows, nulls = sum(bins.values()), bins.pop(NULL, 0)
     held = max(1, rows - nulls)
     mean = sum(cell.total or 0.0 for cell in cells) / held
     variance = max(0.0, sum(cell.squares or 0.0 for cell in cells) / held - mean**2)
     is_text = place.kind in (TEXT, NAMED)
-    distinct = _distinct(cells) if is_text else 0.0
+    distinct = told.distinct(cells) if is_text else 0.0
+    is_told = place.kind != HOURS and rows - nulls - bins.get(NO_NUMBER, 0) >= told.OFTEN
     return Column(
         kind=place.kind,
         rows=rows,
         nulls=nulls,
-        bins={} if is_text and distinct > FEW else dict(sorted(bins.items())),
-        mean=mean if place.kind != HOURS else 0.0,
-        sd=math.sqrt(variance) if place.kind != HOURS else 0.0,
+        bins={} if is_text and (distinct > FEW or not keeps_bins) else dict(sorted(bins.items())),
+        mean=mean if is_told else 0.0,
+        sd=math.sqrt(variance) if is_told else 0.0,
         distinct=distinct,
-        words=_words(cells, bins) if place.kind == NAMED and distinct <= FEW else {},
-        tells=None if label_variance is None else _tells(cells, label_variance),
+        words=told.words(cells) if place.kind == NAMED and distinct <= FEW else {},
+        tells=None if label_variance is None else told.tells(cells, label_variance),
     )
-
-
-def _distinct(cells: Sequence[Cell]) -> float:
-    """How many different texts there are, by the buckets that are empty, or by the least hash of each bucket.
-
-    The least of m hashes is 1/(m+1) on average, so that many buckets' least ones tell how many fell into each; the
-    error is 3 % (Giroire, Order statistics and estimating cardinalities of massive data sets, 2009).
-    """
-    least: dict[int, float] = {}
-    for cell in cells:
-        if cell.bin != NULL and cell.least is not None:
-            least[cell.bin] = min(cell.least, least.get(cell.bin, 1.0))
-    if len(least) < FULL * BUCKETS:
-        return -BUCKETS * math.log1p(-len(least) / BUCKETS)
-    return BUCKETS * (BUCKETS - 1) / (sum(least.values()) + (BUCKETS - len(least)))
-
-
-def _words(cells: Sequence[Cell], bins: Mapping[int, int]) -> dict[int, str]:
-    """The text of each class, several where they fell into one; of classes that many rows share."""
-    found: dict[int, set[str]] = {}
-    for cell in cells:
-        if cell.text is not None and len(cell.text) <= LONGEST_WORD and bins.get(cell.bin, 0) >= OFTEN:
-            found.setdefault(cell.bin, set()).add(cell.text)
-    return {number: " or ".join(sorted(texts)) for number, texts in sorted(found.items())}
-
-
-def _tells(cells: Sequence[Cell], variance: float) -> float | None:
-    """The share of the label's variance between the classes, less what chance alone would give so many."""
-    labelled: dict[int, tuple[int, float]] = {}
-    for cell in cells:
-        rows, total = labelled.get(cell.bin, (0, 0.0))
-        labelled[cell.bin] = (rows + cell.labelled, total + (cell.label or 0.0))
-    classes = [held for held in labelled.values() if held[0]]
-    rows, total = sum(held[0] for held in classes), sum(held[1] for held in classes)
-    if variance <= 0 or rows < ROWS_A_CLASS * len(classes):
-        return None
-    between = sum(of**2 / count for count, of in classes) - total**2 / rows
-    share = 1 - (1 - min(1.0, between / variance)) * (rows - 1) / (rows - len(classes))
-    return max(0.0, share - SIGMAS * math.sqrt(2 * len(classes)) / (rows - len(classes)))
 
 
 def _by_number(held: Mapping[str, Any]) -> dict[int, Any]:

@@ -22,6 +22,7 @@ FEWER_NARROW, NARROW = 0.9, 4  # of the numbers, in so many classes side by side
 TURNS = [hours for hours in range(-12, 15) if hours]
 STEPS = [step for step in range(-60, 61) if abs(step) > 1]  # of classes of numbers; one may be chance
 LEAST_MEAN, SPREAD_OF_MEAN = 0.5, 0.05  # standard deviations
+MANY = 2  # times the categories of good batches
 LIKELY, ROWS = 30, 10  # rows that a category was to have, and rows of one that is new
 Counts = Mapping[int, int]
 
@@ -36,6 +37,8 @@ class _Ruler(NamedTuple):
 def found(name: str, column: Column, good: Sequence[Column], asked: QualitySettings) -> Iterator[Finding]:
     """What is wrong with the distribution of a column's values, among those that have one."""
     counts = [one.bins for one in good if one.bins]
+    if not column.bins and len(counts) == len(good):
+        yield from _no_categories(name, column, good)
     if not column.bins or not counts:
         return
     past = pooled(counts)
@@ -132,8 +135,13 @@ def _times(bins: Counts, step: int) -> dict[int, int]:
 
 def _beyond(name: str, column: Column, past: Counts, asked: QualitySettings) -> Iterator[Finding]:
     """Numbers smaller or larger than all of before."""
-    low, high = min(past), max(past)
+    finite = [number for number in past if number != NO_NUMBER]
+    if not finite:
+        return
+    low, high = min(finite), max(finite)
     outside = {number: count for number, count in column.bins.items() if number < low - 1 or number > high + 1}
+    if NO_NUMBER in past:  # then their share is looked at
+        outside.pop(NO_NUMBER, None)
     rows = sum(outside.values())
     if rows >= max(BEYOND_ROWS, BEYOND * asked.least_share * column.held):
         ends = " to ".join(dict.fromkeys((size(min(outside), upper=False), size(max(outside), upper=True))))
@@ -143,8 +151,8 @@ def _beyond(name: str, column: Column, past: Counts, asked: QualitySettings) -> 
 
 def _mean(name: str, column: Column, good: Sequence[Column], past: Counts, asked: QualitySettings) -> Iterator[Finding]:
     """Where nearly all numbers are of a few classes, these are too coarse, and the mean is looked at."""
-    held = [one for one in good if one.held]
-    spread = sorted(one.sd for one in held)[len(held) // 2]
+    held = [one for one in good if one.has_mean]
+    spread = sorted(one.sd for one in held)[len(held) // 2] if held and column.has_mean else 0.0
     if spread <= 0 or not _is_narrow(past):
         return
     figures = [Figure(one.mean, one.sd / one.held**0.5) for one in held]
@@ -181,6 +189,13 @@ def _categories(
         yield Finding("category", name, f"no row has {_words(gone, words)}", _listed(gone, words))
     if new:
         yield Finding("category", name, f"new: {_listed(new, words)}", "none that no good batch had")
+
+
+def _no_categories(name: str, column: Column, good: Sequence[Column]) -> Iterator[Finding]:
+    """Many texts where there were few categories; of more rows that many more are none."""
+    most = max(one.distinct * max(1.0, column.held / one.held) for one in good)
+    if column.distinct > MANY * most:
+        yield Finding("category", name, f"about {column.distinct:,.0f} different", f"at most {most:,.0f}")
 
 
 def _words(numbers: Iterable[int], words: Mapping[int, str]) -> str:

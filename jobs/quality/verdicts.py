@@ -10,8 +10,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from jobs import dispositions
 from jobs.quality.compared import Good
 from jobs.quality.findings import Finding
 from jobs.quality.profile import Profile
@@ -38,7 +40,8 @@ class Verdict(NamedTuple):
         table: that the batch was to be written to.
         source: that its rows are of.
         batch: its name, as `dispositions` has it.
-        number: of the batches of the table; one that comes in place of another has the same.
+        number: of the batches of the table; one that comes in place of another has the same, and none is below earlier
+            ones.
         judged: when, in microseconds since 1970, as times here are; in the table it is a time.
         verdict: PASS, WARN, STOP or OVERRIDDEN.
         override: why it was written all the same; None: nobody said so.
@@ -75,35 +78,48 @@ class Written(NamedTuple):
     number: int
 
 
-def written(tables: Tables, table: str, number: int) -> Written:
-    """What was written of a table before a batch."""
-    if not tables.exists(TABLE):
+def written(tables: Tables, table: str, batch: str) -> Written:
+    """What was written of a table, but for a batch itself."""
+    if not _is_any(tables):
         return Written({}, -1)
-    is_of_table = (F.col("table") == table) & (F.col("number") < number) & (F.col("verdict") != STOP)
+    is_of_table = (F.col("table") == table) & (F.col("batch") != batch) & (F.col("verdict") != STOP)
     newest = F.unix_micros(F.max("newest")).alias("newest")
-    of_source = tables.read(TABLE).where(is_of_table).groupBy("source").agg(newest, F.max("number").alias("number"))
+    of_source = _that_stand(tables).where(is_of_table).groupBy("source").agg(newest, F.max("number").alias("number"))
     rows = of_source.collect()
     held = {row["source"]: row["newest"] for row in rows if row["newest"] is not None}
     return Written(held, max((row["number"] for row in rows), default=-1))
 
 
-def last_good(tables: Tables, table: str, source: str, number: int, asked: QualitySettings) -> list[Verdict]:
+def last_good(tables: Tables, table: str, source: str, batch: str, asked: QualitySettings) -> list[Verdict]:
     """The latest good batches of a source before this one, the oldest first.
 
     Good is what passed, and what a person called good: by an override that is recorded, or one that the settings name
     now, of a batch that was written with a warning.
     """
-    if not tables.exists(TABLE):
+    if not _is_any(tables):
         return []
     is_good = F.col("verdict").isin(PASS, OVERRIDDEN) | (
         (F.col("verdict") == WARN) & F.col("batch").isin(*asked.override)
     )
-    of_source = (F.col("table") == table) & (F.col("source") == source) & (F.col("number") < number)
-    rows = tables.read(TABLE).where(of_source & is_good).orderBy(F.desc("number"), F.desc("judged"))
-    latest: dict[int, Verdict] = {}
-    for row in rows.limit(2 * asked.against).withColumns(_each_time(F.unix_micros)).collect():
-        latest.setdefault(row["number"], Verdict(*row)._replace(findings=[Finding(*one) for one in row["findings"]]))
-    return list(latest.values())[: asked.against][::-1]
+    of_source = (F.col("table") == table) & (F.col("source") == source) & (F.col("batch") != batch)
+    of_number = Window.partitionBy("number").orderBy(F.desc("judged"), F.col("verdict") != OVERRIDDEN)
+    rows = _that_stand(tables).where(of_source & is_good).withColumn("turn", F.row_number().over(of_number))
+    latest = rows.where("turn = 1").drop("turn").orderBy(F.desc("number")).limit(asked.against)
+    return [
+        Verdict(*row)._replace(findings=[Finding(*one) for one in row["findings"]])
+        for row in latest.withColumns(_each_time(F.unix_micros)).collect()[::-1]
+    ]
+
+
+def _is_any(tables: Tables) -> bool:
+    return tables.exists(TABLE) and tables.exists(dispositions.TABLE)
+
+
+def _that_stand(tables: Tables) -> DataFrame:
+    """The rows whose batch was written: a verdict is kept before the rows are, and these may not have come."""
+    batches = tables.read(dispositions.TABLE).select("batch").distinct()
+    held = tables.read(TABLE)
+    return held.join(batches, on="batch", how="left_semi").select(*held.columns)
 
 
 def as_good(verdict: Verdict) -> Good:

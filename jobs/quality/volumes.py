@@ -12,6 +12,7 @@ from jobs.quality.chance import Figure, band, pooled
 from jobs.quality.compared import Good, compared
 from jobs.quality.findings import Finding, day, moment
 from jobs.quality.profile import DAY_US
+from spark_udfs.order_lines import ERASED
 
 if TYPE_CHECKING:
     from jobs.quality.profile import Profile
@@ -34,8 +35,10 @@ def found(batch: Profile, good: Sequence[Good], asked: QualitySettings, since_us
     yield from _before(batch, good)
     held = [each.profile for each in good]
     past = pooled([profile.days for profile in held])
-    if not batch.days or not past:
+    if batch.newest_us is None or not past:
         yield from _whole(batch, good, asked)
+    elif not batch.days:  # nothing is later than before: days say nothing
+        return
     elif _batches_a_day(held, past) > 1:
         yield from _rate(batch, good, asked)
     else:
@@ -61,8 +64,12 @@ def late(batch: Profile, good: Sequence[Good], now_us: int) -> Iterator[Finding]
 
 
 def _before(batch: Profile, good: Sequence[Good]) -> Iterator[Finding]:
-    """Of a table that is read whole: whether the rows that came before are still there, once."""
-    before, now = good[-1].profile.all_rows, batch.all_rows - batch.rows
+    """Of what is read whole, as the last good one was: whether the rows that came before are still there, once."""
+    last = good[-1].profile
+    if not (batch.is_whole and last.is_whole and batch.newest_us is not None):
+        return
+    before, now = last.all_rows + last.outcomes.get(ERASED, 0), batch.earlier
+    now += batch.outcomes.get(ERASED, 0) if now else 0
     if now and before and not 1 - SHRUNK <= now / before <= 1 + GROWN:
         yield Finding("rows", "", f"{now:,} rows are of the time that came before", f"about {before:,}")
 
@@ -137,14 +144,14 @@ def _has_whole_last_day(held: Sequence[Profile], past: dict[int, int]) -> bool:
 
 def _rate(batch: Profile, good: Sequence[Good], asked: QualitySettings) -> Iterator[Finding]:
     """Rows by the time since the batch before, where several come on a day: among batches that end at that hour."""
-    newest = [each.profile.newest_us or 0 for each in good]
+    ends = [(each.profile.rows, at) for each in good if (at := each.profile.newest_us) is not None]
     rates = [
-        (now, Figure(math.log(each.profile.rows * DAY_US / (now - before)), 0.0))
-        for each, before, now in zip(good[1:], newest, newest[1:], strict=False)
-        if now > before and each.profile.rows
+        (now, Figure(math.log(rows * DAY_US / (now - before)), 0.0))
+        for (_, before), (rows, now) in pairwise(ends)
+        if now > before and rows
     ]
-    since, end = (batch.newest_us or 0) - newest[-1], batch.newest_us or 0
-    if len(rates) < WEEK or since <= 0:
+    end = batch.newest_us
+    if len(rates) < WEEK or end is None or (since := end - ends[-1][1]) <= 0:
         return
     alike = [rate for now, rate in rates if min((now - end) % DAY_US, (end - now) % DAY_US) < SAME_HOUR]
     held = alike if len(alike) >= ENOUGH else [rate for _, rate in rates]

@@ -8,15 +8,21 @@ import math
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StringType, StructField, StructType
 
-from jobs import ingest, source_tables
-from jobs.quality import verdicts
-from jobs.quality.profile import Cell, profile_of
+from jobs import dispositions, ingest, source_tables
+from jobs.quality import gate, verdicts
+from jobs.quality.cells import Cell
+from jobs.quality.gate import Incoming
+from jobs.quality.profile import Profile, profile_of
+from jobs.quality.verdicts import Verdict
 from jobs.settings import Settings
+from jobs.settings_quality import QualitySettings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
 from spark_udfs.counted_classes import HOURS, NAMED, NUMBER, TEXT
@@ -53,6 +59,7 @@ def test_spark_counts_what_plain_python_does(spark: SparkSession) -> None:
         keys=["key"],
         named=frozenset({"country"}),
         about=601,
+        until_us=1 << 60,
         label="flag",
     )
     of_part = [Cell(*row[2:]) for row in counted.rows.collect() if row["part"] == "a"]
@@ -145,6 +152,40 @@ def test_a_table_is_held_against_what_it_was(spark: SparkSession, tmp_path: Path
         taken(spark, tmp_path, labels={"cases": "wrong"})
 
 
+def test_settings_of_another_table_and_labels_of_words_are_refused() -> None:
+    asked = Settings.model_validate({"quality": {"labels": {"cases": "fraud"}}})
+    with pytest.raises(
+        SettingsError, match=r"quality.labels.cases names no table that 'recommend' .* these are: events"
+    ):
+        ingest.run(asked, None)
+    rows: Any = SimpleNamespace(columns=["word"], schema=StructType([StructField("word", StringType())]))
+    batch = Incoming("cases", "b", 0, rows, {}, ["word"], None, frozenset(), frozenset(), True)
+    with pytest.raises(SettingsError, match=r"quality.labels.cases names 'word', which is a string; a label is a num"):
+        gate.pass_through(None, lambda: batch, QualitySettings(gate="warn", labels={"cases": "word"}))  # type: ignore[arg-type]
+
+
+def test_good_is_what_was_written_each_number_by_its_last_verdict(spark: SparkSession, tmp_path: Path) -> None:
+    tables = Tables(spark, str(tmp_path))
+    profile = json.dumps(Profile(rows=1, all_rows=1).as_json())
+
+    def verdict(number: int, judged: int, what: str, batch: str) -> Verdict:
+        return Verdict("cases", "here", batch, number, judged, what, None, 0, 1, 1_000 * number, [], profile)
+
+    held = [verdict(1, 10, "pass", "a"), verdict(2, 20, "warn", "b"), verdict(2, 20, "overridden", "b")]
+    again = [verdict(3, at, "pass", "c") for at in (30, 31, 32, 33, 34)]
+    verdicts.keep(tables, [*held, *again, verdict(4, 40, "pass", "never written"), verdict(5, 50, "stop", "e")])
+    asked = QualitySettings(against=2, override={"b": "so it is"})
+    assert verdicts.last_good(tables, "cases", "here", "new", asked) == []  # none has come
+    counts = dispositions.tally(tables, "a", {"here": {"kept": 1}})
+    for name in "bc":
+        counts = counts.union(dispositions.tally(tables, name, {"here": {"kept": 1}}))
+    tables.write(dispositions.TABLE, counts, mode="append", job="ingest", inputs={})
+    good = verdicts.last_good(tables, "cases", "here", "new", asked)
+    assert [(one.number, one.judged, one.verdict) for one in good] == [(2, 20, "overridden"), (3, 34, "pass")]
+    assert verdicts.written(tables, "cases", "new") == ({"here": 3_000}, 3)
+    assert verdicts.written(tables, "cases", "c") == ({"here": 2_000}, 2)  # in whose place another comes
+
+
 def test_events_are_held_against_the_batches_before(spark: SparkSession, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -178,7 +219,9 @@ def test_events_are_held_against_the_batches_before(spark: SparkSession, tmp_pat
     day(3, land="XX")
     with pytest.raises(QualityError, match=r"category of 'country': new: 'XX' \(66.7%\)"):
         run(override={warned["batch"]: "the land has another name"})
-    *_, again, last = sorted(held(spark, tmp_path), key=lambda one: (one["judged"], one["number"]))
+    *_, again, last = sorted(
+        held(spark, tmp_path), key=lambda one: (one["judged"], one["number"], one["verdict"] == "overridden")
+    )
     assert [(one["number"], one["verdict"], one["held_against"]) for one in (again, last)] == [
         (2, "overridden", 1),
         (3, "stop", 2),

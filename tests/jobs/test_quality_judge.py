@@ -138,6 +138,7 @@ FAULTS: dict[str, tuple[Callable[[Rows], None], str, str]] = {
     "a category renamed": (each("country", lambda c: "UK" if c == "GB" else c), "category of 'country'", "'GB'"),
     "a small one renamed": (each("country", lambda c: "SP" if c == "ES" else c), "category of 'country'", "'SP'"),
     "another spelling": (each("channel", str.upper), "category of 'channel'", "'WEB'"),
+    "ids for categories": (lambda r: r.update(channel=r["case"]), "category of 'channel'", "expected: at most"),
     "a category lost": (only(lambda rows, n: rows["channel"][n] != "app"), "category of 'channel'", "'app'"),
     "one value for all": (each("country", lambda _: "GB"), "shift of 'country'", "stability index"),
     "two columns swapped": (swapped("country", "channel"), "shift of 'channel'", "stability index"),
@@ -185,12 +186,61 @@ def test_a_day_that_is_missing_and_one_that_comes_again_are_named(past: list[Goo
 def test_a_table_that_is_read_again_has_its_rows_of_before_once(past: list[Good]) -> None:
     batch = known(day(PAST, random.Random(9)))
     before = past[-1].profile.all_rows
-    as_before = dataclasses.replace(batch, all_rows=batch.rows + before)
+    as_before = dataclasses.replace(batch, all_rows=batch.rows + before, is_whole=True)
     assert judge(as_before, past, STOP, at(PAST)) == []
-    (told,) = judge(dataclasses.replace(batch, all_rows=batch.rows + 2 * before), past, STOP, at(PAST))
+    twice = dataclasses.replace(as_before, all_rows=batch.rows + 2 * before)
+    assert judge(twice, past, STOP, at(PAST)) == []  # the last good one was a day alone
+    past = [*past[:-1], past[-1]._replace(profile=dataclasses.replace(past[-1].profile, is_whole=True))]
+    (told,) = judge(twice, past, STOP, at(PAST))
     assert str(told) == f"rows: {2 * before:,} rows are of the time that came before; expected: about {before:,}"
-    (told,) = judge(dataclasses.replace(batch, all_rows=batch.rows + before // 2), past, STOP, at(PAST))
+    fewer = dataclasses.replace(as_before, all_rows=batch.rows + before // 2)
+    (told,) = judge(fewer, past, STOP, at(PAST))
     assert told.found == f"{before // 2:,} rows are of the time that came before"
+    erased = dataclasses.replace(fewer, outcomes={**fewer.outcomes, "erased": before - before // 2})
+    assert judge(erased, past, STOP, at(PAST)) == []  # neither gone, nor another outcome
+    nothing_later = dataclasses.replace(as_before, all_rows=batch.rows, days={}, newest_us=past[-1].profile.newest_us)
+    shorter = dataclasses.replace(nothing_later, rows=before // 2, all_rows=before // 2)
+    told = [one for one in judge(shorter, past[-1:], STOP, at(PAST)) if one.check == "rows"]
+    assert [one.found for one in told] == [f"{before // 2:,} rows are of the time that came before"]
+
+
+def test_an_empty_batch_is_named_and_breaks_no_later_one(past: list[Good]) -> None:
+    empty = known({name: [] for name in KINDS})
+    (told,) = judge(empty, past, STOP, at(PAST))
+    assert str(told) == "rows: no rows; expected: some, as good batches had"
+    batch = known(day(PAST, random.Random(12)))
+    assert judge(batch, [*past, Good(empty, True, at(PAST))], STOP, at(PAST)) == []
+    halves = [dataclasses.replace(each.profile, days={20_000: each.profile.rows}) for each in past]
+    often = [each._replace(profile=half) for each, half in zip(past, halves, strict=True)]
+    rates = [judge(batch, [*often, *more], STOP, at(PAST)) for more in ([], [Good(empty, True, at(PAST))])]
+    assert [one.check for one in rates[0] if one.check == "rows"] == []
+    assert [one.check for one in rates[1] if one.check == "rows"] == []
+
+
+def test_one_number_that_is_none_does_not_open_the_range(past: list[Good]) -> None:
+    rows = day(PAST, random.Random(13))
+    rows["amount"][5] = math.nan
+    held = [*past, good(PAST, known(rows))]
+    far = day(PAST + 1, random.Random(14))
+    each("amount", lambda value: value * 1e6, 10)(far)
+    found = [str(one) for one in judge(known(far), held, STOP, at(PAST + 1))]
+    assert any(one.startswith("range of 'amount'") and "lie outside" in one for one in found), found
+    each("amount", lambda _: math.nan, 10)(far)
+    found = [str(one) for one in judge(known(far), held, STOP, at(PAST + 1))]
+    assert any(one.startswith("range of 'amount'") and "have no finite number" in one for one in found), found
+
+
+def test_of_persons_and_of_few_rows_nothing_is_kept_that_says_one() -> None:
+    rows = day(0, random.Random(15))
+    rows["customer"] = ["c1", "c2"] * (len(rows["case"]) // 2) + ["c1"] * (len(rows["case"]) % 2)
+    rows["country"] = ["GB"] * (len(rows["case"]) - 9) + ["XK"] * 9
+    held = known(rows, of_persons=["customer"]).columns
+    assert (held["customer"].bins, round(held["customer"].distinct)) == ({}, 2)
+    assert known(rows).columns["customer"].bins
+    assert list(held["country"].words.values()) == ["GB"]
+    assert len(held["country"].bins) == 2
+    few = known({name: values[:9] for name, values in rows.items()}).columns
+    assert (few["amount"].mean, few["amount"].sd, few["customer"].mean) == (0, 0, 0)
 
 
 def test_a_table_without_times_is_as_large_as_before(past: list[Good]) -> None:
