@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import random
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +50,8 @@ def test_spark_counts_what_plain_python_does(spark: SparkSession) -> None:
             "a", f"k{number % 580:05d}", drawn.choice(["GB", "DE", None]), amount, number % 7 - 3, None,
             number % 4 == 0, at, taste, ["x"] * (number % 3), b"x",
         ))  # fmt: skip
-    frame = spark.createDataFrame([*rows, ("b", "k", *[None] * 9)], TYPES).coalesce(3)
+    wrong = ("b", "k", "x" * 65, *[None] * 4, datetime(2099, 1, 1), *[None] * 3)
+    frame = spark.createDataFrame([*rows, wrong], TYPES).coalesce(3)
     counted = cells(
         frame,
         part="part",
@@ -59,10 +60,14 @@ def test_spark_counts_what_plain_python_does(spark: SparkSession) -> None:
         keys=["key"],
         named=frozenset({"country"}),
         about=601,
-        until_us=1 << 60,
+        until_us=round((DAY + timedelta(days=30)).replace(tzinfo=UTC).timestamp() * 1e6),
         label="flag",
     )
-    of_part = [Cell(*row[2:]) for row in counted.rows.collect() if row["part"] == "a"]
+    collected = counted.rows.collect()
+    of_part, of_wrong = ([Cell(*row[2:]) for row in collected if row["part"] == part] for part in "ab")
+    late = profile_of(of_wrong, [], counted.places, outcomes={"kept": 1})
+    assert (late.rows, late.days, late.newest_us) == (1, {}, None)  # a time past the moment at which it came
+    assert {cell.text for cell in of_wrong} == {None}  # a word that is too long stays where it is
     found = profile_of(of_part, [], counted.places, outcomes={"kept": 600}, label="flag")
     names = [name.split()[0] for name in TYPES.split(", ")]
     held = {name: [row[number] for row in rows] for number, name in enumerate(names)}
