@@ -120,7 +120,7 @@ def test_other_labels_and_columns_than_the_settings_name_are_refused(
     held = rows.selectExpr("id", "'b' AS bundle", "'x' AS as_of")
     tables.write("click_scores", held, mode="overwrite", job="score", inputs={}, partition_by=answers.FOLDERS)
     with pytest.raises(
-        TableError, match=r"a column for each answer; it lacks p_cart, which these settings, or this version"
+        TableError, match=r"a column for each answer; it lacks .*p_cart, which these settings, or this version"
     ):
         answers.refuse_another(tables, TASKS["click"], ("p_cart",))
 
