@@ -38,7 +38,7 @@ PATTERNS = {
     r"\d\d\.\d\d\.\d{4} \d\d:\d\d": "dd.MM.yyyy HH:mm",
 }
 EVENTS = {"item_id": True, "user_id": True, "time": True, "order_id": False, "quantity": False, "price": False}
-EVENTS |= {"kind": False, "rating": False, "name": False}
+EVENTS |= {"kind": False, "rating": False, "name": False, "category": False}
 RATINGS = "{kind: rating}"
 UTF8 = "utf-8-sig"
 NO_UTF8 = "windows-1252"  # what most files of shops are in that are not UTF-8
@@ -103,13 +103,20 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
             yield f"  constants: {RATINGS}   # each row is a rating, and no purchase"
         elif absent := [f"{name}: null" for name in OF_SALES if name in unmapped]:
             yield f"  constants: {{{', '.join(absent)}}}   # null: the shop has none; or map the column above"
+        if "order_id" not in unmapped:
+            yield "  # cancelled_prefix: C              # order ids that begin so are returns"
         found = None if "kind" in unmapped else matching("kind", list(look.columns))
         yield from _kinds(look.columns[found] if found else [])
         return
     yield "sources:"
     yield f"  {table}:"
-    yield from _place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()})
-    yield "    # words: {label: {legit: 0, fraud: 1}}   # numbers for words"
+    told = list(_place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}))
+    yield from told
+    if "      time: ???" in told:
+        yield "    # order_by_hash_of: [text]     # if rows have no time, in place of time and time_format: the columns"
+        yield "    #                              # by whose hash rows are held out; not what is to be foretold"
+    flags = [name for name, kind in reads[table].items() if kind.startswith("boolean")]
+    yield from (f"    # words: {{{name}: {{no: 0, yes: 1}}}}   # numbers for words" for name in flags)
     yield "    # persons: [user_id]           # columns with persons' ids, which erase must know; []: none"
 
 
@@ -137,7 +144,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
         found = matching(name, [column for column in look.columns if column not in taken.values()])
         if found:
             taken[name] = found
-            some = [value for value in look.columns[found] if value][:3]
+            some = [cut(value) for value in look.columns[found] if value][:3]
             yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(some))}"
         elif needed:
             absent = (

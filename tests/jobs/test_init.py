@@ -103,6 +103,21 @@ def test_what_a_task_reads_of_a_sale_is_asked_for(tmp_path: Path) -> None:
     assert settings_of("customers", data, price="zz").ingest.columns["price"] == "zz"
 
 
+def test_rows_without_a_time_are_told_of_a_hash(tmp_path: Path) -> None:
+    data = tmp_path / "reviews.csv"
+    data.write_text("review_id,product,text,label\n1,p," + "long " * 99 + ",0\n")
+    text = init.text("sentiment", str(data))
+    assert "\n    # order_by_hash_of: [text] " in text
+    assert "\n    # words: {label: {no: 0, yes: 1}} " in text
+    assert "long " * 40 not in text, "an example is cut"
+    bare = re.sub(r"(?m)^ +(time|time_format): \?\?\?\n", "", text).replace("# order_by_hash_of", "order_by_hash_of")
+    (tmp_path / "hashed.yaml").write_text(bare)
+    reviews = load_settings(tmp_path / "hashed.yaml").sources["reviews"]
+    assert (reviews.order_by_hash_of, "time" in reviews.columns) == (("text",), False)
+    (tmp_path / "timed.csv").write_text("review_id,product,text,label,time\n1,p,t,0,2026-01-01\n")
+    assert "order_by_hash_of" not in init.text("sentiment", str(tmp_path / "timed.csv"))
+
+
 def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> None:
     data = tmp_path / "lines.csv"
     data.write_text('sku,user,at,"two\nlines",event\n"a\nb: [",u,2024-01-01,x,view\n', encoding="utf-8-sig")
