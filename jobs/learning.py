@@ -55,8 +55,9 @@ def fit_task(
             names; asked on rank 0.
 
     Returns:
-        rows, steps, epochs, final_loss, history, best, skipped; `calibration` of a model that asks for it, what
-        `Calibrator.calibrate` returns; on rank 0 the bundle's name and place too.
+        rows, steps, epochs, final_loss, history, best, skipped; of a model of rows that does something about rare
+        labels, `rare_labels`, its settings; `calibration` of a model that asks for it, what `Calibrator.calibrate`
+        returns; on rank 0 the bundle's name and place too.
     """
     with observers_of(spec, world) as observers:
         report = both(reporter(spec, shown), observers)
@@ -90,7 +91,7 @@ def _fit(
     from training.data.snapshot import open_snapshot
     from training.data.transform import one_after_the_other
     from training.fit import FitSettings
-    from training.models.rows import thinning
+    from training.models.rows import LabelModel, thinning
     from training.state.export import export
     from training.state.publish import check_attachments
     from training.step.device import pick_device, sum_in_order
@@ -123,6 +124,8 @@ def _fit(
         "best": result.best,
         "skipped": result.skipped,
     }
+    if isinstance(model, LabelModel) and (treated := model.config.rare_labels):
+        summary["rare_labels"] = treated
     measured: dict[str, Any] = {}
     if calibrator is not None:
         measured["calibration"] = calibrator.calibrate(warn if world.rank == 0 else lambda _: None)

@@ -101,6 +101,8 @@ def _head(settings: Settings, held: Mapping[str, Any]) -> Html:
         pairs.append(("Bundle", latest.get("compressed", latest["bundle"])))
         rows = latest["summary"].get("rows")
         pairs += [("Trained on", f"{rows:,} examples")] if rows else []
+        treated = latest["summary"].get("rare_labels")
+        pairs += [("Rare labels", ", ".join(f"{name} {value}" for name, value in treated.items()))] if treated else []
     pairs.append(("Model", settings.model["name"].replace("_", " ")))
     pairs.append(("Ranks", settings.training.ranks))
     about = paragraph("What was trained, how good it is and what it answers.")

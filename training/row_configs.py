@@ -21,7 +21,11 @@ class RowConfig(ModelConfig):
         1.0, ge=1e-3, le=1e6, description="weight of a row whose label is 1; taken out of the answers again"
     )
     focal: float = Field(
-        0.0, ge=0, le=10, description="focal loss: rows that are right count less, by this power; 0: all count alike"
+        0.0,
+        ge=0,
+        le=10,
+        description="focal loss: rows that are right count less, by this power; taken out of the answers again; "
+        "0: all count alike",
     )
     logit_adjustment: float = Field(
         0.0,
@@ -35,12 +39,21 @@ class RowConfig(ModelConfig):
         1.0,
         ge=1e-6,
         le=1,
-        description="share of the rows whose labels are all 0 that an epoch learns from, each for 1 / share of them",
+        description="share of the rows whose labels are all 0 that an epoch learns from, each for 1 / share of them; "
+        "1 / k with k times the epochs repeats all others k times",
     )
     calibration: Literal["none", "platt", "isotonic"] = Field(
         "none",
         description="of the answers, by the validation days, which the training then leaves out: see docs/training.md",
     )
+
+    @property
+    def rare_labels(self) -> dict[str, float | str]:
+        """By setting what is done about labels of which one is rare, and to make answers probabilities again."""
+        names = ("positive_weight", "focal", "logit_adjustment", "negatives_kept", "calibration")
+        return {
+            name: getattr(self, name) for name in names if getattr(self, name) != type(self).model_fields[name].default
+        }
 
     @property
     def first_logit(self) -> float:

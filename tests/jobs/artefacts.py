@@ -160,7 +160,8 @@ def leave_run(run_dir: Path) -> None:
     write_json(run_dir, EVALUATION, evaluation())
     write_json(run_dir, TUNING, tuning())
     write_json(run_dir, FEEDBACK, feedback())
-    write_json(run_dir, LATEST, {"bundle": "two_tower-0123456789ab", "identity": "0", "summary": {"rows": 328_397}})
+    summary = {"rows": 328_397, "rare_labels": {"negatives_kept": 0.1, "focal": 2.0}}
+    write_json(run_dir, LATEST, {"bundle": "two_tower-0123456789ab", "identity": "0", "summary": summary})
     write_json(
         run_dir, SCORE, {"users": 4_339, "rows": 86_780, "fallback_rows": 12, "k": 20, "table": "recommendations"}
     )

@@ -86,6 +86,7 @@ def test_negatives_are_left_out_of_a_training_by_its_settings(folder: Path, plai
     assert not torch.equal(bundle.tensor("start"), plain.tensor("start"))
     assert fresh(bundle)["predicted_over_actual"] == pytest.approx(fresh(plain)["predicted_over_actual"], rel=0.1)
     assert summary["rows"] == pytest.approx(2_000, rel=0.1)
+    assert summary["rare_labels"] == {"negatives_kept": 0.2}
 
 
 def test_logits_are_adjusted_by_all_examples_and_answers_stay_probabilities(folder: Path) -> None:

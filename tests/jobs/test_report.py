@@ -95,6 +95,7 @@ def test_a_full_run_fills_every_section(tmp_path: Path) -> None:
     assert re.search(r"0\.100\*<?\s*<small>\[0\.092, 0\.108\]", page)  # ALS differs beyond chance
     assert not re.search(r"0\.093\*", page)  # item-item does not
     assert "328,397 examples" in page
+    assert "negatives_kept 0.1, focal 2.0" in page
     assert "two_tower-0123456789ab" in page
     assert "recall@20 [0.121, 0.142], items new to the customer" in page
     assert "ndcg@20 -0.020 [-0.030, -0.010]: worse than Item-item" in page

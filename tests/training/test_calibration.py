@@ -176,7 +176,9 @@ def test_models_of_other_things_refuse_it(name: str, setting: dict[str, Any]) ->
         CONFIGS[name].parse(setting)
 
 
-@pytest.mark.parametrize("setting", [{"calibration": "beta"}, {"negatives_kept": 0}, {"negatives_kept": 1.5}])
+@pytest.mark.parametrize(
+    "setting", [{"calibration": "beta"}, {"negatives_kept": 0}, {"negatives_kept": 1.5}, {"focal": -1}]
+)
 def test_unknown_ways_and_shares_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=rf"model.{next(iter(setting))} = "):
         CONFIGS["row_mlp"].parse(setting)

@@ -10,7 +10,7 @@ from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
 from training.errors import SchemaError
 from training.models import MODELS, Model
-from training.models.rows import RowModel, yes_or_no_loss
+from training.models.rows import RowModel, unfocused, yes_or_no_loss
 from training.row_configs import RowMlpConfig
 from training.schema import Column, Kind, Schema
 from training.settings import FitSettings
@@ -131,6 +131,20 @@ def test_the_focal_loss_of_a_row_that_is_surely_right_has_a_slope() -> None:
     yes_or_no_loss(logit, one, one, RowMlpConfig.parse({"focal": 0.5}))[0].backward()
     assert logit.grad is not None
     assert torch.isfinite(logit.grad).all()
+
+
+@pytest.mark.parametrize("power", [0.5, 2.0, 10.0])
+def test_a_focal_losss_least_logit_gives_the_labels_own_odds(power: float) -> None:
+    """Where they are taken for the truth the expected loss has no slope; and ends stay ends."""
+    logit = torch.linspace(-12, 12, 97, dtype=torch.float64, requires_grad=True)
+    p, one, config = unfocused(logit.detach(), power).sigmoid(), torch.ones(97), RowMlpConfig.parse({"focal": power})
+    of_ones, of_zeros = (
+        torch.autograd.grad(yes_or_no_loss(logit, label * one, weight, config)[0], logit)[0]
+        for label, weight in ((1, p), (0, 1 - p))
+    )
+    torch.testing.assert_close(of_ones, -of_zeros, rtol=1e-6, atol=1e-12)
+    ends = unfocused(torch.tensor([-1e4, 1e4]), power)
+    assert torch.equal(ends.sigmoid(), torch.tensor([0.0, 1.0]))
 
 
 def test_its_tables_learn_by_their_own_optimizer(name: str) -> None:

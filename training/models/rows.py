@@ -128,11 +128,14 @@ class LabelModel(Model):
         return weight * cast("Tensor", batch[INVERSE_CHANCE]) if INVERSE_CHANCE in batch else weight
 
     def log_odds(self, batch: Batch) -> list[Tensor]:
-        """(batch,) of each label, before calibration: what `positive_weight` added to the odds is taken out."""
+        """(batch,) of each label, before calibration: what `focal` and `positive_weight` did to the odds is taken
+        out."""
         return self._counted_alike(self.logits(batch, None))
 
     def _counted_alike(self, logits: list[Tensor]) -> list[Tensor]:
-        return [logit - math.log(self.config.positive_weight) for logit in logits]
+        config = self.config
+        found = [unfocused(logit, config.focal) for logit in logits] if config.focal else logits
+        return [log_odds - math.log(config.positive_weight) for log_odds in found]
 
     def probabilities(self, batch: Batch) -> list[Tensor]:
         """(batch,) of each label: that it is 1, as if all rows counted alike."""
@@ -204,3 +207,22 @@ def yes_or_no_loss(logit: Tensor, label: Tensor, weight: Tensor, config: RowConf
         missed = -torch.expm1(-each)  # of a row that is surely right, 0: a root's slope there is no number
         each = each * missed.clamp(min=1e-12) ** config.focal
     return (each * weight).sum(), weight.sum()
+
+
+def unfocused(logit: Tensor, power: float) -> Tensor:
+    """The log-odds of a label whose expected focal loss is least at a logit: they lie further out than the logit
+    (Charoenphakdee et al. 2021, "On focal loss for class-posterior probability estimation").
+
+    With q = sigmoid(logit) the slope of the loss is 0 where the odds are
+
+        (q / (1 - q))^power x (q - power (1 - q) log (1 - q)) / (1 - q - power q log q)
+
+    Args:
+        logit: (batch,)
+        power: of the focal loss.
+    """
+    exact = logit.double()
+    q, rest = torch.sigmoid(exact), torch.sigmoid(-exact)
+    of_one = torch.log(q + power * rest * F.softplus(exact))
+    of_zero = torch.log(rest + power * q * F.softplus(-exact))
+    return (power * exact + of_one - of_zero).to(logit.dtype)
