@@ -21,6 +21,7 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
     "latest.json",
 )
 COMPRESSION = "compression.json"
+ADS = "ads.json"
 ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 
@@ -111,6 +112,14 @@ class Stage(_Open):
     seconds: float
 
 
+class AdsPlan(_Open):
+    """The plan of a day's bids."""
+
+    day: str
+    first_step: int
+    campaigns: int
+
+
 class Erasure(_Open):
     """How far an erasure came."""
 
@@ -137,6 +146,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
     STAGES: (list[Stage], "report"),
     LATEST: (Latest, "train"),
     ERASURE: (Erasure, "erase"),
+    ADS: (AdsPlan, "plan-ads"),
 }
 
 

@@ -26,6 +26,7 @@ JOBS = {
     "compress": "A smaller bundle of the latest one, judged beside it; refused where it loses too much.",
     "score": "The bundle's answers into a Delta table, each row naming its bundle.",
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
+    "plan-ads": "Bids and budgets of campaigns for a day, replanned from what was spent so far.",
     "doctor": "What would fail later, found now, with what to change.",
     "replay": "Train again from a bundle's own record, and compare.",
     "verify-epoch": "Stream an epoch of the examples; hold its rows against Spark's own.",

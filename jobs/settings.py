@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from jobs.places import LocalFolder
+from jobs.settings_ads import AdsSettings
 from jobs.settings_base import Section
 from jobs.settings_mapping import unmapped
 from jobs.settings_problems import LONGEST, marks, problems
@@ -73,6 +74,7 @@ class Settings(Section):
     compress: CompressSettings = CompressSettings()
     scoring: SerializeAsAny[ScoringSettings] = Field(default_factory=dict, validate_default=True)
     feedback: FeedbackSettings = FeedbackSettings()
+    ads: AdsSettings = AdsSettings()
     erasure: ErasureSettings = ErasureSettings()
 
     @field_validator("task")

@@ -38,6 +38,8 @@ def page() -> str:
         if section is not None and section.model_fields:
             parts += [f"\n## {name}\n", f"{_first_line(section)}\n", *_table(section.model_fields)]
             parts += _listed(name, section)
+            if any(_section(inner) for inner in section.model_fields.values()):
+                parts += _inner(name, section.model_fields)
         if name in OWN:
             parts += _of_tasks(name)
         if name == "model":

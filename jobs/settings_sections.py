@@ -57,7 +57,7 @@ class SimulateSettings(Section):
     """What the simulated shop has beside its order lines: see docs/simulated_shop.md."""
 
     scenes: tuple[
-        Literal["fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads"],
+        Literal["fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads", "pacing"],
         ...,
     ] = Field((), max_length=100, description="scenes whose raw tables are made too")
 

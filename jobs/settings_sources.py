@@ -105,8 +105,8 @@ class Wide(Section):
     value: str = Field("quantity", description="our column that has the value")
 
 
-class TableSource(SourceSettings):
-    """Where the rows of one of the task's tables lie."""
+class NamedSource(SourceSettings):
+    """Where rows lie, and which of their columns are ours."""
 
     columns: dict[str, Text] = Field(
         default_factory=dict, description="the source's columns by the task's names; default: the same names"
@@ -114,6 +114,11 @@ class TableSource(SourceSettings):
     words: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="numbers for a column's words, e.g. {fraud: {legit: 0, fraud: 1}}"
     )
+
+
+class TableSource(NamedSource):
+    """Where the rows of one of the task's tables lie."""
+
     wide: Wide | None = Field(
         None, description="columns that are periods, e.g. {prefix: W, start: 2025-01-06, days: 7}"
     )

@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
-from jobs.settings_sources import TableSource, Wide
+from jobs.settings_sources import NamedSource, TableSource, Wide
 from jobs.source import Raw, column
 from spark_udfs import typed_texts
 from spark_udfs.features import utc
@@ -94,7 +94,7 @@ def ordered(raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str]) 
 
 
 def typed(
-    rows: DataFrame, asked: TableSource, columns: Mapping[str, str], wanted: Mapping[str, str], malformed: str | None
+    rows: DataFrame, asked: NamedSource, columns: Mapping[str, str], wanted: Mapping[str, str], malformed: str | None
 ) -> DataFrame:
     """Type the rows.
 
@@ -132,11 +132,11 @@ def _place_of(name: str) -> str:
     return f"_text of {name}"
 
 
-def _number_text(text: Column, asked: TableSource) -> Column:
+def _number_text(text: Column, asked: NamedSource) -> Column:
     return typed_texts.with_point(text) if asked.decimal == "," else text
 
 
-def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, asked: TableSource) -> Column:
+def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, asked: NamedSource) -> Column:
     """A value of a kind, null where it is none; `_text of OURS` has the text of a number."""
     text, words = F.trim(held.cast("string")), asked.words.get(ours)
     if words is not None:

@@ -44,6 +44,8 @@ MADE_BY = {  # beside the tables of a simulated shop, and those with the answers
     "catalogue": "build_examples",
     "builds": "build_examples",
     "feedback": "ingest_feedback",
+    "ads_plan": "plan_ads",
+    "ads_outlook": "plan_ads",
     "erased": "erase",
     "erasure_key": "erase",
     "erasures": "erase",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spark_udfs.simulated import ad_days
 from spark_udfs.simulated.ads import AUCTIONS, CAMPAIGNS
 from spark_udfs.simulated.catalogue import ITEMS, PICTURES
 from spark_udfs.simulated.demand import PRODUCT_DAYS
@@ -20,4 +21,5 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "items": (ITEMS,),
     "pictures": (PICTURES,),
     "ads": (CAMPAIGNS, AUCTIONS),
+    "pacing": (ad_days.BUDGETS, ad_days.OPPORTUNITIES),
 }

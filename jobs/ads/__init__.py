@@ -1,0 +1,1 @@
+"""What `plan_ads` reads: opportunities, budgets and feedback where they lie, and what is wrong with them."""
