@@ -64,6 +64,7 @@ def main() -> None:
     rows = rows.withColumnRenamed("probability", "true_p").withColumn(
         "day", F.substring("opportunity_id", 12, 1).cast("int")
     )
+    rows = rows.withColumns({"bid": F.lit(None).cast("double"), "won": F.lit(None).cast("boolean")})
     rows = rows.repartitionByRange(8, "day", "step").persist()
     counted = rows.groupBy("day").count().orderBy("day").collect()
     told: dict[str, Any] = {"campaigns": campaigns, "opportunities": counted[1]["count"], "steps": 1_440 // minutes}

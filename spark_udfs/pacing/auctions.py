@@ -25,7 +25,7 @@ def played(opportunities: DataFrame, bids: DataFrame, rule: Rule) -> DataFrame:
 
     Args:
         opportunities: of one step: opportunity_id, campaign_id, time, probability, value, price (the highest bid of
-            the others), and any other columns.
+            the others), and any other columns; `bid`, `won` and `paid` are replaced.
         bids: BIDS, a row a campaign; `left` of its budget; the last three are of first-price auctions alone.
         rule: of the auctions.
 
@@ -42,7 +42,7 @@ def played(opportunities: DataFrame, bids: DataFrame, rule: Rule) -> DataFrame:
     spent = F.sum(F.when(best, price).otherwise(0.0)).over(in_time)
     won = best & (spent <= F.col("left") * (1 - ROUNDED))
     held = rows.withColumn("won", won).withColumn("paid", F.when(F.col("won"), price).otherwise(0.0))
-    return held.select(*opportunities.columns, "bid", "won", "paid")
+    return held.select(*dict.fromkeys((*opportunities.columns, "bid", "won", "paid")))
 
 
 def _shaded(worth: Column) -> Column:
