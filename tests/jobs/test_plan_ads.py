@@ -16,6 +16,8 @@ from jobs.ads import checks
 from jobs.ads.inputs import BUDGETS, Given, given
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
+from spark_udfs.simulated.planted import planted
+from spark_udfs.simulated.scenes import SCENES
 from training.errors import DataError, SchemaError, SettingsError
 
 CAMPAIGNS, STEPS, DAY = 4, 24, date(2025, 3, 2)
@@ -28,7 +30,6 @@ def settings_of(root: Path, **ads: Any) -> Settings:
             "tables": {"root": str(root / "tables")},
             "run_dir": str(root / "run"),
             "shop": SHOP,
-            "simulate": {"scenes": ["pacing"]},
             "ads": {"step_minutes": 60, **ads},
         }
     )
@@ -38,7 +39,10 @@ def settings_of(root: Path, **ads: Any) -> Settings:
 def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop's opportunities and budgets, and one plan."""
     root = tmp_path_factory.mktemp("ads")
-    simulate.run(settings_of(root), spark)
+    settings, raw = settings_of(root), simulate.raw_tables(settings_of(root), spark)
+    for table in SCENES["pacing"]:
+        rows = planted(table, spark.range(table.units(settings.shop)), settings.shop)
+        raw.write(table.name, rows.coalesce(2), mode="overwrite", job="simulate", inputs={})
     plan_ads.run(settings_of(root), spark)
     return root
 
