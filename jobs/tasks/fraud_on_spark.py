@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs import simulate
 from jobs.ground import Answer, Ground, Scored, Slice
-from jobs.task import OURS, TRUTH
+from jobs.task import OURS
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.fraud import COUNTS, options_of
 from spark_udfs import features, windows
@@ -147,17 +146,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     }
     sample = options_of(ground.settings).tree_rows
     answers |= probabilities.boosted_trees(ground.read["examples"], "case_id", _inputs(ground), sample)
-    return answers | _truth(ground)
-
-
-def _truth(ground: Ground) -> dict[str, Answer]:
-    """Who answers with the planted probabilities; nobody where cases are not a simulated shop's payments by order."""
-    spark, ids = ground.read["lines"].sparkSession, {"case_id": "order_id"}
-    made = simulate.truth_of_source(ground.settings, spark, "cases", ids, PAYMENTS)
-    if made is None:
-        return {}
-    known = made.select(F.col("order_id").alias("key"), F.col("fraud_probability").alias("p"))
-    return {TRUTH: lambda asked, _: asked.select("key").join(known, on="key", how="inner")}
+    return answers | probabilities.truth(ground, PAYMENTS, "cases", {"case_id": "order_id"}, "fraud_probability")
 
 
 def _inputs(ground: Ground) -> list[str]:

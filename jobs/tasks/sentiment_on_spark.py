@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs import simulate
 from jobs.console import step
 from jobs.ground import Answer, Ground, Slice
-from jobs.task import OURS, TRUTH
+from jobs.task import OURS
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import options_of
 from jobs.tasks.sentiment_scored import answered, score, thresholds
@@ -94,21 +93,10 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         answers[name] = partial(_by_terms, terms=terms, model=model)
     if "product" in options_of(ground.settings).has:
         answers[PRODUCT] = partial(_by_product, shares=_shares(ground, learnt))
-    answers |= _truth(ground)
+    answers |= probabilities.truth(ground, REVIEWS, "reviews", {"review_id": "review_id"}, "negative_probability")
     with step("evaluate: choosing thresholds on the validation days"):
         found = thresholds(ground, answers)
     return {name: partial(_decided, answer=answer, threshold=found[name]) for name, answer in answers.items()}
-
-
-def _truth(ground: Ground) -> dict[str, Answer]:
-    """Who answers with the planted probabilities, given item, customer and text; nobody where reviews are not a
-    simulated shop's."""
-    spark, ids = ground.read["lines"].sparkSession, {"review_id": "review_id"}
-    made = simulate.truth_of_source(ground.settings, spark, "reviews", ids, REVIEWS)
-    if made is None:
-        return {}
-    known = made.select(F.col("review_id").alias("key"), F.col("negative_probability").alias("p"))
-    return {TRUTH: lambda asked, _: asked.select("key").join(known, on="key", how="inner")}
 
 
 def _learnt(ground: Ground, cut: datetime, bundle: Path) -> DataFrame:
