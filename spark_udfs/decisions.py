@@ -1,6 +1,6 @@
-"""Yes or no from probabilities: the threshold of most weighted F1, and how right decisions are, with intervals.
+"""Yes or no from probabilities: the threshold of most F1, and how right decisions are, with intervals.
 
-Weighted F1 is the mean of both labels' F1, each counted by its rows.
+F1 is that of label 1; weighted F1 is the mean of both labels' F1, each counted by its rows.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-NAMES = ("weighted_f1", "precision", "recall")
+WEIGHTED, OF_ONES = "weighted_f1", "f1"
+NAMES = (WEIGHTED, OF_ONES, "precision", "recall")
 ROWS = 512  # whose resample weights are held at once
 
 
-def thresholds(cells: Mapping[str, Cells]) -> dict[str, float]:
-    """By model the probability from which on a decision is yes, so that weighted F1 is highest; of equal ones the
-    highest, and infinity where it is best to say no to all.
+def thresholds(cells: Mapping[str, Cells], best: str = WEIGHTED) -> dict[str, float]:
+    """By model the probability from which on a decision is yes, so that a metric is highest; of equal ones the highest,
+    and infinity where it is best to say no to all.
 
     Args:
         cells: rows by model and probability, from `spark_udfs.rows.cells`; those that thresholds are chosen by.
+        best: the metric, of NAMES.
     """
-    return {name: _threshold(held) for name, held in cells.items()}
+    return {name: _threshold(held, NAMES.index(best)) for name, held in cells.items()}
 
 
-def _threshold(cells: Cells) -> float:
+def _threshold(cells: Cells, metric: int) -> float:
     reached = np.pad(np.cumsum(cells.rows, axis=1)[:, : len(cells.edges)], ((0, 0), (1, 0)))
     no, yes = reached  # of none, of the highest cell, of the two highest, ...
     of_no, of_yes = cells.rows.sum(axis=1)
     counts = np.stack([of_no - no, of_yes - yes, no, yes], axis=1)
-    return float(np.append(np.inf, cells.edges[::-1])[np.argmax(_metrics(counts)[:, 0])])
+    return float(np.append(np.inf, cells.edges[::-1])[np.argmax(_metrics(counts)[:, metric])])
 
 
 def judge(
@@ -58,7 +60,7 @@ def judge(
         seed: of its hashes.
 
     Returns:
-        By model, metrics by NAMES; precision and recall are those of label 1.
+        By model, metrics by NAMES; f1, precision and recall are those of label 1.
     """
     rows = decided.join(truth.select("key", "label"), on="key", how="inner")
     outcome = 2 * F.col("alarm").cast("int") + F.col("label").cast("int")
@@ -87,7 +89,7 @@ def _metrics(counts: Doubles) -> Doubles:
     of_no, of_yes = right_no + false, right_yes + missed
     f1_no, f1_yes = (_ratio(2 * right, 2 * right + missed + false) for right in (right_no, right_yes))
     weighted = _ratio(of_no * f1_no + of_yes * f1_yes, of_no + of_yes)
-    return np.stack([weighted, _ratio(right_yes, right_yes + false), _ratio(right_yes, of_yes)], axis=1)
+    return np.stack([weighted, f1_yes, _ratio(right_yes, right_yes + false), _ratio(right_yes, of_yes)], axis=1)
 
 
 def _ratio(part: Doubles, whole: Doubles) -> Doubles:

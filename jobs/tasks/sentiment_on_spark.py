@@ -1,14 +1,9 @@
-"""Sentiment on Spark: reviews to words and pairs, probabilities judged on later labels, and what unhappy ones say.
-
-A decision, whether a review is one of an unhappy customer, is a probability over a threshold. It is chosen on the
-validation days, for each contender by its own answers there; so contenders that are fitted here learn from no more than
-the bundle has.
-"""
+"""Sentiment on Spark: reviews to words and pairs, probabilities judged on later labels, and what unhappy ones say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +12,15 @@ from pyspark.sql import functions as F
 from jobs.console import step
 from jobs.ground import Answer, Ground, Slice
 from jobs.task import OURS
+from jobs.tasks import decided_on_spark as decided
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import options_of
-from jobs.tasks.sentiment_scored import answered, score, thresholds
+from jobs.tasks.sentiment_scored import answered, score
 from jobs.tasks.sentiment_texts import has_words, lines, numbered, said
-from spark_udfs import decisions, features
+from spark_udfs import features
 from spark_udfs.baselines import tf_idf
 from spark_udfs.simulated.reviews import REVIEWS
 from training.errors import DataError
-from training.state.bundle import provenance_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +80,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     """The bundles; TF-IDF and logistic regression of words, and of words and pairs; the product's past share of unhappy
     reviews; of a simulated shop the probabilities behind its labels. Each with the threshold that is best on the
     validation days."""
-    learnt = _learnt(ground, cut, bundles[OURS])
+    learnt = decided.learnt(ground, cut, bundles[OURS], "review")
     answers: dict[str, Answer] = {**probabilities.bundled(bundles)}
     for name, terms in ((TF_IDF, _terms("words")), (TF_IDF_PAIRS, _terms("words", "pairs"))):
         with step(f"evaluate: fit {name}"):
@@ -94,22 +89,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     if "product" in options_of(ground.settings).has:
         answers[PRODUCT] = partial(_by_product, shares=_shares(ground, learnt))
     answers |= probabilities.truth(ground, REVIEWS, "reviews", {"review_id": "review_id"}, "negative_probability")
-    with step("evaluate: choosing thresholds on the validation days"):
-        found = thresholds(ground, answers)
-    return {name: partial(_decided, answer=answer, threshold=found[name]) for name, answer in answers.items()}
-
-
-def _learnt(ground: Ground, cut: datetime, bundle: Path) -> DataFrame:
-    """The examples that a bundle has learnt from: one that is calibrated by the validation days leaves them out."""
-    made = provenance_of(bundle) or {}
-    splits = made.get("tables", {}).get("examples", {}).get("splits", [])
-    if features.VALIDATION in splits:
-        return ground.read["examples"]
-    begins = features.utc(cut) - timedelta(days=ground.settings.examples.validation_days)
-    learnt = ground.read["examples"].where(F.col("known_at") < F.lit(begins))
-    if learnt.isEmpty():
-        raise DataError(f"no review was known before the validation days, which begin at {begins}; make them fewer")
-    return learnt
+    return decided.deciding(ground, answers, key=F.col("review_id"), row="review")
 
 
 def _terms(*names: str) -> Column:
@@ -135,20 +115,10 @@ def _by_product(asked: DataFrame, _: str, *, shares: tuple[DataFrame, float]) ->
     return found.select("key", F.coalesce("share", F.lit(of_all)).cast("double").alias("p"))
 
 
-def _decided(asked: DataFrame, name: str, *, answer: Answer, threshold: float) -> DataFrame:
-    return answer(asked, name).withColumn("alarm", F.col("p") >= F.lit(threshold))
-
-
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """How well probabilities rank, how true they are, and how right the decisions are."""
     budget, resamples = options_of(ground.settings).reach_share, ground.settings.evaluation.bootstrap
-    judged = probabilities.judged(asked, answers, names, budget=budget, resamples=resamples)
-    found = decisions.judge(answers, asked, names, resamples=resamples)
-    for name in names:
-        judged["models"][name] |= found[name].intervals()
-    for name in judged["differences"]:
-        judged["differences"][name] |= found[OURS].minus(found[name])
-    return judged
+    return decided.judged(asked, answers, names, budget=budget, resamples=resamples)
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ days.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Window
@@ -16,13 +15,13 @@ from pyspark.sql import functions as F
 
 from jobs.ground import Answer, Ground, Scored
 from jobs.task import OURS
+from jobs.tasks import decided_on_spark as decided
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from jobs.tasks.sentiment_texts import numbered
-from spark_udfs import decisions, features, rows
+from spark_udfs import features
 from spark_udfs.moments import DAY_US
 from spark_udfs.word_shares import explained
-from training.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -38,8 +37,8 @@ def score(ground: Ground, moment: datetime) -> Scored:
         "asked", lambda: numbered(ground, ground.read["lines"].where(features.known_before(moment) & not_learnt))
     )
     bundle: dict[str, Answer] = probabilities.bundled({OURS: ground.bundle}) if ground.bundle else {}
-    threshold, days = thresholds(ground, bundle)[OURS], options_of(ground.settings).product_days
-    finish = partial(_finished, threshold=threshold, product_days=days)
+    threshold = decided.thresholds(ground, bundle, key=F.col("review_id"), row="review")[OURS]
+    finish = partial(_finished, threshold=threshold, product_days=options_of(ground.settings).product_days)
     return Scored(asked, partial(answered, ground), _counts, finish=finish)
 
 
@@ -112,25 +111,3 @@ def _counts(written: DataFrame) -> dict[str, int]:
     products = written.where("product IS NOT NULL").groupBy("product").agg(last.alias("alarm"))
     made = written.agg(F.count(F.lit(1)).alias("reviews"), F.count_if("alarm").alias("alarms")).collect()[0].asDict()
     return dict(made) | {"products_with_alarm": products.where("alarm").count()}
-
-
-def thresholds(ground: Ground, answers: Mapping[str, Answer]) -> dict[str, float]:
-    """By contender the threshold that is best on the validation days.
-
-    Raises:
-        DataError: these have no reviews of both labels.
-    """
-    asked = ground.read["queries"].where(F.col("split") == features.VALIDATION).withColumnRenamed("review_id", "key")
-    unhappy, others = asked.agg(F.count_if(F.col("label") == 1), F.count_if(F.col("label") == 0)).collect()[0]
-    if not unhappy or not others:
-        raise DataError(
-            "a threshold is chosen on reviews of both labels of the validation days, which have "
-            f"{unhappy:,} of label 1 and {others:,} of label 0; raise examples.validation_days and build the examples "
-            "again"
-        )
-    given = [
-        answer(asked, features.VALIDATION).select(F.lit(name).alias("model"), "key", "p")
-        for name, answer in answers.items()
-    ]
-    told = reduce(lambda one, other: one.unionByName(other), given)
-    return decisions.thresholds(rows.cells(told, asked.select("key", "label"), list(answers)))

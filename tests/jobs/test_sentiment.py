@@ -18,7 +18,7 @@ from jobs.ground import Ground
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.task import OURS
-from jobs.tasks import sentiment_on_spark, sentiment_scored, sentiment_texts
+from jobs.tasks import decided_on_spark, sentiment_on_spark, sentiment_scored, sentiment_texts
 from jobs.tasks.sentiment_options import SentimentOptions, options_of
 from spark_udfs.features import Cuts
 from training.errors import DataError
@@ -227,7 +227,9 @@ def test_reviews_that_cannot_teach_are_refused(spark: SparkSession, tmp_path: Pa
 def test_a_threshold_needs_both_labels(spark: SparkSession, tmp_path: Path) -> None:
     queries = spark.createDataFrame([("a", "validation", 1.0)], "review_id string, split string, label float")
     with pytest.raises(DataError, match=r"which have 1 of label 1 and 0 of label 0; raise examples.validation_days"):
-        sentiment_scored.thresholds(Ground({"queries": queries}, settings_in(tmp_path), tmp_path), {})
+        decided_on_spark.thresholds(
+            Ground({"queries": queries}, settings_in(tmp_path), tmp_path), {}, key=F.col("review_id"), row="review"
+        )
 
 
 def test_what_is_no_review_is_set_aside_and_counted(spark: SparkSession, tmp_path: Path) -> None:

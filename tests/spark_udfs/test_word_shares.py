@@ -36,15 +36,20 @@ def test_the_threshold_of_most_weighted_f1_is_found_and_decisions_are_judged(spa
     label = (draws.random(400) < 0.3).astype(float)
     p = np.clip(0.3 * label + 0.7 * draws.random(400), 0, 1).round(2)
 
+    def f1(alarm: np.ndarray, of: int) -> float:
+        return float(2 * ((alarm == of) & (label == of)).sum() / ((alarm == of).sum() + (label == of).sum()))
+
     def weighted(alarm: np.ndarray) -> float:
-        f1 = [2 * ((alarm == of) & (label == of)).sum() / ((alarm == of).sum() + (label == of).sum()) for of in (0, 1)]
-        return float(f1[0] * (label == 0).mean() + f1[1] * (label == 1).mean())
+        return f1(alarm, 0) * float((label == 0).mean()) + f1(alarm, 1) * float((label == 1).mean())
 
     truth = spark.createDataFrame([(f"{n}", float(of)) for n, of in enumerate(label)], "key string, label double")
     answers = spark.createDataFrame(
         [("ours", f"{n}", float(of)) for n, of in enumerate(p)], "model string, key string, p double"
     )
-    found = decisions.thresholds(rows.cells(answers, truth, ["ours"]))["ours"]
+    cells = rows.cells(answers, truth, ["ours"])
+    of_ones = decisions.thresholds(cells, decisions.OF_ONES)["ours"]
+    assert of_ones == max(np.unique(p), key=lambda at: (round(f1(p >= at, 1), 9), at))
+    found = decisions.thresholds(cells)["ours"]
     best = max(np.unique(p), key=lambda at: (round(weighted(p >= at), 9), at))
     assert found == best
     judged = decisions.judge(
@@ -52,6 +57,7 @@ def test_the_threshold_of_most_weighted_f1_is_found_and_decisions_are_judged(spa
     )
     metrics = judged["ours"].intervals()
     assert metrics["weighted_f1"]["value"] == pytest.approx(weighted(p >= found))
+    assert metrics["f1"]["value"] == pytest.approx(f1(p >= found, 1))
     assert metrics["precision"]["value"] == pytest.approx(label[p >= found].mean())
     assert metrics["recall"]["value"] == pytest.approx((p >= found)[label == 1].mean())
     assert metrics["weighted_f1"]["low"] < metrics["weighted_f1"]["value"] < metrics["weighted_f1"]["high"]
