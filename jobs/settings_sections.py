@@ -57,7 +57,9 @@ class SimulateSettings(Section):
     """What the simulated shop has beside its order lines: see docs/simulated_shop.md."""
 
     scenes: tuple[
-        Literal["fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads", "pacing"],
+        Literal[
+            "fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads", "pacing", "visits"
+        ],
         ...,
     ] = Field((), max_length=100, description="scenes whose raw tables are made too")
 

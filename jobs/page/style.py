@@ -33,6 +33,7 @@ MODEL_NAMES = {
     "tf_idf": "TF-IDF, words",
     "tf_idf_pairs": "TF-IDF, words and pairs",
     "product_share": "Product's past share",
+    "rule": "One number's order",
     "lightgbm": "LightGBM",
     "auto_ets": "AutoETS",
     "planted_truth": "The planted truth",

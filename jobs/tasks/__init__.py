@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from jobs.task import Task
-from jobs.tasks import click, customers, demand, fraud, recommend, sentiment
+from jobs.tasks import click, customers, demand, fraud, intent, recommend, sentiment
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (recommend.TASK, click.TASK, fraud.TASK, demand.TASK, customers.TASK, sentiment.TASK)
+    task.name: task
+    for task in (recommend.TASK, click.TASK, fraud.TASK, demand.TASK, customers.TASK, sentiment.TASK, intent.TASK)
 }

@@ -103,7 +103,9 @@ def _by_trees(asked: DataFrame, _: str, *, model: str, names: Sequence[str]) -> 
     return trees.predict(asked, model, names, key="key")
 
 
-def truth(ground: Ground, table: Planted, source: str, key: Mapping[str, str], p: str) -> dict[str, Answer]:
+def truth(
+    ground: Ground, table: Planted, source: str, key: Mapping[str, str], p: str, by: Mapping[str, str] | None = None
+) -> dict[str, Answer]:
     """Who answers with the probabilities that a simulated shop's labels were drawn with; nobody where rows are not of
     its table, or are named by something else.
 
@@ -113,13 +115,15 @@ def truth(ground: Ground, table: Planted, source: str, key: Mapping[str, str], p
         source: the table's name in `sources`.
         key: the task's column that names a row -> that of the simulated table.
         p: the simulated table's column of probabilities.
+        by: where it takes more to tell rows apart: columns of what is asked -> those of the simulated table.
     """
     made = simulate.truth_of_source(ground.settings, ground.read["lines"].sparkSession, source, key, table)
     if made is None:
         return {}
-    [named] = key.values()
-    known = made.select(F.col(named).alias("key"), F.col(p).alias("p"))
-    return {TRUTH: lambda asked, _: asked.select("key").join(known, on="key", how="inner")}
+    on = by or {"key": next(iter(key.values()))}
+    known = made.select(*(F.col(theirs).alias(ours) for ours, theirs in on.items()), F.col(p).alias("p"))
+    wanted = [*dict.fromkeys(("key", *on))]
+    return {TRUTH: lambda asked, _: asked.select(*wanted).join(known, on=[*on], how="inner").select("key", "p")}
 
 
 def left_out() -> dict[str, str]:

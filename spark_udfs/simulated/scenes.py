@@ -11,6 +11,7 @@ from spark_udfs.simulated.impressions import IMPRESSIONS
 from spark_udfs.simulated.messages import MESSAGES
 from spark_udfs.simulated.planted import Planted
 from spark_udfs.simulated.reviews import REVIEWS
+from spark_udfs.simulated.visits import STEPS
 
 SCENES: dict[str, tuple[Planted, ...]] = {
     "fraud": (REGISTRATIONS, PAYMENTS),
@@ -22,4 +23,5 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "pictures": (PICTURES,),
     "ads": (CAMPAIGNS, AUCTIONS),
     "pacing": (ad_days.BUDGETS, ad_days.OPPORTUNITIES),
+    "visits": (STEPS,),
 }

@@ -24,7 +24,7 @@ from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
-from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud, test_sentiment
+from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud, test_intent, test_sentiment
 from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
@@ -157,6 +157,21 @@ def reviews() -> World:
     return World(test_sentiment.settings_in, tables, {"reviews": later}, "user 7", persons)
 
 
+def visits() -> World:
+    """More visits after the cut, of sessions that were there before too; and steps of before that arrive late."""
+    cut = test_intent.CUT
+    after = [(cut + timedelta(days=1, seconds=n), None) for n in range(3)]
+    late = [(cut - timedelta(days=3, seconds=n), cut + timedelta(days=2)) for n in range(3)]
+    later = [
+        (f"session {n}", f"user {n}", "item 1", time, arrival, "paid" if n % 2 else "never seen")
+        for n in range(20)
+        for time, arrival in (*after, *late)
+    ]
+    persons = {"steps": TableSource(persons=("user_id",))}
+    tables = {"steps": (test_intent.planted(), test_intent.STEPS)}
+    return World(test_intent.settings_in, tables, {"steps": later}, "user 7", persons)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "recommend": shop,
     "click": lists,
@@ -164,6 +179,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "demand": sales,
     "customers": orders,
     "sentiment": reviews,
+    "intent": visits,
 }
 
 

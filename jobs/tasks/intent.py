@@ -1,0 +1,126 @@
+"""Intent: how likely a visit of the shop ends in a purchase, and whom something is worth being offered.
+
+An example is a session whose end was known before the cut: a row of a table of sessions, or a visit of a click stream
+as of a moment within it, with what was known by then. Validation measures how well a model ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks.intent_options import HAS, IntentOptions, ids_of, numbers_of, options_of
+from training.schema import Column, Kind, Schema
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from training.world import World
+
+METRICS = ("auc", "average_precision")
+SHOWN = ("loss", *METRICS)
+
+
+def reads(settings: Settings) -> dict[str, dict[str, str]]:
+    """Sessions, where a label that is null is not known; or the steps of a click stream."""
+    options = options_of(settings)
+    own: dict[str, str] = {name: kind for name, kind in HAS.items() if name in options.has} | {"time": "timestamp"}
+    if options.of == "steps":
+        return {"steps": own | {"page": "string"}}
+    held = dict.fromkeys(options.numbers, "double?") | dict.fromkeys(options.flags, "boolean?")
+    return {"sessions": own | {"label": "boolean?"} | held | dict.fromkeys(options.ids, "string?")}
+
+
+def kinds(settings: Settings) -> dict[str, str]:
+    """A vocabulary for each column of ids."""
+    return {name: name for name in ids_of(options_of(settings))}
+
+
+def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
+    """The examples' columns. `sizes` counts each vocabulary's indices, the unknown 0 included."""
+    options = options_of(settings)
+    return Schema(
+        (
+            *(Column(name, Kind.ID, vocabulary=name, size=sizes[name]) for name in ids_of(options)),
+            *(Column(name, Kind.DENSE, fill=0.0) for name in numbers_of(options)),
+            Column("label", Kind.LABEL),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
+    from jobs.learning import fit_task, model_of_rows
+
+    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
+
+
+def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """AUC and average precision of the sessions held out, counted on each rank and added up; None where none is
+    asked."""
+    from jobs.validation import validation_of_probabilities
+
+    return validation_of_probabilities(spec, columns, world, names=METRICS)
+
+
+def headline(settings: Settings) -> Headline:  # noqa: ARG001
+    """How well sessions are put in order and buyers told apart, and how true the probabilities are."""
+    return Headline(
+        judged={"AUC": "auc", "average precision": "average_precision", "F1": "f1"},
+        beside={
+            "precision": "precision",
+            "recall": "recall",
+            "log loss": "log_loss",
+            "calibration error": "calibration_error",
+            "predicted / actual": "predicted_to_actual",
+        },
+        rows="sessions",
+        lower=("log_loss", "calibration_error"),
+    )
+
+
+def numbers(settings: Settings) -> list[str]:
+    """The columns of ids, without those of persons: one that was erased changes no other's number."""
+    held = said_persons(settings, options_of(settings).of)
+    return [name for name in kinds(settings) if name not in held]
+
+
+def persons(settings: Settings) -> dict[str, dict[str, str]]:
+    """The columns that the settings name; what is made of sessions has no id but the session's."""
+    table = options_of(settings).of
+    held = said_persons(settings, table)
+    if not held:
+        return {}
+    return {
+        table: dict.fromkeys(held, BY_ID),
+        **{name: {"session_id": BY_LINE} for name in ("examples", "queries", "intent_scores")},
+        **{f"vocabulary_{name}": {"id": BY_ID} for name in kinds(settings) if name in held},
+    }
+
+
+TASK = Task(
+    name="intent",
+    what="how likely a session ends in a purchase, also as of a moment within it",
+    row="session",
+    options=IntentOptions,
+    reads=reads,
+    asks=("queries",),
+    kinds=kinds,
+    numbers=numbers,
+    key=("row_id",),
+    spread=1,
+    schema=schema,
+    model="row_mlp",
+    learn="jobs.tasks.intent:learn",
+    metrics=METRICS,
+    on_spark="jobs.tasks.intent_on_spark",
+    headline=headline,
+    answered=("key", "p", "alarm"),
+    table="intent_scores",
+    answer=("session_id", "time", "p", "buys"),
+    columns=AnswerColumns("session_id", ((),), ("p",), "p"),
+    persons=persons,
+    demo=Demo("intent_shop", "intent", "sources.sessions.path"),
+    simulated={"steps": "steps"},
+)
