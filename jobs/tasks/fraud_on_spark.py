@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from jobs.ground import Answer, Ground, Scored, Slice
 from jobs.task import OURS
+from jobs.tasks import planted_on_spark as planted
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.fraud import COUNTS, options_of
 from spark_udfs import features, windows
@@ -146,7 +147,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     }
     sample = options_of(ground.settings).tree_rows
     answers |= probabilities.boosted_trees(ground.read["examples"], "case_id", _inputs(ground), sample)
-    return answers | probabilities.truth(ground, PAYMENTS, "cases", {"case_id": "order_id"}, "fraud_probability")
+    return answers | planted.truth(ground, PAYMENTS, "cases", {"case_id": "order_id"}, "fraud_probability")
 
 
 def _inputs(ground: Ground) -> list[str]:

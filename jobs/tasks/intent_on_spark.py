@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from jobs.ground import Answer, Ground, Scored, Slice
 from jobs.task import OURS
 from jobs.tasks import decided_on_spark as decided
+from jobs.tasks import planted_on_spark as planted
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.intent_options import ids_of, numbers_of, options_of
 from jobs.tasks.intent_rows import lines, open_at, rows
@@ -85,7 +86,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     names = [*numbers_of(options), *ids_of(options)]
     answers |= probabilities.boosted_trees(learnt, "row_id", names, options.tree_rows)
     by = {"session_id": "session_id", "steps": "step"}
-    answers |= probabilities.truth(ground, STEPS, "steps", {"session_id": "session_id"}, "buy_probability", by)
+    answers |= planted.truth(ground, STEPS, "steps", {"session_id": "session_id"}, "buy_probability", by)
     return decided.deciding(ground, answers, key=F.col("row_id"), row="session", best=decisions.OF_ONES)
 
 

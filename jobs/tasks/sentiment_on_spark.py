@@ -13,6 +13,7 @@ from jobs.console import step
 from jobs.ground import Answer, Ground, Slice
 from jobs.task import OURS
 from jobs.tasks import decided_on_spark as decided
+from jobs.tasks import planted_on_spark as planted
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.sentiment_options import options_of
 from jobs.tasks.sentiment_scored import answered, score
@@ -88,7 +89,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
         answers[name] = partial(_by_terms, terms=terms, model=model)
     if "product" in options_of(ground.settings).has:
         answers[PRODUCT] = partial(_by_product, shares=_shares(ground, learnt))
-    answers |= probabilities.truth(ground, REVIEWS, "reviews", {"review_id": "review_id"}, "negative_probability")
+    answers |= planted.truth(ground, REVIEWS, "reviews", {"review_id": "review_id"}, "negative_probability")
     return decided.deciding(ground, answers, key=F.col("review_id"), row="review")
 
 
