@@ -84,9 +84,10 @@ class Cells(NamedTuple):
     days: int
 
     def seen(self) -> Seen:
-        """What they tell of prices."""
-        sums = (self.sums[name] for name in Seen._fields if name not in ("step", "kind"))
-        return Seen(self.keys["step"], self.keys["kind"], *sums)
+        """What they tell of prices; one of 0, where nobody else bid, has no logarithm and is left out."""
+        free = (self.keys["kind"] == KNOWN) & (self.sums["price"] == 0)
+        held = [*(self.keys[name] for name in ("step", "kind")), *(self.sums[name] for name in Seen._fields[2:])]
+        return Seen(*(of_cells[~free] for of_cells in held))
 
 
 def cells_of(columns: Mapping[str, NDArray[np.generic]], days: int) -> Cells:

@@ -3,7 +3,8 @@
 The log of the others' highest bid is normal about a mean that has a part for each step of the day and grows with the
 log of the probability (who is worth more to us is worth more to others); its spread is one for the campaign. A bid that
 won says that the price was lower, one that lost that it was higher: the expectation-maximisation of censored normals
-(Dempster, Laird and Rubin, 1977) takes those beside prices that are known. What to bid then: see `Shading` (Zhou et
+(Dempster, Laird and Rubin, 1977) takes those beside prices that are known; it is slow where few bids won, so its steps
+are lengthened (Varadhan and Roland, 2008). What to bid then: see `Shading` (Zhou et
 al., 2021, "An efficient deep distribution network for bid shading in first-price auctions").
 """
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ROUNDS, CLOSE = 200, 1e-6  # of the expectation-maximisation, and how little may change at its end
+ROUNDS, CLOSE = 100, 1e-6  # of three steps of the expectation-maximisation; how little the last one may change
+LONGEST = 100.0  # times that a step is lengthened
 OF_A_STEP = 20.0  # rows that the mean of all steps counts as in each step's own
 LEAST_SPREAD = 1e-3
+FEW, VARIED = 20.0, 0.05  # bids that won, and that lost; how they must vary, in logs, beyond what step and odds say
 KNOWN, BELOW, ABOVE = 0, 1, 2  # the price itself, or a bid that won (the price lies below it) or lost
 
 
@@ -82,22 +85,51 @@ class Seen(NamedTuple):
     log_p_price: Floats
 
 
+def tells(seen: Seen, steps: int) -> bool:
+    """Whether there is a curve to find: enough prices are known, or enough bids won and enough lost that differ.
+
+    Bids that all won say nothing of how far below the prices lay. Where the log of the bid is a number of the step
+    beside a multiple of the log of the probability, any spread fits as well as any other.
+    """
+    rows = {kind: float(seen.rows[seen.kind == kind].sum()) for kind in (KNOWN, BELOW, ABOVE)}
+    if rows[KNOWN] >= FEW or not rows[BELOW] + rows[ABOVE]:
+        return rows[KNOWN] > 0
+    bids = Seen(*(of_cells[seen.kind != KNOWN] for of_cells in seen))
+    return min(rows[BELOW], rows[ABOVE]) >= FEW and _maximised(bids, steps).spread >= VARIED
+
+
 def fitted(seen: Seen, steps: int) -> Curve:
     """The likeliest curve of what was seen.
 
     Args:
-        seen: of one campaign; at least one row.
+        seen: of one campaign; it `tells`.
         steps: of a day.
     """
     curve = _maximised(seen, steps)
     if (seen.kind == KNOWN).all():
         return curve
+
+    def moved(held: Floats) -> Floats:
+        return _numbers(_maximised(_expected(seen, _curve(held)), steps))
+
+    held = _numbers(curve)
     for _ in range(ROUNDS):
-        before, curve = curve, _maximised(_expected(seen, curve), steps)
-        moved = np.abs(curve.steps - before.steps).max()
-        if max(moved, abs(curve.slope - before.slope), abs(curve.spread - before.spread)) < CLOSE:
+        once = moved(held)
+        step = once - held
+        if np.abs(step).max() < CLOSE:
             break
-    return curve
+        bend = moved(once) - once - step
+        far = min(max(float(np.linalg.norm(step) / max(np.linalg.norm(bend), 1e-12)), 1.0), LONGEST)
+        held = moved(held + 2 * far * step + far**2 * bend)
+    return _curve(held)
+
+
+def _numbers(curve: Curve) -> Floats:
+    return np.concatenate([curve.steps, [curve.slope, math.log(curve.spread)]])
+
+
+def _curve(numbers: Floats) -> Curve:
+    return Curve(numbers[:-2], float(numbers[-2]), max(math.exp(numbers[-1]), LEAST_SPREAD))
 
 
 def _maximised(seen: Seen, steps: int) -> Curve:
@@ -159,12 +191,13 @@ class Shading:
         self._below = below(self._x)
 
     def at(self, worth: Floats) -> tuple[Floats, Floats]:
-        """The chance to win, and the bid, for each worth (in units of the price's median)."""
+        """The chance to win, and the bid, for each worth (in units of the price's median); no bid is above its worth,
+        however far that lies below all prices."""
         with np.errstate(divide="ignore"):
             x = np.interp(np.log(worth), self._log_worth, self._x)
         some = worth > 0
         share = np.interp(x, self._x, self._below)
-        return np.where(some, share, 0.0), np.where(some, np.exp(self._spread * x), 0.0)
+        return np.where(some, share, 0.0), np.where(some, np.minimum(np.exp(self._spread * x), worth), 0.0)
 
 
 def shaded(worth: Floats, log_mean: Floats, spread: float) -> Floats:
@@ -175,7 +208,7 @@ def shaded(worth: Floats, log_mean: Floats, spread: float) -> Floats:
         log_mean: of the log price of each.
         spread: of the log price, one for all.
     """
-    scale = np.exp(log_mean)
+    scale = np.exp(np.where(worth > 0, log_mean, 0.0))  # a probability of 0 has no logarithm
     return Shading(spread).at(worth / scale)[1] * scale
 
 

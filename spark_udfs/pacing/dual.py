@@ -9,6 +9,7 @@ programmes of their own. (Balseiro and Gur, 2019; Aggarwal, Badanidiyuru and Meh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ class Solved(NamedTuple):
         target: the target's; OUT_OF_REACH where no bids bring the cost down to it.
         weights: what a bidder multiplies.
         brought: spend, actions and value.
-        gap: by how much the dual lies above value less spend, of it: 0 is the best that there is.
+        gap: by how much the dual lies above value less spend, of it: 0 is the best that there is; NaN where a limit
+            cannot be held.
     """
 
     budget: float
@@ -102,6 +104,8 @@ def _root(over: Callable[[float], float], close: float) -> float:
 
 def _gap(budget: float, target: float, got: Brought, limits: Limits) -> float:
     """What is left of budget and target, at their multipliers, over the value less the spend."""
+    if max(budget, target) >= OUT_OF_REACH:
+        return math.nan
     left = budget * (limits.budget - got.spend)
     if limits.cost is not None:
         left += target * (limits.slack + limits.cost * got.actions - got.spend)

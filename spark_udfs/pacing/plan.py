@@ -7,13 +7,14 @@ left. So a plan has the same multipliers in all steps to come, and is made again
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from spark_udfs.pacing.cells import Cells, Rule, market_of, needs_curve
-from spark_udfs.pacing.curve import Curve, fitted
+from spark_udfs.pacing.curve import Curve, fitted, tells
 from spark_udfs.pacing.dual import OUT_OF_REACH, Limits, Solved, solve
 from spark_udfs.pacing.market import Floats, Market, Weights, per_action
 
@@ -21,6 +22,7 @@ Z = 1.959964  # 95 %
 NO_MORE = 1e-9  # of a budget that is gone
 SURE = 9.0  # of a deviation's variance: what lies within three standard deviations is taken for chance
 GONE, NOTHING_SEEN, TOO_DEAR = "the budget is spent", "no opportunities on the days given", "the target is out of reach"
+UNTOLD = "bids of the days given do not tell the others' prices"
 
 
 class Terms(NamedTuple):
@@ -65,7 +67,8 @@ class Plan(NamedTuple):
         curve: of the others' highest bid, where it is needed to bid.
         reason: why it is no plan as others are; None: it is.
         binds: what holds the bids below the worth: budget, target, both or neither.
-        gap: by how much the programme's dual lies above what the plan is expected to bring, of that.
+        gap: by how much the programme's dual lies above what the plan is expected to bring, of that; NaN where the
+            target is out of reach.
         columns: by step: what `forecast` gives.
         total: the same of all steps together.
     """
@@ -81,17 +84,18 @@ class Plan(NamedTuple):
     total: Mapping[str, float]
 
 
-def shrunk(observed: float, expected: float) -> float:
+def shrunk(observed: float, expected: float, days: float = math.inf) -> float:
     """How many came for each that was expected, as far as it is more than chance (James and Stein, positive part).
 
     Args:
         observed: a count.
         expected: its mean, if nothing is wrong.
+        days: such counts whose mean `expected` is; none but for chance of their own if it is a sum of probabilities.
     """
     if expected <= 0:
         return 1.0
     moved = observed / expected - 1
-    variance = max(observed, 1.0) / expected**2
+    variance = (1 + 1 / days) * max(observed, 1.0) / expected**2
     return 1 + moved * max(0.0, 1 - SURE * variance / moved**2) if moved else 1.0
 
 
@@ -108,10 +112,12 @@ def plan(held: Cells | None, steps: int, rule: Rule, terms: Terms, so_far: SoFar
     left = terms.budget - so_far.spend
     is_gone, calibration = left <= NO_MORE * terms.budget, calibration_of(so_far)
     if held is None:
-        return _unseen(steps - so_far.step, calibration, is_gone=is_gone)
-    curve = fitted(held.seen(), steps) if needs_curve(held, rule) else None
+        return _blind(steps - so_far.step, calibration, terms, GONE if is_gone else NOTHING_SEEN)
+    curve = _curve_of(held, steps) if needs_curve(held, rule) else None
+    if curve is None and needs_curve(held, rule):
+        return _blind(steps - so_far.step, calibration, terms, GONE if is_gone else UNTOLD)
     market = market_of(held, rule, curve)
-    rest = Rest(so_far.step, steps, volume_of(market, so_far), calibration, held.days, max(left, 0.0))
+    rest = Rest(so_far.step, steps, volume_of(market, so_far, held.days), calibration, held.days, max(left, 0.0))
     if is_gone:
         none = Weights(0.0, 0.0)
         return Plan(0.0, 0.0, none, curve, GONE, "budget", 0.0, *forecast(market, none, rest))
@@ -120,6 +126,11 @@ def plan(held: Cells | None, steps: int, rule: Rule, terms: Terms, so_far: SoFar
     reason = TOO_DEAR if solved.target >= OUT_OF_REACH else None
     expected = forecast(market, solved.weights, rest)
     return Plan(solved.budget, solved.target, solved.weights, curve, reason, _binds(solved), solved.gap, *expected)
+
+
+def _curve_of(held: Cells, steps: int) -> Curve | None:
+    seen = held.seen()
+    return fitted(seen, steps) if tells(seen, steps) else None
 
 
 def _solved(market: Market, limits: Limits, rest: Rest) -> Solved:
@@ -141,11 +152,11 @@ def calibration_of(so_far: SoFar) -> float:
     return so_far.overall * shrunk(so_far.actions, so_far.overall * so_far.expected)
 
 
-def volume_of(market: Market, so_far: SoFar) -> float:
+def volume_of(market: Market, so_far: SoFar, days: int) -> float:
     """How many opportunities there are for each that was expected by now."""
     if so_far.opportunities is None:
         return 1.0
-    return shrunk(so_far.opportunities, float(market.rows[market.step < so_far.step].sum()))
+    return shrunk(so_far.opportunities, float(market.rows[market.step < so_far.step].sum()), days)
 
 
 class Rest(NamedTuple):
@@ -207,8 +218,9 @@ def forecast(market: Market, held: Weights, rest: Rest) -> tuple[dict[str, Float
 
 
 def _with_intervals(sums: dict[str, Floats], spread: list[Floats], left: float) -> dict[str, Floats]:
-    """Spend and ROI with 95 % intervals; nothing is spent beyond what is left."""
+    """Spend and ROI with 95 % intervals; nothing is spent beyond what is left, and nothing won then."""
     spend, value = sums["spend"], sums["value"]
+    kept = np.minimum(1.0, left / np.maximum(spend, 1e-300))
     of_spend, of_value, of_both = spread
     far = Z * np.sqrt(of_spend)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -216,14 +228,18 @@ def _with_intervals(sums: dict[str, Floats], spread: list[Floats], left: float) 
         relative = of_value / value**2 + of_spend / spend**2 - 2 * of_both / (value * spend)
         wide = Z * ratio * np.sqrt(np.maximum(relative, 0.0))
     roi = np.where(spend > 0, ratio - 1, np.nan)
-    return sums | {
-        "spend": np.minimum(spend, left),
-        "spend_low": np.maximum(spend - far, 0.0),
-        "spend_high": np.minimum(spend + far, left),
-        "roi": roi,
-        "roi_low": np.maximum(roi - wide, -1.0),
-        "roi_high": roi + wide,
-    }
+    stopped = {name: kept * sums[name] for name in ("wins", "spend", "actions", "value")}
+    return (
+        sums
+        | stopped
+        | {
+            "spend_low": np.maximum(spend - far, 0.0),
+            "spend_high": np.minimum(spend + far, left),
+            "roi": roi,
+            "roi_low": np.maximum(roi - wide, -1.0),
+            "roi_high": roi + wide,
+        }
+    )
 
 
 def _binds(solved: Solved) -> str:
@@ -231,12 +247,16 @@ def _binds(solved: Solved) -> str:
     return {0: "neither", 1: (held or [""])[0], 2: "both"}[len(held)]
 
 
-def _unseen(steps: int, calibration: float, *, is_gone: bool) -> Plan:
-    """Of a campaign of which nothing is known: it bids what an action is worth, and stops when its budget is gone."""
+def _blind(steps: int, calibration: float, terms: Terms, reason: str) -> Plan:
+    """Of a campaign of whose market nothing is known: it bids what an action is worth, or its target where it has one,
+    for then none costs more, and stops when its budget is gone."""
     nothing = np.zeros(steps)
     names = ("opportunities", "wins", "spend", "actions", "value", "spend_low", "spend_high")
     columns = dict.fromkeys(names, nothing) | dict.fromkeys(("roi", "roi_low", "roi_high"), np.full(steps, np.nan))
     total = {name: float("nan") if name.startswith("roi") else 0.0 for name in columns}
-    bids = Weights(0.0 if is_gone else calibration, 0.0)
-    binds = "budget" if is_gone else "neither"
-    return Plan(0.0, 0.0, bids, None, GONE if is_gone else NOTHING_SEEN, binds, 0.0, columns, total)
+    if reason == GONE:
+        return Plan(0.0, 0.0, Weights(0.0, 0.0), None, reason, "budget", 0.0, columns, total)
+    bids, binds = Weights(calibration, 0.0), "neither"
+    if terms.cost is not None:
+        bids, binds = Weights(0.0, calibration * terms.cost), "target"
+    return Plan(0.0, 0.0, bids, None, reason, binds, math.nan, columns, total)

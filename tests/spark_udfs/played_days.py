@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spark_udfs.pacing.cells import COARSE, KEYS, LEAST, MOST, RATIO, SUMS, Cells, Rule, cells_of
-from spark_udfs.pacing.curve import KNOWN, shaded
+from spark_udfs.pacing.curve import ABOVE, BELOW, KNOWN, shaded
 from spark_udfs.pacing.plan import Plan, SoFar, Terms, plan
 
 Floats = Any
@@ -58,6 +58,16 @@ def cells_of_day(day: Day, rule: Rule, days: int = 1) -> Cells:
     columns = dict(zip(KEYS, unique.T, strict=True))
     columns |= {name: np.bincount(place.ravel(), of_rows) for name, of_rows in zip(SUMS, sums, strict=True)}
     return cells_of(columns, days)
+
+
+def without_prices(day: Day, log_bid: Floats) -> Cells:
+    """The cells of a day of whose prices only bids tell."""
+    won, log_p, zero = np.exp(log_bid) > day.price, np.log(day.p), np.zeros(len(day.p))
+    columns: dict[str, Floats] = dict.fromkeys((*KEYS, *SUMS), zero)
+    columns |= {"step": day.step, "kind": np.where(won, BELOW, ABOVE), "rows": zero + 1, "actions": day.p}
+    columns |= {"worth": day.p * day.value, "log_p": log_p, "log_p_squared": log_p**2, "log_price": log_bid}
+    columns |= {"log_price_squared": log_bid**2, "log_p_price": log_p * log_bid}
+    return cells_of(columns, 1)
 
 
 class Played(NamedTuple):

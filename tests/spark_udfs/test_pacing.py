@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from spark_udfs.pacing import plan as plans
-from spark_udfs.pacing.cells import KEYS, SUMS, Cells, cells_of, market_of
-from spark_udfs.pacing.curve import ABOVE, BELOW, Curve, Seen, Shading, below, fitted, shaded
+from spark_udfs.pacing.cells import Rule, market_of
+from spark_udfs.pacing.curve import ABOVE, BELOW, Curve, Seen, below, fitted, shaded, tells
 from spark_udfs.pacing.dual import Limits, solve
 from spark_udfs.pacing.plan import SoFar, Terms, plan, shrunk
 from spark_udfs.simulated import ads
 from spark_udfs.simulated.shop import Shop
-from tests.spark_udfs.played_days import Day, Floats, cells_of_day, play
+from tests.spark_udfs.played_days import Day, Floats, cells_of_day, play, without_prices
 
 STEPS, ROWS = 24, 8_000
 MONEY = 60.0  # a budget that binds: about a third of what all that is worth its price costs
@@ -81,6 +81,7 @@ def test_budget_and_target_bind_together_where_values_differ() -> None:
 def test_a_target_that_nothing_meets_is_said() -> None:
     made = plan(cells_of_day(a_day(2), "second"), STEPS, "second", Terms(9_999.0, 1.0), SoFar(12, 50.0, 10.0))
     assert made.reason == plans.TOO_DEAR
+    assert np.isnan(made.gap)
     assert made.weights.of_action == pytest.approx(1.0, rel=1e-3)
 
 
@@ -108,7 +109,8 @@ def test_feedback_mends_odds_that_are_too_high() -> None:
 
 
 def test_what_is_chance_moves_nothing() -> None:
-    assert shrunk(129, 100) == 1.0
+    assert shrunk(129, 100) == shrunk(140, 100, days=1) == 1.0
+    assert shrunk(140, 100) > 1.0
     assert shrunk(0, 0) == 1.0
     assert shrunk(12_000, 10_000) == pytest.approx(1.2, abs=0.01)
     assert 0.5 < shrunk(50, 100) < 0.7
@@ -130,6 +132,14 @@ def test_spend_lies_in_its_interval() -> None:
         bounds = [(made.columns["spend_low"][0], made.columns["spend_high"][0]) for made in played.plans]
         inside += [low <= spend <= high for (low, high), spend in zip(bounds, played.by_step, strict=True)]
     assert 0.88 <= np.mean(inside) <= 1.0
+
+
+def test_a_last_step_is_planned_to_win_what_it_can_pay() -> None:
+    """It aims at more than there is, and what it wins ends with the money."""
+    made = plan(cells_of_day(a_day(0), "second"), STEPS, "second", Terms(MONEY), SoFar(STEPS - 1, MONEY - 1, 40.0))
+    assert made.total["spend"] == pytest.approx(1.0)
+    assert made.total["value"] / made.total["spend"] - 1 == pytest.approx(made.total["roi"])
+    assert made.total["wins"] < made.total["opportunities"]
 
 
 def test_roi_lies_in_its_interval() -> None:
@@ -155,6 +165,7 @@ def test_without_money_nothing_is_bid_and_without_cells_the_value() -> None:
     unseen = plan(None, STEPS, "second", terms)
     assert unseen.reason == plans.NOTHING_SEEN
     assert unseen.weights == (1.0, 0.0)
+    assert plan(None, STEPS, "second", Terms(MONEY, 1.3)).weights == (0.0, 1.3)  # then no action costs more
     assert play(a_day(1), None, STEPS, "second", Terms(5.0)).spend <= 5.0
 
 
@@ -172,7 +183,7 @@ def test_shading_is_the_best_of_all_bids() -> None:
     chance = below((np.log(bids)[None, :] - mean[:, None]) / spread)
     best = bids[np.argmax(chance * (worth[:, None] - bids[None, :]), axis=1)]
     assert shaded(worth, mean, spread) == pytest.approx(best, rel=2e-3)
-    assert Shading(spread).at(np.array([0.0]))[1][0] == 0.0
+    assert shaded(np.array([0.0, 0.01]), np.array([np.nan, 0.0]), 0.05) == pytest.approx([0.0, 0.01])
 
 
 def test_first_prices_are_shaded_to_more_than_the_worth_brings() -> None:
@@ -206,21 +217,42 @@ def test_a_curve_is_found_from_bids_that_won_and_lost() -> None:
     assert mean[18:].mean() == pytest.approx(ads.MARKET + ads.EVENING, abs=0.05)
 
 
-def without_prices(day: Day, held: Cells, seed: int) -> Cells:
-    """The cells of a day of whose prices only bids tell that were drawn by chance."""
-    log_bid = np.log(0.05) + 0.8 * np.random.default_rng(seed).normal(size=len(day.p))
-    won, log_p, zero = np.exp(log_bid) > day.price, np.log(day.p), np.zeros(len(day.p))
-    columns: dict[str, Floats] = dict.fromkeys((*KEYS, *SUMS), zero)
-    columns |= {"step": day.step, "kind": np.where(won, BELOW, ABOVE), "rows": zero + 1, "actions": day.p}
-    columns |= {"worth": day.p * day.value, "log_p": log_p, "log_p_squared": log_p**2, "log_price": log_bid}
-    columns |= {"log_price_squared": log_bid**2, "log_p_price": log_p * log_bid}
-    return cells_of(columns, held.days)
-
-
 def test_unknown_prices_are_planned_with_by_their_curve() -> None:
     day = a_day(30)
-    known = cells_of_day(day, "second")
-    made, other = (plan(cells, STEPS, "second", Terms(MONEY)) for cells in (known, without_prices(day, known, 1)))
+    held = [cells_of_day(day, "second"), without_prices(day, drawn_bids(day))]
+    made, other = (plan(cells, STEPS, "second", Terms(MONEY)) for cells in held)
     assert other.total["spend"] == pytest.approx(MONEY, rel=0.01)
     assert other.weights.of_value == pytest.approx(made.weights.of_value, rel=0.05)
     assert other.total["value"] == pytest.approx(made.total["value"], rel=0.05)
+
+
+def drawn_bids(day: Day, shift: float = 0.0, spread: float = 0.8) -> Floats:
+    return np.log(0.05) + shift + spread * np.random.default_rng(1).normal(size=len(day.p))
+
+
+def test_a_curve_of_few_wins_is_found() -> None:
+    """Two bids of a hundred won: the price's mean is far above what won, where plain steps are slow."""
+    day = a_day(30)
+    curve = fitted(without_prices(day, drawn_bids(day, -1.5, 0.3)).seen(), STEPS)
+    mean = curve.steps.mean() + curve.slope * np.log(day.p).mean()
+    assert mean == pytest.approx(np.log(day.price).mean(), abs=0.15)
+    assert curve.spread == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", ["second", "first"])
+@pytest.mark.parametrize(("shift", "spread"), [(8.0, 0.3), (-8.0, 0.3), (0.0, 0.0)], ids=["won", "lost", "alike"])
+def test_bids_that_tell_no_prices_are_said(rule: Rule, shift: float, spread: float) -> None:
+    day = a_day(30)
+    log_bid = drawn_bids(day, shift, spread) + (np.log(day.p) if spread == 0 else 0.0)
+    held = without_prices(day, log_bid)
+    assert not tells(held.seen(), STEPS)
+    made = plan(held, STEPS, rule, Terms(MONEY))
+    assert made.reason == plans.UNTOLD
+    assert made.weights == (1.0, 0.0)
+
+
+def test_free_opportunities_do_not_bend_the_curve_of_the_others() -> None:
+    day = a_day(31)
+    free = np.arange(len(day.p)) % 10 == 0
+    seen = cells_of_day(day._replace(price=np.where(free, 0.0, day.price)), "second").seen()
+    assert fitted(seen, STEPS).spread == pytest.approx(0.6, abs=0.03)
