@@ -1,16 +1,18 @@
-"""Rows scored by a bundle: read where they are scored, and as a DataFrame, against a pandas UDF as MLflow makes them, a
-Python function of a row, and decoding the same columns alone.
+"""Rows scored by a bundle: read, scored and written by workers (direct), read by them and written by Spark (by_spark),
+and as a DataFrame, against a pandas UDF as MLflow makes them, a Python function of a row, and decoding the same columns
+alone.
 
     python benchmarks/scoring_rows.py [ROWS ROUNDS]
 
-A Delta table of a key and eight numbers, a logistic regression. All write key and probability into a Delta table, in
-turn, round after round; the middle time counts, and their answers are compared. The Python function of a row gets a
-fiftieth of the rows, and its time is taken fifty times.
+A Delta table of a key and eight numbers, a logistic regression. All write key and probability into a Delta table, the
+commit with them, in turn, round after round; the middle time counts, and their answers are compared. The Python
+function of a row gets a fiftieth of the rows, and its time is taken fifty times. `load` is the machine's before.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cluster.session import build_session  # noqa: E402
+from jobs.score_table import score_table  # noqa: E402
 from spark_udfs.direct import predicted_from  # noqa: E402
 from spark_udfs.scoring import predicted  # noqa: E402
 from training.data.snapshot import open_snapshot  # noqa: E402
@@ -54,13 +57,20 @@ def main() -> None:
         asked = spark.read.format("delta").load(table)
         some = asked.where(F.col("key") % FEWER == 0)
         calls: dict[str, Callable[[], DataFrame]] = {
-            "direct": lambda: predicted_from(spark, table, bundle, key="key", names=["p"]),
+            "by_spark": lambda: predicted_from(spark, table, bundle, key="key", names=["p"]),
             "dataframe": lambda: predicted(asked, bundle, key="key", names=["p"]),
             "pandas_udf": lambda: by_pandas(asked, bundle),
             "row_function": lambda: by_row(some, bundle),
         }
-        seconds = {name: list[float]() for name in (*calls, "decoding")}
+        seconds = {name: list[float]() for name in ("direct", *calls, "decoding")}
+        load = os.getloadavg()[0]
         for turn in range(rounds):
+            spark.sql(f"ALTER TABLE delta.`{table}` SET TBLPROPERTIES ('round' = '{turn}')")  # to be answered anew
+            begun = time.perf_counter()
+            told = score_table(spark, table, bundle, str(place / "direct"), key="key")
+            seconds["direct"].append(time.perf_counter() - begun)
+            if told["way"] != "files":
+                raise SystemExit(f"answers must go by files, and went by {told['way']}")
             for name, call in calls.items():
                 begun = time.perf_counter()
                 call().write.format("delta").mode("overwrite").save(str(place / name))
@@ -69,12 +79,13 @@ def main() -> None:
             decoded(spark, table)
             seconds["decoding"].append(time.perf_counter() - begun)
             print(f"round {turn + 1}: " + ", ".join(f"{name} {took[-1]:.1f} s" for name, took in seconds.items()))
-        worst = max(compare(spark, place, name) for name in ("dataframe", "pandas_udf", "row_function"))
+        worst = max(compare(spark, place, name) for name in calls)
     middle = {name: statistics.median(took) for name, took in seconds.items()}
     for name, took in middle.items():
         print(f"  {name:12} {took:8.1f} s   {rows / took:12,.0f} rows/s")
     detail = {
         "rows": rows,
+        "load": load,
         "seconds": {name: round(took, 1) for name, took in middle.items()},
         "dataframe": round(middle["pandas_udf"] / middle["dataframe"], 2),
         "direct_to_row_function": round(middle["row_function"] / middle["direct"], 1),

@@ -101,3 +101,22 @@ def erase(
         importlib.import_module("jobs.erase").run(loaded, persons)
 
     guarded(call)
+
+
+def score_table(
+    source: Annotated[str, typer.Argument(help="the Delta table of features: a path or URL")],
+    bundle: Annotated[str, typer.Argument(help="the bundle's folder, readable on every executor")],
+    into: Annotated[str, typer.Argument(help="the Delta table of the answers: a path or URL; made if it is missing")],
+    key: Annotated[str, typer.Option(help="the column that tells rows apart, bigint or string")],
+    name: Annotated[list[str] | None, typer.Option(help="an answer of the model; default: p")] = None,
+    version: Annotated[int | None, typer.Option(help="of the features; default: the newest")] = None,
+    settings: SettingsFile = None,
+) -> None:
+    """All rows of a Delta table of features as it lies, answered by a bundle into another table."""
+
+    def call() -> None:
+        spark = importlib.import_module("jobs.sessions").open_session(load_settings(settings, []))
+        run = importlib.import_module("jobs.score_table").score_table
+        run(spark, source, bundle, into, key=key, names=name or ["p"], version=version)
+
+    guarded(call)

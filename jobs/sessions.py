@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from pyspark.errors import PySparkException
@@ -176,6 +176,19 @@ def partitions_for(spark: SparkSession, size: int) -> dict[str, str]:
     wanted = max(parallelism(spark), math.ceil(size / BYTES_PER_PARTITION))
     held = {name: str(spark.conf.get(name, None) or default) for name, default in PARTITIONS.items()}
     return {name: str(min(int(count), wanted)) for name, count in held.items() if count.isdecimal()}
+
+
+def has_class(spark: SparkSession, name: str) -> bool:
+    """Whether the driver's JVM has a class, and lets Python use it; a client of Spark Connect has no JVM."""
+    if is_remote():
+        return False
+    from py4j.java_gateway import JavaClass
+
+    jvm: Any = spark._jvm
+    try:
+        return isinstance(functools.reduce(getattr, name.split("."), jvm), JavaClass)
+    except Py4JError:  # a cluster that several share may forbid it
+        return False
 
 
 @contextmanager

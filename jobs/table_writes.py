@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import catalogue_tables, commits
+from jobs import added_files, catalogue_tables, commits
 from jobs.commits import Metadata, is_conflict
 from jobs.sessions import SPARK_ERRORS, session_settings
 from jobs.table_reads import TableReads
 from training.errors import NoTableError, TableError
+
+if TYPE_CHECKING:
+    from spark_udfs.answer_files import Written
 
 # Spark's own default, INT96, is deprecated and read as nanoseconds elsewhere.
 MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
@@ -97,6 +100,56 @@ class TableWrites(TableReads):
             writer.save(self.path(name))
         self.give_name(name)
         return self._version_of(name, metadata, by_inputs=once)
+
+    def make(self, name: str, like: DataFrame, partition_by: Sequence[str] = ()) -> None:
+        """Make an empty table for such rows, which are not computed, unless there is one.
+
+        Raises:
+            TableError: the table cannot have its name in the catalogue.
+        """
+        self._refuse_other(name)
+        self._make(name, like, partition_by, {})
+        self.give_name(name)
+
+    def take_in(
+        self,
+        name: str,
+        values: Mapping[str, str],
+        write: Callable[[str], Sequence[Written]],
+        remove: Callable[[str, Sequence[Written]], None],
+        *,
+        job: str,
+        inputs: Mapping[str, Any],
+    ) -> int:
+        """Have others write files of rows, and take them in, in place of a partition's rows, in one commit.
+
+        Args:
+            name: the table; see `make`.
+            values: the partition's, by column.
+            write: (the table's path) -> the files that were written in its folder.
+            remove: (the table's path, files) -> nothing: takes away what was not taken in.
+            job, inputs: as in `write`.
+
+        Returns:
+            The version that this made.
+
+        Raises:
+            TableError: there is no such table; or another writer changed it meanwhile, and nothing was taken in.
+        """
+        path, since, table_id = self.path(name), self.version(name), self.id(name)
+        transaction, metadata = (f"millrace/{job}/{name}/{digest(inputs)}", since + 1), commits.metadata(job, inputs)
+        files = write(path)
+        try:
+            with self._one_writer(name, job):
+                added_files.replace(
+                    self.spark, path, files, values, table_id=table_id, transaction=transaction, metadata=metadata
+                )
+            return self._version_of(name, metadata)
+        except TableError:
+            # A store that answers too late lets a commit conflict with itself.
+            if all(commit.write != metadata.write for commit in self.history(name)):
+                remove(path, files)
+            raise
 
     def _refuse_other(self, name: str) -> None:
         """See that the table's name in the catalogue is its own, or free."""

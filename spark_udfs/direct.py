@@ -2,13 +2,14 @@
 way to the model.
 
 Spark schedules pieces of the pinned version's files; each task reads its row groups with the training's own reader
-(deletion vectors, column mapping, partition values and all) and gives a key and the answers to Spark, which writes them
-as any other rows, in one commit.
+(deletion vectors, column mapping, partition values and all). The answers go to Spark as rows (`predicted_from`), or
+into files that the task writes itself (spark_udfs/answer_files.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,76 @@ class Piece(NamedTuple):
     file: int
     part: int
     parts: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The rows of one version of a Delta table, and the bundle that answers them; it goes to the workers.
+
+    Attributes:
+        table: the table's path or URL.
+        version: the Delta version.
+        table_id: the table's own id.
+        options: credentials for an object store.
+        bundle_path: the bundle's folder.
+        columns: of the table, which the bundle takes in.
+        key: the column that tells rows apart.
+        key_type: its type in the table.
+        names: of the answers.
+        most: bytes of files that a task reads, about.
+        tasks: how many there are.
+    """
+
+    table: str
+    version: int
+    table_id: str
+    options: tuple[tuple[str, str], ...]
+    bundle_path: str
+    columns: tuple[Column, ...]
+    key: str
+    key_type: pa.DataType
+    names: tuple[str, ...]
+    most: int
+    tasks: int
+
+    @property
+    def schema(self) -> str:
+        """The answers' columns, in Spark's words."""
+        return ", ".join([f"`{self.key}` {KEYS[self.key_type]}", *(f"`{name}` array<float>" for name in self.names)])
+
+    def answers(self, task: int) -> Iterator[pa.RecordBatch]:
+        """A task's rows answered: `key` and the answers, some thousand at a time."""
+        source, files = _files(self.table, self.version, self.table_id, self.options)
+        _, model = opened(self.bundle_path)
+        columns = [*dict.fromkeys((self.key, *(one.name for one in self.columns)))]
+        for piece in pieces_of([file.size for file in files], self.most)[task]:
+            for group in _groups(source, files[piece.file], piece, columns, self.key_type, self.key):
+                for part in parts_of(group, self.columns):
+                    yield answers_to(part, model, self.columns, self.key, self.names)
+
+
+def asked_of(
+    table: str,
+    bundle_path: str,
+    *,
+    key: str,
+    names: Sequence[str],
+    version: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+) -> Asked:
+    """Pin a version of a table, and see that a bundle can answer its rows; see `predicted_from`."""
+    from training.data.delta_log import open_log
+
+    options = dict(storage_options or {})
+    log = open_log(table, version, options)
+    held = {field.name: field.type for field in log.schema}
+    wanted = [one for one in inputs_of(bundle_schema(bundle_path)) if one.kind is not Kind.POSITION or one.name in held]
+    _check(held, wanted, key, log.uri, bundle_path)
+    tasks = len(pieces_of([file.size for file in log.live_files()], BYTES))
+    return Asked(
+        log.uri, log.version, log.table_id, tuple(sorted(options.items())), bundle_path, tuple(wanted), key, held[key],
+        tuple(names), BYTES, tasks,
+    )  # fmt: skip
 
 
 def predicted_from(
@@ -70,32 +141,22 @@ def predicted_from(
         SchemaError: the table lacks columns of the bundle's schema, or has them of another type.
         TableError: there is no such table or version.
     """
-    from training.data.delta_log import open_log
+    asked = asked_of(table, bundle_path, key=key, names=names, version=version, storage_options=storage_options)
+    return answered(spark, asked)
 
-    options = dict(storage_options or {})
-    log = open_log(table, version, options)
-    held = {field.name: field.type for field in log.schema}
-    columns = inputs_of(bundle_schema(bundle_path))
-    wanted = [one for one in columns if one.kind is not Kind.POSITION or one.name in held]
-    _check(held, wanted, key, log.uri, bundle_path)
-    pinned, table_id, asked = log.version, log.table_id, [*dict.fromkeys((key, *(one.name for one in wanted)))]
-    count = len(pieces_of([file.size for file in log.live_files()]))
+
+def answered(spark: SparkSession, asked: Asked) -> DataFrame:
+    """The answers as rows; see `predicted_from`."""
 
     def answer(batches: Batches) -> Iterator[pa.RecordBatch]:
-        source, files = _files(table, pinned, table_id, tuple(sorted(options.items())))
-        pieces, (_, model) = pieces_of([file.size for file in files]), opened(bundle_path)
         for batch in batches:
-            for number in batch.column(0).to_pylist():
-                for piece in pieces[number]:
-                    groups = _groups(source, files[piece.file], piece, asked, held[key], key)
-                    parts = (part for group in groups for part in parts_of(group, wanted))
-                    yield from (answers_to(part, model, wanted, key, names) for part in parts)
+            for task in batch.column(0).to_pylist():
+                yield from asked.answers(task)
 
-    answers = ", ".join([f"{key} {KEYS[held[key]]}", *(f"{name} array<float>" for name in names)])
-    return spark.range(0, count, 1, max(count, 1)).mapInArrow(answer, answers)
+    return spark.range(0, asked.tasks, 1, max(asked.tasks, 1)).mapInArrow(answer, asked.schema)
 
 
-def pieces_of(sizes: Sequence[int], most: int = BYTES) -> list[list[Piece]]:
+def pieces_of(sizes: Sequence[int], most: int) -> list[list[Piece]]:
     """Each task's pieces: large files are cut, small ones go together.
 
     Args:

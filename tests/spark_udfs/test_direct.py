@@ -8,72 +8,33 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from spark_udfs import direct
 from spark_udfs.direct import Piece, pieces_of, predicted_from
 from spark_udfs.scoring import parts_of, predicted
+from tests.spark_udfs.asked_rows import ROWS, awkward_table, bundle_of
 from training.errors import NoTableError, SchemaError, SnapshotError
-from training.models import MODELS
-from training.schema import Column, Kind, Schema
-from training.state.publish import write_bundle
-
-SCHEMA = Schema(
-    (
-        Column("shop", Kind.ID, vocabulary="shops", size=7),
-        Column("tags", Kind.IDS, vocabulary="tags", size=5),
-        Column("x", Kind.DENSE, fill=0.5),
-        Column("place", Kind.POSITION, size=4),
-        Column("label", Kind.LABEL),
-    )
-)
-ROWS = 5_000
+from training.schema import Column, Kind
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kind = MODELS["logistic_regression"]
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        model = kind(kind.Config.parse({}), SCHEMA)
-        for weights in model.parameters():
-            torch.nn.init.normal_(weights)
-    folder = tmp_path_factory.mktemp("bundles")
-    made = write_bundle(
-        folder, model_name="logistic_regression", config={}, schema=SCHEMA, tensors=model.state_dict(), provenance={},
-        settings={}, metrics={},
-    )  # fmt: skip
-    return made.path
+    return bundle_of(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture(scope="module")
 def table(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two commits and a deletion vector; by partition, with nulls, unknown ids and names mapped."""
     path = str(tmp_path_factory.mktemp("tables") / "asked")
-    rows = spark.range(ROWS, numPartitions=2).selectExpr(
-        "concat('k', id) AS key",
-        "id % 9 AS shop",  # two are past the vocabulary
-        "transform(sequence(1, 1 + id % 3), one -> (id + one) % 6) AS tags",
-        "CAST(IF(id % 11 = 0, NULL, id / 1000) AS float) AS x",
-        "id % 5 AS place",
-        "CAST(id % 2 AS string) AS half",
-    )
-    told = {"delta.enableDeletionVectors": "true", "delta.columnMapping.mode": "name"}
-    told |= {"delta.minReaderVersion": "3", "delta.minWriterVersion": "7"}
-    writer = rows.write.format("delta").partitionBy("half").option("parquet.block.size", "1024")
-    for name, value in told.items():
-        writer = writer.option(name, value)
-    writer.save(path)
-    spark.sql(f"DELETE FROM delta.`{path}` WHERE key LIKE '%7'")
+    awkward_table(spark, path)
     return path
 
 
 def test_it_gives_what_a_dataframe_gives(
     spark: SparkSession, bundle: Path, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct, "pieces_of", lambda sizes: pieces_of(sizes, most=12_000))  # files are cut
+    monkeypatch.setattr(direct, "BYTES", 12_000)  # files are cut
     for version, rows in ((None, ROWS * 9 // 10), (0, ROWS)):
         told = spark.read.format("delta").options(**({} if version is None else {"versionAsOf": version})).load(table)
         wanted = predicted(told, str(bundle), key="key", names=["p", "none"])

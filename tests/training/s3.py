@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import subprocess
 import sys
 import time
@@ -17,9 +18,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 KEY_ID, SECRET, BUCKET, REGION = "AKIAMILLRACETEST", "planted/secret+of+the+test", "shop", "eu-central-1"
 # Buckets that answer everything with an error, and one that does not answer.
@@ -71,11 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or a body waits for the headers to be acknowledged, 40 ms
     folder: Path
     delay_s: float
+    parts: ClassVar[dict[str, dict[int, bytes]]] = {}  # of uploads in parts, by key
 
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_PUT = do_GET  # noqa: N815
+    do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
         return
@@ -90,8 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(403, "SignatureDoesNotMatch")
         elif bucket != BUCKET:
             self._send(404, "NoSuchBucket")
+        elif "uploads=" in self.path or "uploadId=" in self.path:
+            self._upload(key, body)
         elif self.command == "PUT":
             self._put(self.folder / key, body)
+        elif self.command == "POST":
+            self._delete(body.decode())
         elif self.command == "GET" and not key:
             self._list()
         elif (self.folder / key).is_file():
@@ -106,6 +112,31 @@ class _Handler(BaseHTTPRequestHandler):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(body)
         self._send(200, ETag=_etag(body))
+
+    def _upload(self, key: str, body: bytes) -> None:
+        """An upload in parts: begun, given a part, or completed, which makes the object."""
+        number = dict(parse_qsl(urlsplit(self.path).query)).get("partNumber")
+        if "uploads=" in self.path:
+            self.parts[key] = {}
+            told = f"<Bucket>{BUCKET}</Bucket><Key>{escape(key)}</Key><UploadId>1</UploadId>"
+            self._send(200, f"<InitiateMultipartUploadResult>{told}</InitiateMultipartUploadResult>".encode())
+        elif number is not None:
+            self.parts[key][int(number)] = body
+            self._send(200, ETag=_etag(body))
+        else:
+            whole = b"".join(part for _, part in sorted(self.parts.pop(key).items()))
+            (self.folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / key).write_bytes(whole)
+            told = f"<Key>{escape(key)}</Key><ETag>{escape(_etag(whole))}</ETag>"
+            self._send(200, f"<CompleteMultipartUploadResult>{told}</CompleteMultipartUploadResult>".encode())
+
+    def _delete(self, body: str) -> None:
+        """DeleteObjects."""
+        keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", body)]
+        for key in keys:
+            (self.folder / key).unlink(missing_ok=True)
+        told = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        self._send(200, f"<DeleteResult>{told}</DeleteResult>".encode())
 
     def _get(self, found: bytes) -> None:
         headers = {"ETag": _etag(found), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}

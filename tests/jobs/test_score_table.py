@@ -1,0 +1,166 @@
+"""A Delta table scored as it lies: the files that workers write, taken in by one commit, against answers by Spark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs import added_files, score_table
+from jobs.score_table import JOB
+from jobs.tables import Tables
+from spark_udfs import direct
+from spark_udfs.answer_files import Written, remove_files
+from tests.spark_udfs.asked_rows import ROWS, awkward_table, bundle_of
+from training.errors import SchemaError, TableError
+
+NAMES = ["p", "none"]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [bundle_of(tmp_path_factory.mktemp("bundles"), seed) for seed in (5, 6)]
+
+
+@pytest.fixture(scope="module")
+def source(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("tables") / "asked")
+    awkward_table(spark, path)
+    return path
+
+
+def scored(spark: SparkSession, source: str, bundle: Path, into: Path, **more: Any) -> dict[str, Any]:
+    return score_table.score_table(spark, source, bundle, str(into), **{"key": "key", "names": NAMES, **more})
+
+
+def read(spark: SparkSession, path: Path) -> DataFrame:
+    return spark.read.format("delta").load(str(path))
+
+
+def by_key(rows: DataFrame) -> dict[str, Any]:
+    """A row's last bit depends on how many others stand beside it."""
+    found = rows.collect()
+    held = {row["key"]: (pytest.approx(row["p"], rel=1e-6), row["none"], row["bundle"]) for row in found}
+    assert len(held) == len(found)
+    return held
+
+
+def adds_in(table: Path, version: int) -> list[dict[str, Any]]:
+    log = (table / "_delta_log" / f"{version:020d}.json").read_text()
+    return [line["add"] for line in map(json.loads, log.splitlines()) if "add" in line]
+
+
+def test_files_and_rows_are_one_answer(
+    spark: SparkSession, bundles: list[Path], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Of a table with deletion vectors, mapped names and partitions; old rows of a bundle go, another's stay."""
+    files, rows = tmp_path / "files", tmp_path / "rows"
+    told = scored(spark, source, bundles[0], files, version=0)
+    assert (told["way"], told["source_version"], read(spark, files).count()) == ("files", 0, ROWS)
+    scored(spark, source, bundles[1], files)
+    told = scored(spark, source, bundles[0], files)
+    assert scored(spark, source, bundles[0], files) | {"way": "files"} == told | {"up_to_date": True}
+    monkeypatch.setattr(added_files, "obstacle", lambda *_: "planted")
+    assert [scored(spark, source, bundle, rows)["way"] for bundle in bundles] == ["rows", "rows"]
+
+
+def taken(tables: Tables, write: Callable[[str], Sequence[Written]], **inputs: Any) -> int:
+    def remove(path: str, files: Sequence[Written]) -> None:
+        remove_files(path, files)
+
+    return tables.take_in("t", {"bundle": "it's \\ one"}, write, remove, job=JOB, inputs=inputs)
+
+
+@pytest.fixture
+def tables(spark: SparkSession, tmp_path: Path) -> Tables:
+    """With an empty table `t` of answers."""
+    made = Tables(spark, str(tmp_path))
+    made.make("t", spark.createDataFrame([], "key bigint, p array<float>, bundle string"), ["bundle"])
+    return made
+
+
+def file_of(key: int) -> Callable[[str], list[Written]]:
+    """What writes a file of one answer, and another one of it that is told to nobody, as a task does that ran twice."""
+    import numpy as np
+    import pyarrow as pa
+
+    from spark_udfs import answer_files
+    from spark_udfs.arrow import fixed_lists
+
+    def write(path: str) -> list[Written]:
+        rows = pa.record_batch([pa.array([key]), fixed_lists(np.array([[0.5]]))], ["key", "p"])
+        place = answer_files._place(path, {})
+        made = [answer_files._write([rows], place, "bundle=a b%", "run", "key", "zstd") for _ in range(2)]
+        return [file for file in made[1:] if file is not None]
+
+    return write
+
+
+def test_only_told_files_are_taken_in_and_of_two_at_once_one(tables: Tables) -> None:
+    folder = Path(tables.path("t"), "bundle=a b%")
+    version = taken(tables, file_of(1), n=1)
+    assert [(row["key"], row["p"], row["bundle"]) for row in tables.read("t").collect()] == [(1, [0.5], "it's \\ one")]
+    assert len(list(folder.glob("*.parquet"))) == 2
+
+    def after_another(path: str) -> list[Written]:
+        assert taken(tables, file_of(2), n=2) == version + 1
+        return file_of(3)(path)
+
+    with pytest.raises(TableError, match=r"'t' at .* was changed by another writer while `score_table` wrote to it"):
+        taken(tables, after_another, n=2)
+    assert [row["key"] for row in tables.read("t").collect()] == [2]
+    assert len(list(folder.glob("*.parquet"))) == 5  # of the last two files the one that was told is gone
+
+    def others_meanwhile(path: str) -> list[Written]:
+        rows = tables.spark.sql("SELECT 9L AS key, array(1F) AS p, 'other' AS bundle")
+        tables.write("t", rows, mode="append", job="j", inputs={})
+        return file_of(4)(path)
+
+    taken(tables, others_meanwhile, n=3)
+    assert sorted(row["key"] for row in tables.read("t").collect()) == [4, 9]
+
+
+def test_a_table_that_was_made_anew_meanwhile_takes_nothing(tables: Tables) -> None:
+    def made_anew(path: str) -> list[Written]:
+        rows = tables.spark.sql("SELECT 9L AS key, array(1F) AS p, 'other' AS bundle")
+        rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(f"{path}2")
+        import shutil
+
+        shutil.rmtree(path)
+        Path(f"{path}2").rename(path)
+        return file_of(1)(path)
+
+    with pytest.raises(TableError, match=r"was [0-9a-f-]+ when its rows were begun, and is [0-9a-f-]+ now"):
+        taken(tables, made_anew, n=1)
+    assert [row["key"] for row in tables.read("t").collect()] == [9]
+
+
+def test_tables_that_others_made_are_refused(tables: Tables, source: str, bundles: list[Path]) -> None:
+    spark, path, into = tables.spark, tables.path("t"), Path(tables.path("t"))
+    lacks = "'key' is bigint, and must be string; 'none' is missing, and must be array<float>"
+    with pytest.raises(TableError, match=f"'t' at .* must be one of such answers: {lacks}. Rename"):
+        scored(spark, source, bundles[0], into)
+    spark.sql("SELECT 'k' AS key, array(1F) AS p, 'b' AS bundle").write.format("delta").save(f"{path}2")
+    with pytest.raises(TableError, match="its folders are by nothing, and must be by bundle"):
+        scored(spark, source, bundles[0], Path(f"{path}2"), names=["p"])
+    with pytest.raises(SchemaError, match="names of their own; they are key, bundle, bundle"):
+        scored(spark, source, bundles[0], into, names=["bundle"])
+
+
+def test_a_job_that_fails_leaves_no_files(
+    spark: SparkSession, source: str, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's file of the source is gone; others finish before it."""
+    monkeypatch.setattr(direct, "BYTES", 40_000)
+    copy, into = tmp_path / "copy", tmp_path / "into"
+    read(spark, Path(source)).repartition(2).write.format("delta").save(str(copy))
+    sorted(copy.glob("*.parquet"))[-1].unlink()
+    with pytest.raises(PythonException, match="is gone; VACUUM"):
+        scored(spark, str(copy), bundles[0], into)
+    assert list(into.rglob("bundle=*/*.parquet")) == []
+    assert read(spark, into).count() == 0
