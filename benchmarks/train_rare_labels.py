@@ -32,7 +32,7 @@ from training.settings import FitSettings
 from training.world import World
 
 GOAL, MOST_LOST, MOST_OFF = 5.0, 0.005, 0.01
-FIELDS, IDS, EFFECT, BASE = 20, 2_000, 0.3, -5.1
+FIELDS, IDS, EFFECT, BASE = 20, 100, 0.4, -5.4
 BATCH, GROUP, WINDOW, HELD_OUT = 8_192, 50_000, 100_000, 500_000
 SCHEMA = Schema(
     (
@@ -74,9 +74,7 @@ def measure(spec: dict[str, Any], world: World) -> dict[str, float]:
     settings = FitSettings(
         epochs=spec["epochs"] * int(spec["way"].get("times", 1)),
         batch_size=BATCH * world.size,
-        learning_rate=0.003,
-        embedding_learning_rate=0.01,
-        embedding_optimizer="sparse_adam",
+        learning_rate=0.006,
         schedule="cosine",
     )
     options = {"batch_size": BATCH * world.size, "seed": 1, "workers": 1, "shuffle_rows": WINDOW}
@@ -107,7 +105,7 @@ def worth(model: LabelModel, rows: Snapshot, world: World) -> dict[str, float]:
 
 
 def main() -> None:
-    rows, epochs = arguments(2_000_000, 3)
+    rows, epochs = arguments(1_000_000, 12)
     tables = [
         table("rare-labels", rows, GROUP, rare),
         table("rare-labels-unseen", HELD_OUT, GROUP, lambda _, count: rare(np.random.default_rng(2), count)),
