@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import moved_builds, staged
+from jobs import moved_builds, staged, store_files
 from jobs.artefacts import ERASURE, read_json, write_json
 from jobs.command import erase, run_alone
 from jobs.console import say, step
 from jobs.erasure import erased, persons
-from jobs.erasure import files as erasure_files
 from jobs.erasure import past as erasure_past
 from jobs.erasure import runs as erasure_runs
 from jobs.erasure.certificate import now, show
@@ -209,7 +208,7 @@ class _Erasure:
         if whole:
             cleared |= erasure_runs.clear(self.run_dir, self.settings.training.cache_dir)
             for root in erasure_runs.loops(self.tables):
-                erasure_files.remove(self.tables.spark, root)
+                store_files.remove(self.tables.spark, root)
                 self.log["loops"].append(root)
         before = self.log["run_folder"]
         self.log["run_folder"] = before | {name: files + before.get(name, 0) for name, files in cleared.items()}

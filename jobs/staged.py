@@ -18,10 +18,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.utils import is_remote
 
 from cluster.errors import EnvironmentProblem
-from jobs import commits, versions
+from jobs import commits, store_files, versions
 from jobs.answers import JOB
 from jobs.console import say
-from jobs.erasure import erased, files
+from jobs.erasure import erased
 from jobs.sessions import SPARK_ERRORS
 from jobs.table_writes import digest
 from jobs.tables import Tables
@@ -48,30 +48,30 @@ def is_staged(name: str) -> bool:
 
 def remove_all(tables: Tables) -> list[str]:
     """Remove all such places below a root, whoever writes there: persons stand in them. Returns their names."""
-    held = [name for name in files.folders_in(tables.spark, tables.root) if is_staged(name)]
+    held = [name for name in store_files.folders_in(tables.spark, tables.root) if is_staged(name)]
     for name in held:
-        files.remove(tables.spark, tables.path(name))
+        store_files.remove(tables.spark, tables.path(name))
     return held
 
 
 def remove_stale(tables: Tables, task: Task) -> None:
     """Remove a task's places that nobody goes on with: to which nothing was written for a week, or whose job did not
     know whom an erasure has taken out since."""
-    for name in [] if is_remote() else files.folders_in(tables.spark, tables.root):
+    for name in [] if is_remote() else store_files.folders_in(tables.spark, tables.root):
         if (found := PLACE.fullmatch(name)) is None or found[1] != task.table:
             continue
         written = _last_written(tables, name)
         if written is not None and time.time() - written > STALE.total_seconds():
             say(f"removing {name}: answers that were not finished, and to which nothing came for {STALE.days} days")
-            files.remove(tables.spark, tables.path(name))
+            store_files.remove(tables.spark, tables.path(name))
         elif _knew_others_erased(tables, name):
             say(f"removing {name}: answers that were not finished, and persons were erased since")
-            files.remove(tables.spark, tables.path(name))
+            store_files.remove(tables.spark, tables.path(name))
 
 
 def _knew_others_erased(tables: Tables, name: str) -> bool:
     """Whether a place's job knew others as erased than are now; one without a commit may be just begun."""
-    if not files.files_in(tables.spark, f"{tables.path(name)}/_delta_log"):
+    if not store_files.files_in(tables.spark, f"{tables.path(name)}/_delta_log"):
         return False
     made = Tables(tables.spark, tables.root).made_from(name, by=JOB)
     return made is not None and made.get("erased") != erased.state(tables)
@@ -80,7 +80,7 @@ def _knew_others_erased(tables: Tables, name: str) -> bool:
 def _last_written(tables: Tables, name: str) -> float | None:
     """Seconds since 1970 at which a file was last written there, committed or not; None: there is no file."""
     place = tables.path(name)
-    held = [file for part in (place, f"{place}/_delta_log") for file in files.files_in(tables.spark, part)]
+    held = [file for part in (place, f"{place}/_delta_log") for file in store_files.files_in(tables.spark, part)]
     return max((file.modified / 1e3 for file in held), default=None)
 
 
@@ -134,7 +134,7 @@ class Staged:
 
     def remove(self) -> None:
         """Remove the place, if it is there."""
-        files.remove(self._tables.spark, self._tables.path(self.name))
+        store_files.remove(self._tables.spark, self._tables.path(self.name))
 
     @contextmanager
     def there(self) -> Iterator[None]:
@@ -152,7 +152,7 @@ class Staged:
             raise self._unreadable() from error
 
     def _has_log(self) -> bool:
-        return bool(files.files_in(self._tables.spark, f"{self._tables.path(self.name)}/_delta_log"))
+        return bool(store_files.files_in(self._tables.spark, f"{self._tables.path(self.name)}/_delta_log"))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

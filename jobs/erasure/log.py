@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.erasure.files import File, files_in, remove
+from jobs.store_files import File, files_in, remove
 from training.errors import TableError
 
 if TYPE_CHECKING:

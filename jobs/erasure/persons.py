@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import builds, moved_builds
-from jobs.erasure import files as erasure_files
+from jobs import builds, moved_builds, store_files
 from jobs.erasure.removal import is_vocabulary
 from jobs.settings import EVENTS
 from jobs.settings_sources import TableSource
@@ -109,7 +108,7 @@ def places(settings: Settings, tables: Tables) -> list[Place]:
     names = {place.name for place in held}
     held += [
         Place(name, tables, name, (Mark(USER, BY_ID, ""),))
-        for name in erasure_files.tables_in(tables.spark, tables.root)
+        for name in store_files.tables_in(tables.spark, tables.root)
         if not (name in names or is_staged(name))
         if tables.exists(name) and tables.made_by(name) and USER in tables.read(name).columns
     ]
@@ -204,7 +203,7 @@ def _simulated(settings: Settings, tables: Tables) -> list[Place]:
         if source.name is None:
             named[of_shop] = {source.columns.get(column, column) for column in source.persons or ()}
     held = []
-    for name in erasure_files.tables_in(tables.spark, raw.root):
+    for name in store_files.tables_in(tables.spark, raw.root):
         if raw.exists(name) and (name == RAW or raw.made_by(name) == "simulate"):
             of_persons = {USER} | named.get(name, set())
             marks = tuple(Mark(column, BY_ID, "") for column in raw.read(name).columns if column in of_persons)

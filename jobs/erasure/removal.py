@@ -17,8 +17,8 @@ from pyspark.sql import functions as F
 
 from jobs import commits, delta_sql
 from jobs.erasure import log as erasure_log
-from jobs.erasure.files import files_in, leftovers, remove
 from jobs.sessions import SPARK_ERRORS, partitions_for, session_settings
+from jobs.store_files import files_in, leftovers, remove
 from jobs.tables import USER_METADATA, Tables
 from training.errors import TableError
 

@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jobs import builds, replay, train
+from jobs import builds, replay, store_files, train
 from jobs.artefacts import COMPRESSION, EVALUATION, FEEDBACK, REPLAY, SCORE
 from jobs.console import say
-from jobs.erasure import files as erasure_files
 from jobs.tables import Tables
 from spark_udfs.occurrences import Finder, in_file
 from training.errors import ArtefactError, DataError
@@ -58,7 +57,7 @@ def bundles(
 
 def loops(tables: Tables) -> list[str]:
     """The roots beside the tables' that `feedback_round` made: by their names, and by who published builds there."""
-    beside = erasure_files.beside(tables.spark, tables.root, "-loop-")
+    beside = store_files.beside(tables.spark, tables.root, "-loop-")
     named = [root for root in beside if LOOP.search(root)]
     return [root for root in named if MAKES_LOOPS in builds.publishers(Tables(tables.spark, root))]
 

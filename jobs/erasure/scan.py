@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.erasure import files as erasure_files
+from jobs import store_files
 from jobs.erasure import persons, removal
 from jobs.erasure.persons import IN_ROW, QUARANTINE, Place
 from jobs.erasure.removal import Gone, is_vocabulary
@@ -66,7 +66,7 @@ class Scan:
         sources = [*settings.ingest.all_sources().values(), *settings.sources.values()]
         self._sources = [_plain(asked.path) for asked in sources if asked.path]
         held = {id(place.tables): place.tables for place in self.places.values()} | {id(tables): tables}
-        self._roots = {erasure_files.qualified(tables.spark, each.root): each for each in held.values()}
+        self._roots = {store_files.qualified(tables.spark, each.root): each for each in held.values()}
 
     def table_of(self, path: str) -> str | None:
         """The key of the table of persons that a file belongs to, by the first folder below the root; None: another."""
@@ -83,13 +83,13 @@ class Scan:
         spark, finders = self._tables.spark, self._finders()
         folders, hidden = list[str](), list[str]()
         for root in self._roots:
-            inner, passed = passed_over(root, erasure_files.below(spark, root))
+            inner, passed = passed_over(root, store_files.below(spark, root))
             folders, hidden = [*folders, root, *inner], [*hidden, *passed]
         with session_settings(spark, ONE_FILE_A_BATCH):
             rows = find(spark, folders, self.finder, finders).collect()
         found = {row["path"]: row["places"] for row in rows}
         for path in hidden:
-            found[path] = in_file(path, erasure_files.content(spark, path), finder_for(path, self.finder, finders))
+            found[path] = in_file(path, store_files.content(spark, path), finder_for(path, self.finder, finders))
         return {path: places for path, places in found.items() if places and not self._is_source(path)}
 
     def wanted(self, ids: DataFrame) -> Wanted:

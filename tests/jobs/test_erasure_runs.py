@@ -11,8 +11,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
+from jobs import store_files
 from jobs.artefacts import write_json
-from jobs.erasure import files as erasure_files
 from jobs.erasure import past as erasure_past
 from jobs.erasure import runs as erasure_runs
 from jobs.erasure.past import Past
@@ -108,9 +108,9 @@ def test_a_removal_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_a_store_does_not_remove_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SimpleNamespace(delete=lambda *_: False, exists=lambda _: True)
-    monkeypatch.setattr(erasure_files, "_open", lambda *_: ("place", store))
+    monkeypatch.setattr(store_files, "_open", lambda *_: ("place", store))
     with pytest.raises(TableError, match="'s3://b/t' must be gone, and cannot be removed"):
-        erasure_files.remove(cast("Any", None), "s3://b/t")
+        store_files.remove(cast("Any", None), "s3://b/t")
 
 
 def test_bundles_of_later_examples_have_learnt_nothing_of_those_who_were_gone(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.erasure import log as erasure_log
 from jobs.erasure import removal as erasure_tables
-from jobs.erasure.files import File
 from jobs.erasure.removal import Gone
+from jobs.store_files import File
 from jobs.tables import Tables
 from tests.jobs.test_erase import naming
 from training.errors import TableError
