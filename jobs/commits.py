@@ -69,20 +69,28 @@ class Metadata(NamedTuple):
     write: str
 
 
-def newest_first(history: Callable[[int], DataFrame]) -> Iterator[Commit]:
+def newest_first(history: Callable[[int], DataFrame], before: int | None = None) -> Iterator[Commit]:
     """A table's commits, as far back as its log goes.
 
     Args:
         history: the newest so many commits, as Delta tells of them.
+        before: those of this version and later ones are left out.
     """
-    seen, limit = 0, HISTORY
+    limit = HISTORY
     while True:
         rows = history(limit).select("version", "operation", "userMetadata").collect()
-        for row in rows[seen:]:
-            yield Commit(row["version"], row["operation"], *_parsed(row["userMetadata"]))
+        for row in rows:
+            if before is None or row["version"] < before:
+                before = row["version"]
+                yield told(row["version"], row.asDict())
         if len(rows) < limit:
             return
-        seen, limit = len(rows), limit * 10
+        limit *= 10
+
+
+def told(version: int, info: Mapping[str, Any]) -> Commit:
+    """A commit by what it says of itself: `operation` and `userMetadata`, where it says them."""
+    return Commit(version, info.get("operation"), *_parsed(info.get("userMetadata")))
 
 
 def metadata(job: str, inputs: Mapping[str, Any]) -> Metadata:

@@ -82,6 +82,31 @@ def content(spark: SparkSession, path: str) -> bytes:
         stream.close()
 
 
+def first_line(spark: SparkSession, path: str) -> str:
+    """A file's first line (UTF-8), read by the driver; empty if the file is."""
+    place, store = _open(spark, path)
+    jvm: Any = spark._jvm
+    stream = store.open(place)
+    try:
+        return str(jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, "UTF-8")).readLine() or "")
+    finally:
+        stream.close()
+
+
+def listing(spark: SparkSession, folder: str) -> str:
+    """The paths of what lies right in a folder, "[a, b]": all in one call, where there may be very many.
+
+    Raises:
+        Py4JJavaError: there is no such folder.
+    """
+    place, store = _open(spark, folder)
+    jvm: Any = spark._jvm
+    paths = jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(store.listStatus(place))
+    held = spark.sparkContext._gateway.new_array(jvm.java.lang.Object, len(paths))  # py4j takes no Path[] for one
+    jvm.java.lang.System.arraycopy(paths, 0, held, 0, len(paths))
+    return str(jvm.java.util.Arrays.toString(held))
+
+
 def beside(spark: SparkSession, path: str, suffix: str) -> list[str]:
     """Folders beside a path whose names begin as it does, with `suffix` after it."""
     place, store = _open(spark, path)

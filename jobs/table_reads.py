@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from jobs import commits, delta_sql
+from jobs import commit_files, commits, delta_sql
 from jobs.commits import Commit
 from jobs.sessions import SPARK_ERRORS
 from spark_udfs.column_types import type_problems
@@ -98,9 +98,7 @@ class TableReads:
         Raises:
             TableError: there is no such table, or its last commit is torn.
         """
-        version = int(self._history(name, 1).select("version").collect()[0][0])
-        refuse_torn(self.path(name), version)
-        return version
+        return next(self.history(name)).version
 
     def pin(self, name: str) -> Pin:
         """The table's newest version, and the one that tells whether its rows have changed.
@@ -216,7 +214,7 @@ class TableReads:
         Raises:
             TableError: there is no such table, or its last commit is torn.
         """
-        found = commits.newest_first(lambda limit: self._history(name, limit))
+        found = commit_files.newest_first(self.spark, self.path(name), lambda limit: self._history(name, limit))
         if (newest := next(found, None)) is not None:
             refuse_torn(self.path(name), newest.version)
             yield newest

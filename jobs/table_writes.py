@@ -176,13 +176,16 @@ class TableWrites(TableReads):
         except NoTableError:
             return -1
 
-    def _make(self, name: str, df: DataFrame, partition_by: Sequence[str], properties: Mapping[str, str]) -> None:
+    def _make(self, name: str, df: DataFrame, partition_by: Sequence[str], properties: Mapping[str, str]) -> bool:
         """Make an empty table for such rows, unless there is one: two that write the first rows at once both fit.
 
         By a write of no rows: CREATE TABLE refuses a folder in which another writer's log has just begun.
+
+        Returns:
+            Whether there was none.
         """
         if self.exists(name):
-            return
+            return False
         of_table = {key: value for key, value in properties.items() if key.startswith("delta.")}
         nothing = self.spark.createDataFrame([], df.schema).write.format("delta").mode("ignore").options(**of_table)
         if partition_by:
@@ -192,6 +195,7 @@ class TableWrites(TableReads):
         except SPARK_ERRORS as error:
             if not is_conflict(error):
                 raise
+        return True
 
     def _version_of(self, name: str, metadata: Metadata, *, by_inputs: bool = False) -> int:
         """The version of one write: another writer may have committed since.

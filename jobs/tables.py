@@ -62,7 +62,7 @@ class Tables(TableWrites):
                 name in the catalogue.
         """
         self._refuse_other(name)
-        self._make(name, df, (), properties or {})
+        is_new = self._make(name, df, (), properties or {})
         self.give_name(name)
         version = self.version(name)
         held = self.read(name, version).alias("held")  # as `where` names it
@@ -70,9 +70,12 @@ class Tables(TableWrites):
         same = " AND ".join([f"held.`{key}` = new.`{key}`" for key in keys] + ([] if where is None else [f"({where})"]))
         metadata = commits.metadata(job, inputs)
         asked = df.persist()  # which is looked at twice
+        nothing_there = is_new and version == 0
         try:
-            if asked.join(there, on=list(keys), how="left_anti").isEmpty():
+            if (asked if nothing_there else asked.join(there, on=list(keys), how="left_anti")).isEmpty():
                 return version
+            if nothing_there:
+                return self.write(name, asked, mode="append", job=job, inputs=inputs, since=version)
             with (
                 self._one_writer(name, job),
                 session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
@@ -113,13 +116,14 @@ class Tables(TableWrites):
             TableError: another writer changed the table meanwhile; nothing was written.
         """
         self._refuse_other(name)
-        self._make(name, df, (), {})
+        is_new = self._make(name, df, (), {})
         self.give_name(name)
         version = self.version(name)
         held = self.read(name, version)
         same = (held if where is None else held.where(where)).select(key)
         # A table from before there was a column goes on without it.
-        new = df if same.isEmpty() else df.join(same, on=key, how="left_anti").persist()
+        nothing_there = (is_new and version == 0) or same.isEmpty()
+        new = df if nothing_there else df.join(same, on=key, how="left_anti").persist()
         try:
             if new.isEmpty():
                 return version

@@ -12,8 +12,8 @@ from pyspark.errors import UnknownException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import delta_sql
-from jobs.commits import is_conflict
+from jobs import commit_files, delta_sql
+from jobs.commits import Commit, is_conflict
 from jobs.sessions import SPARK_ERRORS, partitions_for, session_settings
 from jobs.tables import Tables
 from tests.jobs.pairs import together
@@ -118,8 +118,8 @@ def test_a_write_asks_for_the_history_as_often_as_it_must(tables: Tables, monkey
     """For what lies there, where that counts, and for the version that the write made."""
     tables.write("events", numbers(tables, 1), mode="overwrite", job="ingest", inputs={"file": "a"})
     asked, looked = list[str](), list[str]()
-    history, is_table = delta_sql.history, delta_sql.is_table
-    monkeypatch.setattr(delta_sql, "history", lambda *args: asked.append("history") or history(*args))
+    newest_first, is_table = commit_files.newest_first, delta_sql.is_table
+    monkeypatch.setattr(commit_files, "newest_first", lambda *args: asked.append("history") or newest_first(*args))
     monkeypatch.setattr(delta_sql, "is_table", lambda *args: looked.append("table") or is_table(*args))
     rows = {"job": "ingest", "df": numbers(tables, 2)}
 
@@ -134,6 +134,35 @@ def test_a_write_asks_for_the_history_as_often_as_it_must(tables: Tables, monkey
     assert counts(lambda: tables.write("events", **rows, mode="overwrite", inputs={"n": 3}, since=2)) == (1, 0)
     assert counts(lambda: tables.merge_new("events", **rows, keys=["id"], inputs={"n": 4})) == (1, 1)
     assert counts(lambda: tables.up_to_date("events", "ingest", {"n": 3})) == (1, 0)
+
+
+def test_commits_of_files_are_those_of_the_history(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a commit's first line is about something else, one says nothing, and more are there than are read."""
+    for file in "abcdef":
+        tables.write("a 'b", numbers(tables, 1), mode="append", job="ingest", inputs={"file": file})
+    log = Path(tables.path("a 'b"), "_delta_log")
+
+    def both() -> tuple[list[Commit], list[Commit], int]:
+        asked, history = list[int](), delta_sql.history
+        with monkeypatch.context() as patched:
+            patched.setattr(delta_sql, "history", lambda *args: asked.append(args[-1]) or history(*args))
+            newest = next(tables.history("a 'b"))
+            first = len(asked)
+            all_ = [*tables.history("a 'b")]
+            patched.setattr(commit_files, "is_remote", lambda: True)
+            assert next(tables.history("a 'b")) == newest
+            return all_, [*tables.history("a 'b")], first
+
+    ours, theirs, asked = both()
+    assert ours == theirs
+    assert ([commit.version for commit in ours], asked) == ([5, 4, 3, 2, 1, 0], 0)
+    for version, change in ((3, lambda lines: lines[1:]), (5, lambda lines: lines[::-1])):
+        file = log / f"{version:020d}.json"
+        file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
+        (log / f".{file.name}.crc").unlink()
+        ours, theirs, asked = both()
+        assert ours == theirs
+        assert asked == (version == 5), "the newest commit's first line is not about it: the history tells"
 
 
 def test_partitions(tables: Tables) -> None:
