@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,8 +76,13 @@ def _module(package: str, name: str) -> str:
     return f"{package}.{name}" if inside.with_suffix(".py").exists() or inside.is_dir() else package
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, str, int]]:
+@functools.cache
+def imports(path: Path, *, top_level_only: bool = False) -> tuple[tuple[str, str, int], ...]:
     """(first part of the name, whole name, line) of each import in a file, but for those of type checkers alone."""
+    return tuple(_imports(path, top_level_only))
+
+
+def _imports(path: Path, top_level_only: bool) -> Iterator[tuple[str, str, int]]:
     tree = ast.parse(path.read_text())
     for_types = {
         node

@@ -155,6 +155,7 @@ def test_attributes_that_cannot_be(section: dict[str, Any], message: str) -> Non
         rules_of(IngestSettings(items=({"path": "x", **section},)))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_file_of_attributes_that_changes_or_is_read_otherwise(spark: SparkSession, tmp_path: Path) -> None:
     """By the same Spark; one that is read twice counts twice."""
     place, settings = tmp_path / "brands.csv", shop(tmp_path, "v0;a;1;yes;01.01.2024", limit=1.0)

@@ -171,6 +171,7 @@ def vacuum(tables: Tables, name: str) -> None:
         tables.spark.sql(f"VACUUM delta.`{tables.path(name)}` RETAIN 0 HOURS")
 
 
+@pytest.mark.slow
 def test_examples_that_vacuum_took_are_published_where_housekeeping_has_put_them(
     spark: SparkSession,
     settings: Settings,

@@ -120,6 +120,7 @@ def test_batches_in_any_order_make_what_all_events_make(
     assert "what events say of items is counted anew, from all of them" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_events_that_were_made_anew_are_not_added_to_sums_of_others(spark: SparkSession, tmp_path: Path) -> None:
     """Whether their newest version is the one of before or a later one."""
     tables = Tables(spark, str(tmp_path))

@@ -110,6 +110,7 @@ def answered(ground: Ground) -> dict[str, tuple[DataFrame, DataFrame]]:
     return {"new": (asked, answers)}
 
 
+@pytest.mark.slow
 def test_it_is_the_same_for_ten_times_the_items_and_users(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

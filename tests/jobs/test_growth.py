@@ -99,7 +99,9 @@ def copied(begun: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("days", [(48,), pytest.param((40, 48), marks=pytest.mark.slow)])
 def test_it_gives_what_a_build_of_all_rows_gives(
+    days: tuple[int, ...],
     spark: SparkSession,
     begun: Path,
     tmp_path: Path,
@@ -115,7 +117,7 @@ def test_it_gives_what_a_build_of_all_rows_gives(
         patched.setattr(builds, "publish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_examples.run(settings_for(folder, day(40), max_history=2), spark)
-    for to in (40, 48):
+    for to in days:
         settings = settings_for(folder, day(to))
         ingest(spark, settings, [row for row in planted() if day(last) <= known_at(row) < day(to + 2)], to)
         grown, said = build(spark, settings, capsys)

@@ -56,6 +56,7 @@ def test_times_of_a_file_are_utc(new_york: SparkSession, tmp_path: Path) -> None
     assert new_york.conf.get(TIME_ZONE) == ZONE
 
 
+@pytest.mark.slow
 def test_a_moment_with_an_offset_is_that_moment(new_york: SparkSession, tmp_path: Path) -> None:
     """Scored twice, and asked for by feedback, in other words for the same point in time."""
     shop = small_shop(new_york, tmp_path, scoring={"k": 4, "moment": "2025-02-01T02:00:00+02:00"})

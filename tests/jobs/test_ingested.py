@@ -91,6 +91,7 @@ def test_files_in_several_runs_make_what_one_run_makes(
     assert tables.read("events").count() == len(held["events"]) + 1
 
 
+@pytest.mark.slow
 def test_tables_of_before_files_were_known_go_on(
     spark: SparkSession, tmp_path: Path, read: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_tables_of_before_files_were_known_go_on(
     assert read == [["lines"], ["lines"], ["c.csv"]]
 
 
+@pytest.mark.slow
 def test_a_day_without_a_line(spark: SparkSession, tmp_path: Path) -> None:
     """Compressed, nothing has bytes too; the days after it go on."""
     write(tmp_path / "lines", "a")
@@ -137,7 +139,7 @@ def test_a_new_file_that_does_not_go_with_those_of_before_is_refused(spark: Spar
         ingested.refuse_other_columns(source, raw, [{"price": "string"}, {"price": "double"}])
 
 
-@pytest.mark.parametrize("when", ["looked", "planned"])
+@pytest.mark.parametrize("when", [pytest.param("looked", marks=pytest.mark.slow), "planned"])
 def test_of_two_at_once_one_is_refused(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -191,6 +193,7 @@ def test_rows_that_were_added_to_a_delta_table(spark: SparkSession, tmp_path: Pa
     assert appended(tables, "raw", 0, 1 + 1) is None
 
 
+@pytest.mark.slow
 def test_a_row_that_lay_in_the_future_is_kept_when_it_comes_again(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +219,7 @@ def test_a_file_that_was_refused_is_read_anew(spark: SparkSession, tmp_path: Pat
     assert ingest.run(settings, spark)["dispositions"] == {"sale": 2}
 
 
+@pytest.mark.slow
 def test_a_delta_source_that_is_made_anew_under_its_old_versions(spark: SparkSession, tmp_path: Path) -> None:
     columns = {name: name for name in ("order_id", "item_id", "quantity", "time", "price", "user_id")}
     section = {"path": str(tmp_path / "raw"), "format": "delta", "columns": columns}

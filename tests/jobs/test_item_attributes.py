@@ -203,6 +203,7 @@ def of_all_rows(spark: SparkSession, settings: Settings, versions: dict[str, int
     return found
 
 
+@pytest.mark.slow
 def test_new_items_are_recommended_on_their_first_day(spark: SparkSession, begun: Path) -> None:
     """By their attributes; ids alone, of the same build, find none of them."""
     settings = settings_for(begun)

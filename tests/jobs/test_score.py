@@ -124,6 +124,7 @@ def test_a_second_run_changes_nothing_and_reads_nothing_in_silence(
     assert Tables(spark, settings.tables.root).version("recommendations") == summary["version"]
 
 
+@pytest.mark.slow
 def test_tables_that_were_made_anew_under_their_old_versions_are_others(
     summary: dict, settings: Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,15 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert "since" in page
     shutil.rmtree(Path(lately.tables.root) / "feedback")  # or it makes lines too, and all of them are read
 
+
+@pytest.mark.slow
+def test_everybody_answered_meanwhile_is_not_replaced_by_those_since_a_time(
+    lately: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And everybody's lists have those of the touched, made of the build's histories or of all lines."""
+    summary = score.run(_scoring(lately, since=SINCE), spark)
+    lists = _lists(lately, spark, summary["moment"])
+    capsys.readouterr()
     look, others = score_ground._before, list[dict]()
 
     def late(*args: object) -> Before | None:
@@ -273,7 +283,7 @@ def test_those_since_a_time_get_the_lists_that_they_would_get_among_all(
     assert everybody["moment"] == summary["moment"]
     of_all = _lists(lately, spark, summary["moment"])
     assert sum(map(len, of_all.values())) == everybody["rows"]  # in place of those since a time
-    _see_same({user: of_all[user] for user in touched}, lists)
+    _see_same({user: of_all[user] for user in lists}, lists)
     with monkeypatch.context() as patched:
         patched.setattr(score_ground, "_before", lambda *_: None)  # then histories are made of all lines
         (Path(lately.run_dir) / "score.json").unlink()

@@ -217,6 +217,7 @@ def test_a_file_that_changes_is_read_anew(
     assert [row["n"] for row in Tables(spark, asked.tables.root).read("cases").collect()] == [2]
 
 
+@pytest.mark.slow
 def test_who_was_erased_does_not_come_back(spark: SparkSession, tmp_path: Path) -> None:
     """Not into the table, nor into quarantine; a column that only an erasure needs is kept for it."""
     text = FILE.replace("n\n", "n,email\n", 1).replace(",3\n", ",3,ann@x.org\n").replace(",,\n", ",,,bob@x.org\n")

@@ -196,6 +196,7 @@ def test_a_record_is_kept_only_for_the_steps_that_it_speaks_of() -> None:
         assert told(steps, resumed_at, **more) == {"ranks": 1, "threads": 3, "trained": trained}
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_at_any_number_of_ranks_and_fewer_start_afresh(spark: SparkSession, tmp_path: Path) -> None:
     settings = shop(spark, tmp_path, ranks=1, epochs=1)
     checkpoints = Path(settings.run_dir, "checkpoints")
