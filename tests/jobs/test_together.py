@@ -1,4 +1,4 @@
-"""Two trainings started together on one run folder: both end well, or one is refused in a sentence."""
+"""Two trainings started together on one run folder: the second waits; one that cannot is refused in a sentence."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def meet(folder: Path, me: str, number: int) -> None:
 def main(folder: str, me: str) -> None:
     """One of the two: train, in round after round, each in a run folder of its own that both share."""
     place = Path(folder)
+    lock.WAIT_S = PATIENCE_S  # what a training takes on a machine that is busy
     TASKS["recommend"] = dataclasses.replace(TASKS["recommend"], learn="tests.jobs.test_replay:learn")
     for number in range(ROUNDS):
         run_dir = place / f"run {number}"
