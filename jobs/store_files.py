@@ -102,7 +102,8 @@ def listing(spark: SparkSession, folder: str) -> str:
     place, store = _open(spark, folder)
     jvm: Any = spark._jvm
     paths = jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(store.listStatus(place))
-    held = spark.sparkContext._gateway.new_array(jvm.java.lang.Object, len(paths))  # py4j takes no Path[] for one
+    gateway: Any = spark.sparkContext._gateway
+    held = gateway.new_array(jvm.java.lang.Object, len(paths))  # py4j takes no Path[] for one
     jvm.java.lang.System.arraycopy(paths, 0, held, 0, len(paths))
     return str(jvm.java.util.Arrays.toString(held))
 
