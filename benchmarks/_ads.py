@@ -71,7 +71,7 @@ def hindsight(day: DataFrame, terms: dict[str, Terms]) -> dict[str, dict[str, fl
     best = {row["campaign_id"]: {"upper": row["over"] + row["budget"] * row["of_budget"]} for row in dual.collect()}
     for row in whole.collect():
         best[row["campaign_id"]] |= {"spend": row["spend"], "value": row["value"], "lower": row["value"] - row["spend"]}
-    return best
+    return {name: {"of_target": solved[name].target} | one for name, one in best.items()}
 
 
 def of_cells(held: Cells, terms: Terms, curve: Curve | None = None) -> Solved:
@@ -90,9 +90,10 @@ def with_curve(day: DataFrame, terms: dict[str, Terms], steps: int) -> dict[str,
         of_steps[row["campaign_id"]][row["step"]] = row["mean"]
     spread, best = math.hypot(ad_days.CUSTOMER, ad_days.OTHERS), {}
     for name, held in by_campaign(cells(day, "first")).items():
-        got = of_cells(held, terms[name], Curve(of_steps[name], ad_days.P_SLOPE, spread)).brought
+        solved = of_cells(held, terms[name], Curve(of_steps[name], ad_days.P_SLOPE, spread))
+        got, of_target = solved.brought, solved.target
         profit = got.value - got.spend
-        best[name] = {"upper": profit, "lower": profit, "spend": got.spend, "value": got.value}
+        best[name] = {"upper": profit, "lower": profit, "spend": got.spend, "value": got.value, "of_target": of_target}
     return best
 
 

@@ -6,12 +6,14 @@ By the first of two simulated days (about ten opportunities a customer and day) 
 by step: after each, what was spent and won goes back and the steps to come are planned anew. All of it goes by the rows
 of Spark; to this process come sums by campaign, step and bin alone. It is played with the right probabilities; with all
 of them 20 % too high, 20 % too low, and each off by 20 % by chance; against competitors that bid more after a step in
-which we won much; in first-price auctions; and, for comparison, with one fixed bid a campaign.
+which we won much; in first-price auctions; and, for comparison, by the morning's plan alone, and with one fixed bid a
+campaign.
 
 The programme is that of the played day, by its dual: the dual's value at the multipliers of the day's own cells, summed
 over all rows, lies above what any bids could have brought; what the cheapest of them bring, in whole wins, below it.
-The ratio is value less spend over the dual's. In first-price auctions knowing every price is beyond anybody: there it
-is held against what the best bids are expected to bring that know the planted distribution of prices.
+The ratio is value less spend over the dual's; what was paid beyond a target is charged at the target's multiplier, so
+that nobody comes above 1 by breaking it, and overspending fails. In first-price auctions knowing every price is beyond
+anybody: there it is held against what the best bids are expected to bring that know the planted distribution of prices.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ from spark_udfs.simulated.planted import planted  # noqa: E402
 from spark_udfs.simulated.shop import Shop  # noqa: E402
 
 GOAL = 0.95
-Days = dict[str, DataFrame]
+MORNING = "morning_alone"  # no feedback
 CASES: dict[str, tuple[Rule, str, bool]] = {  # the rule, what is wrong with the probabilities, whether others react
     "right": ("second", "right", False),
+    MORNING: ("second", "right", False),
     "too_high": ("second", "too_high", False),
     "too_low": ("second", "too_low", False),
     "off_by_chance": ("second", "off_by_chance", False),
@@ -69,11 +72,14 @@ def main() -> None:
     counted = rows.groupBy("day").count().orderBy("day").collect()
     told: dict[str, Any] = {"campaigns": campaigns, "opportunities": counted[1]["count"], "steps": 1_440 // minutes}
     for name, (rule, wrong, reacts) in CASES.items():
-        told[name] = case(rows.withColumn("probability", off(wrong)), terms, 1_440 // minutes, rule, reacts=reacts)
+        known = rows.withColumn("probability", off(wrong))
+        told[name] = case(known, terms, 1_440 // minutes, rule, reacts=reacts, again=name != MORNING)
         print(f"  {name:14} {told[name]}", flush=True)
     told["fixed_bid"] = judged(fixed(rows, terms), hindsight(rows.where("day = 1"), terms), terms)
     print(f"  {'fixed_bid':14} {told['fixed_bid']}", flush=True)
     spark.stop()
+    if over := {name: one["overspend"] for name, one in told.items() if isinstance(one, dict) and one["overspend"] > 0}:
+        raise SystemExit(f"no campaign may spend more than its budget; above it were spent {over}")
     ratio = told["right"]["profit_ratio"]
     result = {
         "name": "ads_pacing",
@@ -88,12 +94,14 @@ def of_shop(spark: SparkSession, shop: Shop, table: Any, *, truth: bool = False)
     return planted(table, spark.range(0, table.units(shop), 1, 4), shop, truth=truth)
 
 
-def case(rows: DataFrame, terms: dict[str, Terms], steps: int, rule: Rule, *, reacts: bool) -> dict[str, Any]:
+def case(
+    rows: DataFrame, terms: dict[str, Terms], steps: int, rule: Rule, *, reacts: bool, again: bool
+) -> dict[str, Any]:
     """Plan and play a day, and hold it against what could have been."""
     begun = time.perf_counter()
     held = by_campaign(cells(rows.where("day = 0"), rule))
     day = rows.where("day = 1")
-    came, covered = play(day, held, terms, steps, rule, reacts=reacts)
+    came, covered = play(day, held, terms, steps, rule, reacts=reacts, again=again)
     seconds = time.perf_counter() - begun
     prices = day if not reacts else with_prices(day, came)
     best = hindsight(prices, terms) if rule == "second" else with_curve(prices, terms, steps)
@@ -101,7 +109,14 @@ def case(rows: DataFrame, terms: dict[str, Terms], steps: int, rule: Rule, *, re
 
 
 def play(
-    day: DataFrame, held: dict[str, Cells], terms: dict[str, Terms], steps: int, rule: Rule, *, reacts: bool
+    day: DataFrame,
+    held: dict[str, Cells],
+    terms: dict[str, Terms],
+    steps: int,
+    rule: Rule,
+    *,
+    reacts: bool,
+    again: bool,
 ) -> tuple[dict[str, dict[str, Any]], list[bool]]:
     """Play a day step by step; what came of it by campaign, and whether spend lay in its intervals."""
     nothing = {
@@ -121,10 +136,12 @@ def play(
         overall = shrunk(sums["actions"], sums["expected"])
         for name, one in came.items():
             so_far = SoFar(step, *(one[key] for key in ("spend", "expected", "actions", "opportunities")), overall)
-            plans[name] = plan(held.get(name), steps, rule, terms[name], so_far)
+            if again or step == 0:
+                plans[name] = plan(held.get(name), steps, rule, terms[name], so_far)
         for row in a_step(day.where(F.col("step") == step), plans, came, terms, step, rule, reacts=reacts):
             one, columns = came[row["campaign_id"]], plans[row["campaign_id"]].columns
-            covered.append(columns["spend_low"][0] <= row["spend"] <= columns["spend_high"][0] + 1e-9)
+            at = 0 if again else step
+            covered.append(columns["spend_low"][at] <= row["spend"] <= columns["spend_high"][at] + 1e-9)
             for key in ("spend", "expected", "actions", "opportunities", "value", "true"):
                 one[key] += row[key]
             one["share"].append((step, row["share"]))
@@ -168,6 +185,8 @@ def judged(came: dict[str, Any], best: dict[str, Any], terms: dict[str, Terms]) 
     def total(of: str) -> float:
         return sum(one[of] for one in best.values())
 
+    excess = {name: came[name]["spend"] - cost * came[name]["true"] for name, (_, cost) in terms.items() if cost}
+    charged = sum(best[name]["of_target"] * max(0.0, beyond) for name, beyond in excess.items())
     full = [name for name, one in best.items() if one["spend"] >= 0.99 * terms[name].budget]
     left = {name: 1 - came[name]["spend"] / terms[name].budget for name in full}
     bound = [name for name, one in best.items() if terms[name].cost and name not in full]
@@ -175,7 +194,7 @@ def judged(came: dict[str, Any], best: dict[str, Any], terms: dict[str, Terms]) 
     spend, value = (sum(one[key] for one in came.values()) for key in ("spend", "value"))
     over = sum(max(0.0, came[name]["spend"] - terms[name].budget) for name in terms)
     return {
-        "profit_ratio": round((value - spend) / total("upper"), 4),
+        "profit_ratio": round((value - spend - charged) / total("upper"), 4),
         "value_ratio": round(value / total("value"), 4),
         "gap": round(1 - total("lower") / total("upper"), 6),
         "overspend": round(over, 6),

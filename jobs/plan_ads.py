@@ -9,6 +9,7 @@ tables changes nothing; with newer feedback the steps that are left are planned 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,6 +63,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         inputs, up_to_date.
 
     Raises:
+        SettingsError: the settings name a column that is none of ours.
         DataError: budgets, opportunities or feedback cannot be planned with: the rule, the campaign and the value are
             named.
         SchemaError: a column is missing.
@@ -95,26 +97,24 @@ def _planned(settings: Settings, tables: Tables, held: dict[str, Given], inputs:
         stepped = _before(held[OPPORTUNITIES].rows, ads.day).withColumn(
             "step", checks.step_of(F.col("time"), ads.step_minutes)
         )
-        days = checks.opportunities(held[OPPORTUNITIES]._replace(rows=stepped), terms, ads.steps)
-        day = days.last + timedelta(days=1) if ads.day is None else features.utc(ads.day).date()
+        seen = checks.opportunities(held[OPPORTUNITIES]._replace(rows=stepped), terms, ads.steps, ads.price_rule)
+        day = seen.days[-1] + timedelta(days=1) if ads.day is None else features.utc(ads.day).date()
         so_far = _so_far(settings, held.get(FEEDBACK), terms, day)
-    if days.strangers:
-        warn(f"{days.strangers:,} opportunities are of campaigns without a budget: nobody bids for them")
+    if seen.strangers:
+        warn(f"{seen.strangers:,} opportunities are of campaigns without a budget: nobody bids for them")
     rows = planned(
         so_far.campaigns,
-        cells(
-            stepped.join(F.broadcast(terms.select("campaign_id")), on="campaign_id", how="left_semi"), ads.price_rule
-        ),
+        cells(_numbered(stepped, seen.days, terms), ads.price_rule),
         steps=ads.steps,
         first=so_far.first,
         rule=ads.price_rule,
-        days=days.number,
+        days=len(seen.days),
         overall=so_far.overall,
     )
     with step(f"plan_ads: {ads.steps - so_far.first} steps of {day}"), persisted(rows) as made:
         versions = _written(settings, tables, made, terms, day, so_far.first, inputs)
     outlook = tables.read(OUTLOOK, versions[OUTLOOK]).where(F.col("day") == F.lit(day))
-    summary = {"day": str(day), "first_step": so_far.first, "days": days.number, "opportunities": days.rows}
+    summary = {"day": str(day), "first_step": so_far.first, "days": len(seen.days), "opportunities": seen.rows}
     summary |= {"calibration": so_far.overall, "versions": versions} | _counted(outlook)
     listed = shown.largest(outlook)
     plan = tables.read(PLAN, versions[PLAN])
@@ -130,6 +130,13 @@ def _before(rows: DataFrame, day: datetime | None) -> DataFrame:
     if day is None:
         return rows
     return rows.where(F.col("time").isNull() | (F.to_date("time") < F.lit(features.utc(day).date())))
+
+
+def _numbered(stepped: DataFrame, days: Sequence[date], terms: DataFrame) -> DataFrame:
+    """The campaigns' opportunities with the number of their day, from 0."""
+    numbers = F.array(*(F.lit(one) for one in days))
+    ours = stepped.join(F.broadcast(terms.select("campaign_id")), on="campaign_id", how="left_semi")
+    return ours.withColumn("day", (F.array_position(numbers, F.to_date("time")) - 1).cast("int"))
 
 
 def _so_far(settings: Settings, feedback: Given | None, terms: DataFrame, day: date) -> _SoFar:

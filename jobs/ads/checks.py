@@ -36,14 +36,12 @@ class Days(NamedTuple):
     """What past days there are.
 
     Attributes:
-        number: how many.
-        last: the latest.
+        days: in their order.
         rows: opportunities of campaigns with a budget.
         strangers: opportunities of campaigns without one.
     """
 
-    number: int
-    last: date
+    days: tuple[date, ...]
     rows: int
     strangers: int
 
@@ -76,17 +74,18 @@ def budgets(held: Given) -> None:
         raise DataError(f"'{held.source.name}' holds no rows; name the campaigns' budgets in ads.budgets.path")
 
 
-def opportunities(held: Given, terms: DataFrame, steps: int) -> Days:
+def opportunities(held: Given, terms: DataFrame, steps: int, price_rule: str) -> Days:
     """Refuse opportunities from which no day can be planned; one pass over the rows.
 
     Args:
         held: the opportunities, with `step`.
         terms: of the campaigns: campaign_id, currency.
         steps: of a day.
+        price_rule: of the auctions.
 
     Raises:
         DataError: a value is none, lies outside of its bounds or is of another currency, a price is not known and
-            nothing else tells of it, or the days are not whole.
+            nothing else tells of it or is 0 in first-price auctions, or the days are not whole.
     """
     rules = [
         _typed(),
@@ -98,6 +97,12 @@ def opportunities(held: Given, terms: DataFrame, steps: int) -> Days:
         ),
         _not_below_0("value"),
         _not_below_0("price"),
+        Rule(
+            "in first-price auctions a price must be above 0",
+            F.lit(price_rule == "first") & (F.col("price") == 0),
+            _text("price"),
+            "where nobody else bid leave the price empty, and give bid and won",
+        ),
         Rule(
             "where the price is not known there must be a bid above 0, and whether it won",
             F.col("price").isNull() & (F.col("bid").isNull() | (F.col("bid") <= 0) | F.col("won").isNull()),
@@ -114,7 +119,8 @@ def opportunities(held: Given, terms: DataFrame, steps: int) -> Days:
     of_budget = F.broadcast(terms.select("campaign_id", F.col("currency").alias("of_budget")))
     rows = held.rows.join(of_budget, on="campaign_id", how="left").withColumn("day", F.to_date("time"))
     known = F.sum(F.col("of_budget").isNotNull().cast("long")).alias("known")
-    found = rows.groupBy("day", "step").agg(F.count(F.lit(1)).alias("rows"), known, *_broken(rules)).collect()
+    sums = rows.groupBy("day", "step").agg(F.count(F.lit(1)).alias("rows"), known, *_broken(rules))
+    found = sums.orderBy("day", "step").collect()
     if not found:
         raise DataError(
             f"'{held.source.name}' holds no rows of days before the one that is planned; name scored opportunities in "
@@ -127,7 +133,7 @@ def opportunities(held: Given, terms: DataFrame, steps: int) -> Days:
         there.setdefault(row["day"], set()).add(row["step"])
     _refuse_parts(there, steps, held)
     every, known_rows = (sum(row[name] for row in found) for name in ("rows", "known"))
-    return Days(len(there), max(there), known_rows, every - known_rows)
+    return Days(tuple(sorted(there)), known_rows, every - known_rows)
 
 
 def feedback(held: Given, terms: DataFrame, day: date) -> None:

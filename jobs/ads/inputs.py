@@ -11,6 +11,7 @@ from jobs import source_rows, sources
 from jobs.settings import Settings
 from jobs.settings_sources import NamedSource
 from jobs.source import Source
+from training.errors import SettingsError
 
 OPPORTUNITIES, BUDGETS, FEEDBACK = "opportunities", "budgets", "feedback"
 ALWAYS: dict[str, dict[str, str]] = {
@@ -60,16 +61,29 @@ def given(settings: Settings, spark: SparkSession) -> dict[str, Given]:
     """The tables by name; feedback only where the settings name a place for it.
 
     Raises:
+        SettingsError: the settings name a column that is none of ours.
         DataError: a source is missing, empty or unreadable.
         SchemaError: it lacks a column.
         TableError: the simulated shop's is asked for, and was not made.
     """
     asked: dict[str, NamedSource] = {name: getattr(settings.ads, name) for name in ALWAYS}
+    for name, source in asked.items():
+        _refuse_strangers(name, source)
     return {
         name: _given(settings, spark, name, source)
         for name, source in asked.items()
         if source.name is not None or name in SIMULATED
     }
+
+
+def _refuse_strangers(name: str, asked: NamedSource) -> None:
+    """Refuse a mapping of a column that is none of ours: one that may be missing would be taken for missing."""
+    ours = [*ALWAYS[name], *IF_ANY[name]]
+    for section, named in (("columns", asked.columns), ("words", asked.words)):
+        if strangers := sorted(named.keys() - set(ours)):
+            raise SettingsError(
+                f"ads.{name}.{section} has the unknown name '{strangers[0]}'; it may name {', '.join(ours)}: correct it"
+            )
 
 
 def _given(settings: Settings, spark: SparkSession, name: str, asked: NamedSource) -> Given:

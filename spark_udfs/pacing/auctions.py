@@ -26,7 +26,8 @@ def played(opportunities: DataFrame, bids: DataFrame, rule: Rule) -> DataFrame:
     Args:
         opportunities: of one step: opportunity_id, campaign_id, time, probability, value, price (the highest bid of
             the others), and any other columns; `bid`, `won` and `paid` are replaced.
-        bids: BIDS, a row a campaign; `left` of its budget; the last three are of first-price auctions alone.
+        bids: BIDS, a row a campaign; `left` of its budget; the last three are of first-price auctions alone, null
+            where a campaign has no curve.
         rule: of the auctions.
 
     Returns:
@@ -46,11 +47,12 @@ def played(opportunities: DataFrame, bids: DataFrame, rule: Rule) -> DataFrame:
 
 
 def _shaded(worth: Column) -> Column:
-    """First-price bids, by each campaign's curve."""
+    """First-price bids, by each campaign's curve; the worth where it has none."""
 
     def bids(worths: pd.Series, log_means: pd.Series, spreads: pd.Series) -> pd.Series:
-        made, held = np.zeros(len(worths)), spreads.to_numpy()
-        for spread in np.unique(held):
+        held = spreads.to_numpy()
+        made = np.where(np.isnan(held), worths.to_numpy(), 0.0)
+        for spread in np.unique(held[~np.isnan(held)]):
             at = held == spread
             made[at] = shaded(worths.to_numpy()[at], log_means.to_numpy()[at], float(spread))
         return pd.Series(made)

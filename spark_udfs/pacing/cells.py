@@ -24,7 +24,7 @@ SUMS = (
     "rows", "actions", "worth", "price", "price_squared", "log_p", "log_p_squared", "log_price", "log_price_squared",
     "log_p_price",
 )  # fmt: skip
-TYPES = {"campaign_id": "string", **dict.fromkeys(KEYS, "int"), **dict.fromkeys(SUMS, "double")}
+TYPES = {"campaign_id": "string", **dict.fromkeys((*KEYS, "begun"), "int"), **dict.fromkeys(SUMS, "double")}
 QUANTILES = 8  # by which the price of an opportunity stands in that nobody was told
 
 
@@ -32,9 +32,12 @@ def cells(opportunities: DataFrame, rule: Rule) -> DataFrame:
     """The cells of opportunities that can be won: those of probability 0 are in none.
 
     Args:
-        opportunities: campaign_id, step (int), probability, value, price (null: unknown), and of those without a price
-            bid and won.
+        opportunities: campaign_id, day (int, in their order from 0), step (int), probability, value, price (null:
+            unknown), and of those without a price bid and won.
         rule: of the auctions; in second-price ones a known price is binned by its ratio to the probability.
+
+    Returns:
+        TYPES; `begun` is the first day of a cell's opportunities.
     """
     p, value, price, bid = (F.col(name) for name in ("probability", "value", "price", "bid"))
     kind = F.when(price.isNotNull(), KNOWN).when(F.col("won"), BELOW).otherwise(ABOVE)
@@ -42,6 +45,7 @@ def cells(opportunities: DataFrame, rule: Rule) -> DataFrame:
     log_p, log_price = F.log(p), F.log(_within(F.coalesce(price, bid)))
     keyed = opportunities.where(p > 0).select(
         "campaign_id",
+        "day",
         "step",
         kind.alias("kind"),
         F.when(by_ratio, _bin(price / p, RATIO)).otherwise(0).alias("ratio"),
@@ -58,7 +62,7 @@ def cells(opportunities: DataFrame, rule: Rule) -> DataFrame:
     squares |= {"log_price_squared": ("log_price", "log_price"), "log_p_price": ("log_p", "log_price")}
     totals = [F.sum(F.col(one) * F.col(other)).alias(name) for name, (one, other) in squares.items()]
     totals += [F.sum(name).alias(name) for name in SUMS if name not in squares and name != "rows"]
-    totals += [F.count(F.lit(1)).cast("double").alias("rows")]
+    totals += [F.count(F.lit(1)).cast("double").alias("rows"), F.min("day").alias("begun")]
     return keyed.groupBy("campaign_id", *KEYS).agg(*totals).select(*(F.col(n).cast(k) for n, k in TYPES.items()))
 
 

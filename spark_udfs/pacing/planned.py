@@ -38,7 +38,7 @@ def planned(
         steps: of a day.
         first: the first that is planned.
         rule: of the auctions.
-        days: how many the cells are of.
+        days: how many the cells are of; of a campaign those from its first opportunity on count.
         overall: actions for each expected one over all campaigns.
 
     Returns:
@@ -48,7 +48,10 @@ def planned(
     def of_campaign(rows: pd.DataFrame) -> pd.DataFrame:
         terms, so_far = _terms(rows.iloc[0]), _so_far(rows.iloc[0], first, overall)
         seen = rows[rows["step"].notna()]
-        held = cells_of({name: seen[name].to_numpy() for name in (*KEYS, *SUMS)}, days) if len(seen) else None
+        held = None
+        if len(seen):
+            own = days - int(seen["begun"].min())
+            held = cells_of({name: seen[name].to_numpy() for name in (*KEYS, *SUMS)}, own)
         return frame(str(rows["campaign_id"].iloc[0]), plan(held, steps, rule, terms, so_far), first)
 
     schema = ", ".join(f"{name} {kind}" for name, kind in PLANNED.items())

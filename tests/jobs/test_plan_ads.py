@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyspark.sql import SparkSession
@@ -97,6 +97,14 @@ def test_a_table_without_currency_is_refused(spark: SparkSession, tmp_path: Path
         given(asked, spark)
 
 
+def test_a_mapping_of_no_column_is_refused(tmp_path: Path) -> None:
+    asked = settings_of(tmp_path, budgets={"path": "budgets.csv", "columns": {"targett": "cpa"}})
+    with pytest.raises(
+        SettingsError, match=r"ads\.budgets\.columns has the unknown name 'targett'; it may name .*target"
+    ):
+        given(asked, cast("SparkSession", None))
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
@@ -147,10 +155,11 @@ def but(**changed: Any) -> tuple[Any, ...]:
     return tuple((dict(zip(names, GOOD, strict=True)) | changed).values())
 
 
-def of_days(spark: SparkSession, rows: list[tuple[Any, ...]]) -> checks.Days:
+def of_days(spark: SparkSession, rows: list[tuple[Any, ...]], rule: str = "second") -> checks.Days:
     found = held(spark, "opportunities", SEEN, rows)
     timed = found._replace(rows=found.rows.withColumn("time", F.to_timestamp("day_")))
-    return checks.opportunities(timed, spark.createDataFrame([("A", "EUR")], "campaign_id string, currency string"), 2)
+    terms = spark.createDataFrame([("A", "EUR")], "campaign_id string, currency string")
+    return checks.opportunities(timed, terms, 2, rule)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,9 @@ def test_opportunities_that_no_day_is_planned_by_are_refused(spark: SparkSession
 
 def test_days_are_counted_and_strangers_told(spark: SparkSession) -> None:
     rows = [but(day_=day, step=step) for day in ("2025-03-01", "2025-03-02") for step in (0, 1)]
-    assert of_days(spark, [*rows, but(campaign_id="Z")]) == checks.Days(2, DAY, 4, 1)
+    assert of_days(spark, [*rows, but(campaign_id="Z")]) == checks.Days((date(2025, 3, 1), DAY), 4, 1)
+    with pytest.raises(DataError, match=r"a price must be above 0; campaign 'A' has 0\.0 .* give bid and won"):
+        of_days(spark, [but(price=0.0)], "first")
     with pytest.raises(
         DataError, match=r"'opportunities.csv' holds no rows of days before .* name scored opportunities"
     ):

@@ -17,7 +17,7 @@ from spark_udfs.pacing.planned import planned
 from tests.spark_udfs.played_days import Day, cells_of_day
 
 STEPS = 4
-SCHEMA = "opportunity_id string, campaign_id string, time double, step int, probability double, value double, price double, bid double, won boolean"  # noqa: E501
+SCHEMA = "opportunity_id string, campaign_id string, time double, day int, step int, probability double, value double, price double, bid double, won boolean"  # noqa: E501
 
 
 def a_day(rows: int = 400) -> Day:
@@ -30,7 +30,7 @@ def a_day(rows: int = 400) -> Day:
 
 def as_rows(spark: SparkSession, day: Day, campaign: str = "A") -> DataFrame:
     rows = [
-        (f"{number:05d}", campaign, float(number), int(step), float(p), float(value), float(price), None, None)
+        (f"{number:05d}", campaign, float(number), 1, int(step), float(p), float(value), float(price), None, None)
         for number, (step, p, value, price) in enumerate(zip(day.step, day.p, day.value, day.price, strict=True))
     ]
     return spark.createDataFrame(rows, SCHEMA)
@@ -68,12 +68,15 @@ def test_unknown_prices_are_told_apart_by_what_was_seen(spark: SparkSession) -> 
 @pytest.mark.parametrize("rule", ["second", "first"])
 def test_auctions_stop_when_the_money_is_gone(spark: SparkSession, rule: Rule) -> None:
     day, left = a_day(), 2.0
-    bids: list[Any] = [("A", 0.8, 0.1, left, -3.0, 0.1, 0.6), ("B", 0.0, 0.0, left, None, None, None)]
-    if rule == "first":
-        bids[1] = ("B", 0.0, 0.0, left, -3.0, 0.1, 0.6)
-    both = as_rows(spark, day).unionByName(as_rows(spark, day, "B"))
+    bids: list[Any] = [("A", 0.8, 0.1, left, -3.0, 0.1, 0.6), ("B", 0.0, 0.0, left, -3.0, 0.1, 0.6)]
+    bids.append(("C", 0.8, 0.1, left, None, None, None))
+    never = as_rows(spark, Day(*(of[:1] for of in day))).withColumns({"probability": F.lit(0.0), "time": F.lit(-1.0)})
+    both = as_rows(spark, day).unionByName(as_rows(spark, day, "B")).unionByName(as_rows(spark, day, "C"))
+    both = both.unionByName(never.withColumn("campaign_id", F.lit("D")))
+    bids.append(("D", *bids[0][1:]))
     rows = played(both, spark.createDataFrame(bids, BIDS), rule).orderBy("campaign_id", "opportunity_id").toPandas()
-    assert not rows["won"][rows["campaign_id"] == "B"].any()
+    assert not rows["won"][rows["campaign_id"].isin(["B", "D"])].any()
+    assert rows["bid"][rows["campaign_id"] == "C"].to_numpy() == pytest.approx(day.p * (day.value * 0.8 + 0.1))
     ours = rows[rows["campaign_id"] == "A"]
     bid = day.p * (day.value * 0.8 + 0.1)
     if rule == "first":
@@ -87,12 +90,13 @@ def test_auctions_stop_when_the_money_is_gone(spark: SparkSession, rule: Rule) -
 
 
 def test_each_campaign_is_planned_where_its_cells_are(spark: SparkSession) -> None:
+    """By the days since it began: the second of two."""
     day = a_day()
     terms = "campaign_id string, budget double, target double, spent double, expected double, actions_so_far double, "
     listed = [("A", 3.0, 2.0, 1.0, 0.9, None, 130.0), ("B", 3.0, None, 0.0, 0.0, None, None)]
     campaigns = spark.createDataFrame(listed, terms + "opportunities_so_far double")
     held = cells(as_rows(spark, day), "second")
-    rows = planned(campaigns, held, steps=STEPS, first=1, rule="second", days=1, overall=0.9)
+    rows = planned(campaigns, held, steps=STEPS, first=1, rule="second", days=2, overall=0.9)
     found = rows.orderBy("campaign_id", F.col("step").asc_nulls_last()).toPandas()
     so_far = SoFar(1, 1.0, 0.9, None, 130.0, 0.9)
     made = plan(cells_of_day(day, "second"), STEPS, "second", Terms(3.0, 2.0), so_far)
