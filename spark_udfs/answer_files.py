@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.data.storage import LOCAL, split_root
+from training.data.storage import LOCAL, from_store, reason, split_root
 from training.errors import TableError
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ def write_answers(
     tasks = spark.range(0, asked.tasks, 1, max(asked.tasks, 1))
     try:
         files = [Written(*row) for row in tasks.mapInArrow(write, _FILES).collect()]
+        _refuse_absent(_place(root, options), root, files)
     except BaseException:
         with suppress(OSError):
             _remove(_place(root, options), _paths_of(_place(root, options), folder, run))
         raise
-    _refuse_absent(_place(root, options), root, files)
     return files
 
 
@@ -137,15 +137,19 @@ def _place(root: str, options: dict[str, str]) -> pyarrow.fs.FileSystem:
 def _write(
     answers: Iterable[pa.RecordBatch], place: pyarrow.fs.FileSystem, folder: str, run: str, key: str, codec: str
 ) -> Written | None:
-    """One file of all these; None, and no file, of no rows."""
+    """One file of all these; None, and no file, of no rows.
+
+    Raises:
+        TableError: it cannot be written.
+    """
     groups = _groups(answers)
     first = next(groups, None)
     if first is None:
         return None
     path = "/".join([folder, f"part-{run}-{uuid.uuid4()}.{codec}.parquet"])
-    place.create_dir(folder, recursive=True)
     stats = _Stats(key, first.column_names)
     try:
+        place.create_dir(folder, recursive=True)
         options = {"compression": CODECS.get(codec, codec), "use_dictionary": False, **_CHECKED}
         with place.open_output_stream(path) as stream:
             with pq.ParquetWriter(stream, first.schema, **options) as writer:
@@ -153,11 +157,20 @@ def _write(
                     stats.add(group)
                     writer.write_table(group, row_group_size=group.num_rows)
             size = stream.tell()
-    except BaseException:  # a task that is stopped too
+    except BaseException as error:  # a task that is stopped too
         with suppress(OSError):
             place.delete_file(path)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from (None if from_store(error) else error)
         raise
     return Written(path, size, time.time_ns() // 1_000_000, stats.rows, stats.json())
+
+
+def _unwritable(path: str, error: OSError) -> TableError:
+    return TableError(
+        f"file '{path}' of the answers' table cannot be written: {reason(error)}. See that executors may write there, "
+        "that there is room, and that the store answers and their credentials still hold (docs/loader.md)"
+    )
 
 
 def _groups(answers: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

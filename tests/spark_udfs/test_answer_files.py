@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from spark_udfs import answer_files
 from spark_udfs.answer_files import Written, remove_files
 from spark_udfs.arrow import fixed_lists
-from tests.training.s3 import serve
+from tests.training.s3 import KEY_ID, serve
 from training.errors import TableError
 
 ROWS = 5_000
@@ -86,6 +87,21 @@ def test_what_the_driver_does_not_find_is_refused(tmp_path: Path) -> None:
     answer_files._refuse_absent(place, str(tmp_path), [made])
     with pytest.raises(TableError, match=rf"{made.path}', which .* with {made.size + 1:,} bytes, and is not: .*mount"):
         answer_files._refuse_absent(place, str(tmp_path), [made._replace(size=made.size + 1)])
+
+
+def test_what_cannot_be_written_is_named_without_secrets(tmp_path: Path) -> None:
+    (tmp_path / "bundle=b").write_text("in the way")
+    with pytest.raises(
+        TableError, match=r"file 'bundle=b/part-run-.*' of the answers' table cannot be written: .*bundle=b"
+    ):
+        written(tmp_path, pa.array([1], pa.int64()))
+    with serve(tmp_path) as store:
+        place = answer_files._place("s3://denied/answers", store.options)
+        with pytest.raises(TableError, match=r"cannot be written: .*403 Forbidden: AccessDenied") as caught:
+            answer_files._write(answers(pa.array([1], pa.int64())), place, "bundle=b", "run", "key", "zstd")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "Signature=" not in told
+    assert KEY_ID not in told
 
 
 def test_a_store_takes_them(tmp_path: Path) -> None:
