@@ -1,8 +1,8 @@
 """Files that others have written, taken into a Delta table in one commit: by the session's own Delta Lake, so that its
 log store, its checks and its conflicts with other writers are those of any commit.
 
-Delta offers no such thing in Python or SQL. What is asked for here is the same in Delta 3.3, 4.0 and 4.4: a log's
-transaction, its actions as JSON, and what a write says of itself.
+Delta offers no such thing in Python or SQL. What is asked for here is no public API of its, but is there in Delta 3.3.3,
+4.0.1 and 4.4.0 alike: a log's transaction, its actions as JSON, and what a write says of itself.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def obstacle(spark: SparkSession, path: str) -> str | None:
         return f"the table has the constraints {', '.join(checks)}"
     if properties.get(MAPPING, "none") != "none":
         return f"the table's columns have other names in its files ({MAPPING})"
-    ruled = [field["name"] for field in _fields(spark, path) if set(field["metadata"]) - {"comment"}]
-    strict = [field["name"] for field in _fields(spark, path) if not field["nullable"]]
-    if ruled or strict:
-        return f"the table has rules for its columns {', '.join(sorted({*ruled, *strict}))}"
+    ruled = [
+        field["name"] for field in _fields(spark, path) if set(field["metadata"]) - {"comment"} or not field["nullable"]
+    ]
+    if ruled:
+        return f"the table has rules for its columns {', '.join(sorted(ruled))}"
     return None
 
 
@@ -86,55 +87,53 @@ def refuse_others(tables: TableReads, name: str, given: StructType, folders: Seq
         )
 
 
+def begin(spark: SparkSession, path: str) -> Any:
+    """A transaction on a table as it is now: what changes its columns, its rules or the same rows from now on, and
+    commits first, is a conflict."""
+    jvm: Any = spark._jvm
+    return jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).startTransaction()
+
+
 def replace(
     spark: SparkSession,
     path: str,
+    begun: Any,
     files: Iterable[Written],
     values: Mapping[str, str],
-    *,
-    table_id: str,
-    transaction: tuple[str, int],
     metadata: Metadata,
-) -> None:
-    """Take files in, in place of the rows of one partition, in one commit; none, where the same writer has committed
-    this write, or a later one.
+) -> int:
+    """Take files in, in place of the rows of one partition, in one commit.
 
     Args:
         spark: a session whose JVM has Delta Lake.
         path: the table's.
+        begun: a transaction that began before the files were; see `begin`.
         files: in its folder.
         values: the partition's, by column.
-        table_id: the table's own, as it was when they were begun.
-        transaction: whose write it is, and which of his.
         metadata: what the commit says of itself.
+
+    Returns:
+        The version that this made.
 
     Raises:
         TableError: another table lies there by now.
     """
-    jvm: Any = spark._jvm
-    session: Any = spark._jsparkSession
-    delta = jvm.org.apache.spark.sql.delta
-    begun = delta.DeltaLog.forTable(session, path).startTransaction()
-    if (found := begun.metadata().id()) != table_id:
+    table_id = begun.metadata().id()
+    if (found := begin(spark, path).metadata().id()) != table_id:
         raise TableError(
             f"the table at {path} was {table_id} when its rows were begun, and is {found} now: it was removed and made "
             "anew; nothing of this write was kept. Run it again"
         )
-    application, number = transaction
-    if begun.txnVersion(application) >= number:
-        return
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
     where = " AND ".join(f"`{column}` = '{_escaped(value)}'" for column, value in values.items())
     asked = session.sessionState().sqlParser().parseExpression(where)
     actions = jvm.java.util.ArrayList()
     for add in _each(begun.filterFiles(_seq(jvm, [asked]), False)):
         actions.add(add.remove())
-    for told in (_transaction(application, number), *(_add(file, values) for file in files)):
-        actions.add(delta.actions.Action.fromJson(told))
-    begun.commit(jvm.PythonUtils.toSeq(actions), _operation(jvm, list(values), where, metadata))
-
-
-def _transaction(application: str, number: int) -> str:
-    return json.dumps({"txn": {"appId": application, "version": number}})
+    for file in files:
+        actions.add(jvm.org.apache.spark.sql.delta.actions.Action.fromJson(_add(file, values)))
+    return int(begun.commit(jvm.PythonUtils.toSeq(actions), _operation(jvm, list(values), where, metadata)))
 
 
 def _add(file: Written, values: Mapping[str, str]) -> str:
@@ -182,7 +181,4 @@ def _escaped(value: str) -> str:
 
 def _fields(spark: SparkSession, path: str) -> list[dict[str, Any]]:
     """The table's columns as its log has them, with what Spark does not show of them."""
-    jvm: Any = spark._jvm
-    session: Any = spark._jsparkSession
-    metadata = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path).unsafeVolatileSnapshot().metadata()
-    return list(json.loads(metadata.schemaString())["fields"])
+    return list(json.loads(begin(spark, path).metadata().schemaString())["fields"])

@@ -74,11 +74,11 @@ def score_table(
         EnvironmentProblem: executors lack a package, or Spark went away meanwhile.
     """
     columns = [key, *names, BUNDLE]
-    if len(set(columns)) < len(columns):
+    if len({one.lower() for one in columns}) < len(columns):  # to Spark `P` is `p`
         raise SchemaError(f"columns of answers must have names of their own; they are {', '.join(columns)}")
     check_workers(spark, (*TO_SCORE, *TO_READ))
-    root, _, name = into.rstrip("/").rpartition("/")
-    tables, path = Tables(spark, root or "."), str(bundle)
+    root, slash, name = into.rstrip("/").rpartition("/")
+    tables, path = Tables(spark, root + slash or "."), _unlinked(bundle)
     asked = asked_of(source, path, key=key, names=names, version=version, storage_options=storage_options)
     named = Path(path).name
     inputs = {
@@ -91,6 +91,13 @@ def score_table(
         return told | {"version": tables.version(name), "up_to_date": True}
     way, written = _written(tables, name, asked, named, inputs, dict(storage_options or {}))
     return told | {"version": written, "way": way, "up_to_date": False}
+
+
+def _unlinked(bundle: str | Path) -> str:
+    """A bundle's folder by its own name, where a link was given: tomorrow the link may lead to another bundle."""
+    folder = Path(bundle)
+    own = folder.resolve()
+    return str(folder if folder.name == own.name else own)
 
 
 def _written(
@@ -106,7 +113,7 @@ def _written(
             write = partial(_files, tables.spark, asked, bundle, options)
             remove = partial(remove_files, storage_options=options)
             return "files", tables.take_in(name, {BUNDLE: bundle}, write, remove, job=JOB, inputs=inputs)
-        say(f"the answers go through Spark, which takes several times as long: {why}")
+        say(f"the answers go through Spark, which takes longer: {why}")
         where = f"{BUNDLE} = '{bundle}'"
         version = tables.write(name, rows, mode="overwrite", job=JOB, inputs=inputs, where=where, partition_by=[BUNDLE])
     return "rows", version

@@ -134,17 +134,16 @@ class TableWrites(TableReads):
             The version that this made.
 
         Raises:
-            TableError: there is no such table; or another writer changed it meanwhile, and nothing was taken in.
+            TableError: there is no such table; or another writer changed it, or these rows of it, since this call, and
+                nothing was taken in.
         """
-        path, since, table_id = self.path(name), self.version(name), self.id(name)
-        transaction, metadata = (f"millrace/{job}/{name}/{digest(inputs)}", since + 1), commits.metadata(job, inputs)
+        _ = self.version(name)  # there must be one, whose last commit is whole
+        path, metadata = self.path(name), commits.metadata(job, inputs)
+        begun = added_files.begin(self.spark, path)
         files = write(path)
         try:
             with self._one_writer(name, job):
-                added_files.replace(
-                    self.spark, path, files, values, table_id=table_id, transaction=transaction, metadata=metadata
-                )
-            return self._version_of(name, metadata)
+                return added_files.replace(self.spark, path, begun, files, values, metadata)
         except TableError:
             # A store that answers too late lets a commit conflict with itself.
             if all(commit.write != metadata.write for commit in self.history(name)):

@@ -11,7 +11,8 @@ import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import added_files, score_table
+from jobs import added_files, score_table, sessions
+from jobs.added_files import obstacle
 from jobs.score_table import JOB
 from jobs.tables import Tables
 from spark_udfs import direct
@@ -42,11 +43,12 @@ def read(spark: SparkSession, path: Path) -> DataFrame:
     return spark.read.format("delta").load(str(path))
 
 
-def by_key(rows: DataFrame) -> dict[str, Any]:
-    """A row's last bit depends on how many others stand beside it."""
-    found = rows.collect()
-    held = {row["key"]: (pytest.approx(row["p"], rel=1e-6), row["none"], row["bundle"]) for row in found}
-    assert len(held) == len(found)
+def answers_of(bundle: Path, rows: DataFrame) -> dict[str, float]:
+    """By key; each key is there once."""
+    found = rows.where(f"bundle = '{bundle.name}'").collect()
+    held = {row["key"]: row["p"][0] for row in found}
+    assert len(held) == len(found) == ROWS * 9 // 10
+    assert {(len(row["p"]), row["none"]) for row in found} == {(1, None)}
     return held
 
 
@@ -56,17 +58,34 @@ def adds_in(table: Path, version: int) -> list[dict[str, Any]]:
 
 
 def test_files_and_rows_are_one_answer(
-    spark: SparkSession, bundles: list[Path], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, bundles: list[Path], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Of a table with deletion vectors, mapped names and partitions; old rows of a bundle go, another's stay."""
     files, rows = tmp_path / "files", tmp_path / "rows"
-    told = scored(spark, source, bundles[0], files, version=0)
-    assert (told["way"], told["source_version"], read(spark, files).count()) == ("files", 0, ROWS)
+    latest = tmp_path / "latest"
+    latest.symlink_to(bundles[0])
+    told = scored(spark, source, latest, files, version=0)
+    assert (told["way"], told["source_version"], told["bundle"]) == ("files", 0, bundles[0].name)
+    assert read(spark, files).count() == ROWS
     scored(spark, source, bundles[1], files)
     told = scored(spark, source, bundles[0], files)
     assert scored(spark, source, bundles[0], files) | {"way": "files"} == told | {"up_to_date": True}
     monkeypatch.setattr(added_files, "obstacle", lambda *_: "planted")
-    assert [scored(spark, source, bundle, rows)["way"] for bundle in bundles] == ["rows", "rows"]
+    assert scored(spark, source, bundles[0], rows)["way"] == "rows"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the answers go through Spark, which takes longer: planted" in said
+    assert read(spark, files).schema == read(spark, rows).schema
+    # A row's last bit depends on how many others stand beside it.
+    of_first = answers_of(bundles[0], read(spark, files))
+    assert of_first == pytest.approx(answers_of(bundles[0], read(spark, rows)), rel=1e-6)
+    assert of_first != pytest.approx(answers_of(bundles[1], read(spark, files)), rel=1e-2)
+    commit = next(Tables(spark, str(tmp_path)).history("files"))
+    assert (commit.version, commit.operation) == (told["version"], "WRITE")
+    assert json.loads(commit.made or "")["inputs"]["version"] == told["source_version"]
+    added = adds_in(files, told["version"])
+    assert sum(json.loads(add["stats"])["numRecords"] for add in added) == ROWS * 9 // 10
+    assert read(spark, files).where("key = 'k1234'").count() == 2
 
 
 def taken(tables: Tables, write: Callable[[str], Sequence[Written]], **inputs: Any) -> int:
@@ -112,7 +131,7 @@ def test_only_told_files_are_taken_in_and_of_two_at_once_one(tables: Tables) -> 
         return file_of(3)(path)
 
     with pytest.raises(TableError, match=r"'t' at .* was changed by another writer while `score_table` wrote to it"):
-        taken(tables, after_another, n=2)
+        taken(tables, after_another, n=7)
     assert [row["key"] for row in tables.read("t").collect()] == [2]
     assert len(list(folder.glob("*.parquet"))) == 5  # of the last two files the one that was told is gone
 
@@ -123,6 +142,20 @@ def test_only_told_files_are_taken_in_and_of_two_at_once_one(tables: Tables) -> 
 
     taken(tables, others_meanwhile, n=3)
     assert sorted(row["key"] for row in tables.read("t").collect()) == [4, 9]
+
+    def none(path: str) -> list[Written]:
+        return []
+
+    taken(tables, none, n=4)
+    assert [row["key"] for row in tables.read("t").collect()] == [9]
+
+    def after_a_rule(path: str) -> list[Written]:
+        tables.spark.sql(f"ALTER TABLE delta.`{path}` ADD CONSTRAINT large CHECK (key > 8)")
+        return file_of(5)(path)
+
+    with pytest.raises(TableError, match="was changed by another writer"):
+        taken(tables, after_a_rule, n=5)
+    assert [row["key"] for row in tables.read("t").collect()] == [9]
 
 
 def test_a_table_that_was_made_anew_meanwhile_takes_nothing(tables: Tables) -> None:
@@ -140,7 +173,9 @@ def test_a_table_that_was_made_anew_meanwhile_takes_nothing(tables: Tables) -> N
     assert [row["key"] for row in tables.read("t").collect()] == [9]
 
 
-def test_tables_that_others_made_are_refused(tables: Tables, source: str, bundles: list[Path]) -> None:
+def test_tables_that_others_made_are_refused_or_go_by_rows(
+    tables: Tables, source: str, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spark, path, into = tables.spark, tables.path("t"), Path(tables.path("t"))
     lacks = "'key' is bigint, and must be string; 'none' is missing, and must be array<float>"
     with pytest.raises(TableError, match=f"'t' at .* must be one of such answers: {lacks}. Rename"):
@@ -148,8 +183,35 @@ def test_tables_that_others_made_are_refused(tables: Tables, source: str, bundle
     spark.sql("SELECT 'k' AS key, array(1F) AS p, 'b' AS bundle").write.format("delta").save(f"{path}2")
     with pytest.raises(TableError, match="its folders are by nothing, and must be by bundle"):
         scored(spark, source, bundles[0], Path(f"{path}2"), names=["p"])
-    with pytest.raises(SchemaError, match="names of their own; they are key, bundle, bundle"):
-        scored(spark, source, bundles[0], into, names=["bundle"])
+    with pytest.raises(SchemaError, match="names of their own; they are key, Bundle, bundle"):
+        scored(spark, source, bundles[0], into, names=["Bundle"])
+    assert obstacle(spark, path) is None
+    spark.sql(f"ALTER TABLE delta.`{path}` ADD CONSTRAINT positive CHECK (key > 0)")
+    assert obstacle(spark, path) == "the table has the constraints positive"
+    spark.sql(f"CREATE TABLE delta.`{path}3` (a BIGINT NOT NULL, b BIGINT COMMENT 'none') USING delta")
+    assert obstacle(spark, f"{path}3") == "the table has rules for its columns a"
+    assert obstacle(spark, source) == "the table has columnMapping"
+    monkeypatch.setattr(sessions, "is_remote", lambda: True)
+    assert "as with Spark Connect" in str(obstacle(spark, path))
+
+
+def test_a_table_of_no_rows_is_answered_by_none(
+    spark: SparkSession, source: str, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the root's own folder too."""
+    empty, place = tmp_path / "empty", tmp_path / "into"
+    read(spark, Path(source)).limit(0).write.format("delta").save(str(empty))
+    made = list[str]()
+
+    class Noted(Tables):
+        def __init__(self, spark: SparkSession, root: str) -> None:
+            made.append(root)
+            super().__init__(spark, str(tmp_path))
+
+    monkeypatch.setattr(score_table, "Tables", Noted)
+    told = [scored(spark, str(empty), bundles[0], Path(into)) for into in ("/into", "into")]
+    assert (made, [one["up_to_date"] for one in told]) == (["/", "."], [False, True])
+    assert (told[0]["way"], read(spark, place).count()) == ("files", 0)
 
 
 def test_a_job_that_fails_leaves_no_files(
