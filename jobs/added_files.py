@@ -1,8 +1,8 @@
 """Files that others have written, taken into a Delta table in one commit: by the session's own Delta Lake, so that its
 log store, its checks and its conflicts with other writers are those of any commit.
 
-Delta offers no such thing in Python or SQL. What is asked for here is no public API of its, but is there in Delta 3.3.3,
-4.0.1 and 4.4.0 alike: a log's transaction, its actions as JSON, and what a write says of itself.
+Delta offers no such thing in Python or SQL. What is asked for here is no public API, but Delta 3.3.3, 4.0.1 and 4.4.0
+have it alike: a log's transaction, its actions as JSON, and what a write says of itself.
 """
 
 from __future__ import annotations
