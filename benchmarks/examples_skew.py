@@ -8,8 +8,10 @@ from __future__ import annotations
 from _examples import CUTS, lines, session
 from _loader import arguments, in_turn, report
 
+from jobs.sessions import persisted
 from jobs.settings_lists import ListExamples
 from spark_udfs import features
+from spark_udfs.newest import cap_at, over
 
 GOAL, EACH = 1.5, 20
 
@@ -19,24 +21,24 @@ def main() -> None:
     spark = session("bench-skew")
     asked = ListExamples()
     held = {"even": lines(spark, users, EACH).persist(), "skewed": lines(spark, users, EACH, of_one).persist()}
-    over: dict[str, int] = {}
+    beyond: dict[str, int] = {}
 
     def build(name: str) -> int:
-        """As the job does: count what is over the cap, and cap if something is."""
-        before = held[name].where(features.known_before(CUTS.test))
-        over[name] = features.lines_over(before, asked.max_lines)
-        cap = asked.max_lines if over[name] else None
-        rows = features.examples(held[name], CUTS, asked.max_history, cap)
-        rows.write.format("noop").mode("overwrite").save()
+        """As the job does: count who is over the cap, and cap if somebody is."""
+        before = features.known_before(CUTS.test)
+        with persisted(over(held[name], asked.max_lines, before)) as users:
+            cap, beyond[name] = cap_at(users, asked.max_lines)
+            rows = features.examples(held[name], CUTS, asked.max_history, cap if beyond[name] else None)
+            rows.write.format("noop").mode("overwrite").save()
         return 0
 
     for name, df in held.items():
         df.count()
         build(name)
-    assert over["even"] == 0 < over["skewed"], over
+    assert beyond["even"] == 0 < beyond["skewed"], beyond
     seconds = in_turn({name: (lambda name=name: build(name)) for name in held}, rounds)
     detail = {name: round(value, 2) for name, value in seconds.items()}
-    detail |= {"lines": users * EACH, "of_one": of_one, "over_the_cap": over["skewed"]}
+    detail |= {"lines": users * EACH, "of_one": of_one, "over_the_cap": beyond["skewed"]}
     spark.stop()
     report("examples_skew", seconds["skewed"] / seconds["even"], GOAL, "x seconds without (at most)", detail)
 

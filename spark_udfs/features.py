@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 
 from spark_udfs import sequences as stretches
 from spark_udfs.moments import DAY_US, LINE_COLUMNS, ROW_TYPE, with_histories
+from spark_udfs.newest import Cap, in_short, newest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,23 +125,8 @@ def merged(lines: DataFrame) -> DataFrame:
     )
 
 
-def lines_over(lines: DataFrame, cap: int) -> int:
-    """How many lines customers have beyond their newest `cap`, from counts of lines alone: rows stay where they are."""
-    per_user = lines.groupBy("user").count()
-    over = per_user.agg(F.coalesce(F.sum(F.greatest(F.col("count") - cap, F.lit(0))), F.lit(0))).collect()[0][0]
-    return int(over)
-
-
-def newest(lines: DataFrame, cap: int | None) -> DataFrame:
-    """Each customer's newest `cap` lines. Spark drops the others before it brings a customer's together."""
-    if cap is None:
-        return lines
-    order = Window.partitionBy("user").orderBy(F.desc("time"), F.desc("tie"))
-    return lines.withColumn("_nth", F.row_number().over(order)).where(F.col("_nth") <= cap).drop("_nth")
-
-
 def examples(
-    lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = None, since: datetime | None = None
+    lines: DataFrame, cuts: Cuts, max_history: int, cap: Cap | None = None, since: datetime | None = None
 ) -> DataFrame:
     """One row per (user, moment, target item).
 
@@ -149,7 +135,7 @@ def examples(
         cuts: where time is split.
         max_history: of the LOOKED_AT * max_history lines before the moment that had arrived last by then, the most
             recent ones: so many are looked at, which keeps the work linear.
-        cap: of a customer's lines known before `cuts.test`, the newest so many; None: no customer has too many.
+        cap: of a customer's lines known before `cuts.test`, how many count; None: no customer has too many.
         since: only those of lines that were known from then on; None: all.
 
     Returns:
@@ -158,11 +144,11 @@ def examples(
         target was known at the moment); weight (float); time (the moment); known_at (when the line was: before a cut
         that it is `known_before`).
     """
-    known = lines.where(known_before(cuts.test))
+    known = in_short(lines.where(known_before(cuts.test)), cap)
     before = Window.partitionBy("user", "item").orderBy("time").rowsBetween(Window.unboundedPreceding, -1)
     met = F.min("arrival_time").over(before)  # when the first of the earlier lines with this item had arrived
-    told = known.withColumn("is_new", met.isNull() | (met > F.col("time")))
-    in_order = _whole_users(told, cap).sortWithinPartitions("user", "time_us", "tie", "item").select(*LINE_COLUMNS)
+    told = known.withColumn("is_new", met.isNull() | (met > F.col("time"))).where("counts")
+    in_order = _whole_users(told).sortWithinPartitions("user", "time_us", "tie", "item").select(*LINE_COLUMNS)
     looked_at, first = LOOKED_AT * max_history, None if since is None else round(utc(since).timestamp() * 1e6)
 
     def made(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -175,7 +161,7 @@ def examples(
     )
 
 
-def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = None) -> DataFrame:
+def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: Cap | None = None) -> DataFrame:
     """Stretches of users' lines, in which each line that another one was known before is a target once.
 
     Args:
@@ -190,7 +176,7 @@ def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = 
         array<float>, how many of the row's lines were known before the line's moment, -1 of one that is no target here;
         time (the last one of the row's lines); known_at (when the last target was).
     """
-    of_users = _whole_users(lines.where(known_before(cuts.test)), cap)
+    of_users = _whole_users(newest(lines.where(known_before(cuts.test)), cap))
     in_order = of_users.sortWithinPartitions("user", "known_us", "time_us", "tie", "item")
     cut = round(utc(cuts.validation).timestamp() * 1e6)
 
@@ -208,11 +194,10 @@ def sequences(lines: DataFrame, cuts: Cuts, max_history: int, cap: int | None = 
     )
 
 
-def _whole_users(lines: DataFrame, cap: int | None) -> DataFrame:
+def _whole_users(lines: DataFrame) -> DataFrame:
     """Lines with their times in microseconds, each user's in one partition."""
-    whole = lines.repartition("user") if cap is None else newest(lines, cap)
     times = {"time_us": F.col("time"), "arrival_us": F.col("arrival_time"), "known_us": known_at()}
-    return whole.withColumns({name: F.unix_micros(time) for name, time in times.items()})
+    return lines.repartition("user").withColumns({name: F.unix_micros(time) for name, time in times.items()})
 
 
 def in_time(line: Column) -> Column:

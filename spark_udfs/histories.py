@@ -11,13 +11,14 @@ lines and with the users who are asked for, not with all that was ever bought.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_udfs.features import Cuts, ages, examples, in_time, known_before, last, merged, newest, utc, weights
+from spark_udfs.features import Cuts, ages, examples, in_time, known_before, last, merged, utc, weights
+from spark_udfs.newest import Cap, newest
 
 LINE = ("arrival_time", "time", "tie", "item", "weight", "is_goal")
 
@@ -26,7 +27,7 @@ _IDS = "array<bigint>"
 _NO_CAP = 2**31 - 1  # no array is longer
 
 
-def histories(lines: DataFrame, ids: DataFrame, cut: datetime, kept: int, cap: int | None = None) -> DataFrame:
+def histories(lines: DataFrame, ids: DataFrame, cut: datetime, kept: int, cap: Cap | None = None) -> DataFrame:
     """One row per user known before a cut.
 
     Args:
@@ -34,7 +35,7 @@ def histories(lines: DataFrame, ids: DataFrame, cut: datetime, kept: int, cap: i
         ids: `user` and `user_id` of the lines' users, at least.
         cut: what was not known before it is no part.
         kept: of a user's lines those that arrived last are kept as they are, so many.
-        cap: of a user's lines the newest so many count; None: all.
+        cap: how many of a user's lines count; None: all.
 
     Returns:
         user, user_id, lines (array of LINE, in the order in which they arrived), items (array<bigint>, ascending: those
@@ -53,7 +54,7 @@ class Stock:
         new: the lines that were known from the cut on and that `held` does not hold.
         ids: `user` and `user_id`, at least of the users of `new` who are not in `held`.
         kept: as in `histories`.
-        cap: as in `histories`.
+        cap: as in `histories`; its users are all of whom `held` and `new` may have more lines.
         far: all lines of the users of whom `held` and `new` do not say all (`out_of_reach`); None: there are none.
     """
 
@@ -61,7 +62,7 @@ class Stock:
     new: DataFrame
     ids: DataFrame
     kept: int
-    cap: int | None
+    cap: Cap | None
     far: DataFrame | None = None
 
     def of(self, which: Callable[[DataFrame], DataFrame]) -> Stock:
@@ -80,7 +81,8 @@ class Stock:
         later = _advanced(near, new.where(known_before(cut)), self.ids, self.kept, self.cap)
         if self.far is None:
             return later
-        return later.unionByName(histories(self.far, self.held.select("user", "user_id"), cut, self.kept, self.cap))
+        ids = self.held.select("user", "user_id")
+        return later.unionByName(histories(self.far, ids, cut, self.kept, self._far_cap()))
 
     def examples(self, cuts: Cuts, since: datetime, max_history: int) -> DataFrame:
         """The examples of lines that were known from a time on, as `features.examples` of all lines gives them.
@@ -100,7 +102,12 @@ class Stock:
         of_near = made.join(met, on="user", how="left").withColumn("new", new_to).drop("items")
         if self.far is None:
             return of_near
-        return of_near.unionByName(examples(self.far, cuts, max_history, self.cap, since))
+        return of_near.unionByName(examples(self.far, cuts, max_history, self._far_cap(), since))
+
+    def _far_cap(self) -> Cap | None:
+        """The cap where all lines are looked at: anybody may have more."""
+        assert self.far is not None
+        return self.cap and replace(self.cap, users=self.far.select("user").distinct(), are_few=False)
 
     def _near(self) -> tuple[DataFrame, DataFrame]:
         """Histories and new lines of the others."""
@@ -111,7 +118,7 @@ class Stock:
         return held, new
 
 
-def _advanced(before: DataFrame, new: DataFrame, ids: DataFrame, kept: int, cap: int | None) -> DataFrame:
+def _advanced(before: DataFrame, new: DataFrame, ids: DataFrame, kept: int, cap: Cap | None) -> DataFrame:
     """The histories as of a later cut, with the lines that were known in between."""
     come = _gathered(newest(new, cap), kept, cap)
     come = come.select("user", *(F.col(name).alias(f"new_{name}") for name in _HELD))
@@ -123,7 +130,7 @@ def _advanced(before: DataFrame, new: DataFrame, ids: DataFrame, kept: int, cap:
 _HELD = ("lines", "items", "seen", "whole")
 
 
-def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
+def _gathered(lines: DataFrame, kept: int, cap: Cap | None) -> DataFrame:
     goal = F.when(F.col("is_goal"), F.col("item"))
     return (
         lines.groupBy("user")
@@ -132,14 +139,18 @@ def _gathered(lines: DataFrame, kept: int, cap: int | None) -> DataFrame:
             F.sort_array(F.collect_set("item")).alias("items"),
             F.sort_array(F.collect_set(goal)).alias("seen"),
         )
-        .withColumn("whole", F.size("lines") <= min(kept, (_NO_CAP if cap is None else cap) - 1))
+        .withColumn("whole", F.size("lines") <= min(kept, _most(cap) - 1))
         .withColumn("lines", last(F.col("lines"), kept))
     )
 
 
-def _joined(kept: int, cap: int | None) -> list[Column]:
+def _most(cap: Cap | None) -> int:
+    return _NO_CAP if cap is None else cap.lines
+
+
+def _joined(kept: int, cap: Cap | None) -> list[Column]:
     """_HELD of both together."""
-    most = _NO_CAP if cap is None else cap
+    most = _most(cap)
 
     def both(name: str, kind: str) -> Column:
         nothing = F.array().cast(kind)
@@ -165,7 +176,7 @@ def as_lines(held: DataFrame) -> DataFrame:
 
 def queries(
     held: DataFrame, lines: DataFrame, known_items: DataFrame, cut: datetime, until: datetime | None, max_history: int,
-    cap: int | None = None, *, by_arrival: bool = False,
+    cap: Cap | None = None, *, by_arrival: bool = False,
 ) -> DataFrame:  # fmt: skip
     """One row per user known before a cut: what they had bought, and what they bought after it.
 
@@ -176,7 +187,7 @@ def queries(
         cut: histories end before it.
         until: the held-out period ends before it; None: with the last line.
         max_history: the most recent lines kept.
-        cap: of a customer's lines after the cut the newest so many count; None: all.
+        cap: how many of a customer's lines after the cut count; None: all.
         by_arrival: whether the lines of a history are in the order in which they were known, as those of
             `features.sequences` are; else in that of their times.
 

@@ -15,6 +15,7 @@ from spark_udfs import features
 from spark_udfs.catalogue import catalogue
 from spark_udfs.features import Cuts
 from spark_udfs.histories import histories, queries
+from spark_udfs.newest import Cap, cap_at, over
 from spark_udfs.pieces import FIRST, Pieces
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -142,7 +143,7 @@ def test_ties_have_one_order(known: DataFrame, examples: list[Row]) -> None:
 
 
 def asked_at(
-    known: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, cap: int | None = None
+    known: DataFrame, users: DataFrame, cut: datetime, until: datetime | None, cap: Cap | None = None
 ) -> DataFrame:
     ids = users.toDF("user", "user_id")
     held = histories(known, ids, cut, features.LOOKED_AT * MAX_HISTORY, cap)
@@ -245,19 +246,24 @@ def test_of_a_customer_with_too_many_lines_the_newest_count(
     known = features.indexed(lines, users, items)
     before = known.where(features.known_before(CUTS.test))
     counts = {row["user"]: row["count"] for row in before.groupBy("user").count().collect()}
-    cap = sorted(counts.values())[3]
-    assert features.lines_over(before, cap) == sum(max(0, count - cap) for count in counts.values()) > 0
-    assert features.lines_over(before, max(counts.values())) == 0
+    most = sorted(counts.values())[3]
+    cap, beyond = cap_at(over(known, most, features.known_before(CUTS.test)), most)
+    assert beyond == sum(max(0, count - most) for count in counts.values()) > 0
+    every = known.count()
+    assert cap_at(over(known, every), every) == (Cap(every, None, are_few=True), 0)
 
     def rows(df: DataFrame) -> set[str]:
         return set(df.select(F.to_json(F.struct("*"))).toPandas().iloc[:, 0])
 
     whole, capped = (features.examples(known, CUTS, MAX_HISTORY, at).persist() for at in (None, cap))
-    small = [user for user, count in counts.items() if count <= cap]
+    small = [user for user, count in counts.items() if count <= most]
     assert rows(capped.where(F.col("user").isin(small))) == rows(whole.where(F.col("user").isin(small)))
     assert {row["user"]: row["count"] for row in capped.groupBy("user").count().collect()} == {
-        user: min(cap, count) for user, count in counts.items()
+        user: min(most, count) for user, count in counts.items()
     }
+    # What was met in lines that do not count is not new.
+    told = ("user", "time", "target", "new")
+    assert rows(capped.select(*told)) < rows(whole.select(*told))
     # The newest moments are as they were: their histories reach no further back than what is kept.
     last = whole.groupBy("user").agg(F.max("time").alias("time"))
     assert rows(capped.join(last, on=["user", "time"])) == rows(whole.join(last, on=["user", "time"]))

@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from spark_udfs import features
 from spark_udfs.histories import Stock, histories, not_held, out_of_reach
+from spark_udfs.newest import Cap
 from tests.spark_udfs.test_features import LINES, day, some_lines
 
 CUT, MOMENT, KEPT = day(25), day(35), 6
@@ -26,7 +27,7 @@ def texts(rows: DataFrame) -> set[str]:
 
 
 def test_they_go_on_from_a_cut(spark: SparkSession) -> None:
-    cap = 1_000
+    cap = Cap(1_000)
     named = [(number, f"u{number}") for number in range(1, FEW + 1)]
     users = spark.createDataFrame(named, "user bigint, user_id string")
     vocabulary = users.toDF("index", "id")
@@ -48,6 +49,7 @@ def test_no_more_lines_than_count_are_kept(spark: SparkSession) -> None:
     lines = spark.createDataFrame(rows, f"{LINES}, is_goal boolean")
     items = spark.createDataFrame([(at, f"i{at}") for at in (1, 2, 3, 26, 27)], "index bigint, id string")
     known = features.indexed(lines, users.toDF("index", "id"), items)
-    held = histories(known, users, CUT, KEPT, 2)
-    later = Stock(held, known.where(features.known_since(CUT)), users, KEPT, 2).as_of(MOMENT).collect()[0]
+    cap = Cap(2, users.select("user"))
+    held = histories(known, users, CUT, KEPT, cap)
+    later = Stock(held, known.where(features.known_since(CUT)), users, KEPT, cap).as_of(MOMENT).collect()[0]
     assert [line["item"] for line in later["lines"]] == [26, 27]

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from spark_udfs import features
 from spark_udfs.histories import histories, queries
 from spark_udfs.moments import DAY_US
+from spark_udfs.newest import Cap
 from spark_udfs.sequences import LINE_COLUMNS, with_stretches
 from tests.spark_udfs.test_features import CUTS, LINES, START, day, days_of, of_user, some_lines
 
@@ -165,5 +166,5 @@ def test_of_a_customer_with_too_many_lines_the_newest_count(spark: SparkSession)
         "user bigint, item bigint, time timestamp, arrival_time timestamp, tie bigint, weight double, is_goal boolean"
     )
     known = spark.createDataFrame(rows + late, columns)
-    [row] = features.sequences(known, CUTS, LENGTH, cap=2).collect()
+    [row] = features.sequences(known, CUTS, LENGTH, Cap(2, known.select("user").distinct())).collect()
     assert row["history"] == [3, 9]

@@ -13,6 +13,7 @@ from jobs.settings_lists import examples_of, in_sequences
 from jobs.tasks.recommend_on_spark.content import listed
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
+    cap_beside,
     cap_of,
     catalogue_of_test,
     ids_of,
@@ -134,13 +135,14 @@ def _gone_on(asked: AtMoment, held: DataFrame, lines: DataFrame, numbered: DataF
     if asked.touched() is not None:
         of_touched = held.join(ids.select("user"), on="user", how="left_semi")
         held = ground.keep("histories", lambda: of_touched)
-    new = without_held(ground, ground.keep("known lines", lambda: lines), held, since)
+    known = ground.keep("known lines", lambda: lines)
+    new, cap = without_held(ground, known, held, since), cap_beside(ground, known)
 
     def all_lines(users: DataFrame) -> DataFrame:
         theirs = numbered.join(users, F.col("index") == F.col("user"), "left_semi")
         return features.indexed(asked.until(), theirs, ground.read["vocabulary_items"])
 
-    return stock(ground, held, new, since, ids, examples_of(ground.settings).max_lines, all_lines).as_of(asked.moment)
+    return stock(ground, held, new, since, ids, cap, all_lines).as_of(asked.moment)
 
 
 def sold_of(asked: AtMoment) -> DataFrame:

@@ -18,6 +18,7 @@ from jobs.tasks.recommend_on_spark.asked import questions
 from jobs.tasks.recommend_on_spark.content import with_attributes
 from jobs.tasks.recommend_on_spark.known import (
     AS_OF,
+    cap_beside,
     cap_of,
     cut_of,
     drawn,
@@ -31,6 +32,7 @@ from spark_udfs import features
 from spark_udfs.catalogue import advanced as sold_later
 from spark_udfs.catalogue import catalogue
 from spark_udfs.histories import Stock, first_lines, histories, queries
+from spark_udfs.newest import Cap
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -77,7 +79,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     them alone.
     """
     read, asked = ground.read, examples_of(ground.settings)
-    since, cap = cut_of(before.read["histories"]), asked.max_lines
+    since = cut_of(before.read["histories"])
     window = cuts.validation - timedelta(days=asked.recent_days)
     is_old = since < window
     # Files without such a line are passed over.
@@ -104,6 +106,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
 
     held = ground.keep("histories", lambda: needed(before.read["histories"].drop(AS_OF)))
     theirs = ground.keep("lines", lambda: needed(known))
+    cap = cap_beside(ground, theirs)
     new = without_held(ground, theirs, held, since)
     strangers = ground.keep("strangers", lambda: _users_of(new).join(held, on="user", how="left_anti"))
     ids = ground.keep("ids", lambda: ids_of(read["vocabulary_users"]).join(strangers, on="user", how="left_semi"))
@@ -180,7 +183,7 @@ class _Made:
             for split, rows in self.sold.items()
         )
 
-    def queries(self, both: Stock, lines: DataFrame, cap: int | None) -> DataFrame:
+    def queries(self, both: Stock, lines: DataFrame, cap: Cap | None) -> DataFrame:
         """Both splits' queries, of lines from the validation cut on."""
         length, ask = examples_of(self.ground.settings).max_history, self._of_drawn
         return _together(

@@ -14,6 +14,7 @@ from jobs.settings_lists import examples_of
 from jobs.tasks.recommend_items import LISTED
 from spark_udfs import features
 from spark_udfs.histories import Stock, not_held, out_of_reach
+from spark_udfs.newest import Cap, cap_at, over
 from spark_udfs.scoring import bundle_schema
 
 if TYPE_CHECKING:
@@ -56,16 +57,25 @@ def ranks_unsold(bundle: Path) -> bool:
     return bool(bundle_schema(str(bundle)).of_items)
 
 
-def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> int | None:
-    """How many lines of a customer count, if any has more: one who stands for many, as a guest account or a bot does,
-    would be one array of all their lines."""
-    cap = examples_of(ground.settings).max_lines
-    over = features.lines_over(known.where(features.known_before(cut)), cap)
-    if not over:
+def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> Cap | None:
+    """How many lines of a customer count, if any has more before a cut: one who stands for many, as a guest account or
+    a bot does, would be one array of all their lines."""
+    most = examples_of(ground.settings).max_lines
+    users = ground.keep(f"over the cap at {cut}", lambda: over(known, most, features.known_before(cut)))
+    cap, beyond = cap_at(users, most)
+    if not beyond:
         return None
-    ground.counts["lines_over_cap"] = ground.counts.get("lines_over_cap", 0) + over
-    warn(f"{over:,} lines of customers with more than {cap:,} are left out, the oldest ones: examples.max_lines")
+    ground.counts["lines_over_cap"] = ground.counts.get("lines_over_cap", 0) + beyond
+    warn(f"{beyond:,} lines of customers with more than {most:,} are left out, the oldest ones: examples.max_lines")
     return cap
+
+
+def cap_beside(ground: Ground, lines: DataFrame) -> Cap:
+    """How many lines of a customer count, where histories go on with such lines: with what these keep, one of many
+    lines may have too many."""
+    most, kept = examples_of(ground.settings).max_lines, kept_of(ground)
+    users = ground.keep("over the cap beside histories", lambda: over(lines, max(most - kept, 0)))
+    return cap_at(users, most)[0]
 
 
 def kept_of(ground: Ground) -> int:
@@ -106,7 +116,7 @@ def stock(
     new: DataFrame,
     since: datetime,
     ids: DataFrame,
-    cap: int | None,
+    cap: Cap | None,
     all_lines: Callable[[DataFrame], DataFrame],
 ) -> Stock:
     """Histories as of a cut with what came since.
@@ -117,7 +127,7 @@ def stock(
         new: from `without_held`.
         since: the cut.
         ids: `user` and `user_id` of the users of both.
-        cap: as in `features.examples`.
+        cap: as in `Stock`.
         all_lines: `user` -> all lines of these users, asked for if there are users of whom histories and new lines do
             not say all.
     """

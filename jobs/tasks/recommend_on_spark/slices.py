@@ -21,6 +21,7 @@ from jobs.tasks.recommend_items import LISTED
 from jobs.tasks.recommend_on_spark.asked import of_test
 from jobs.tasks.recommend_on_spark.known import catalogue_of_test, drawn, ids_of
 from spark_udfs import features, vocabularies
+from spark_udfs.newest import cap_at, newest, over
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -79,8 +80,9 @@ def _newcomers(ground: Ground, cut: datetime, like: DataFrame) -> DataFrame:
     numbers = ground.keep("newcomers", lambda: vocabularies.new_entries(ids, ground.read["vocabulary_users"]))
     bought = features.indexed(theirs, numbers, ground.read["vocabulary_items"]).where("is_goal")
     known = bought.join(catalogue_of_test(ground).select("item"), on="item", how="left_semi")
-    newest = features.newest(known, examples_of(ground.settings).max_lines)
-    truths = newest.groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
+    most, kept = examples_of(ground.settings).max_lines, ground.keep("lines of newcomers", lambda: known)
+    cap, _ = cap_at(ground.keep("newcomers over the cap", lambda: over(kept, most)), most)
+    truths = newest(kept, cap).groupBy("user").agg(F.sort_array(F.collect_set("item")).alias("truth"))
     named = ids_of(numbers).join(truths, on="user", how="inner")
     nothing = {name: F.array().cast(kind) for name, kind in like.dtypes if name not in named.columns}
     return named.withColumns(nothing).select(*like.columns)
