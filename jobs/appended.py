@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from pyspark.sql import functions as F
+
 from jobs.sessions import SPARK_ERRORS
 from training.errors import TableError
 
@@ -21,6 +23,9 @@ MOST_COMMITS, MOST_FILES = 1_000, 10_000  # beyond, one read of the whole table 
 ACTIONS = (
     "add struct<path: string, dataChange: boolean, deletionVector: struct<storageType: string>>, "
     "remove struct<path: string, dataChange: boolean>"
+)
+STATISTICS = (
+    "add struct<partitionValues: map<string, string>, stats: string, deletionVector: struct<storageType: string>>"
 )
 BY_PATH = {"__globPaths__": "false"}
 UNREADABLE: tuple[type[Exception], ...] = (*SPARK_ERRORS, TableError)  # the log or a file is gone, or not for this user
@@ -45,6 +50,38 @@ def appended(tables: Tables, name: str, since: int, until: int) -> DataFrame | N
         return _rows(tables, name, since, until)
     except UNREADABLE:
         return None
+
+
+def written(tables: Tables, name: str, version: int, folder: str) -> dict[str, int] | None:
+    """How many rows a commit wrote into each folder, by what the log says of its files.
+
+    Args:
+        tables: where the table lies.
+        name: the table.
+        version: that the commit made.
+        folder: the column that is folders, without nulls.
+
+    Returns:
+        Rows by the column's value as text; None where the log does not say.
+    """
+    log = f"{tables.path(name)}/_delta_log/{version:020d}.json"
+    try:
+        actions = tables.spark.read.schema(STATISTICS).options(**BY_PATH, mode="FAILFAST").json(log)
+        added = actions.where("add IS NOT NULL").select(
+            F.col("add.partitionValues")[folder].alias("folder"),
+            F.when(F.col("add.deletionVector").isNull(), F.get_json_object("add.stats", "$.numRecords"))
+            .cast("bigint")
+            .alias("rows"),
+        )
+        found = added.groupBy("folder").agg(
+            F.sum("rows").alias("rows"), F.count_if(F.col("rows").isNull()).alias("unknown")
+        )
+        held = found.collect()
+    except UNREADABLE:
+        return None
+    if any(row["unknown"] or row["folder"] is None for row in held):
+        return None
+    return {row["folder"]: row["rows"] for row in held}
 
 
 def _rows(tables: Tables, name: str, since: int, until: int) -> DataFrame | None:

@@ -8,7 +8,8 @@ built together counts once the manifest (jobs/builds.py) names it. Running it tw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,15 +20,17 @@ from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
 from jobs.ground import Ground
 from jobs.growth import Growth, growth
-from jobs.sessions import giving_back, in_utc, open_session, partitions_for, session_settings
+from jobs.sessions import giving_back, in_utc, open_session, partitions_for, persisted, session_settings
 from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
-from spark_udfs import features, vocabularies
+from spark_udfs import vocabularies
 from spark_udfs.features import Cuts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from jobs.table_reads import Pin
 
 JOB = "build_examples"
 
@@ -78,40 +81,64 @@ def _build(settings: Settings, tables: Tables) -> builds.Manifest:
     if before.manifest is not None and not same and task.grows:
         with step("build examples: looking for what was added"):
             grown = task.anew(settings) or growth(tables, task, settings, before.manifest, pins, inputs)
+    with ExitStack() as kept:
+        return _made(settings, tables, Basis(pins, inputs, before, watch), grown, kept)
+
+
+class Basis(NamedTuple):
+    """What a build is made of and comes after.
+
+    Attributes:
+        pins: the tables that it reads.
+        inputs: what decides its rows.
+        before: the build in force.
+        watch: on persons who are erased meanwhile.
+    """
+
+    pins: Mapping[str, Pin]
+    inputs: dict[str, Any]
+    before: builds.Newest
+    watch: Watch
+
+
+def _made(
+    settings: Settings, tables: Tables, of: Basis, grown: Growth | str | None, kept: ExitStack
+) -> builds.Manifest:
+    task = TASKS[settings.task]
     with step("build examples: counting up to the cuts"):
-        read = {name: tables.read(name, pin.version) for name, pin in pins.items()}
+        read = {name: tables.read(name, pin.version) for name, pin in of.pins.items()}
         lines = lines_of(tables, task, settings, read)
-        split = _split(settings, tables, lines, grown)
+        split = _split(settings, tables, lines, grown, kept)
     if isinstance(split.grown, str):
         say(f"examples are built from all rows: {split.grown}")
     with step("appending to the vocabularies"):
-        checked = {} if before.manifest is None else before.manifest["versions"]
         numbered = build_vocabularies.append_all(
             tables,
             task.kinds(settings),
             split.later,
             split.cuts,
             more=task.more_ids(read, settings, split.cuts.test),
-            inputs=inputs,
-            checked=checked,
+            inputs=of.inputs,
+            checked={} if of.before.manifest is None else of.before.manifest["versions"],
+            kept=kept,
         )
-        vocabulary = {name: tables.read(name, version) for name, version in numbered.items()}
+        vocabulary = {name: each.rows for name, each in numbered.items()}
     ground = Ground(read | {"lines": lines} | vocabulary, settings, Path(settings.run_dir))
     with giving_back(tables.spark, ground.release):
         written = build_tables.write(
-            tables, task, ground, split.cuts, split.counts["training_lines"], inputs, split.goes_on
+            tables, task, ground, split.cuts, split.counts["training_lines"], of.inputs, split.goes_on
         )
     with step("build examples: counting and publishing"):
-        versions = numbered | written
+        versions = {name: each.version for name, each in numbered.items()} | written
         manifest = {
             "versions": versions,
-            "read": {name: pin.version for name, pin in pins.items()},
-            "inputs": inputs,
-            "ids": tables.ids((*pins, *versions)),
-            **_told(settings, split, ground, vocabulary, tables.read("examples", written["examples"])),
+            "read": {name: pin.version for name, pin in of.pins.items()},
+            "inputs": of.inputs,
+            "ids": tables.ids((*of.pins, *versions)),
+            **_told(settings, tables, split, ground, vocabulary, written["examples"]),
         }
-        watch.before_publishing()
-        builds.publish(tables, manifest, job=JOB, since=before.version)
+        of.watch.before_publishing()
+        builds.publish(tables, manifest, job=JOB, since=of.before.version)
     show_counts(f"Examples of {split.cuts.test:%Y-%m-%d}", manifest["counts"])
     return manifest | {"up_to_date": False}
 
@@ -138,7 +165,7 @@ class Split(NamedTuple):
         return self.grown if isinstance(self.grown, Growth) else None
 
 
-def _split(settings: Settings, tables: Tables, lines: DataFrame, grown: Growth | str | None) -> Split:
+def _split(settings: Settings, tables: Tables, lines: DataFrame, grown: Growth | str | None, kept: ExitStack) -> Split:
     task = TASKS[settings.task]
     kinds = task.kinds(settings)
     known = build_cuts.has_ids(kinds)
@@ -151,21 +178,20 @@ def _split(settings: Settings, tables: Tables, lines: DataFrame, grown: Growth |
         cuts = build_cuts.cuts_of(span, task, settings, tables)
     if not isinstance(grown, Growth):
         return Split(cuts, span, build_cuts.count(lines, kinds, cuts), lines, grown)
-    later = lines.where(features.known_since(grown.cuts.test))
-    return Split(cuts, span, grown.counted(build_cuts.count(later, kinds, cuts)), later, grown)
+    later = kept.enter_context(persisted(grown.in_between(lines, cuts)))
+    return Split(cuts, span, grown.counted(later, cuts, kinds), later, grown)
 
 
 def _told(
-    settings: Settings, split: Split, ground: Ground, vocabulary: Mapping[str, DataFrame], made: DataFrame
+    settings: Settings, tables: Tables, split: Split, ground: Ground, vocabulary: Mapping[str, DataFrame], made: int
 ) -> builds.Manifest:
     """What the manifest tells of the build, beside what it is made of."""
     task, in_pieces = TASKS[settings.task], build_tables.pieces_of(split.cuts, split.goes_on)
     of_splits = in_pieces.of_splits(split.cuts)
-    count = builds.count_examples if split.goes_on is None else split.goes_on.count_examples
     sizes = {name.removeprefix("vocabulary_"): rows.count() + 1 for name, rows in vocabulary.items()}
     return {
         "cuts": {"validation": split.cuts.validation.isoformat(), "test": split.cuts.test.isoformat()},
-        "counts": split.counts | ground.counts | count(made, of_splits),
+        "counts": split.counts | ground.counts | _examples_of(tables, split, made, of_splits),
         "pieces": of_splits,
         "starts": [start.isoformat() for start in in_pieces.starts],
         "span": split.span,
@@ -176,6 +202,15 @@ def _told(
             for kind in task.numbers(settings)
         },
     }
+
+
+def _examples_of(tables: Tables, split: Split, made: int, of_splits: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many examples each split has; those that were written now are counted by the log, where it tells."""
+    counts = builds.count_written(tables, made, of_splits)
+    if counts is None:
+        rows = tables.read("examples", made)
+        counts = builds.count_examples(rows.where(split.goes_on.replaces()) if split.goes_on else rows, of_splits)
+    return split.goes_on.with_stayed(counts) if split.goes_on else counts
 
 
 def _held(tables: Tables, before: builds.Newest, held: builds.Manifest) -> builds.Manifest:

@@ -1,10 +1,10 @@
-"""The vocabularies of a build: ids that are new are appended."""
+"""The vocabularies of a build: ids that are new are appended; what was there is read once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 JOB = "build_examples"
 
 
+class Numbered(NamedTuple):
+    """A vocabulary with the ids of a build.
+
+    Attributes:
+        version: the table's.
+        rows: `index`, `id`.
+    """
+
+    version: int
+    rows: DataFrame
+
+
 def append_all(
     tables: Tables,
     kinds: Mapping[str, str],
@@ -31,7 +43,8 @@ def append_all(
     more: Mapping[str, DataFrame],
     inputs: dict[str, Any],
     checked: Mapping[str, int],
-) -> dict[str, int]:
+    kept: ExitStack,
+) -> dict[str, Numbered]:
     """Append the ids that lines with all ids before the test cut have, and those that are no line's.
 
     Args:
@@ -42,9 +55,10 @@ def append_all(
         more: `Task.more_ids`.
         inputs: what decides the rows.
         checked: versions that a build was made with: these are not looked into again.
+        kept: for as long as it is open, Spark holds what was read of the vocabularies.
 
     Returns:
-        The vocabularies' versions, by name.
+        The vocabularies, by name.
 
     Raises:
         DataError: a vocabulary is damaged.
@@ -54,17 +68,18 @@ def append_all(
     ids = {kind: known.select(F.col(column).alias("id")) for kind, column in kinds.items()}
     ids |= {kind: ids[kind].unionByName(others) if kind in ids else others for kind, others in more.items()}
     names = {kind: f"vocabulary_{kind}" for kind in ids}
-    return {name: _append(tables, name, ids[kind], inputs, checked.get(name)) for kind, name in names.items()}
+    return {name: _append(tables, name, ids[kind], inputs, checked.get(name), kept) for kind, name in names.items()}
 
 
-def _append(tables: Tables, name: str, ids: DataFrame, inputs: dict[str, Any], checked: int | None) -> int:
+def _append(
+    tables: Tables, name: str, ids: DataFrame, inputs: dict[str, Any], checked: int | None, kept: ExitStack
+) -> Numbered:
     held, version = tables.spark.createDataFrame([], vocabularies.SCHEMA), -1
     if tables.exists(name):
         version = tables.version(name)
-        held = tables.read(name, version)
+        held = kept.enter_context(persisted(tables.read(name, version)))
     made = version
-    with ExitStack() as kept:  # so that lines and vocabulary are read once
-        distinct = kept.enter_context(persisted(ids.distinct()))
+    with persisted(ids.distinct()) as distinct:  # so that lines are read once
         new = kept.enter_context(persisted(vocabularies.new_entries(distinct, held)))
         if version < 0 or not new.isEmpty():
             # Serializable, and of two that add to one version the second is refused, so no index is given twice.
@@ -77,4 +92,4 @@ def _append(tables: Tables, name: str, ids: DataFrame, inputs: dict[str, Any], c
             f"table '{name}' at {tables.path(name)} must number its ids 1, 2, ... once each; it has {listed}. "
             "Restore an earlier version (RESTORE TABLE), or remove all vocabularies and train anew"
         )
-    return made
+    return Numbered(made, held.unionByName(new))

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jobs.appended import written
 from jobs.console import warn
 from spark_udfs import pieces as pieces_of_time
 from spark_udfs.vocabularies import digest
@@ -180,10 +181,19 @@ def side_tables(manifest: Manifest) -> list[str]:
 
 def count_examples(examples: DataFrame, pieces: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """How many examples each split has."""
-    found = {
-        row[pieces_of_time.COLUMN]: row["count"] for row in examples.groupBy(pieces_of_time.COLUMN).count().collect()
-    }
-    return {f"examples_{split}": sum(found.get(piece, 0) for piece in named) for split, named in pieces.items()}
+    rows = examples.groupBy(pieces_of_time.COLUMN).count().collect()
+    return of_splits({row[pieces_of_time.COLUMN]: row["count"] for row in rows}, pieces)
+
+
+def count_written(tables: Tables, version: int, pieces: Mapping[str, Sequence[str]]) -> dict[str, int] | None:
+    """How many examples a commit wrote of each split, by what the log says; None where it does not."""
+    found = written(tables, "examples", version, pieces_of_time.COLUMN)
+    return None if found is None else of_splits(found, pieces)
+
+
+def of_splits(counts: Mapping[Any, int], pieces: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The examples of each split, of those of each piece."""
+    return {f"examples_{split}": sum(counts.get(piece, 0) for piece in named) for split, named in pieces.items()}
 
 
 def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Path) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 JOB, EVENTS = "ingest", "events"
 EVENTS_ID = "events_id"  # Delta's: events that were removed and made anew have another
 OF_USERS = ("users", "user_sums", "user_attributes")
+# From one id in so many on a table is written anew: it is read once then, and four times where rows are merged into it.
+MANY = 50
 # A commit that changes few rows of many files then leaves the files as they are.
 NO_REWRITE = {"delta.enableDeletionVectors": "true"}
 
@@ -128,11 +130,13 @@ class Sums(NamedTuple):
         rows: the table.
         touched: those of the ids that the last events name; None: they were not added to an earlier table now.
         since: the version of the events that the earlier table was made from.
+        many: whether the last events name so many ids that the table was written anew.
     """
 
     rows: DataFrame
     touched: DataFrame | None = None
     since: int | None = None
+    many: bool = False
 
 
 def _sums(tables: Tables, kind: Kind, events: Events, kept: ExitStack) -> Sums:
@@ -152,9 +156,14 @@ def _sums(tables: Tables, kind: Kind, events: Events, kept: ExitStack) -> Sums:
             kind.sums, sums, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE
         )
         return Sums(tables.read(kind.sums, made))
-    new = kept.enter_context(persisted(kind.sums_of(added)))
-    held = tables.read(kind.sums, since).join(new.select(kind.id).distinct(), on=kind.id, how="left_semi")
-    touched = kept.enter_context(persisted(descriptions.added_up(held.unionByName(new), kind.id)))
+    new, held = kept.enter_context(persisted(kind.sums_of(added))), tables.read(kind.sums, since)
+    ids = new.select(kind.id).distinct()
+    if ids.count() * MANY > held.count():
+        sums = kept.enter_context(persisted(descriptions.added_up(held.unionByName(new), kind.id)))
+        tables.write(kind.sums, sums, mode="overwrite", since=since, job=JOB, inputs=inputs, properties=NO_REWRITE)
+        return Sums(sums, many=True)
+    of_ids = held.join(ids, on=kind.id, how="left_semi")
+    touched = kept.enter_context(persisted(descriptions.added_up(of_ids.unionByName(new), kind.id)))
     keys = [kind.id, *descriptions.KEYS]
     changed = touched.join(new.select(*keys), on=keys, how="left_semi")
     made = tables.merge(kind.sums, changed, keys, since=since, job=JOB, inputs=inputs)
@@ -189,7 +198,7 @@ def _write(
     since = tables.version(kind.name) if tables.exists(kind.name) else -1
     before = tables.made_from(kind.name)
     _refuse_newer(tables, kind.name, before, events)
-    if since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
+    if not sums.many and since >= 0 and rows.dtypes == tables.read(kind.name, since).dtypes:
         is_same_but_for_events = before is not None and {**before, **events.inputs} == inputs
         touched = _touched(tables, kind, sums, before, events) if is_same_but_for_events else None
         if touched is not None:

@@ -7,13 +7,13 @@ where settings differ. Nor where a vocabulary was put back: side tables speak of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
-from jobs import builds, moved_builds
+from jobs import build_cuts, builds, moved_builds
 from jobs.appended import appended
 from jobs.ground import Before
 from spark_udfs import features, pieces
@@ -76,10 +76,28 @@ class Growth(NamedTuple):
         earliest, latest = lines.agg(F.min(time), F.max(time)).collect()[0]
         return [first, last] if latest is None else [min(first, earliest), max(last, latest)]
 
-    def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Counts of the lines that were not known before the last test cut, with those of the build before."""
+    def in_between(self, lines: DataFrame, cuts: Cuts) -> DataFrame:
+        """The lines before a later test cut that were not known before the last one: all others were counted then."""
+        return lines.where(features.known_since(self.cuts.test) & (F.col("time") < F.lit(cuts.test)))
+
+    def counted(self, lines: DataFrame, cuts: Cuts, kinds: Mapping[str, str]) -> dict[str, int]:
+        """What `build_cuts.count` says of all lines: by what it said at the last cuts, and what has changed since.
+
+        Args:
+            lines: those `in_between`.
+            cuts: the later ones.
+            kinds: `Task.kinds`.
+        """
         held: Mapping[str, int] = self.manifest["counts"]
-        return {**held, **counts, "training_lines": held["training_lines"] + counts["training_lines"]}
+        was_held_out = build_cuts.has_ids(kinds) & (F.col("time") >= F.lit(self.cuts.test))
+        counts = build_cuts.count(lines, kinds, cuts)
+        come, gone = (rows.where(was_held_out).count() for rows in (self.added, lines))
+        return {
+            **held,
+            **counts,
+            "training_lines": held["training_lines"] + counts["training_lines"],
+            "held_out_lines": held["held_out_lines"] + come - gone,
+        }
 
     def refused(self, cuts: Cuts) -> str | None:
         """Why a build of such cuts cannot go on; None if it can."""
@@ -100,11 +118,10 @@ class Growth(NamedTuple):
         validation = held.where(F.col(pieces.COLUMN).isin(self.manifest["pieces"][features.VALIDATION]))
         return validation.drop(pieces.COLUMN).unionByName(new)
 
-    def count_examples(self, made: DataFrame, of_splits: Mapping[str, Sequence[str]]) -> dict[str, int]:
-        """How many examples each split has, of which those of pieces that stayed are counted."""
-        counts = builds.count_examples(made.where(self.replaces()), of_splits)
+    def with_stayed(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """How many examples each split has, with those of pieces that stayed."""
         stayed = f"examples_{features.TRAIN}"
-        return counts | {stayed: counts[stayed] + self.manifest["counts"][stayed]}
+        return {**counts, stayed: counts[stayed] + self.manifest["counts"][stayed]}
 
     def replaces(self) -> str:
         """Which rows of the examples `rows` stand for, as a condition of Spark's SQL."""

@@ -74,12 +74,17 @@ def advanced(
             F.min("first_sold").alias("first_sold"),
         )
     )
-    late = recent.where(known_before(cut)).groupBy("item_id").agg(*_recent(cut, recent_days))
+    late = recent.where(known_before(cut) & _is_recent(cut, recent_days))  # not one line more is sent
+    late = late.where("user_id IS NOT NULL").groupBy("item_id").agg(*_recent(cut, recent_days))
     return _listed(sales.join(late, on="item_id", how="left"), items, names)
 
 
+def _is_recent(cut: datetime, recent_days: int) -> Column:
+    return F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
+
+
 def _recent(cut: datetime, recent_days: int) -> list[Column]:
-    is_recent = F.col("time") >= F.lit(utc(cut)) - F.make_dt_interval(F.lit(recent_days))
+    is_recent = _is_recent(cut, recent_days)
     return [
         F.count_if(F.col("user_id").isNotNull() & is_recent).alias("recent_count"),
         F.countDistinct(F.when(is_recent, F.col("user_id"))).alias("recent_customers"),

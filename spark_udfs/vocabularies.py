@@ -34,15 +34,25 @@ def new_entries(ids: DataFrame, held: DataFrame) -> DataFrame:
         `index` (bigint, the first is 1) and `id`, of the new ids alone.
     """
     new = ids.where("id IS NOT NULL").select("id").distinct().join(held.select("id"), on="id", how="left_anti")
+    return numbered(new, held)
+
+
+def numbered(new: DataFrame, held: DataFrame) -> DataFrame:
+    """Number ids from a vocabulary's highest index on, as `new_entries` does.
+
+    Args:
+        new: `id`, each once, none that the vocabulary holds.
+        held: the vocabulary. Its log may tell the highest index, so that no row is read.
+    """
     hashed = new.withColumn("hash", F.xxhash64("id"))
     bucketed = hashed.withColumn("bucket", F.pmod("hash", F.lit(BUCKETS)))
     sizes = bucketed.groupBy("bucket").agg(F.count(F.lit(1)).alias("ids"))
     offsets = sizes.agg(F.sort_array(F.collect_list(F.struct("bucket", "ids"))).alias("sizes")).selectExpr(_OFFSETS)
-    highest = held.agg(F.coalesce(F.max("index"), F.lit(0)).alias("highest"))
+    highest = held.agg(F.max("index").alias("highest"))  # as it stands: Delta answers this of its log
     within = F.row_number().over(Window.partitionBy("bucket").orderBy("hash", "id"))
-    numbered = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
-    index = F.col("highest") + F.col("offset") + F.col("within")
-    return numbered.crossJoin(F.broadcast(highest)).select(index.cast("bigint").alias("index"), "id")
+    placed = bucketed.withColumn("within", within).join(F.broadcast(offsets), on="bucket", how="inner")
+    index = F.coalesce("highest", F.lit(0)) + F.col("offset") + F.col("within")
+    return placed.crossJoin(F.broadcast(highest)).select(index.cast("bigint").alias("index"), "id")
 
 
 def digest(vocabulary: DataFrame, upto: int) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def last_merge(tables: Tables, name: str) -> dict[str, str]:
 def test_batches_in_any_order_make_what_all_events_make(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One that names few of the items changes these; the last one names many, and the table is written anew."""
     tables, batches = Tables(spark, str(tmp_path)), [events(3, 30), events(0, 5), events(2, 40)]
+    monkeypatch.setattr(descriptions, "MANY", 2)
     held = list[tuple[Any, ...]]()
     for number, batch in enumerate(batches):
         held += batch
@@ -144,6 +146,7 @@ def test_attributes_are_read_again_only_if_their_source_has_changed(
     )  # fmt: skip
     rules, read = rules_of(IngestSettings(items=(asked,)))["ingest.items[0]"], list[str]()
     reads = sources.read
+    monkeypatch.setattr(descriptions, "MANY", 0)  # however many it is, rows are merged into the table
     monkeypatch.setattr(sources, "read", lambda *args, **more: (read.append("read"), reads(*args, **more))[1])
 
     def bring_up(*brands: tuple[str, str | None, str]) -> dict[str, tuple[Any, ...]]:

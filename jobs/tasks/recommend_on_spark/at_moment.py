@@ -89,8 +89,10 @@ def _numbered(asked: AtMoment) -> DataFrame:
     if touched is not None:
         of_touched = known.join(everybody, on="id", how="left_semi")
         known = ground.keep("known", lambda: of_touched)
-        everybody = everybody.join(known, on="id", how="left_anti")
-    joined_since = vocabularies.new_entries(everybody, held)
+        strangers = everybody.join(known, on="id", how="left_anti")
+        joined_since = vocabularies.numbered(strangers, held)
+    else:
+        joined_since = vocabularies.new_entries(everybody, held)
     numbered = known.select("index", "id", F.lit(True).alias("in_vocabulary")).unionByName(
         joined_since.select("index", "id", F.lit(False).alias("in_vocabulary"))
     )
