@@ -145,11 +145,12 @@ def untrained(spark: SparkSession, asked: Settings) -> None:
     schema, kind = Schema.from_json(manifest["schema"]), MODELS["two_tower"]
     torch.manual_seed(3)
     counts = {name: torch.ones(schema["target"].size or 1) for name in SALES}
-    model = kind(kind.Config.parse({}), schema, counts)  # type: ignore[call-arg]
+    config = kind.Config.parse({})
+    model = kind(config, schema, counts)  # type: ignore[call-arg]
     bundle = write_bundle(
         Path(asked.run_dir) / "bundles",
         model_name="two_tower",
-        config={},
+        config=config.model_dump(mode="json"),
         schema=schema,
         tensors=model.state_dict(),
         provenance={"build": manifest},
