@@ -69,6 +69,8 @@ class Tables(TableWrites):
         there = (held if where is None else held.where(where)).select(*keys)
         same = " AND ".join([f"held.`{key}` = new.`{key}`" for key in keys] + ([] if where is None else [f"({where})"]))
         metadata = commits.metadata(job, inputs)
+        # Whoever made the table adds rows to it unread (below), so of two first writers the second is left out.
+        first = {TRANSACTION: f"millrace/{job}/{name}", TRANSACTION_VERSION: "1"} if version == 0 else {}
         asked = df.persist()  # which is looked at twice
         nothing_there = is_new and version == 0
         try:
@@ -78,7 +80,7 @@ class Tables(TableWrites):
                 return self.write(name, asked, mode="append", job=job, inputs=inputs, since=version)
             with (
                 self._one_writer(name, job),
-                session_settings(self.spark, MICROSECONDS | {USER_METADATA: metadata.text}),
+                session_settings(self.spark, MICROSECONDS | first | {USER_METADATA: metadata.text}),
             ):
                 delta_sql.merge(self.spark, self.path(name), asked, same, "WHEN NOT MATCHED THEN INSERT *")
         finally:

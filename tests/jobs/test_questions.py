@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import build_examples, evaluate
+from jobs.ground import Ground
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from jobs.tasks.recommend_on_spark.asked import held_out
+from jobs.tasks.recommend_on_spark.asked import questions as questions_of
+from jobs.tasks.recommend_on_spark.known import cap_of
+from spark_udfs import features
 from tests.jobs.small_shop import EVENTS, ITEMS, START, small_shop
 from training.errors import DataError, SettingsError
 
@@ -83,6 +89,22 @@ def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, asked: 
         assert row["history"] == had[user][:4]
         assert row["history_age"] == [4.0, 3.0, 2.0, 1.0]
         assert (row["seen"], row["truth"]) == (sorted(had[user][:4]), sorted(had[user][4:6]))
+
+
+def test_of_one_who_asked_too_much_the_newest_lines_count(spark: SparkSession, asked: Asked, tmp_path: Path) -> None:
+    """At a cut at which customers from whom is learnt have too many lines too."""
+    tables, cuts = Tables(spark, asked.settings.tables.root), asked.manifest["cuts"]
+    examples = asked.settings.examples.model_copy(update={"max_lines": 3})
+    read = {name: tables.read(name) for name in ("events", "vocabulary_users", "vocabulary_items")}
+    ground = Ground(read, asked.settings.model_copy(update={"examples": examples}), tmp_path)
+    validation, test = (datetime.fromisoformat(cuts[name]) for name in ("validation", "test"))
+    every = read["vocabulary_items"].select(F.col("index").alias("item"))
+    learnt = features.indexed(features.purchases(read["events"]), read["vocabulary_users"], read["vocabulary_items"])
+    assert cap_of(ground, learnt, test) is not None
+    splits = {features.VALIDATION: (validation, test), features.TEST: (test, None)}
+    rows = questions_of(ground, splits, lambda _: every).collect()
+    ground.release()
+    assert [(len(row["history"]), len(row["seen"])) for row in rows] == [(3, 3)] * 8
 
 
 def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, asked: Asked) -> None:

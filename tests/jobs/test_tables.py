@@ -320,6 +320,23 @@ def test_two_first_writers_lose_nothing_in_silence(tables: Tables, kind: str) ->
             assert kept == list(sets)  # each has rows of its own
 
 
+def test_of_two_first_writers_one_that_merges_first_leaves_the_other_out(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has made the table adds rows without a look at it."""
+    write = Tables.write
+
+    def late(self: Tables, *args: Any, **more: Any) -> int:
+        monkeypatch.setattr(Tables, "write", write)
+        tables.merge_new("t", numbers(tables, 2, 3), ["id"], job="ingest", inputs={"file": "b"})
+        return write(self, *args, **more)
+
+    monkeypatch.setattr(Tables, "write", late)
+    with pytest.raises(TableError, match=r"'t' .* changed by another writer while `ingest`"):
+        tables.merge_new("t", numbers(tables, 1, 2), ["id"], job="ingest", inputs={"file": "a"})
+    assert ids(tables.read("t")) == [2, 3]
+
+
 def test_small_data_takes_few_partitions_and_large_no_more_than_the_session_has(spark: SparkSession) -> None:
     shuffle, log = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
     with session_settings(spark, {shuffle: "200", log: "50"}):

@@ -51,7 +51,7 @@ def questions(
         if until is not None:
             later = known.where(F.col("time") >= F.lit(features.utc(until))).select("user").distinct()
             theirs = known.join(later, on="user", how="left_anti")
-        cap = cap_of(ground, theirs, cut)
+        cap = cap_of(ground, theirs, cut, of="askers")
         held = histories(theirs, ids_of(numbers), cut, kept_of(ground), cap)
         by_arrival = in_sequences(ground.settings)
         rows = queries(held, theirs, to_find(split), cut, until, settings.max_history, cap, by_arrival=by_arrival)

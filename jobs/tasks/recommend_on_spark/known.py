@@ -57,11 +57,11 @@ def ranks_unsold(bundle: Path) -> bool:
     return bool(bundle_schema(str(bundle)).of_items)
 
 
-def cap_of(ground: Ground, known: DataFrame, cut: datetime) -> Cap | None:
+def cap_of(ground: Ground, known: DataFrame, cut: datetime, of: str = "customers") -> Cap | None:
     """How many lines of a customer count, if any has more before a cut: one who stands for many, as a guest account or
-    a bot does, would be one array of all their lines."""
+    a bot does, would be one array of all their lines. `of` tells lines from others of which it is asked at that cut."""
     most = examples_of(ground.settings).max_lines
-    users = ground.keep(f"over the cap at {cut}", lambda: over(known, most, features.known_before(cut)))
+    users = ground.keep(f"{of} over the cap at {cut}", lambda: over(known, most, features.known_before(cut)))
     cap, beyond = cap_at(users, most)
     if not beyond:
         return None
