@@ -17,7 +17,7 @@ from pyspark.sql.utils import is_remote
 
 from jobs import commits, store_files
 from jobs.commits import Commit
-from jobs.sessions import SPARK_ERRORS
+from jobs.sessions import GONE, SPARK_ERRORS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -52,7 +52,7 @@ def _of_files(spark: SparkSession, path: str) -> Iterator[Commit]:
             if version != held[0] - number or info is None:
                 return
             yield commits.told(version, info)
-    except SPARK_ERRORS:  # no table, or no key to its store: the history tells, or says why not
+    except (*SPARK_ERRORS, *GONE):  # no table, no key to its store, or not allowed: the history tells, or says why not
         return
 
 

@@ -72,12 +72,12 @@ class Publication:
             self.staged.remove()
         remove_stale(self.tables, self.task)
 
-    def publish(self, scored: Scored) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    def publish(self, scored: Scored) -> tuple[int, dict[str, Any]]:
         """Make the answers, check them, and replace this bundle's of this moment by them.
 
         Returns:
-            The table's version; the task's counts of the answers; and what was measured: see `checked`; and drift with
-            drift_from, where there were answers before.
+            The table's version, and what was measured: see `checked`; and drift with drift_from, where there were
+            answers before.
 
         Raises:
             DataError: the answers are not whole, or further from what was expected than the settings allow; or persons
@@ -92,9 +92,8 @@ class Publication:
             if self.scoring.since is not None:  # another score may have answered more by now
                 answers.keep_more(self.tables, self.task, self.bundle, self.moment, self.scoring.since)
             version = answers.write(self.tables, self.task, rows, scored.more, self.bundle, self.moment, self.inputs)
-            self.watch.after_writing([self.task.table], made=self.inputs)
-            counts = scored.counts(rows)  # which Spark still holds
-        return version, counts, measured
+        self.watch.after_writing([self.task.table], made=self.inputs)
+        return version, measured
 
     @contextmanager
     def _answers(self, scored: Scored) -> Iterator[DataFrame]:

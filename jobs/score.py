@@ -122,7 +122,8 @@ def _answered(
         if settings.scoring.dry_run:
             say("scoring.dry_run: nothing was written")
             return said | {"estimate": estimate, "dry_run": True, "up_to_date": False}
-        version, counts, measured = publication.publish(scored)
+        version, measured = publication.publish(scored)
+        counts = scored.counts(tables.read(task.table, version).where(answers.mine(bundle.name, moment)))
     if since is not None:
         say(f"those without a line since {since} have answers of earlier moments, or none")
     return _told(

@@ -72,7 +72,7 @@ class Tables(TableWrites):
         # Whoever made the table adds rows to it unread (below), so of two first writers the second is left out.
         first = {TRANSACTION: f"millrace/{job}/{name}", TRANSACTION_VERSION: "1"} if version == 0 else {}
         asked = df.persist()  # which is looked at twice
-        nothing_there = is_new and version == 0
+        nothing_there = is_new and version == 0 and held.isEmpty()
         try:
             if (asked if nothing_there else asked.join(there, on=list(keys), how="left_anti")).isEmpty():
                 return version
@@ -118,14 +118,13 @@ class Tables(TableWrites):
             TableError: another writer changed the table meanwhile; nothing was written.
         """
         self._refuse_other(name)
-        is_new = self._make(name, df, (), {})
+        self._make(name, df, (), {})
         self.give_name(name)
         version = self.version(name)
         held = self.read(name, version)
         same = (held if where is None else held.where(where)).select(key)
         # A table from before there was a column goes on without it.
-        nothing_there = (is_new and version == 0) or same.isEmpty()
-        new = df if nothing_there else df.join(same, on=key, how="left_anti").persist()
+        new = df if same.isEmpty() else df.join(same, on=key, how="left_anti").persist()
         try:
             if new.isEmpty():
                 return version

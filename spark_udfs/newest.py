@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-FEW = 1_000_000  # customers who are sent to every task: 40 MB
+FEW = 1_000_000  # customers who are sent to every task: some 100 MB
 _ORDER = ("time", "tie", "item")
 _HOUR_US = 3_600_000_000
 
