@@ -6,19 +6,16 @@ as of a moment within it, with what was known by then. Validation measures how w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks import decided
 from jobs.tasks.intent_options import HAS, IntentOptions, ids_of, numbers_of, options_of
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
-    from training.world import World
-
-METRICS = ("auc", "average_precision")
-SHOWN = ("loss", *METRICS)
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
@@ -49,35 +46,9 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
     )
 
 
-def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a model of rows on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
-    from jobs.learning import fit_task, model_of_rows
-
-    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
-
-
-def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
-    """AUC and average precision of the sessions held out, counted on each rank and added up; None where none is
-    asked."""
-    from jobs.validation import validation_of_probabilities
-
-    return validation_of_probabilities(spec, columns, world, names=METRICS)
-
-
 def headline(settings: Settings) -> Headline:  # noqa: ARG001
-    """How well sessions are put in order and buyers told apart, and how true the probabilities are."""
-    return Headline(
-        judged={"AUC": "auc", "average precision": "average_precision", "F1": "f1"},
-        beside={
-            "precision": "precision",
-            "recall": "recall",
-            "log loss": "log_loss",
-            "calibration error": "calibration_error",
-            "predicted / actual": "predicted_to_actual",
-        },
-        rows="sessions",
-        lower=("log_loss", "calibration_error"),
-    )
+    """How well sessions are put in order and told apart, and how true the probabilities are."""
+    return decided.headline("sessions", {"F1": "f1"})
 
 
 def numbers(settings: Settings) -> list[str]:
@@ -112,8 +83,8 @@ TASK = Task(
     spread=1,
     schema=schema,
     model="row_mlp",
-    learn="jobs.tasks.intent:learn",
-    metrics=METRICS,
+    learn="jobs.tasks.decided:learn",
+    metrics=decided.METRICS,
     on_spark="jobs.tasks.intent_on_spark",
     headline=headline,
     answered=("key", "p", "alarm"),

@@ -6,10 +6,11 @@ vocabularies that those reviews make. Validation measures how well a model ranks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks import decided
 from jobs.tasks.sentiment_options import HAS, SentimentOptions, options_of
 from training.schema import Column, Kind, Schema
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.settings import Settings
-    from training.world import World
 
-METRICS = ("auc", "average_precision")
-SHOWN = ("loss", *METRICS)
 VOCABULARIES = ("words", "pairs")
 
 
@@ -51,35 +49,9 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:  # noqa: ARG
     )
 
 
-def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
-    """Fit a model of texts on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the spec."""
-    from jobs.learning import fit_task, model_of_rows
-
-    return fit_task(spec, world, make_model=model_of_rows, make_validation=validation, shown=SHOWN)
-
-
-def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
-    """AUC and average precision of the reviews held out, counted on each rank and added up; None where none is
-    asked."""
-    from jobs.validation import validation_of_probabilities
-
-    return validation_of_probabilities(spec, columns, world, names=METRICS)
-
-
 def headline(settings: Settings) -> Headline:  # noqa: ARG001
     """How well reviews are put in order and told apart, and how true the probabilities are."""
-    return Headline(
-        judged={"AUC": "auc", "average precision": "average_precision", "weighted F1": "weighted_f1"},
-        beside={
-            "precision": "precision",
-            "recall": "recall",
-            "log loss": "log_loss",
-            "calibration error": "calibration_error",
-            "predicted / actual": "predicted_to_actual",
-        },
-        rows="reviews",
-        lower=("log_loss", "calibration_error"),
-    )
+    return decided.headline("reviews", {"weighted F1": "weighted_f1"})
 
 
 def persons(settings: Settings) -> dict[str, dict[str, str]]:
@@ -105,8 +77,8 @@ TASK = Task(
     spread=1,
     schema=schema,
     model="word_weights",
-    learn="jobs.tasks.sentiment:learn",
-    metrics=METRICS,
+    learn="jobs.tasks.decided:learn",
+    metrics=decided.METRICS,
     on_spark="jobs.tasks.sentiment_on_spark",
     headline=headline,
     answered=("key", "p", "alarm"),
