@@ -31,7 +31,7 @@ from training.schema import Column, Kind, Schema
 from training.settings import FitSettings
 from training.world import World
 
-GOAL, MOST_LOST, MOST_OFF = 5.0, 0.005, 0.01
+GOAL, MOST_LOST, MOST_OFF, FEWEST = 5.0, 0.005, 0.01, 2
 FIELDS, IDS, EFFECT, BASE = 20, 100, 0.4, -5.4
 BATCH, GROUP, WINDOW, HELD_OUT = 8_192, 50_000, 100_000, 500_000
 SCHEMA = Schema(
@@ -106,6 +106,8 @@ def worth(model: LabelModel, rows: Snapshot, world: World) -> dict[str, float]:
 
 def main() -> None:
     rows, epochs = arguments(1_000_000, 12)
+    if epochs < FEWEST:
+        raise SystemExit(f"EPOCHS must be {FEWEST} at least, for the first warms up and is not counted; it is {epochs}")
     tables = [
         table("rare-labels", rows, GROUP, rare),
         table("rare-labels-unseen", HELD_OUT, GROUP, lambda _, count: rare(np.random.default_rng(2), count)),

@@ -9,6 +9,7 @@ job that is killed has committed nothing, and is run again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from jobs.sessions import in_utc
 from jobs.tables import Tables
 from spark_udfs.answer_files import Written, remove_files, write_answers
 from spark_udfs.direct import Asked, answered, asked_of
-from training.errors import SchemaError
+from training.errors import SchemaError, TableError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -69,16 +70,16 @@ def score_table(
         BundleError: the bundle is torn.
         SchemaError: the source lacks columns of the bundle's schema, or has them of another type; or two columns of the
             answers would have one name.
-        TableError: there is no such source or version, the table of the answers has other columns, or another writer
-            changed it meanwhile.
+        TableError: there is no such source or version, the table of the answers has other columns or is no folder, or
+            another writer changed it meanwhile.
         EnvironmentProblem: executors lack a package, or Spark went away meanwhile.
     """
     columns = [key, *names, BUNDLE]
     if len({one.lower() for one in columns}) < len(columns):  # to Spark `P` is `p`
         raise SchemaError(f"columns of answers must have names of their own; they are {', '.join(columns)}")
+    root, name = _root_and_name(into)
     check_workers(spark, (*TO_SCORE, *TO_READ))
-    root, slash, name = into.rstrip("/").rpartition("/")
-    tables, path = Tables(spark, root + slash or "."), _unlinked(bundle)
+    tables, path = Tables(spark, root), _unlinked(bundle)
     asked = asked_of(source, path, key=key, names=names, version=version, storage_options=storage_options)
     named = Path(path).name
     inputs = {
@@ -91,6 +92,17 @@ def score_table(
         return told | {"version": tables.version(name), "up_to_date": True}
     way, written = _written(tables, name, asked, named, inputs, dict(storage_options or {}))
     return told | {"version": written, "way": way, "up_to_date": False}
+
+
+def _root_and_name(into: str) -> tuple[str, str]:
+    """The folder that a table lies in, and the table's own name."""
+    root, slash, name = into.rstrip("/").rpartition("/")
+    if not name or re.fullmatch(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*:/*", root + slash):
+        raise TableError(
+            f"the answers' table must be a folder, or a folder in a bucket; it is '{into}', which is none; write "
+            f"{into.rstrip('/') or '.'}/scores"
+        )
+    return root + slash or ".", name
 
 
 def _unlinked(bundle: str | Path) -> str:

@@ -194,17 +194,28 @@ def test_days_are_counted_and_strangers_told(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (("A", "2025-03-02", 11.0, 1.0), r"spend its budget at most; 'A' has spent 11 of 10 by ads\.feedback"),
+        (("A", "2025-03-02", 11.1, 1.0), r"10% more than its budget at most; 'A' has spent 11\.1 of 10 by ads"),
         (("A", "2025-03-01", 1.0, 1.0), "of the day that is planned, 2025-03-02; campaign 'A' has 2025-03-01 00:00:00"),
         (("B", "2025-03-02", 1.0, 1.0), "of campaigns that have a budget; campaign 'B' has none"),
         (("A", "2025-03-02", -1.0, 1.0), r"spend must not lie below 0; campaign 'A' has -1\.0"),
     ],
 )
 def test_feedback_that_cannot_be_is_refused(spark: SparkSession, row: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        _check_feedback(spark, row)
+
+
+def test_a_campaign_that_spent_a_little_too_much_holds_no_plan_up(
+    spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _check_feedback(spark, ("A", "2025-03-02", 10.4, 1.0))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 campaigns have spent more than their budget and bid no more; 'A' has spent 10.4 of 10" in said
+
+
+def _check_feedback(spark: SparkSession, row: Any) -> None:
     found = held(spark, "feedback", "campaign_id string, day_ string, spend double, expected double", [row])
     none = {"actions": F.lit(None).cast("double"), "opportunities": F.lit(1.0), "reason": F.lit(None).cast("string")}
     rows = found.rows.withColumns(none | {"time": F.to_timestamp("day_")})
-    with pytest.raises(DataError, match=said):
-        checks.feedback(
-            found._replace(rows=rows), spark.createDataFrame([("A", 10.0)], "campaign_id string, budget double"), DAY
-        )
+    terms = spark.createDataFrame([("A", 10.0)], "campaign_id string, budget double")
+    checks.feedback(found._replace(rows=rows), terms, DAY)

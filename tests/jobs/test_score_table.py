@@ -35,7 +35,7 @@ def source(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str
     return path
 
 
-def scored(spark: SparkSession, source: str, bundle: Path, into: Path, **more: Any) -> dict[str, Any]:
+def scored(spark: SparkSession, source: str, bundle: Path, into: Path | str, **more: Any) -> dict[str, Any]:
     return score_table.score_table(spark, source, bundle, str(into), **{"key": "key", "names": NAMES, **more})
 
 
@@ -212,6 +212,12 @@ def test_a_table_of_no_rows_is_answered_by_none(
     told = [scored(spark, str(empty), bundles[0], Path(into)) for into in ("/into", "into")]
     assert (made, [one["up_to_date"] for one in told]) == (["/", "."], [False, True])
     assert (told[0]["way"], read(spark, place).count()) == ("files", 0)
+
+
+@pytest.mark.parametrize("into", ["s3://bucket", "abfss://box@store/", "", "/"])
+def test_answers_need_a_folder(spark: SparkSession, source: str, bundles: list[Path], into: str) -> None:
+    with pytest.raises(TableError, match=f"it is '{into}', which is none; write .*/scores"):
+        scored(spark, source, bundles[0], into)
 
 
 def test_a_job_that_fails_leaves_no_files(
