@@ -25,6 +25,7 @@ FRONT_DOORS = {
     "deltalake": ("training/data/delta_log.py",),
     "pyroaring": ("training/data/deletion_vectors.py", "training/data/parquet.py"),
     "xxhash": ("training/data/cache.py",),
+    "tokenizers": ("training/state/text_encoder.py",),
     "horovod": (
         "training/world.py",
         "training/step/sync.py",

@@ -14,6 +14,7 @@
     |   `-- LockHeldError    another process writes into the folder
     |-- BundleError          a bundle is torn, of another schema, or of another format
     |   `-- UnreadableError  its disk or file system does not give it just now: nothing says that it is damaged
+    |-- WeightsError         a text model's folder is missing, changed, or its parts do not fit together
     |-- TrainingError        training cannot go on: non-finite loss, ranks that disagree
     |   |-- NonFiniteError   the loss or the gradient was not finite too often
     |   |-- PeerLostError    another rank is gone, or did not come in time
@@ -92,6 +93,10 @@ class BundleError(MillraceError):
 
 class UnreadableError(BundleError):
     """A bundle's disk or file system does not give it just now; it may be whole."""
+
+
+class WeightsError(MillraceError):
+    """A text model's weights, tokenizer or configuration are missing, were changed, or do not fit together."""
 
 
 class TrainingError(MillraceError):
