@@ -48,9 +48,9 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.words = nn.Embedding(config.vocab_size, width)
-        self.places = nn.Embedding(config.max_position_embeddings, width)
-        self.kinds = nn.Embedding(config.type_vocab_size, width)
+        self.words = _table(config.vocab_size, width)
+        self.places = _table(config.max_position_embeddings, width)
+        self.kinds = _table(config.type_vocab_size, width)
         self.norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
@@ -70,6 +70,11 @@ class TextEncoder(nn.Module):
         text_T = torch.repeat_interleave(lengths)[layout.order]
         sum_BD = x_TD.new_zeros(len(lengths), x_TD.shape[1]).index_add(0, text_T, x_TD)
         return F.normalize(sum_BD / lengths.clamp(min=1)[:, None], dim=1)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Of no values yet: to draw them on the device `meta`, torch would load its compiler, 90 MB in a second."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class _Layer(nn.Module):
