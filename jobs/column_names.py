@@ -67,7 +67,9 @@ CALLED = {
     "page": ("pagetype", "event", "eventtype", "action", "type"),
     "case_id": ("id", "eventid", "transactionid", "registrationid"),
     "review_id": ("id", "reviewnumber"),
-    "text": ("review", "reviewtext", "comment", "body", "content"),
+    "text": ("review", "reviewtext", "comment", "body", "content", "message", "utterance", "query", "instruction"),
+    "intent": ("intents", "label", "class", "topic", "category"),
+    "message_id": ("id", "messagenumber"),
     "product": ("productid", "item", "itemid", "sku", "asin"),
     "series_id": ("series", "productcode", "product", "sku", "item", "store"),
 }

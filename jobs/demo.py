@@ -42,7 +42,9 @@ def run_demo(data: str | None, out: str, flags: list[str], task: str = DEFAULT_T
     if task not in TASKS:
         raise SettingsError(f"--task must be one of {', '.join(sorted(TASKS))}; got '{cut(task)}'")
     shown = TASKS[task].demo
-    name, place = (shown.pipeline_of_file, [f"{shown.file}={data}"]) if data else (shown.pipeline, [])
+    name, place = shown.pipeline, list[str]()
+    if data:
+        name, place = shown.pipeline_of_file, [f"{setting}={data}" for setting in (shown.file, *shown.same_file)]
     home = Path(out) / name
     places = [f"tables.root={home}/tables", f"run_dir={home}/run", *place]
     settings = load_settings(PIPELINES / f"{name}.yaml", [*places, *flags])

@@ -111,12 +111,22 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     yield "sources:"
     yield f"  {table}:"
     told = list(_place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}))
+    if "      time: ???" in told and (hashed := [matching(name, list(look.columns)) for name in task.timeless]):
+        yield from (line for line in told if line.split(":")[0].strip() not in ("time", "time_format"))
+        yield f"    order_by_hash_of: {json.dumps(hashed)}   # no time was found: a hash of these says what is held out"
+        yield "    hash_without_numbers: true   # near copies lie on one side"
+        yield from _whose()
+        return
     yield from told
     if "      time: ???" in told:
         yield "    # order_by_hash_of: [text]     # if rows have no time, in place of time and time_format: the columns"
         yield "    #                              # by whose hash rows are held out; not what is to be foretold"
     flags = [name for name, kind in reads[table].items() if kind.startswith("boolean")]
     yield from (f"    # words: {{{name}: {{no: 0, yes: 1}}}}   # numbers for words" for name in flags)
+    yield from _whose()
+
+
+def _whose() -> Iterator[str]:
     yield "    # persons: [user_id]           # columns with persons' ids, which erase must know; []: none"
 
 
@@ -186,10 +196,18 @@ def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
         yield "  weights: {rating: 1}      # what an event is worth, by its kind"
     elif "weights" in task.examples.model_fields:
         yield "  # weights: {purchase: 1, cart: 0.3, view: 0.1}   # default: {purchase: 1}; without sales: {view: 1}"
-    yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
-    yield "  validation_days: 30"
+    if any(line.lstrip().startswith("order_by_hash_of:") for line in source):
+        yield "  test_from: 2002-03-11     # of the 1,000 days from 2000-01-01 on over which a hash deals rows: a fifth"
+        yield "  validation_days: 100"
+    else:
+        yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
+        yield "  validation_days: 30"
     yield f"model: {{name: {task.model}}}"
-    yield "training: {ranks: 2, epochs: 8}   # of fewer than 50,000 examples: batch_size: 256 too, or steps are few"
+    if task.training:
+        yield "training:   # these suit some thousands of examples; of many more take fewer epochs"
+        yield from (f"  {name}: {value}" for name, value in task.training.items())
+    else:
+        yield "training: {ranks: 2, epochs: 8}   # of fewer than 50,000 examples: batch_size: 256 too, or steps are few"
     yield "tuning: {trials: 0}         # an Optuna study of so many trials before the training"
     yield "# all settings: millrace settings"
 

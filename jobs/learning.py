@@ -57,7 +57,7 @@ def fit_task(
     Returns:
         rows, steps, epochs, final_loss, history, best, skipped; of a model of rows that does something about rare
         labels, `rare_labels`, its settings; `calibration` of a model that asks for it, what `Calibrator.calibrate`
-        returns; on rank 0 the bundle's name and place too.
+        returns (`ClassCalibrator.calibrate` of a model of classes); on rank 0 the bundle's name and place too.
     """
     with observers_of(spec, world) as observers:
         report = both(reporter(spec, shown), observers)
@@ -88,6 +88,7 @@ def _fit(
 
     from jobs.console import warn
     from jobs.held_out import calibrator_of, set_priors
+    from jobs.held_out_classes import calibrator_of_classes
     from training.data.snapshot import open_snapshot
     from training.data.transform import one_after_the_other
     from training.fit import FitSettings
@@ -111,9 +112,12 @@ def _fit(
     set_priors(model, examples, columns, world)
     validate = make_validation(spec, columns, world)
     transform = one_after_the_other(make_transform(spec, columns), thinning(model, settings.batch_size))
-    calibrator = calibrator_of(
-        spec, model, columns, world, lambda: open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
-    )
+
+    def open_queries() -> Snapshot:
+        return open_snapshot(**place(spec, "queries"), columns=columns.names, world=world)
+
+    calibrated = spec, model, columns, world, open_queries
+    calibrator = calibrator_of(*calibrated) or calibrator_of_classes(*calibrated)
     result = _fitted(spec, world, model, settings, columns, examples, transform, validate, report)
     summary: dict[str, Any] = {
         "rows": examples.rows,

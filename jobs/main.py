@@ -134,6 +134,20 @@ def _init(
     guarded(call)
 
 
+def _chat(
+    bundle: Annotated[str, typer.Argument(help="a bundle's folder, of a task whose bundles talk")],
+    tables: Annotated[str, typer.Option(help="root of the tables that replies are made from")] = "out/tables",
+) -> None:
+    """Messages of a customer, line by line, answered by a bundle: no Spark, no network; an empty line ends it."""
+
+    def call() -> None:
+        from jobs import chat
+
+        chat.run(bundle, tables, sys.stdin, sys.stdout)
+
+    guarded(call)
+
+
 def _say_version(wanted: bool) -> None:
     if wanted:
         from jobs.versions import line
@@ -160,6 +174,7 @@ def build_app() -> typer.Typer:
     app.command("benchmark")(_benchmark)
     app.command("score-table")(score_table)
     app.command("erase")(erase)
+    app.command("chat")(_chat)
     app.command("settings")(_settings)
     app.command("tasks")(_tasks)
     app.command("init")(_init)

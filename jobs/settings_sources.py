@@ -129,6 +129,11 @@ class TableSource(NamedSource):
         description="the source's columns by whose hash rows without a time are put in an order, e.g. [text]: `time` "
         "is a moment of the 1,000 days from 2000-01-01 on, the same where these columns are",
     )
+    hash_without_numbers: bool = Field(
+        False,
+        description="rows that differ in numbers, e-mail addresses, {{placeholders}} and letters' size alone have one "
+        "hash, so that they lie on one side of every cut",
+    )
     in_place: bool = Field(
         False, description="a Delta table that needs no cleaning is not copied: its files are read where they lie"
     )
@@ -143,6 +148,8 @@ class TableSource(NamedSource):
     def _one_time(self) -> Self:
         if self.order_by_hash_of and ("time" in self.columns or (self.wide is not None and self.wide.time == "time")):
             raise ValueError("order_by_hash_of makes `time`, which columns or wide name too; set one of them")
+        if self.hash_without_numbers and not self.order_by_hash_of:
+            raise ValueError("hash_without_numbers is about the hash of order_by_hash_of, which is not set; set it too")
         return self
 
 

@@ -15,6 +15,7 @@ from jobs.source import Raw, column
 from spark_udfs import typed_texts
 from spark_udfs.features import utc
 from spark_udfs.moments import DAY_US
+from spark_udfs.terms import alike
 from training.errors import SchemaError
 
 YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
@@ -64,7 +65,9 @@ def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFram
     return raw.rows.select(*held, F.explode(cells).alias("_cell")).select(*held, "_cell.*")
 
 
-def ordered(raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str]) -> DataFrame:
+def ordered(
+    raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str], *, without_numbers: bool = False
+) -> DataFrame:
     """Give rows that have no time one by a hash, so that what lies last in time is drawn by chance.
 
     Args:
@@ -72,6 +75,7 @@ def ordered(raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str]) 
         names: the source's columns that are hashed, as trimmed texts; a null is a value like any other.
         place: of the settings that name the source, for messages.
         wanted: the source's column of each of ours; gets `time`.
+        without_numbers: rows that differ in what is masked alone (spark_udfs/text_terms.py) get the same time.
 
     Raises:
         SchemaError: one of the columns is not there, or the source has a column `time`.
@@ -87,6 +91,7 @@ def ordered(raw: Raw, names: Sequence[str], place: str, wanted: dict[str, str]) 
             f"{place}.order_by_hash_of makes a column '{HASHED}', which the source has: leave order_by_hash_of out"
         )
     texts = [F.trim(column(name).cast("string")) for name in names]
+    texts = [alike(text) for text in texts] if without_numbers else texts
     held = F.array(*(F.coalesce(F.concat(F.lit("="), text), F.lit("")) for text in texts))  # hashes pass over nulls
     since = F.pmod(F.xxhash64(held), F.lit(HASHED_DAYS * DAY_US))
     wanted[HASHED] = HASHED

@@ -145,7 +145,7 @@ def _ingest(
 def _inputs(source: Source, asked: TableSource, columns: Mapping[str, str]) -> dict[str, Any]:
     """What decides the rows."""
     # So that what was made before there was such a thing stays.
-    unused = {name for name in ("in_place", "order_by_hash_of") if not getattr(asked, name)}
+    unused = {name for name in ("in_place", "order_by_hash_of", "hash_without_numbers") if not getattr(asked, name)}
     return {
         "source": source.name,
         "files": source.state,
@@ -200,7 +200,11 @@ def _typed(settings: Settings, tables: Tables, table: _Table, persons: Erased | 
         say(f"times of {table.source.name} name no zone: taken as {asked.time_zone} (sources.{table.name}.time_zone)")
     place = f"sources.{table.name}"
     if asked.order_by_hash_of:
-        raw = raw._replace(rows=source_rows.ordered(raw, asked.order_by_hash_of, place, wanted))
+        raw = raw._replace(
+            rows=source_rows.ordered(
+                raw, asked.order_by_hash_of, place, wanted, without_numbers=asked.hash_without_numbers
+            )
+        )
     rows = source_rows.melted(raw, asked.wide, place, wanted) if asked.wide else raw.rows
     typed = source_rows.typed(rows, asked, table.columns, wanted, raw.malformed)
     return erased.marked(typed, persons, said_persons(settings, table.name))

@@ -114,12 +114,14 @@ class Demo:
         pipeline: its file in jobs/pipelines for the simulated shop.
         pipeline_of_file: the one for real data.
         file: the setting that names the file.
+        same_file: further tables that are read from it, by the settings that name theirs.
         closes_the_loop: whether the simulated shop answers what was shown.
     """
 
     pipeline: str
     pipeline_of_file: str
     file: str
+    same_file: Sequence[str] = ()
     closes_the_loop: bool = False
 
 
@@ -164,11 +166,16 @@ class Task:
         grows: of the tables that it reads those whose added rows are lines to come, so that a build can go on from the
             one before; none: every build is made anew.
         anew: settings -> why a build of theirs is made anew all the same; None: it goes on.
+        talks: "module:function", which replies to messages in a terminal: (bundle's folder, tables' root, messages,
+            what says a line); none: the task's bundles do not talk.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
         scored: of the tables that it reads those that scoring alone needs; each may be missing.
         beside: settings -> tables that are the shop's own, which scoring reads where they lie, by the place in the
             settings that names each.
         demo: how it is shown.
+        training: what `millrace init` writes into that section: what is known to suit; nothing: that is not known.
+        timeless: the columns by whose hash rows are held out where a file has no time, so that `init` needs not ask;
+            masked (`hash_without_numbers`); none: it asks.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
@@ -198,11 +205,14 @@ class Task:
     examples: type[ExampleSettings] = ExampleSettings
     evaluation: type[EvaluationSettings] = EvaluationSettings
     scoring: type[ScoringSettings] = ScoringSettings
+    training: Mapping[str, Any] = field(default_factory=dict)
+    timeless: Sequence[str] = ()
     since: bool = False
     simulated: Mapping[str, str] = field(default_factory=dict)
     grows: Sequence[str] = ()
     anew: Callable[[Settings], str | None] = lambda _: None
     attaches: Sequence[str] = ()
+    talks: str | None = None
     looked_up: Sequence[str] = ()
     scored: Sequence[str] = ()
     beside: Callable[[Settings], Mapping[str, SourceSettings]] = lambda _: {}

@@ -43,6 +43,7 @@ FRONT_DOORS = {
         "jobs/learning.py",
         "jobs/validation.py",
         "jobs/held_out.py",
+        "jobs/held_out_classes.py",
         "spark_udfs/answers.py",
         "spark_udfs/scoring.py",
         "spark_udfs/evaluation.py",
@@ -164,6 +165,8 @@ def test_udfs_import_torch_only_on_the_executor(path: Path) -> None:
         ),
         ("jobs.ingest", "torch"),
         ("jobs.recommender", "pyspark"),
+        ("jobs.chat", "pyspark"),
+        ("jobs.tasks.service_chat", "pyspark"),
     ],
 )
 def test_import_stays_light(module: str, absent: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from training.class_configs import TextClassesConfig
 from training.identity import without_later
 from training.model_config import ModelConfig, choices, search
 from training.row_configs import (
@@ -275,6 +276,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "multi_task": MultiTaskConfig,
     "value_mlp": ValueMlpConfig,
     "word_weights": WordWeightsConfig,
+    "text_classes": TextClassesConfig,
 }
 
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from jobs.task import Task
-from jobs.tasks import click, customers, demand, fraud, intent, recommend, sentiment
+from jobs.tasks import click, customers, demand, fraud, intent, recommend, sentiment, service
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (recommend.TASK, click.TASK, fraud.TASK, demand.TASK, customers.TASK, sentiment.TASK, intent.TASK)
+    for task in (
+        recommend.TASK,
+        click.TASK,
+        fraud.TASK,
+        demand.TASK,
+        customers.TASK,
+        sentiment.TASK,
+        intent.TASK,
+        service.TASK,
+    )
 }

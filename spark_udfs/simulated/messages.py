@@ -94,6 +94,7 @@ SHARED = (
     (("delete_account", OUT_OF_SCOPE), "what do you know about me"),
 )
 INTENTS = tuple(SHARES)
+IN_SCOPE = tuple(intent for intent in INTENTS if intent != OUT_OF_SCOPE)
 _OF_INTENT = len(OWN["invoice"])
 WORDINGS = (*(text for intent in INTENTS for text in OWN[intent]), *(text for _, text in SHARED))
 
@@ -108,6 +109,12 @@ def intent_probability() -> Floats:
         for place in shared:
             joint[place, number] = SHARES[intent] * AMBIGUOUS_SHARE / len(shared)
     return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+
+
+def _best_in_scope() -> Ints:
+    """(wordings,) the number of the likeliest intent that is in scope; -1 where there is none."""
+    within = intent_probability()[:, [INTENTS.index(intent) for intent in IN_SCOPE]]
+    return np.where(within.sum(axis=1) > 0, within.argmax(axis=1), -1)
 
 
 def messages_of(users: Ints, shop: ShopSize) -> Rows:
@@ -138,6 +145,8 @@ def messages_of(users: Ints, shop: ShopSize) -> Rows:
         "wording": wording,
         "intent_probability": intent_probability()[wording, intent],
         "best_probability": intent_probability()[wording].max(axis=1),
+        "best_intent": words(IN_SCOPE, _best_in_scope()[wording]),
+        "in_scope_probability": 1 - intent_probability()[wording, INTENTS.index(OUT_OF_SCOPE)],
     }
 
 
@@ -180,6 +189,8 @@ MESSAGES = Planted(
         Field(
             "best_probability", "double", "of the likeliest intent, given the wording; its mean is the best accuracy"
         ),
+        Field("best_intent", "string", "the likeliest intent that is in scope, given the wording; null: there is none"),
+        Field("in_scope_probability", "double", "of an intent that is in scope, given the wording"),
     ),
     units=lambda shop: shop.users,
     rows_per_unit=lambda _: 1.0,

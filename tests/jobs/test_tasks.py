@@ -24,7 +24,16 @@ from jobs.tasks import TASKS
 from spark_udfs import features, vocabularies
 from spark_udfs.features import Cuts
 from spark_udfs.pieces import Pieces
-from tests.jobs import small_shop, test_click, test_customers, test_demand, test_fraud, test_intent, test_sentiment
+from tests.jobs import (
+    small_shop,
+    test_click,
+    test_customers,
+    test_demand,
+    test_fraud,
+    test_intent,
+    test_sentiment,
+    test_service,
+)
 from tests.jobs.test_erase import naming
 from training.errors import SettingsError
 from training.schema import Kind
@@ -157,6 +166,20 @@ def reviews() -> World:
     return World(test_sentiment.settings_in, tables, {"reviews": later}, "user 7", persons)
 
 
+def messages() -> World:
+    """More messages, of intents that were there and of a new one; and some of before that nobody knows yet."""
+    cut = test_service.CUT
+    at = [(cut + timedelta(days=1), None), (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later {n} {time}", time, arrival, "talk 1", f"cancel {n}", "cancel" if n % 2 else "never had", f"user {n}")
+        for n in range(10)
+        for time, arrival in at
+    ]
+    persons = {"messages": TableSource(persons=("user_id",))}
+    tables = {"messages": (test_service.planted()[:600], test_service.MESSAGES)}
+    return World(test_service.settings_in, tables, {"messages": later}, "user 7", persons)
+
+
 def visits() -> World:
     """More visits after the cut, of sessions that were there before too; and steps of before that arrive late."""
     cut = test_intent.CUT
@@ -179,6 +202,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "demand": sales,
     "customers": orders,
     "sentiment": reviews,
+    "service": messages,
     "intent": visits,
 }
 

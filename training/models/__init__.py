@@ -10,6 +10,7 @@ from training.models.quantile_mlp import QuantileMlp
 from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticRegression
 from training.models.row_mlp import RowMlp
 from training.models.sequence import Sequence
+from training.models.text_classes import TextClasses
 from training.models.two_tower import TwoTower
 from training.models.value_mlp import ValueMlp
 from training.models.word_weights import WordWeights
@@ -32,4 +33,5 @@ MODELS: dict[str, type[Model]] = {
     "multi_task": MultiTask,
     "value_mlp": ValueMlp,
     "word_weights": WordWeights,
+    "text_classes": TextClasses,
 }

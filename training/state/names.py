@@ -2,3 +2,4 @@
 
 ATTACHMENTS = "attachments"  # the folder in a bundle that they lie in
 ITEMS = "items.arrow"  # training/state/items.py
+INTENTS = "intents.json"  # the names of classes, by their numbers

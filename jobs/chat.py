@@ -1,0 +1,54 @@
+"""Chat: a bundle answers a customer's messages in a terminal. Imports no Spark.
+
+    millrace chat out/service/run/bundles/text_classes-3f9c0a1b22d4 --tables out/service/tables
+
+Nothing is written or sent anywhere, and what is typed is data: it is looked at by a model and by patterns.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import TextIO
+
+from jobs.tasks import TASKS
+from training.errors import BundleError
+from training.state.bundle import provenance_of
+
+PROMPT = "> "
+
+
+def run(bundle: str, tables: str, typed: TextIO, shown: TextIO) -> None:
+    """Answer what is typed until it ends, or a line is empty.
+
+    Args:
+        bundle: its folder.
+        tables: root of the tables.
+        typed: the customer's messages, a line each.
+        shown: where replies go.
+
+    Raises:
+        BundleError: it is none, or of a task whose bundles do not talk.
+        NoTableError: the tables lack what replies are made from.
+    """
+    name = (provenance_of(bundle) or {}).get("settings", {}).get("task")
+    talks = TASKS[name].talks if name in TASKS else None
+    if talks is None:
+        able = ", ".join(task.name for task in TASKS.values() if task.talks)
+        raise BundleError(f"a bundle to talk with must be of a task that talks ({able}); '{bundle}' is of '{name}'")
+    module, _, function = talks.partition(":")
+
+    def say(line: str) -> None:
+        shown.write(f"{line}\n")
+
+    getattr(importlib.import_module(module), function)(bundle, tables, _messages(typed, shown), say)
+
+
+def _messages(typed: TextIO, shown: TextIO) -> Iterator[str]:
+    while True:
+        shown.write(PROMPT)
+        shown.flush()
+        line = typed.readline().strip()
+        if not line:
+            return
+        yield line

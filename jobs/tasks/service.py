@@ -1,0 +1,178 @@
+"""Service: what customers want who write to the shop, how sure that is, and who wants what it has no answer to.
+
+An example is a message of before the cut whose intent is known. Validation measures how often the intent is right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks.service_options import HAS, ORDERS, ServiceOptions, options_of
+from training.schema import Column, Kind, Schema
+from training.state.names import INTENTS
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame
+
+    from jobs.settings import Settings
+    from training.world import World
+
+METRICS = ("accuracy",)
+TRAINING = {
+    "ranks": 2,
+    "epochs": 15,
+    "batch_size": 64,
+    "learning_rate": 0.01,
+    "embedding_learning_rate": 0.01,
+    "embedding_optimizer": "sparse_adam",
+    "schedule": "cosine",
+}
+
+
+def reads(settings: Settings) -> dict[str, dict[str, str]]:
+    """Messages; an intent that is null is not known. What is replied with: answers by intent, and orders."""
+    has = options_of(settings).has
+    own = {name: kind for name, kind in HAS.items() if name in has}
+    answer_id = {"answer_id": "string"} if "answer_id" in has else {}
+    return {
+        "messages": own | {"time": "timestamp", "text": "string", "intent": "string?"},
+        "answers?": answer_id | {"intent": "string", "answer": "string"},
+        "orders?": {name: "string" if name == "order_number" else "string?" for name in ORDERS},
+    }
+
+
+def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
+    """Intents that messages of before a cut have."""
+    from jobs.tasks import service_texts
+
+    return service_texts.known_intents(read, settings, cut)
+
+
+def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
+    """The examples' columns. `sizes` counts the intents, 0, none of them, included."""
+    return Schema(
+        (
+            Column("terms", Kind.IDS, vocabulary="terms", size=options_of(settings).terms + 1),
+            Column("label", Kind.LABEL, vocabulary="intents", size=sizes["intents"]),
+            Column("time", Kind.TIME),
+        )
+    )
+
+
+def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
+    """Fit a model of texts in classes on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the
+    spec."""
+    from jobs.learning import fit_task, model_of_rows
+
+    return fit_task(
+        spec,
+        world,
+        make_model=model_of_rows,
+        make_validation=validation,
+        shown=("loss", *METRICS),
+        make_attachments=attached,
+    )
+
+
+def attached(spec: Mapping[str, Any], columns: Schema, folder: Path) -> dict[str, Path]:  # noqa: ARG001
+    """Write what goes with the bundle: the names of its intents by their numbers."""
+    from training.data.snapshot import open_snapshot, read_table
+
+    name = "vocabulary_intents"
+    root, version = spec["tables"]["examples"]["uri"].rpartition("/")[0], spec["build"]["versions"][name]
+    held = read_table(open_snapshot(f"{root}/{name}", version), ["index", "id"]).to_pydict()
+    named = {str(index): intent for index, intent in zip(held["index"], held["id"], strict=True)}
+    (folder / INTENTS).write_text(json.dumps(named, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    return {INTENTS: folder / INTENTS}
+
+
+def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
+    """How often the intent of held-out messages that have one is right; None where that is not asked."""
+    import numpy as np
+
+    from jobs.validation import validation_of_rows
+
+    def sums(found: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+        label = batch["label"]
+        return np.asarray([float(((found["intent"] == label) & (label > 0)).sum()), float((label > 0).sum())])
+
+    def finish(sums: Any) -> dict[str, float]:
+        return {"accuracy": float(sums[0] / max(sums[1], 1.0))}
+
+    return validation_of_rows(spec, columns, world, width=2, sums=sums, finish=finish)
+
+
+def headline(settings: Settings) -> Headline:  # noqa: ARG001
+    """How often the intent is right, and how well what is out of scope is told apart."""
+    return Headline(
+        judged={"accuracy": "accuracy", "macro F1": "macro_f1"},
+        beside={
+            "errors at 90 % coverage": "error_at_90_percent",
+            "calibration error": "calibration_error",
+            "kept in scope": "kept_in_scope",
+            "out-of-scope recall": "out_of_scope_recall",
+            "out-of-scope AUC": "out_of_scope_auc",
+            "right of all": "right_of_all",
+        },
+        rows="messages",
+        lower=("error_at_90_percent", "calibration_error"),
+    )
+
+
+def persons(settings: Settings) -> dict[str, dict[str, str]]:
+    """The columns that the settings name; what is made of messages has no id but the message's."""
+    held = {table: dict.fromkeys(said_persons(settings, table), BY_ID) for table in ("messages", "orders")}
+    of_lines = {name: {"message_id": BY_LINE} for name in ("examples", "queries", "replies")}
+    return {table: columns for table, columns in held.items() if columns} | (of_lines if held["messages"] else {})
+
+
+TASK = Task(
+    name="service",
+    what="which intent a customer's message has, how sure that is, and whether it is in scope",
+    row="message",
+    options=ServiceOptions,
+    reads=reads,
+    asks=("queries", "vocabulary_intents"),
+    kinds=lambda _: {},
+    more_ids=more_ids,
+    numbers=lambda _: ("intents",),
+    key=("message_id",),
+    spread=1,
+    schema=schema,
+    model="text_classes",
+    learn="jobs.tasks.service:learn",
+    metrics=METRICS,
+    attaches=(INTENTS,),
+    talks="jobs.tasks.service_chat:talk",
+    on_spark="jobs.tasks.service_on_spark",
+    headline=headline,
+    answered=("key", "intent", "p", "scope", "in_scope"),
+    table="replies",
+    answer=(
+        "message_id",
+        "time",
+        "conversation",
+        "intent",
+        "confidence",
+        "in_scope",
+        "scope",
+        "reply",
+        "text",
+        "used",
+        "why",
+        "summary",
+    ),
+    scored=("answers", "orders"),
+    columns=AnswerColumns("message_id", ((),), ("confidence", "scope"), "confidence"),
+    persons=persons,
+    demo=Demo("service_shop", "service", "sources.messages.path", same_file=("sources.answers.path",)),
+    simulated={"messages": "messages"},
+    training=TRAINING,
+    timeless=("text",),
+)

@@ -1,0 +1,234 @@
+"""Service on Spark: messages to terms, intents judged on later messages, and answers to those not learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs import simulate
+from jobs.console import step
+from jobs.ground import Answer, Ground, Scored, Slice
+from jobs.task import OURS, TRUTH
+from jobs.tasks import decided_on_spark as decided
+from jobs.tasks import probabilities_on_spark as probabilities
+from jobs.tasks.service_options import options_of
+from jobs.tasks.service_replies import with_replies
+from jobs.tasks.service_texts import lines, numbered
+from spark_udfs import classes, features
+from spark_udfs.baselines import nearest_text
+from spark_udfs.dialogue import ANSWER, ASK, HAND_OVER
+from spark_udfs.scoring import predicted
+from spark_udfs.simulated.messages import MESSAGES
+from training.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame
+
+    from spark_udfs.features import Cuts
+
+NEAREST, MAJORITY = "nearest_tf_idf", "majority"
+__all__ = ["contenders", "examples", "judge", "lines", "looks", "score", "slices"]
+
+KEPT = 0.95  # share of the validation days' messages with an intent that a nearest neighbour takes for in scope
+EXAMPLES, SHOWN = 10, 160  # messages that are shown, and letters of each
+
+
+def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
+    """The messages after each cut, and as examples those of before one whose intent is known.
+
+    Raises:
+        DataError: a message stands twice, or fewer than two intents are known before the cut.
+    """
+    read = ground.read
+    probabilities.refuse_repeated(read["lines"], "message_id", "messages", "message")
+    messages = ground.keep("messages with numbers", lambda: numbered(ground, read["lines"]))
+    learnt = messages.where(features.known_before(cuts.test) & F.col("label").isNotNull())
+    intents, outside = learnt.agg(
+        F.countDistinct(F.when(F.col("label") > 0, F.col("label"))), F.count_if(F.col("label") == 0)
+    ).collect()[0]
+    if intents < 2:
+        raise DataError(
+            f"examples must have messages of two intents at least; before the cut there are {intents:,}; map the "
+            "column that holds them by sources.messages.columns, or move examples.test_from"
+        )
+    ground.counts.update({"intents": intents, "out_of_scope_examples": outside})
+    held_out = [
+        learnt.where(F.col("time") >= F.lit(cuts.validation)).withColumn("split", F.lit(features.VALIDATION)),
+        messages.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
+    ]
+    return {
+        "queries": held_out[0].unionByName(held_out[1]),
+        "examples": learnt.withColumn("known_at", features.known_at()),
+    }
+
+
+def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
+    """The messages after the cut whose intent is known; one that nobody had before it is out of scope."""
+    asked = ground.read["queries"].where("split = 'test' AND label IS NOT NULL").drop("split")
+    return {"after": Slice("messages after the cut", asked.withColumnRenamed("message_id", "key"))}
+
+
+def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Answer]:
+    """The bundles; the intent of the nearest message by TF-IDF; the most frequent intent; of a simulated shop what its
+    intents were drawn with."""
+    learnt = decided.learnt(ground, cut, bundles[OURS], "message")
+    answers: dict[str, Answer] = {name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()}
+    options, with_intent = options_of(ground.settings), learnt.where("label > 0")
+    with step(f"evaluate: fit {NEAREST}"):
+        texts = nearest_text.fit(with_intent, "message_id", options.compared_with, options.terms)
+        held = ground.read["queries"].where((F.col("split") == features.VALIDATION) & (F.col("label") > 0))
+        asked = nearest_text.answer(held.withColumnRenamed("message_id", "key"), texts)
+        limit = asked.agg(F.percentile_approx("p", 1 - KEPT)).collect()[0][0] or 0.0
+    answers[NEAREST] = partial(_by_nearest, texts=texts, limit=limit)
+    counted = with_intent.groupBy("label").count().orderBy(F.desc("count"), "label").limit(1).collect()[0]
+    answers[MAJORITY] = partial(
+        _by_majority, intent=int(counted["label"]), share=counted["count"] / with_intent.count()
+    )
+    return answers | _truth(ground)
+
+
+def _by_bundle(asked: DataFrame, _: str, *, path: str) -> DataFrame:
+    found = predicted(asked, path, key="key", names=["intent", "p", "scope", "in_scope"])
+    return found.select(
+        "key",
+        F.col("intent")[0].cast("bigint").alias("intent"),
+        F.col("p")[0].cast("double").alias("p"),
+        F.col("scope")[0].cast("double").alias("scope"),
+        (F.col("in_scope")[0] > 0).alias("in_scope"),
+    )
+
+
+def _by_nearest(asked: DataFrame, _: str, *, texts: nearest_text.Texts, limit: float) -> DataFrame:
+    """Its cosine says how sure it is, and whether a message is in scope."""
+    found = nearest_text.answer(asked, texts)
+    return found.withColumn("scope", F.col("p")).withColumn("in_scope", F.col("p") >= limit)
+
+
+def _by_majority(asked: DataFrame, _: str, *, intent: int, share: float) -> DataFrame:
+    p = F.lit(float(share))
+    return asked.select(
+        "key",
+        F.lit(intent).cast("bigint").alias("intent"),
+        p.alias("p"),
+        p.alias("scope"),
+        F.lit(True).alias("in_scope"),
+    )
+
+
+def _truth(ground: Ground) -> dict[str, Answer]:
+    """Who answers with the likeliest intent of a message's wording; nobody where messages are no simulated shop's."""
+    spark = ground.read["lines"].sparkSession
+    made = simulate.truth_of_source(ground.settings, spark, "messages", {"message_id": "message_id"}, MESSAGES)
+    if made is None:
+        return {}
+    numbers = ground.read["vocabulary_intents"].select(F.col("id").alias("best_intent"), F.col("index").alias("intent"))
+    told = made.join(F.broadcast(numbers), on="best_intent", how="left").select(
+        F.col("message_id").alias("key"),
+        F.coalesce("intent", F.lit(1)).cast("bigint").alias("intent"),
+        F.col("best_probability").alias("p"),
+        F.col("in_scope_probability").alias("scope"),
+        (F.col("in_scope_probability") >= 0.5).alias("in_scope"),
+    )
+    return {TRUTH: lambda asked, _: asked.select("key").join(told, on="key", how="inner")}
+
+
+def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """How right intents are, how sure one may be of them, and how well what is out of scope is told apart."""
+    found = classes.judge(answers, asked, names, resamples=ground.settings.evaluation.bootstrap)
+    models = {name: found[name].intervals() for name in names}
+    if NEAREST in models:
+        del models[NEAREST]["calibration_error"]  # a cosine is no probability
+    differences = {name: found[OURS].minus(found[name]) for name in names[1:] if name != TRUTH}
+    return {"users": found[OURS].users, "models": models, "differences": differences}
+
+
+def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
+    """What is wrong of what is answered, by how much is; ten messages, drawn by hash, with what is said of them."""
+    asked, answers = held["after"]
+    names = [row[0] for row in answers.select("model").distinct().orderBy("model").collect()]
+    return {
+        "curves": [
+            {
+                "title": "Errors over what is answered",
+                "x": "share of the messages with an intent that is answered, the surest first",
+                "y": "share of these whose intent is wrong",
+                "lines": classes.risk_over_coverage(answers, asked, names),
+                "note": "Messages that are left to people are those that the model is least sure of; a line below "
+                "another answers as many with fewer errors.",
+            }
+        ],
+        "drawn": {
+            "title": "Ten messages",
+            "columns": ["message", "intent", "said", "confidence", "in scope"],
+            "rows": _drawn(ground, asked, answers),
+        },
+    }
+
+
+def _drawn(ground: Ground, asked: DataFrame, answers: DataFrame) -> list[list[str]]:
+    drawn = asked.orderBy(F.xxhash64("key"), "key").limit(EXAMPLES).select("key")
+    texts = ground.read["lines"].select(F.col("message_id").alias("key"), "text", F.col("intent").alias("own"))
+    numbers = ground.read["vocabulary_intents"].select(F.col("index").alias("intent"), F.col("id").alias("said"))
+    ours = answers.where(F.col("model") == OURS).drop("model")
+    told = (
+        drawn.join(texts, on="key", how="inner")
+        .join(ours, on="key", how="inner")
+        .join(numbers, on="intent", how="left")
+    )
+    return [
+        [
+            row["text"] if len(row["text"]) <= SHOWN else row["text"][:SHOWN] + " ...",
+            row["own"],
+            row["said"],
+            f"{row['p']:.2f}",
+            "yes" if row["in_scope"] else "no",
+        ]
+        for row in told.orderBy(F.desc("p"), "key").collect()
+    ]
+
+
+def score(ground: Ground, moment: datetime) -> Scored:
+    """Every message that was there by the moment and that the build in force did not learn from: those whose intent was
+    not known, and those after its cut."""
+    not_learnt = F.col("intent").isNull() | features.known_since(ground.cut or moment)
+    asked = ground.keep(
+        "asked", lambda: numbered(ground, ground.read["lines"].where(features.known_before(moment) & not_learnt))
+    )
+    return Scored(asked, partial(_answered, ground), _counts, finish=partial(with_replies, ground=ground))
+
+
+def _answered(ground: Ground, messages: DataFrame) -> DataFrame:
+    """What is said of messages: the intent by its name, whether in scope or not; who answers looks at both."""
+    numbers = ground.read["vocabulary_intents"].select(F.col("index").alias("intent"), F.col("id").alias("name"))
+    found = _by_bundle(messages.withColumnRenamed("message_id", "key"), OURS, path=str(ground.bundle))
+    told = found.join(F.broadcast(numbers), on="intent", how="left").withColumnRenamed("key", "message_id")
+    return (
+        messages.select("message_id", "time", "conversation")
+        .join(told, on="message_id", how="inner")
+        .select(
+            "message_id",
+            "time",
+            "conversation",
+            F.col("name").alias("intent"),
+            F.col("p").alias("confidence"),
+            "in_scope",
+            "scope",
+        )
+    )
+
+
+def _counts(written: DataFrame) -> dict[str, int]:
+    """messages; those of them that are out of scope; and the replies by their kind, where there are such."""
+    kinds = {"answered": ANSWER, "asked_back": ASK, "handed_over": HAND_OVER}
+    made = written.agg(
+        F.count(F.lit(1)).alias("messages"),
+        F.count_if(~F.col("in_scope")).alias("out_of_scope"),
+        *(F.count_if(F.col("reply") == kind).alias(name) for name, kind in kinds.items()),
+    )
+    return dict(made.collect()[0].asDict())

@@ -1,0 +1,107 @@
+"""What only service has in its settings; apart from the task, so that what it does on Spark may ask for it too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from jobs.settings_base import Section
+from spark_udfs.dialogue import OF_ORDERS, Rules
+from spark_udfs.knowledge import name_of
+from spark_udfs.slots import PATTERNS
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+ORDERS = ("order_number", "email", "status", "delivery", "amount")  # columns of the shop's orders
+HAS = {"message_id": "string", "conversation": "string?", "arrival_time": "timestamp?"}
+Intent = Annotated[str, Field(min_length=1, max_length=1_000)]
+Words = Annotated[str, Field(min_length=1, max_length=10_000)]
+FILLS = {
+    "order number": "@order_number",
+    "order id": "@order_number",
+    "purchase number": "@order_number",
+    "purchase id": "@order_number",
+    "order status": "@orders.status",
+    "delivery date": "@orders.delivery",
+    "refund amount": "@orders.amount",
+}
+QUESTIONS: dict[Literal["order_number", "email"], str] = {
+    "order_number": "Which order is it about? Please send its number.",
+    "email": "Which e-mail address did you order with?",
+}
+
+
+class ServiceOptions(Section):
+    """What only service has."""
+
+    has: tuple[Literal["message_id", "conversation", "arrival_time"], ...] = Field(
+        (), description="further columns of `messages`; without message_id, what a message holds names it"
+    )
+    out_of_scope: tuple[Intent, ...] = Field(
+        ("oos", "out_of_scope"),
+        max_length=1_000,
+        description="intents of messages that have none of the others: they teach what is out of scope",
+    )
+    words_kept: int = Field(100, ge=1, le=10_000, description="words of a message that are read, the first ones")
+    terms: int = Field(
+        131_072,
+        ge=1_024,
+        le=2**31 - 2,
+        description="numbers of terms (words, pairs, pieces of words), which hashes deal out",
+    )
+    compared_with: int = Field(
+        20_000,
+        ge=1,
+        le=200_000,
+        description="messages of the past, by hash, among which the nearest is looked for that the model must beat",
+    )
+
+    wrong_cost: float = Field(5.0, ge=0, le=1e9, description="of an answer to what was not asked")
+    hand_over_cost: float = Field(1.0, ge=0, le=1e9, description="of a person's time for a message")
+    ask_cost: float = Field(0.1, ge=0, le=1e9, description="of a question to the customer")
+    people: tuple[Intent, ...] = Field((), max_length=1_000, description="intents that people answer")
+    fills: dict[str, Words] = Field(
+        default_factory=lambda: dict(FILLS),
+        max_length=10_000,
+        description="what answers' placeholders are filled with, by their names: a text, or `@SLOT`, what the customer "
+        "has said, or `@orders.COLUMN`, of that order",
+    )
+    questions: dict[Literal["order_number", "email"], Words] = Field(
+        default_factory=lambda: dict(QUESTIONS), description="by slot how a customer is asked for it"
+    )
+    handed_over: Words = Field(
+        "A colleague of ours will answer you.", description="what a customer is told whose message goes to a person"
+    )
+    most_answers: int = Field(
+        50_000, ge=1, le=1_000_000, description="rows of `answers`: each worker holds them all in memory"
+    )
+
+    @field_validator("fills")
+    @classmethod
+    def _fills(cls, fills: dict[str, str]) -> dict[str, str]:
+        known = [f"@{slot}" for slot in PATTERNS] + [f"{OF_ORDERS}{column}" for column in ORDERS]
+        for name, value in fills.items():
+            if value.startswith("@") and value not in known:
+                raise ValueError(f"'{name}' is filled with '{value}'; known: {', '.join(known)}, or a text without @")
+        return {name_of(name): value for name, value in fills.items()}
+
+    @property
+    def rules(self) -> Rules:
+        """What is ruled of conversations."""
+        return Rules(
+            wrong_cost=self.wrong_cost,
+            hand_over_cost=self.hand_over_cost,
+            ask_cost=self.ask_cost,
+            people=frozenset(self.people),
+            fills=self.fills,
+            questions={str(slot): text for slot, text in self.questions.items()},
+            handed_over=self.handed_over,
+        )
+
+
+def options_of(settings: Settings) -> ServiceOptions:
+    """The task's own settings."""
+    assert isinstance(settings.options, ServiceOptions)
+    return settings.options

@@ -1,0 +1,275 @@
+"""Service on a planted world: a few words say what a customer wants, and some want what no intent is about."""
+
+from __future__ import annotations
+
+import io
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from pyspark.sql import Row, SparkSession
+
+from jobs import build_examples, chat, evaluate, ingest, init, score, train
+from jobs.ground import Ground
+from jobs.settings import Settings, load_settings
+from jobs.settings_sources import TableSource
+from jobs.tables import Tables
+from jobs.task import OURS
+from jobs.tasks import service_on_spark
+from jobs.tasks.service_chat import Assistant
+from jobs.tasks.service_options import ServiceOptions
+from jobs.tasks.service_replies import answers_of
+from spark_udfs.dialogue import State
+from spark_udfs.features import Cuts
+from spark_udfs.knowledge import id_of
+from training.errors import BundleError, DataError, NoTableError
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
+MESSAGES = (
+    "message_id string, time timestamp, arrival_time timestamp, conversation string, text string, intent string, "
+    "user_id string"
+)
+SAID = {
+    "cancel": ("cancel", "stop", "abort"),
+    "track": ("where", "track", "arrive"),
+    "refund": ("money", "refund", "repay"),
+    "oos": ("weather", "poem", "football"),
+}
+NEW = "late"  # an intent that nobody had before the cut
+PLAIN = [f"plain{letter}{other}" for letter in "abcdef" for other in "uvwxyz"]
+
+
+def text_of(rng: random.Random, intent: str) -> str:
+    """Two words that say so among others, and an order's number."""
+    words = [*rng.sample(SAID.get(intent, ("novel", "unheard", "fresh")), 2), *rng.choices(PLAIN, k=rng.randint(3, 6))]
+    rng.shuffle(words)
+    return f"{' '.join(words)} {rng.randrange(10**9)}?"
+
+
+def planted() -> list[tuple[Any, ...]]:
+    """900 messages in 120 days; of one in twenty nobody knows the intent; after the cut some have a new one."""
+    rng, messages = random.Random(5), []
+    for number in range(900):
+        time = START + timedelta(days=120 * rng.random())
+        intent = NEW if time > CUT and rng.random() < 0.1 else rng.choice([*SAID])
+        label = None if rng.random() < 0.05 else intent
+        messages.append(
+            (f"message {number}", time, None, f"talk {number % 90}", text_of(rng, intent), label, f"user {number % 50}")
+        )
+    return messages
+
+
+ANSWERS = [
+    ("cancel", "Order {{Order Number}} can be cancelled."),
+    ("track", "Order {{order id}} is {{ Order Status }}."),
+    ("refund", "{{Bank}} has it."),
+]
+ORDERS = "order_number string, email string, status string, delivery string, amount string"
+
+
+def number_of(text: str) -> str:
+    return text.rstrip("?").split()[-1]
+
+
+def orders() -> list[tuple[str | None, ...]]:
+    """Of every other message the order that it names."""
+    return [(number_of(message[4]), None, "packed", None, None) for message in planted()[::2]]
+
+
+def settings_in(folder: Path, **sections: Any) -> Settings:
+    values: dict[str, Any] = {
+        "task": "service",
+        "tables": {"root": str(folder / "tables")},
+        "run_dir": str(folder / "run"),
+        "options": {"has": ["message_id", "conversation", "arrival_time"], "out_of_scope": ["oos"], "terms": 5_000},
+        "examples": {"test_from": CUT, "validation_days": 30, "rows_per_group": 100},
+        "model": {"name": "text_classes", "dim": 16},
+        "training": {
+            "ranks": 1,
+            "epochs": 6,
+            "batch_size": 64,
+            "learning_rate": 0.005,
+            "embedding_learning_rate": 0.02,
+            "embedding_optimizer": "sparse_adam",
+        },
+        "evaluation": {"bootstrap": 100},
+    }
+    return Settings(**(values | sections))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Settings:
+    settings = settings_in(tmp_path_factory.mktemp("service"))
+    tables = Tables(spark, settings.tables.root)
+    for name, rows, schema in (
+        ("messages", planted(), MESSAGES),
+        ("answers", ANSWERS, "intent string, answer string"),
+        ("orders", orders(), ORDERS),
+    ):
+        made = spark.createDataFrame(rows, schema).repartition(3)
+        tables.write(name, made, mode="overwrite", job="ingest", inputs={})
+    return settings
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Settings, spark: SparkSession) -> dict[str, Any]:
+    build_examples.run(settings, spark)
+    return train.run(settings, spark)
+
+
+def held(settings: Settings, spark: SparkSession, name: str, where: str = "true") -> dict[str, Row]:
+    return {row["message_id"]: row for row in Tables(spark, settings.tables.root).read(name).where(where).collect()}
+
+
+def test_labels_are_numbers_of_the_intents_of_before_the_cut(
+    settings: Settings, trained: dict[str, Any], spark: SparkSession
+) -> None:
+    known = {
+        row["id"]: row["index"] for row in Tables(spark, settings.tables.root).read("vocabulary_intents").collect()
+    }
+    assert {*known} == {"cancel", "track", "refund"}
+    examples = held(settings, spark, "examples")
+    before = {message[0]: message[5] for message in planted() if message[1] < CUT and message[5] is not None}
+    assert {name: row["label"] for name, row in examples.items()} == {
+        name: known.get(intent, 0) for name, intent in before.items()
+    }
+    after = held(settings, spark, "queries", "split = 'test'")
+    new = {message[0] for message in planted() if message[5] == NEW}
+    assert new
+    assert {name for name, row in after.items() if row["label"] == 0} >= new
+    assert {*after} == {message[0] for message in planted() if message[1] >= CUT}
+
+
+def test_intents_are_found_and_what_is_none_of_them_is_told_apart(
+    settings: Settings, trained: dict[str, Any], spark: SparkSession
+) -> None:
+    result = evaluate.run(settings, spark)
+    judged = result["protocols"]["after"]
+    assert list(judged["models"]) == [OURS, "nearest_tf_idf", "majority"]
+    ours = {name: metric["value"] for name, metric in judged["models"][OURS].items()}
+    assert ours["accuracy"] > 0.97
+    assert ours["out_of_scope_recall"] > 0.5  # some are of an intent that nobody had, of which no word is known
+    assert ours["out_of_scope_auc"] > 0.8
+    assert ours["kept_in_scope"] > 0.9
+    assert ours["calibration_error"] < 0.05
+    assert judged["differences"]["majority"]["accuracy"]["low"] > 0.4
+    assert "calibration_error" not in judged["models"]["nearest_tf_idf"]
+    assert len(result["drawn"]["rows"]) == 10
+    assert {*result["curves"][0]["lines"]} == {OURS, "nearest_tf_idf", "majority"}
+    measured = trained["calibration"]
+    assert measured["confidence"]["log_loss_after"] <= measured["confidence"]["log_loss_before"]
+    assert measured["scope"]["kept"] >= 0.95
+    assert measured["scope"]["rows_without_class"] == sum(
+        VALIDATION <= message[1] < CUT and message[5] == "oos" for message in planted()
+    )
+
+
+def test_messages_that_nobody_has_learnt_from_are_answered(
+    settings: Settings, trained: dict[str, Any], spark: SparkSession
+) -> None:
+    summary = score.run(settings, spark)
+    rows = held(settings, spark, "replies")
+    said = {message[0]: message for message in planted()}
+    assert {*rows} == {name for name, message in said.items() if message[1] >= CUT or message[5] is None}
+    right = [
+        row["intent"] == said[name][5] for name, row in rows.items() if said[name][5] in ("cancel", "track", "refund")
+    ]
+    assert sum(right) > 0.97 * len(right)
+    assert all(0 < row["confidence"] <= 1 and row["conversation"] == said[name][3] for name, row in rows.items())
+    assert summary["out_of_scope"] == sum(not row["in_scope"] for row in rows.values()) > 0
+    assert score.run(settings, spark)["up_to_date"]
+    known = {row[0] for row in orders()}
+    first: dict[str, Row] = {}
+    for row in sorted(rows.values(), key=lambda row: (row["time"], row["message_id"])):
+        first.setdefault(row["conversation"], row)
+        assert "{{" not in row["text"]
+    for row in first.values():
+        number = number_of(said[row["message_id"]][4])
+        sure = row["in_scope"] and row["confidence"] > 0.8
+        used = [of["table"] for of in row["used"]]
+        if sure and row["intent"] == "cancel":
+            assert (row["reply"], row["text"], used) == ("answer", f"Order {number} can be cancelled.", ["answers"])
+        elif sure and row["intent"] == "track" and number in known:
+            assert (row["reply"], row["text"], used) == ("answer", f"Order {number} is packed.", ["answers", "orders"])
+        elif sure and row["intent"] == "track":
+            assert (row["reply"], used) == ("ask", [])
+        else:
+            assert (row["reply"], used) == ("hand_over", [])
+            assert number not in row["summary"]
+    assert {row["reply"] for row in first.values()} == {"answer", "ask", "hand_over"}
+    assert summary["answered"] == sum(row["reply"] == "answer" for row in rows.values())
+    _the_terminal_says_the_same(trained["bundle_path"], settings.tables.root, list(first.values())[:40], said)
+
+
+def _the_terminal_says_the_same(bundle: str, root: str, rows: list[Row], said: dict[str, Any]) -> None:
+    assistant = Assistant.load(bundle, root)
+    for row in rows:
+        _, reply = assistant.reply(State(), said[row["message_id"]][4])
+        assert (reply.kind, reply.text, reply.used) == (row["reply"], row["text"], tuple(map(tuple, row["used"])))
+        assert (reply.why or None, reply.summary or None) == (row["why"], row["summary"])
+    typed, shown = io.StringIO("please cancel stop 123456 plainau\n\nnever read\n"), io.StringIO()
+    chat.run(bundle, root, typed, shown)
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == "> Order 123456 can be cancelled."
+    assert lines[1].startswith("  from answers ")
+    assert lines[2:] == ["> "]
+    with pytest.raises(NoTableError):
+        chat.run(bundle, f"{root}/nowhere", io.StringIO("x"), shown)
+
+
+def test_a_bundle_that_does_not_talk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"of a task that talks \(service\); .* is of 'None'"):
+        chat.run(str(tmp_path), "tables", io.StringIO(), io.StringIO())
+
+
+def test_more_answers_than_a_worker_may_hold_are_refused(spark: SparkSession) -> None:
+    answers = spark.createDataFrame(ANSWERS, "intent string, answer string")
+    with pytest.raises(DataError, match=r"options\.most_answers=2 at most"):
+        answers_of(answers, ServiceOptions(most_answers=2))
+    known = answers_of(answers.union(answers), ServiceOptions())
+    assert [one.answer_id for one in known] == sorted(id_of(*row) for row in ANSWERS)
+
+
+def test_what_fills_a_placeholder_is_checked() -> None:
+    with pytest.raises(ValidationError, match=r"'a' is filled with '@orders.shoe_size'; known: @order_number, @email"):
+        ServiceOptions(fills={"a": "@orders.shoe_size"})
+
+
+def test_messages_that_cannot_teach_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    messages = planted()[:200]
+    for wrong, problem in (
+        ([*messages, messages[7]], "a message_id must stand once in table 'messages'; 1 stand more often"),
+        ([(*one[:5], "cancel", one[6]) for one in messages], "before the cut there are 1; map the column"),
+    ):
+        rows = spark.createDataFrame(wrong, MESSAGES)
+        read = {"messages": rows, "lines": service_on_spark.lines({"messages": rows})}
+        read["vocabulary_intents"] = spark.createDataFrame([(1, "cancel")], "index bigint, id string")
+        with pytest.raises(DataError, match=problem):
+            service_on_spark.examples(Ground(read, settings_in(tmp_path), tmp_path), Cuts(VALIDATION, CUT))
+
+
+FILE = "utterance,intent\n" + "\n".join(f"{message[4]},{message[5] or ''}" for message in planted()[:300])
+
+
+def test_a_file_of_texts_and_intents_is_brought_in_by_what_init_writes(spark: SparkSession, tmp_path: Path) -> None:
+    """Without a time: near copies get the same one."""
+    data = tmp_path / "messages.csv"
+    data.write_text(f"{FILE}\nplease cancel 1,cancel\nPlease  cancel 22,cancel\n,track\n")
+    text = init.text("service", str(data))
+    assert "???" not in text.split("\n", 2)[2]
+    (tmp_path / "made.yaml").write_text(text)
+    made = load_settings(tmp_path / "made.yaml", [f"tables.root={tmp_path}/tables"])
+    assert (made.sources["messages"].order_by_hash_of, made.training.epochs) == (("utterance",), 15)
+    assert ingest.run(made, spark)["tables"]["messages"]["bad"] == {"text is missing": 1}
+    rows = Tables(spark, made.tables.root).read("messages").where("lower(text) LIKE 'please%'").collect()
+    assert len(rows) == 2
+    assert rows[0]["time"] == rows[1]["time"]
+
+
+def test_a_hash_without_numbers_is_one_of_columns() -> None:
+    with pytest.raises(ValidationError, match="hash_without_numbers is about the hash of order_by_hash_of"):
+        TableSource(hash_without_numbers=True)

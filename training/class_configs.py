@@ -1,0 +1,39 @@
+"""Config of the model of texts in classes."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from training.model_config import ModelConfig, choices, search
+
+
+class TextClassesConfig(ModelConfig):
+    """Hyper-parameters of the model of texts in classes, training/models/text_classes.py."""
+
+    FIRST: ClassVar[frozenset[str]] = frozenset({"dim", "dropout", "smoothing", "mixed", "calibration", "kept"})
+    READS = ("terms",)
+
+    dim: int = Field(128, ge=1, le=65_536, description="width of a text's vector", json_schema_extra=choices(64, 128))
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="of the components of a text's vector", json_schema_extra=search(0.0, 0.5)
+    )
+    smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is dealt out to all classes")
+    mixed: float = Field(
+        0.5,
+        ge=0,
+        le=10,
+        description="weight of a mixture of two texts of different classes, which is of none of them; 0: without",
+    )
+    calibration: Literal["none", "temperature"] = Field(
+        "temperature",
+        description="of confidence, and of what is in scope, by the validation days, left out of the training",
+    )
+    kept: float = Field(
+        0.95,
+        gt=0,
+        lt=1,
+        description="share of the validation days' messages with an intent that stays in scope; where these days have "
+        "messages without one too, as many as then tell both apart best",
+    )

@@ -1,0 +1,162 @@
+"""Texts in classes: which intent a message has, how sure that is, and whether it has one of these at all.
+
+    text    = sum of the vectors of its terms / sqrt(terms)  [+ W v, where texts have vectors v of their own]
+    logit_c = b_c + class_c . text                           class 0: none of the classes
+    p_c     = softmax over the classes 1, 2, ... of logit / temperature
+    scope   = log sum exp of the classes' logits - logit_0
+
+Class 0 learns from texts that are none of the classes', where there are such, and always from mixtures of two texts of
+different classes (Zhan et al., "Out-of-scope intent detection with self-supervision and discriminative training",
+2021): what lies between the classes belongs to none. So `scope` is the log-odds that a text is one of the classes', and
+no more certain where one class only beats the others. Vectors of terms begin at zero: one that was never learnt says
+nothing, and takes its share of the length.
+
+Shape suffixes: B texts, D dim, C classes, class 0 among them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.batch import Batch, Ragged
+from training.class_configs import TextClassesConfig
+from training.configs import ModelConfig
+from training.errors import SchemaError
+from training.models.base import Model
+from training.models.draws import dropped, uniform
+from training.schema import Column, Kind, Schema
+from training.tables.sharded import Tables, look_up
+
+NONE = 0  # the class of what is in none of the others
+BETWEEN = (0.3, 0.7)  # shares of one of two texts in a mixture
+
+
+class TextClasses(Model):
+    """A model of texts. Reads `terms`, numbers of a text's terms, a fixed list of numbers where the schema has one, and
+    one label, a class's number.
+
+    Attributes:
+        temperature: () logits are divided by it; kept with the weights, set by `calibrated_by`.
+        threshold: () of the log-odds `scope`: from there on a text is one of the classes'.
+
+    Raises:
+        SchemaError: the schema has not one label with a vocabulary of at least one class, or several lists of numbers.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = TextClassesConfig
+    COMPILED: ClassVar[tuple[str, ...]] = ()  # its draws break a graph, and it is small
+
+    config: TextClassesConfig
+    temperature: Tensor
+    threshold: Tensor
+
+    def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
+        super().__init__(config, schema, tables)
+        label, given = _label(schema), _given(schema)
+        self.label, self._given = label.name, given
+        dim, self.count = self.config.dim, cast("int", label.size)
+        self.terms = self.table("terms", cast("int", schema["terms"].size), dim, padding_idx=0)
+        self.classes = self.table("classes", self.count, dim, std=dim**-0.5)
+        self.biases = self.table("biases", self.count, 1)
+        if given is not None:
+            self.from_given = nn.Linear(cast("int", given.length), dim, bias=False)
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        drawn = generator if self.training else None
+        label_B, text_BD, classes = self.labels(batch), self._texts(batch, drawn), self._classes()
+        loss = self._loss(_logits(text_BD, *classes), label_B)
+        weight = loss.new_tensor(float(len(label_B)))
+        if drawn is None or not self.config.mixed:
+            return loss, weight
+        mixed_BD = _mixtures(text_BD, label_B, drawn)
+        none_B = label_B.new_full((len(mixed_BD),), NONE)
+        more = self._loss(_logits(mixed_BD, *classes), none_B)
+        return loss + self.config.mixed * more, weight + self.config.mixed * len(mixed_BD)
+
+    def _loss(self, logits_BC: Tensor, label_B: Tensor) -> Tensor:
+        return F.cross_entropy(logits_BC, label_B, reduction="sum", label_smoothing=self.config.smoothing)
+
+    def labels(self, batch: Batch) -> Tensor:
+        """(B,) int64 the classes of texts; one that the vocabulary has not is NONE."""
+        label_B = cast("Tensor", batch[self.label]).long()
+        return torch.where((label_B > 0) & (label_B < self.count), label_B, NONE)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, C) float32, before the temperature."""
+        return _logits(self._texts(batch, None), *self._classes())
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`intent`, the number of the likeliest class, none aside; `p`, its probability among the classes; `scope`, the
+        log-odds that it is one of them at all, and `in_scope`, 1 where these reach the threshold: (B,) each."""
+        logits_BC = self.logits(batch)
+        p_B, best_B = torch.softmax(logits_BC[:, 1:] / self.temperature, dim=1).max(dim=1)
+        scope_B = scope(logits_BC)
+        return {
+            "intent": (best_B + 1).float(),
+            "p": p_B,
+            "scope": scope_B,
+            "in_scope": (scope_B >= self.threshold).float(),
+        }
+
+    def _classes(self) -> tuple[Tensor, Tensor]:
+        """(C, D) and (C, 1)."""
+        every = torch.arange(self.count, device=self.temperature.device)
+        classes_CD, bias_C1 = look_up((self.classes, every), (self.biases, every))
+        return classes_CD, bias_C1
+
+    def _texts(self, batch: Batch, drawn: torch.Generator | None) -> Tensor:
+        """(B, D)"""
+        terms = cast("Ragged", batch["terms"])
+        vectors_ND = look_up((self.terms, terms.values))[0]
+        lengths_B = terms.offsets.diff()
+        row_N = torch.repeat_interleave(lengths_B)
+        sums_BD = vectors_ND.new_zeros(len(lengths_B), self.config.dim).index_add(0, row_N, vectors_ND)
+        text_BD = sums_BD * lengths_B.clamp(min=1).rsqrt()[:, None]
+        if self._given is not None:
+            text_BD = text_BD + self.from_given(cast("Tensor", batch[self._given.name]))
+        return dropped(text_BD, self.config.dropout, drawn)
+
+
+def scope(logits_BC: Tensor) -> Tensor:
+    """(B,) the log-odds of the classes together against none of them."""
+    return torch.logsumexp(logits_BC[:, 1:], dim=1) - logits_BC[:, NONE]
+
+
+def _logits(text_BD: Tensor, classes_CD: Tensor, bias_C1: Tensor) -> Tensor:
+    return (text_BD @ classes_CD.T).float() + bias_C1.float().squeeze(1)
+
+
+def _mixtures(text_BD: Tensor, label_B: Tensor, drawn: torch.Generator) -> Tensor:
+    """Mixtures of each text with another one of the batch, of those pairs that are of two classes."""
+    other_B = torch.argsort(uniform(label_B.shape, drawn, label_B.device))
+    low, high = BETWEEN
+    share_B1 = low + (high - low) * uniform(label_B.shape, drawn, label_B.device)[:, None]
+    apart_B = (label_B != label_B[other_B]) & (label_B != NONE) & (label_B[other_B] != NONE)
+    return (share_B1 * text_BD + (1 - share_B1) * text_BD[other_B])[apart_B]
+
+
+def _label(schema: Schema) -> Column:
+    labels = [column for column in schema if column.kind is Kind.LABEL]
+    if len(labels) != 1 or labels[0].length is not None or (labels[0].size or 0) < 2:
+        found = [f"{label.name} of {label.size or 0} numbers" for label in labels]
+        raise SchemaError(
+            "text_classes needs one label, a number of a vocabulary of two at least, none of them included; the schema "
+            f"has the labels {found}; take another model, or examples of at least one class"
+        )
+    return labels[0]
+
+
+def _given(schema: Schema) -> Column | None:
+    lists = [column for column in schema if column.kind is Kind.DENSE]
+    if len(lists) > 1 or any(column.length is None for column in lists):
+        raise SchemaError(
+            "text_classes takes one fixed list of numbers at most; the schema has the numbers "
+            f"{[column.name for column in lists]}; leave out the others"
+        )
+    return lists[0] if lists else None
