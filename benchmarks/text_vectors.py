@@ -68,7 +68,10 @@ def main() -> None:
             begun = time.perf_counter()
             wanted = plain.vectors(texts)
             seconds["plain"].append(time.perf_counter() - begun)
-            print(f"round {turn + 1}: " + ", ".join(f"{name} {took[-1]:.1f} s" for name, took in seconds.items()))
+            print(
+                f"round {turn + 1}: " + ", ".join(f"{name} {took[-1]:.1f} s" for name, took in seconds.items()),
+                flush=True,
+            )
         worst = compare(spark, place, wanted)
     took = {name: statistics.median(each) for name, each in seconds.items()}
     detail = {
@@ -112,7 +115,7 @@ class Plain:
             config["hidden_size"], config["num_attention_heads"], config["intermediate_size"], 0.0, "gelu",
             config["layer_norm_eps"], batch_first=True,
         )  # fmt: skip
-        self.layers = nn.TransformerEncoder(layer, config["num_hidden_layers"]).eval()
+        self.layers = nn.TransformerEncoder(layer, config["num_hidden_layers"], enable_nested_tensor=False).eval()
         self.norm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
         self.norm.load_state_dict(self._of("embeddings.LayerNorm"))
         for number, one in enumerate(self.layers.layers):
