@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import ClusterError
-from jobs.console import CONSOLE
+from jobs.console import CONSOLE, say, show_table
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
 from training.errors import MillraceError, NoTableError
@@ -120,3 +120,42 @@ def score_table(
         run(spark, source, bundle, into, key=key, names=name or ["p"], version=version)
 
     guarded(call)
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="some words of what items are called; misspelt ones too")],
+    flags: Flags = None,
+    settings: SettingsFile = None,
+    k: Annotated[int, typer.Option(help="items, at most")] = 10,
+    user: Annotated[str | None, typer.Option(help="a customer, whose taste counts among what is found")] = None,
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="by what names mean, too: asks for the extra text")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="by meaning, with an encoder of your own in this folder (docs/text.md)")
+    ] = None,
+) -> None:
+    """Items of the latest bundle by what they are called, without Spark."""
+
+    def call() -> None:
+        loaded = load_settings(settings, flags)
+        bundle = importlib.import_module("jobs.trained").latest_bundle(loaded.run_dir)
+        recommender = importlib.import_module("jobs.recommender").Recommender
+        encoder = _encoder(weights) if meaning or weights is not None else None
+        held = recommender.load(bundle, tables=None if user is None else loaded.tables.root, encoder=encoder)
+        found = held.search(query, user_id=user, k=k)
+        if not found:
+            say(f"no item of {bundle.name} is called like '{query}'")
+            return
+        show_table(f"{bundle.name}: '{query}'", ("item", "likeness", "name"), [_row(one) for one in found])
+
+    guarded(call)
+
+
+def _encoder(weights: str | None) -> Any:
+    folder = importlib.import_module("training.state.text_weights").weights_folder(weights)
+    return importlib.import_module("training.state.text_encoder").load_encoder(folder)
+
+
+def _row(found: Any) -> tuple[str, float, str]:
+    return found.item_id, round(found.score, 2), found.name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from jobs.command import PLAIN, Flags, SettingsFile, erase, guarded, run_job, score_table
+from jobs.command import PLAIN, Flags, SettingsFile, erase, guarded, run_job, score_table, search
 from jobs.settings import DEFAULT_TASK
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def build_app() -> typer.Typer:
         app.command(name)(_command(name, help_text))
     app.command("benchmark")(_benchmark)
     app.command("score-table")(score_table)
+    app.command("search")(search)
     app.command("erase")(erase)
     app.command("chat")(_chat)
     app.command("settings")(_settings)

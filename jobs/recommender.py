@@ -22,7 +22,9 @@ import numpy as np
 
 from jobs.asked import Asked, count_of, of_categories, of_histories, of_users, refuse_other_ids, texts
 from jobs.explained import Explanation, List, explain
+from jobs.searched import Names
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
+from spark_udfs.name_search import Doubles
 from spark_udfs.rules import Rules
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
@@ -33,7 +35,7 @@ from training.state.names import ITEMS
 
 if TYPE_CHECKING:
     from training.state.bundle import Bundle
-
+    from training.state.text_encoder import Encoder
 
 T = TypeVar("T")
 
@@ -64,20 +66,23 @@ class Recommender:
         ranking: its model, and the items that may be recommended: those that were sold before the training cut, and
             for a model that knows items by their attributes also those that were listed then.
         tables: root of the tables that customers are looked up in; None: there are none.
+        encoder: what says what names mean; None: `search` goes by their letters alone.
     """
 
     bundle: Bundle
     items: Items
     ranking: Ranking
     tables: str | None
+    encoder: Encoder | None = None
 
     @classmethod
-    def load(cls, bundle: str | Path, tables: str | Path | None = None) -> Recommender:
+    def load(cls, bundle: str | Path, tables: str | Path | None = None, encoder: Encoder | None = None) -> Recommender:
         """Open a bundle; its weights and items are mapped, its item matrix is made once a host.
 
         Args:
             bundle: its folder.
             tables: the tables' root (`tables.root`), for recommendations by user id.
+            encoder: of texts (`training.state.text_encoder`), for `search` by what names mean.
 
         Raises:
             BundleError: it is none, is torn, ranks no items, or does not carry them; or the tables' numbers mean other
@@ -106,7 +111,7 @@ class Recommender:
         items = open_items(held.attachment(ITEMS))
         ids, popular = known_to(model, items.offered()), items.popular()
         matrix = shared_matrix(f"{held.name}-offered", lambda: vectors_of(model, ids))
-        return cls(held, items, Ranking(model, ids, matrix, Order(popular, len(popular))), root)
+        return cls(held, items, Ranking(model, ids, matrix, Order(popular, len(popular))), root, encoder)
 
     def recommend(
         self,
@@ -168,6 +173,60 @@ class Recommender:
         itself = Lists(asked, np.arange(len(asked) + 1))
         found, scores = top_k(vectors, self._directions, count_of(k, len(ids)), seen=itself, ids=ids)
         return [self._shown(*row, False) for row in zip(found, scores, strict=True)]
+
+    def search(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        history: Sequence[str] | None = None,
+        ages: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
+        k: int = 10,
+        mask: Collection[str] | None = None,
+    ) -> list[Recommendation]:
+        """Items that may be recommended and are called much as a query, best first: misspelt too, in any order; where
+        the bundle was loaded with an encoder, also those whose names mean about the same.
+
+        Of equally good ones those go first that more customers bought of late. A customer's taste moves what suits
+        them up among what is found, by at most `searched.TASTE`; it finds nothing else.
+
+        Args:
+            query: some words.
+            user_id: a customer, as `recommend`; None: nobody's taste.
+            history: or what one has bought, with `ages` and `weights`, as `recommend`.
+            k: at least 1.
+            mask: ids of the items that alone may be found; None: all of the bundle's.
+
+        Returns:
+            At most K, with the likeness of their names as scores: 1 where it is the same, by meaning too.
+
+        Raises:
+            SettingsError, DataError: as `recommend`; or the query has no letter or digit.
+        """
+        ranking = self._ranking(mask)
+        found = self._names.like(query).at(np.searchsorted(self.items.numbers, ranking.ids))
+        if user_id is not None or history is not None:
+            asked = self._asked(_alone(user_id), _alone(history), _alone(ages), _alone(weights))
+            found = found.suiting(self._suits(ranking, found.places, asked))
+        best = found.best(count_of(k, len(ranking.ids)))
+        return self._shown(ranking.ids[best], found.likeness[best].astype(np.float32), False)
+
+    def _suits(self, ranking: Ranking, places: Ints, asked: Asked) -> Doubles:
+        """(items of the ranking,) how well those at some places suit a customer: from 1, the best, down to 0; 0 of
+        all where nothing is known of them."""
+        suits = np.zeros(len(ranking.ids))
+        if len(places):
+            among = ranking.among(ranking.ids[places])
+            best = among.best(to_batch(asked.rows, self._columns), no_lists(1), len(places))
+            if not best.cold[0]:
+                suits[np.searchsorted(ranking.ids, best.items[0])] = np.linspace(1, 0, len(places))
+        return suits
+
+    @cached_property
+    def _names(self) -> Names:
+        """Of all items of the bundle."""
+        return Names.of(self.items, self.bundle.name, self.encoder)
 
     def explain(
         self,

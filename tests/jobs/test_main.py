@@ -54,7 +54,7 @@ def test_every_job_has_a_module_with_run() -> None:
 
 def test_every_job_is_a_command() -> None:
     names = {command.name for command in build_app().registered_commands}
-    assert names == {"benchmark", "chat", "demo", "erase", "init", "score-table", "settings", "tasks", *JOBS}
+    assert names == {"benchmark", "chat", "demo", "erase", "init", "score-table", "search", "settings", "tasks", *JOBS}
 
 
 def test_who_named_no_settings_is_told_so(tmp_path: Path) -> None:

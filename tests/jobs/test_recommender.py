@@ -13,9 +13,11 @@ import torch
 
 from jobs import in_sql
 from jobs.recommender import Recommendation, Recommender
+from jobs.searched import LEAST_MEANT, TASTE, Names
 from spark_udfs.diversity import Diversity
 from spark_udfs.rules import Rules
 from tests.spark_udfs.bundles import two_tower_bundle
+from tests.training.text_models import save_folder
 from training.batch import Ragged
 from training.errors import BundleError, DataError, SchemaError, SettingsError
 from training.models import MODELS
@@ -23,6 +25,7 @@ from training.schema import Column, Kind, Schema
 from training.state.items import open_items, write_items
 from training.state.names import ITEMS
 from training.state.publish import write_bundle
+from training.state.text_encoder import load_encoder
 
 COUNT = 30  # with the unknown one
 UNSOLD = "i-28"
@@ -125,6 +128,46 @@ def test_similar_items_point_the_same_way(recommender: Recommender) -> None:
     np.testing.assert_allclose([one.score for one in found], cosines[best], rtol=1e-5)
     with pytest.raises(DataError, match=rf"it cannot '{UNSOLD}', 'x'"):
         recommender.similar_items(["i-05", UNSOLD, "x"])
+
+
+def test_items_are_found_by_their_names_and_taste_orders_them(recommender: Recommender) -> None:
+    found = recommender.search("THE 7", k=3)
+    assert found[0] == Recommendation("i-23", "the 7", 1.0, False)
+    every = recommender.search("the", k=100)  # of which each name has all
+    assert {one.item_id for one in every} == {f"i-{number:02}" for number in range(1, COUNT)} - {UNSOLD}
+    likes = {one.item_id: one.score for one in every}
+
+    def bought(item_id: str) -> int:
+        return number_of(item_id) // 2
+
+    assert [one.item_id for one in every] == sorted(
+        likes, key=lambda one: (-round(likes[one], 9), -bought(one), number_of(one))
+    )
+    mask = [f"i-{number:02}" for number in range(18, 28)]
+    (best,) = recommender.recommend(history=[["i-03"]], mask=mask, exclude_seen=False)
+    gains = {one.item_id: TASTE * (1 - number / (len(best) - 1)) for number, one in enumerate(best)}
+    suited = recommender.search("the", history=["i-03"], mask=mask)
+    assert [one.item_id for one in suited] == sorted(gains, key=lambda one: -likes[one] - gains[one])
+    assert [one.score for one in suited] == [likes[one.item_id] for one in suited]
+    assert recommender.search("the", history=["never heard of"], mask=mask) == recommender.search("the", mask=mask)
+    assert recommender.search("lantern", history=["i-03"]) == []
+    for wrong in ("", " ?! ", "a\ud800", None):
+        with pytest.raises(DataError, match="a query must have a letter or a digit; it is"):
+            recommender.search(wrong)  # type: ignore[arg-type]
+
+
+def test_items_are_found_by_what_their_names_mean(tmp_path: Path) -> None:
+    names = ["red lanterns!", "a paper lantern", "blue", "", "the 5"]
+    numbers = np.arange(1, 6)
+    rows = {"item": numbers, "id": [f"i{number}" for number in numbers], "name": names, "recent_customers": numbers}
+    write_items(tmp_path / ITEMS, pa.table(rows | {"is_offered": numbers > 0, "is_sold": numbers > 0}))
+    items, encoder = open_items(tmp_path / ITEMS), load_encoder(save_folder(tmp_path / "encoder"))
+    letters, both = (Names.of(items, "b", one).like("lantern red") for one in (None, encoder))
+    meant = (encoder.vectors(names) @ encoder.vectors(["lantern red"])[0]).clip(0)
+    assert both.likeness == pytest.approx((letters.likeness + meant) / 2, abs=1e-6)
+    assert both.is_found.tolist() == (letters.is_found | (meant >= LEAST_MEANT)).tolist()
+    assert letters.is_found.tolist() != both.is_found.tolist() != [True] * 5
+    assert Names.of(items, "b", encoder).like(names[0]).likeness[0] == pytest.approx(1.0)
 
 
 def test_wrong_questions_are_refused(recommender: Recommender) -> None:

@@ -92,8 +92,12 @@ class Items:
     def popular(self) -> Ints:
         """Numbers of the items that were sold, most customers of late first, ties by number."""
         is_sold = self._is("is_sold")
-        counts = self.rows["recent_customers"].to_numpy()[is_sold]
+        counts = self.recent_customers()[is_sold]
         return self.numbers[is_sold][np.argsort(-counts, kind="stable")]
+
+    def recent_customers(self) -> Ints:
+        """(items,) how many customers bought each of late."""
+        return np.asarray(self.rows["recent_customers"].to_numpy())
 
     def _is(self, column: str) -> npt.NDArray[np.bool_]:
         return np.asarray(self.rows[column].to_numpy(zero_copy_only=False), np.bool_)
