@@ -6,17 +6,20 @@ import errno
 import importlib
 import logging
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, spark_reason
 from jobs.console import CONSOLE, say, show_table
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
 from training.errors import MillraceError, NoTableError
+from training.masking import masked
 
 Run = Callable[[Settings], dict[str, Any]]
 
@@ -25,7 +28,8 @@ SettingsFile = Annotated[
 ]
 Flags = Annotated[list[str] | None, typer.Argument(help="section.key=value, laid over the file", metavar="KEY=VALUE")]
 
-EXIT_REFUSED = 2
+EXIT_REFUSED, EXIT_FAILED = 2, 1
+OF_SPARK = ("pyspark", "py4j")  # packages of the errors that a Spark job ends with
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
@@ -38,7 +42,8 @@ def _not_py4js(record: logging.LogRecord) -> bool:
 def guarded(call: Callable[[], object]) -> None:
     """Run a command; an error that we raised on purpose is one message and exit code 2, anything else a traceback.
 
-    So is what a disk refuses: it is full, or a file or folder may not be written.
+    So is what a disk refuses: it is full, or a file or folder may not be written. What Spark ended is one message with
+    its reason and exit code 1; a file keeps the trace.
     """
     logging.getLogger().addFilter(_not_py4js)
     try:
@@ -56,6 +61,24 @@ def guarded(call: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         CONSOLE.print("stopped; run the same command again to go on")
         sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in OF_SPARK:
+            raise
+        CONSOLE.print(f"Spark ended the work: {masked(spark_reason(error))}", markup=False)
+        CONSOLE.print(
+            f"All of it is in '{_kept(error)}'. Where a worker was killed or had too little memory, run it again, "
+            "with more of it (docs/cluster.md)",
+            markup=False,
+        )
+        sys.exit(EXIT_FAILED)
+
+
+def _kept(error: Exception) -> str:
+    """A file with the whole trace of an error, secrets masked; nobody else may read it."""
+    text = masked("".join(traceback.format_exception(error)))
+    with tempfile.NamedTemporaryFile("w", prefix="millrace-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    return file.name
 
 
 def main_of(run: Run) -> None:

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.errors import PythonException
 
-from jobs.command import EXIT_REFUSED, guarded, run_job
+from jobs.command import EXIT_FAILED, EXIT_REFUSED, guarded, run_job
 from jobs.main import JOBS, build_app
 from jobs.settings import Settings
 from training.errors import NoTableError, TableError
@@ -55,6 +57,28 @@ def test_every_job_has_a_module_with_run() -> None:
 def test_every_job_is_a_command() -> None:
     names = {command.name for command in build_app().registered_commands}
     assert names == {"benchmark", "chat", "demo", "erase", "init", "score-table", "search", "settings", "tasks", *JOBS}
+
+
+def test_what_spark_ended_is_one_message_and_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fail() -> None:
+        raise PythonException(
+            "Job aborted\n  Traceback of it\ntraining.errors.DataError: row 7 of s3://me:abc@box is none"
+        )
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(fail)
+    assert ended.value.code == EXIT_FAILED
+    said = " ".join(capsys.readouterr().err.split())
+    (file,) = tmp_path.iterdir()
+    assert "Spark ended the work: training.errors.DataError: row 7 of s3://me:***@box is none" in said
+    assert file.name in said.replace(" ", "")
+    assert "Traceback of it" not in said
+    assert "Traceback of it" in file.read_text()
+    assert "abc" not in said + file.read_text()
 
 
 def test_who_named_no_settings_is_told_so(tmp_path: Path) -> None:
