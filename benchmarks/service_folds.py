@@ -1,7 +1,7 @@
 """Which intent a message has, in five folds, on messages in keywords, and by ten examples of each: the pipeline's model
 and settings (jobs/pipelines/service.yaml) through loader and trainer on one rank, against TF-IDF.
 
-    python benchmarks/service_folds.py customer_support.csv.gz [dim=128 mixed=0.5 ...]
+    python benchmarks/service_folds.py customer_support.csv.gz [options.vectors=384 model.mixed=1 ...]
 
 Folds are drawn by a hash of the masked text, so that messages that differ in a number alone lie in one. Of the other
 four a tenth, by the hash too, is kept for temperature and threshold, as the pipeline keeps validation days. Beside the
@@ -42,6 +42,8 @@ from training.fit import fit
 from training.models import MODELS
 from training.models.text_classes import TextClasses
 from training.settings import FitSettings
+from training.state.text_encoder import load_encoder
+from training.state.text_weights import weights_folder
 from training.world import World
 
 GOAL, FOLDS, SHOTS, UNHEARD = 0.99, 5, 10, 6
@@ -53,11 +55,14 @@ Answer = Callable[[pd.DataFrame, pd.DataFrame], tuple[Ints, Floats, Floats]]
 
 
 def messages(path: str, settings: Settings) -> pd.DataFrame:
-    """Rows: text, intent, label, tags, `drawn` (from 0 to 1 by the masked text) and terms."""
+    """Rows: text, intent, label, tags, `drawn` (from 0 to 1 by the masked text), terms and, where they are asked
+    for, vectors."""
     columns, options = settings.sources["messages"].columns, options_of(settings)
     rows = pd.read_csv(path, dtype=str).rename(columns={theirs: ours for ours, theirs in columns.items()})
     names = sorted(rows["intent"].unique())
     alike = [" ".join(masked(text).lower().split()) for text in rows["text"]]
+    if options.vectors:
+        rows = rows.assign(vectors=list(load_encoder(weights_folder(options.weights)).vectors(rows["text"].tolist())))
     return rows.assign(
         label=rows["intent"].map({name: n + 1 for n, name in enumerate(names)}).astype(np.int64),
         drawn=[int(hashlib.sha256(text.encode()).hexdigest()[:13], 16) / 16**13 for text in alike],
@@ -94,6 +99,8 @@ def ours(settings: Settings, epochs: int | None = None) -> Answer:
 def _table(rows: pd.DataFrame) -> pa.Table:
     times = pa.array(np.zeros(len(rows), np.int64), pa.timestamp("us", tz="UTC"))
     held = {"terms": pa.array(list(rows["terms"]), pa.list_(pa.int64())), "time": times}
+    if "vectors" in rows:
+        held["vectors"] = pa.array(list(rows["vectors"]), pa.list_(pa.float32()))
     return pa.table(held | {"label": pa.array(rows["label"].to_numpy(np.float32))})
 
 
@@ -207,7 +214,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         print("nothing is measured: name the file of messages")
         sys.exit(NOTHING_MEASURED)
-    settings = load_settings(PIPELINE, [f"model.{flag}" for flag in sys.argv[2:]])
+    settings = load_settings(PIPELINE, sys.argv[2:])
     rows = messages(sys.argv[1], settings)
     detail: dict[str, Any] = {"messages": len(rows), "distinct": int(rows["drawn"].nunique())}
     contenders = {

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from spark_udfs.knowledge import Knowledge, Known, filled, placeholders
-from spark_udfs.slots import EMAIL, ORDER_NUMBER, plain, slots_of
+from spark_udfs.slots import EMAIL, ORDER_NUMBER, numbers_of, plain, slots_of
 
 ANSWER, ASK, HAND_OVER = "answer", "ask", "hand_over"
 OF_ORDERS = "@orders."
-LOOKED_AT = 10  # answers that are tried, the best ones
+LOOKED_AT = 30  # answers that are tried, the best ones
 SAME_AT_MOST = 1  # times that an answer is given in a conversation
 SHOWN = 200  # letters of a message in a summary
 SUPPLIES = 4  # words beside a slot, at most, of a message that does no more than supply what was asked for
@@ -55,6 +55,8 @@ class Rules:
         fills: by a placeholder's name (`knowledge.name_of`) its text; `@SLOT` is a slot, `@orders.COLUMN` of an order.
         questions: by slot how it is asked for.
         handed_over: what a customer is told then.
+        past_replies: whether the answers are replies to customers of the past: one that holds a number that this
+            customer has not said is about somebody else's order.
     """
 
     wrong_cost: float = 5.0
@@ -65,6 +67,7 @@ class Rules:
     fills: Mapping[str, str] = field(default_factory=dict)
     questions: Mapping[str, str] = field(default_factory=dict)
     handed_over: str = "A colleague of ours will answer you."
+    past_replies: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,11 @@ def _answered(
 ) -> tuple[State, Reply]:
     """The best answer that can be filled; else a question for what the best one lacks that can be asked for."""
     wanted: str | None = None
+    own = numbers_of(" ".join((text, *state.slots.values())))
     for known in knowledge.best(text, said.intent, LOOKED_AT):
         if state.given.count(known.answer_id) >= SAME_AT_MOST:
+            continue
+        if rules.past_replies and not numbers_of(known.text) <= own:
             continue
         tried = _filled(known, state, orders, rules)
         if tried.text is not None:

@@ -13,6 +13,7 @@ from spark_udfs.text_terms import masked
 LETTERS = 4_000  # of a message that are looked at
 ORDER_NUMBER, EMAIL = "order_number", "email"
 PHONE = re.compile(r"\+[0-9][0-9 ()/-]{5,20}")  # no order's number
+NUMBER, DIGITS = re.compile(r"[0-9](?:[0-9.,-]*[0-9])?"), 3
 PATTERNS: Mapping[str, str] = {
     ORDER_NUMBER: r"(?<![\w@.+$€£-])#?([A-Za-z]{0,6}-?[0-9][0-9-]{2,30}[0-9])(?![\w@])",
     EMAIL: r"(?<![\w.+-])([\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})(?![\w@])",
@@ -31,6 +32,11 @@ def slots_of(text: str, patterns: Mapping[str, str] = PATTERNS) -> dict[str, str
         if said := re.findall(pattern, read):
             found[name] = said[-1]
     return found
+
+
+def numbers_of(text: str) -> set[str]:
+    """Numbers of three digits or more: of orders, amounts, customers; none of telephones."""
+    return {found for found in NUMBER.findall(PHONE.sub(" ", text)) if sum(map(str.isdigit, found)) >= DIGITS}
 
 
 def plain(text: str, most: int) -> str:

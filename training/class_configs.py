@@ -12,12 +12,21 @@ from training.model_config import ModelConfig, choices, search
 class TextClassesConfig(ModelConfig):
     """Hyper-parameters of the model of texts in classes, training/models/text_classes.py."""
 
-    FIRST: ClassVar[frozenset[str]] = frozenset({"dim", "dropout", "smoothing", "mixed", "calibration", "kept"})
+    FIRST: ClassVar[frozenset[str]] = frozenset(
+        {"dim", "dropout", "terms_dropped", "smoothing", "mixed", "calibration", "kept"}
+    )
     READS = ("terms",)
 
     dim: int = Field(128, ge=1, le=65_536, description="width of a text's vector", json_schema_extra=choices(64, 128))
     dropout: float = Field(
         0.2, ge=0, lt=1, description="of the components of a text's vector", json_schema_extra=search(0.0, 0.5)
+    )
+    terms_dropped: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="share of a step's texts that are learnt by their own vectors alone, where they have such",
+        json_schema_extra=search(0.0, 0.6),
     )
     smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is dealt out to all classes")
     mixed: float = Field(

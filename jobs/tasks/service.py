@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
-from jobs.tasks.service_options import HAS, ORDERS, ServiceOptions, options_of
+from jobs.tasks.service_options import HAS, ORDERS, VECTORS, ServiceOptions, options_of
 from training.schema import Column, Kind, Schema
 from training.state.names import INTENTS
 
@@ -56,9 +56,11 @@ def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -
 
 def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
     """The examples' columns. `sizes` counts the intents, 0, none of them, included."""
+    options = options_of(settings)
     return Schema(
         (
-            Column("terms", Kind.IDS, vocabulary="terms", size=options_of(settings).terms + 1),
+            Column("terms", Kind.IDS, vocabulary="terms", size=options.terms + 1),
+            *((Column(VECTORS, Kind.DENSE, length=options.vectors),) if options.vectors else ()),
             Column("label", Kind.LABEL, vocabulary="intents", size=sizes["intents"]),
             Column("time", Kind.TIME),
         )

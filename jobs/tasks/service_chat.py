@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.tasks.service_options import ORDERS, ServiceOptions
+from jobs.tasks.service_options import ORDERS, VECTORS, ServiceOptions
 from spark_udfs.dialogue import Order, Reply, Rules, Said, State, turn
 from spark_udfs.knowledge import Knowledge, Known, id_of
 from spark_udfs.slots import ORDER_NUMBER
@@ -22,6 +22,10 @@ from training.errors import BundleError, NoTableError
 from training.state.names import INTENTS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from training.batch import Batch
     from training.data.snapshot import Snapshot
     from training.models.base import Model
 
@@ -37,6 +41,7 @@ class Assistant:
         rules: of its conversations.
         knowledge: the shop's answers.
         orders: an order's columns by its number.
+        vectors: of texts by a language model, where the bundle's model wants such.
     """
 
     model: Model
@@ -45,6 +50,7 @@ class Assistant:
     rules: Rules
     knowledge: Knowledge
     orders: Callable[[str], Order | None]
+    vectors: Callable[[list[str]], npt.NDArray[np.float32]] | None = None
 
     @classmethod
     def load(cls, bundle: str | Path, tables: str) -> Assistant:
@@ -77,6 +83,7 @@ class Assistant:
             rules=options.rules,
             knowledge=Knowledge(_answers(tables)),
             orders=_orders(tables),
+            vectors=_encoder(options.weights) if options.vectors else None,
         )
 
     def reply(self, state: State, text: str) -> tuple[State, Reply]:
@@ -90,8 +97,11 @@ class Assistant:
         from training.batch import Ragged
 
         held = torch.tensor(terms(text, self.options.words_kept, self.options.terms), dtype=torch.int64)
+        batch: Batch = {"terms": Ragged(held, torch.tensor([0, len(held)]))}
+        if self.vectors is not None:
+            batch[VECTORS] = torch.from_numpy(self.vectors([text]))
         with torch.no_grad():
-            found = self.model.predict({"terms": Ragged(held, torch.tensor([0, len(held)]))})
+            found = self.model.predict(batch)
         name = self.intents.get(int(found["intent"]), "")
         return Said(name, float(found["p"]), bool(found["in_scope"]))
 
@@ -109,6 +119,13 @@ def talk(bundle: str, tables: str, messages: Iterable[str], say: Callable[[str],
             say("  from " + ", ".join(f"{table} {row}" for table, row in reply.used))
         if reply.summary:
             say(f"  to the colleague: {reply.summary}")
+
+
+def _encoder(weights: str | None) -> Callable[[list[str]], npt.NDArray[np.float32]]:
+    from training.state.text_encoder import load_encoder
+    from training.state.text_weights import weights_folder
+
+    return load_encoder(weights_folder(weights)).vectors
 
 
 def _answers(root: str) -> list[Known]:

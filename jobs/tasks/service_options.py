@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from jobs.places import LocalFolder
 from jobs.settings_base import Section
 from spark_udfs.dialogue import OF_ORDERS, Rules
 from spark_udfs.knowledge import name_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 ORDERS = ("order_number", "email", "status", "delivery", "amount")  # columns of the shop's orders
+VECTORS = "vectors"
 HAS = {"message_id": "string", "conversation": "string?", "arrival_time": "timestamp?"}
 Intent = Annotated[str, Field(min_length=1, max_length=1_000)]
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -51,6 +53,16 @@ class ServiceOptions(Section):
         le=2**31 - 2,
         description="numbers of terms (words, pairs, pieces of words), which hashes deal out",
     )
+    vectors: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="numbers of the vector that a language model gives a message, 384 with the weights of the extra "
+        "`text`; 0: messages have none",
+    )
+    weights: LocalFolder | None = Field(
+        None, description="a folder with that model's weights; default: those of the extra `text`"
+    )
     compared_with: int = Field(
         20_000,
         ge=1,
@@ -73,6 +85,11 @@ class ServiceOptions(Section):
     )
     handed_over: Words = Field(
         "A colleague of ours will answer you.", description="what a customer is told whose message goes to a person"
+    )
+    past_replies: bool = Field(
+        False,
+        description="the answers are replies to customers of the past: those with a number of three digits or more "
+        "that this customer has not said are not given",
     )
     most_answers: int = Field(
         50_000, ge=1, le=1_000_000, description="rows of `answers`: each worker holds them all in memory"
@@ -98,6 +115,7 @@ class ServiceOptions(Section):
             fills=self.fills,
             questions={str(slot): text for slot, text in self.questions.items()},
             handed_over=self.handed_over,
+            past_replies=self.past_replies,
         )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.service_options import options_of
+from jobs.tasks.service_options import VECTORS, options_of
 from spark_udfs import features
 from spark_udfs.terms import terms
+from spark_udfs.text_vectors import text_vectors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -40,7 +41,8 @@ def known_intents(read: Mapping[str, DataFrame], settings: Settings, cut: dateti
 
 
 def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
-    """message_id, conversation (null where messages have none), time, arrival_time, terms (numbers), and label (float).
+    """message_id, conversation (null where messages have none), time, arrival_time, terms (numbers), label (float), and
+    vectors where these are asked for.
 
     A label is the intent's number: 0 of one that is out of scope, or that nobody had before the cut; null where the
     intent is not known.
@@ -49,6 +51,8 @@ def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
     known = ground.read["vocabulary_intents"].where("id IS NOT NULL")
     numbers = known.select(F.col("id").alias("intent"), F.col("index").cast("float").alias("number"))
     told = messages.join(F.broadcast(numbers), on="intent", how="left")
+    if options.vectors:
+        told = text_vectors(told, "text", VECTORS, options.weights)
     conversation = F.col("conversation") if "conversation" in options.has else F.lit(None).cast("string")
     return told.select(
         "message_id",
@@ -57,4 +61,5 @@ def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
         "arrival_time",
         F.when(F.col("intent").isNotNull(), F.coalesce("number", F.lit(0.0).cast("float"))).alias("label"),
         terms(F.col("text"), options.words_kept, options.terms).alias("terms"),
+        *((VECTORS,) if options.vectors else ()),
     )

@@ -25,6 +25,8 @@ from jobs.tasks.service_replies import answers_of
 from spark_udfs.dialogue import State
 from spark_udfs.features import Cuts
 from spark_udfs.knowledge import id_of
+from tests.training.text_models import CONFIG as TINY
+from tests.training.text_models import save_folder
 from training.errors import BundleError, DataError, NoTableError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -103,7 +105,10 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Settings:
-    settings = settings_in(tmp_path_factory.mktemp("service"))
+    folder = tmp_path_factory.mktemp("service")
+    plain = settings_in(folder)
+    beside = {"vectors": TINY["hidden_size"], "weights": str(save_folder(folder / "weights"))}
+    settings = settings_in(folder, options=plain.options.model_dump() | beside)
     tables = Tables(spark, settings.tables.root)
     for name, rows, schema in (
         ("messages", planted(), MESSAGES),

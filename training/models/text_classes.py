@@ -9,7 +9,8 @@ Class 0 learns from texts that are none of the classes', where there are such, a
 different classes (Zhan et al., "Out-of-scope intent detection with self-supervision and discriminative training",
 2021): what lies between the classes belongs to none. So `scope` is the log-odds that a text is one of the classes', and
 no more certain where one class only beats the others. Vectors of terms begin at zero: one that was never learnt says
-nothing, and takes its share of the length.
+nothing, and takes its share of the length. Where texts have vectors of their own, the terms would say all that training
+needs: of a share of the texts they are left out in a step, so that what is said in other words is learnt as well.
 
 Shape suffixes: B texts, D dim, C classes, class 0 among them.
 """
@@ -119,6 +120,9 @@ class TextClasses(Model):
         sums_BD = vectors_ND.new_zeros(len(lengths_B), self.config.dim).index_add(0, row_N, vectors_ND)
         text_BD = sums_BD * lengths_B.clamp(min=1).rsqrt()[:, None]
         if self._given is not None:
+            if drawn is not None:
+                kept_B = uniform(lengths_B.shape, drawn, text_BD.device) >= self.config.terms_dropped
+                text_BD = text_BD * kept_B[:, None]
             text_BD = text_BD + self.from_given(cast("Tensor", batch[self._given.name]))
         return dropped(text_BD, self.config.dropout, drawn)
 
