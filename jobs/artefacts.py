@@ -22,6 +22,7 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
 )
 COMPRESSION = "compression.json"
 ADS = "ads.json"
+STOCK = "stock.json"
 ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 
@@ -120,6 +121,13 @@ class AdsPlan(_Open):
     campaigns: int
 
 
+class Orders(_Open):
+    """What was ordered as of a moment."""
+
+    moment: str
+    series: int
+
+
 class Erasure(_Open):
     """How far an erasure came."""
 
@@ -147,6 +155,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
     LATEST: (Latest, "train"),
     ERASURE: (Erasure, "erase"),
     ADS: (AdsPlan, "plan-ads"),
+    STOCK: (Orders, "plan-stock"),
 }
 
 

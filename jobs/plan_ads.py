@@ -17,10 +17,11 @@ from pyspark.sql import functions as F
 
 from jobs import ingest_rules, sources
 from jobs.ads import checks, shown
-from jobs.ads.inputs import BUDGETS, FEEDBACK, OPPORTUNITIES, Given, given
+from jobs.ads.inputs import BUDGETS, FEEDBACK, OPPORTUNITIES, TABLES
 from jobs.artefacts import ADS, read_json, write_json
 from jobs.command import main_of
 from jobs.console import say, step, warn
+from jobs.given import Given, given
 from jobs.page.ads import write_page
 from jobs.sessions import in_utc, open_session, persisted, session_settings
 from jobs.settings import Settings
@@ -73,7 +74,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
     with session_settings(spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS):
         with step("plan_ads: opening the tables"):
-            held = given(settings, spark)
+            held = given(settings, spark, "ads", TABLES)
         inputs = {name: one.inputs for name, one in held.items()} | {"ads": _asked(settings)}
         before: dict[str, Any] | None = read_json(settings.run_dir, ADS)
         known = all(tables.up_to_date(name, JOB, inputs) for name in (PLAN, OUTLOOK))

@@ -38,6 +38,7 @@ from jobs.settings_sections import (
     TuningSettings,
 )
 from jobs.settings_sources import IngestSettings, TableSource
+from jobs.settings_stock import StockSettings
 from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError
@@ -75,6 +76,7 @@ class Settings(Section):
     scoring: SerializeAsAny[ScoringSettings] = Field(default_factory=dict, validate_default=True)
     feedback: FeedbackSettings = FeedbackSettings()
     ads: AdsSettings = AdsSettings()
+    stock: StockSettings = StockSettings()
     erasure: ErasureSettings = ErasureSettings()
 
     @field_validator("task")

@@ -46,6 +46,8 @@ MADE_BY = {  # beside the tables of a simulated shop, and those with the answers
     "feedback": "ingest_feedback",
     "ads_plan": "plan_ads",
     "ads_outlook": "plan_ads",
+    "orders": "plan_stock",
+    "order_problems": "plan_stock",
     "erased": "erase",
     "erasure_key": "erase",
     "erasures": "erase",

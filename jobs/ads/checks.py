@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.ads.inputs import BUDGETS, FEEDBACK, OPPORTUNITIES, Given
+from jobs.ads.inputs import BUDGETS, FEEDBACK, OPPORTUNITIES
 from jobs.console import warn
+from jobs.given import Given
 from training.errors import DataError
 
 CLOSE = 1e-9  # sums of money in another order differ by as much of it

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.ads.checks import step_of
-from jobs.ads.inputs import Given
 from jobs.console import say, show_table
+from jobs.given import Given
 from jobs.page.ads import Points, Seen
 
 if TYPE_CHECKING:

@@ -149,6 +149,8 @@ def persons(settings: Settings) -> dict[str, dict[str, str]]:
     of_series = {
         "queries": {"series_id": BY_ID},
         "forecasts": {"series_id": BY_ID},
+        "orders": {"series_id": BY_ID},
+        "order_problems": {"series_id": BY_ID},
         "examples": {"series": "vocabulary_series"},
         "vocabulary_series": {"id": BY_ID},
     }

@@ -22,12 +22,12 @@ def quantile(mean: Floats, dispersion: Floats, level: Floats) -> Ints:
     """
     mean, dispersion, level = (np.atleast_1d(values) for values in np.broadcast_arrays(mean, dispersion, level))
     count = np.zeros(mean.shape, np.int64)
-    probability = _none(mean, dispersion)
+    probability = none_at_all(mean, dispersion)
     below = probability.copy()
     todo = np.flatnonzero(below < level)
     number = 0
     while len(todo) and number < MOST:  # rounding may leave the whole below a level that is next to 1
-        probability[todo] *= _step(mean[todo], dispersion[todo], number)
+        probability[todo] *= growth(mean[todo], dispersion[todo], number)
         number += 1
         below[todo] += probability[todo]
         count[todo] = number
@@ -41,19 +41,19 @@ def expected_pinball(mean: Floats, dispersion: Floats, forecast: Floats, level: 
     E max(level * (y - f), (level - 1) * (y - f)) = level * (mean - f) + E (f - y)+.
     """
     mean, dispersion, forecast = np.broadcast_arrays(mean, dispersion, forecast)
-    probability, short = _none(mean, dispersion), np.zeros(mean.shape)
+    probability, short = none_at_all(mean, dispersion), np.zeros(mean.shape)
     for number in range(int(np.ceil(np.max(forecast, initial=0)))):
         short += probability * np.maximum(forecast - number, 0)
-        probability = probability * _step(mean, dispersion, number)
+        probability = probability * growth(mean, dispersion, number)
     return np.asarray(level * (mean - forecast) + short)
 
 
-def _none(mean: Floats, dispersion: Floats) -> Floats:
+def none_at_all(mean: Floats, dispersion: Floats) -> Floats:
     """The probability of 0."""
     spread = np.where(dispersion > 0, dispersion, 1.0)
     return np.where(dispersion > 0, np.exp(-np.log1p(spread * mean) / spread), np.exp(-mean))
 
 
-def _step(mean: Floats, dispersion: Floats, number: int) -> Floats:
+def growth(mean: Floats, dispersion: Floats, number: int) -> Floats:
     """The probability of number + 1 over that of number."""
     return np.asarray(mean * (1 + dispersion * number) / ((1 + dispersion * mean) * (number + 1)))

@@ -34,13 +34,13 @@ def mean(item: Ints, day: Ints, shop: ShopSize) -> Floats:
     years = day / 365.25
     grown = np.exp(TREND_SPREAD * normal(shop, "trend", item) * years)
     peak = (uniform(shop, "best weekday", tastes.taste_of_item(item, shop)) * WEEK).astype(np.int64)
-    weekday = np.exp(WEEKDAY_SWING * np.cos(2 * math.pi * (_weekday(day, shop) - peak) / WEEK))
+    of_weekday = np.exp(WEEKDAY_SWING * np.cos(2 * math.pi * (weekday(day, shop) - peak) / WEEK))
     base = BASE * np.exp(BASE_SPREAD * normal(shop, "base", item))
     low, high = ELASTICITY
     elasticity = low + (high - low) * uniform(shop, "elasticity", item)
     promotion = np.where(promoted(item, day, shop), (1 - DISCOUNT) ** -elasticity, 1.0)
     appeal = tastes.appeal(item, day.astype(np.float64), shop)
-    return np.asarray(np.minimum(base * grown * weekday * promotion * appeal, LARGEST_MEAN))
+    return np.asarray(np.minimum(base * grown * of_weekday * promotion * appeal, LARGEST_MEAN))
 
 
 def dispersion(item: Ints, shop: ShopSize) -> Floats:
@@ -52,17 +52,16 @@ def dispersion(item: Ints, shop: ShopSize) -> Floats:
 
 def promoted(item: Ints, day: Ints, shop: ShopSize) -> Mask:
     """Whether a product is on promotion: whole weeks from Monday on."""
-    week = (day - _weekday(day, shop) + WEEK) // WEEK
+    week = (day - weekday(day, shop) + WEEK) // WEEK
     return uniform(shop, "promotion", item, week) < PROMOTED_SHARE
 
 
 def days_of(items: Ints, shop: ShopSize) -> Rows:
     """Each day of each product from its first on."""
-    products, days = len(items), shop.days
-    item, day = np.repeat(items, days), np.tile(np.arange(days), products)
-    means, spread = mean(item, day, shop), dispersion(item, shop)
-    asked = counts.quantile(means, spread, uniform(shop, "demand", item, day))
-    opening, delivered = _stock(items, means.reshape(products, days), asked.reshape(products, days), shop)
+    item, day = np.repeat(items, shop.days), np.tile(np.arange(shop.days), len(items))
+    by_day = drawn(items, shop)
+    opening, delivered, _ = stocked(items, by_day[0], by_day[2], shop)
+    means, spread, asked = by_day[0].ravel(), by_day[1].ravel(), by_day[2].ravel()
     in_stock = (opening + delivered).ravel()
     sold = np.minimum(asked, in_stock)
     on_promotion = promoted(item, day, shop)
@@ -84,12 +83,22 @@ def days_of(items: Ints, shop: ShopSize) -> Rows:
     return {name: values[there] for name, values in columns.items()}
 
 
-def _stock(items: Ints, mean_pd: Floats, asked_pd: Ints, shop: ShopSize) -> tuple[Ints, Ints]:
-    """Stock at opening and what is delivered before it sells, as (products, days); a product begins with a delivery."""
+def drawn(items: Ints, shop: ShopSize) -> tuple[Floats, Floats, Ints]:
+    """Of each day of each product, as (products, days), the mean demand, its dispersion, and what was asked for."""
+    item, day = np.repeat(items, shop.days), np.tile(np.arange(shop.days), len(items))
+    means, spread = mean(item, day, shop), dispersion(item, shop)
+    asked = counts.quantile(means, spread, uniform(shop, "demand", item, day))
+    by_day = (len(items), shop.days)
+    return means.reshape(by_day), spread.reshape(by_day), asked.reshape(by_day)
+
+
+def stocked(items: Ints, mean_pd: Floats, asked_pd: Ints, shop: ShopSize) -> tuple[Ints, Ints, Ints]:
+    """Stock at opening, what is delivered before it sells, and what is ordered in the evening for LEAD_DAYS later, as
+    (products, days); a product begins with a delivery."""
     low, high = CARE
     cover = COVER_DAYS * (low + (high - low) * uniform(shop, "care", items))
     review = (uniform(shop, "review", items) * WEEK).astype(np.int64)
-    opening, delivered = np.zeros_like(asked_pd), np.zeros_like(asked_pd)
+    opening, delivered, ordered = (np.zeros_like(asked_pd) for _ in range(3))
     stock, coming = np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
     for day in range(shop.days):
         begins = (mean_pd[:, day] > 0) & (mean_pd[:, max(day - 1, 0)] == 0 if day else True)
@@ -98,11 +107,12 @@ def _stock(items: Ints, mean_pd: Floats, asked_pd: Ints, shop: ShopSize) -> tupl
         delivered[:, day] = np.where(begins, target, np.where((day - review) % WEEK == LEAD_DAYS, coming, 0))
         stock = stock + delivered[:, day]
         stock = stock - np.minimum(stock, asked_pd[:, day])
-        coming = np.where((day - review) % WEEK == 0, np.maximum(target - stock, 0), coming)
-    return opening, delivered
+        ordered[:, day] = np.where((day - review) % WEEK == 0, np.maximum(target - stock, 0), 0)
+        coming = np.where((day - review) % WEEK == 0, ordered[:, day], coming)
+    return opening, delivered, ordered
 
 
-def _weekday(day: Ints, shop: ShopSize) -> Ints:
+def weekday(day: Ints, shop: ShopSize) -> Ints:
     """0 is Monday; 1970-01-01 was a Thursday."""
     return (tastes.start_s(shop) // 86_400 + day + 3) % WEEK
 

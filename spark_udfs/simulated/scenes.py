@@ -11,11 +11,12 @@ from spark_udfs.simulated.impressions import IMPRESSIONS
 from spark_udfs.simulated.messages import MESSAGES
 from spark_udfs.simulated.planted import Planted
 from spark_udfs.simulated.reviews import REVIEWS
+from spark_udfs.simulated.stock import PRODUCT_ARRIVALS, PRODUCT_STOCK
 from spark_udfs.simulated.visits import STEPS
 
 SCENES: dict[str, tuple[Planted, ...]] = {
     "fraud": (REGISTRATIONS, PAYMENTS),
-    "demand": (PRODUCT_DAYS,),
+    "demand": (PRODUCT_DAYS, PRODUCT_STOCK, PRODUCT_ARRIVALS),
     "impressions": (IMPRESSIONS,),
     "reviews": (REVIEWS,),
     "messages": (MESSAGES,),

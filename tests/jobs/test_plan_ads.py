@@ -13,7 +13,8 @@ from pyspark.sql import functions as F
 
 from jobs import plan_ads, simulate
 from jobs.ads import checks
-from jobs.ads.inputs import BUDGETS, Given, given
+from jobs.ads.inputs import BUDGETS, TABLES
+from jobs.given import Given, given
 from jobs.settings import Settings, load_settings
 from jobs.tables import Tables
 from spark_udfs.simulated.planted import planted
@@ -94,7 +95,7 @@ def test_a_table_without_currency_is_refused(spark: SparkSession, tmp_path: Path
     with pytest.raises(
         SchemaError, match=r"no column .*'currency' \(our currency\).*Correct ads\.opportunities\.columns"
     ):
-        given(asked, spark)
+        given(asked, spark, "ads", TABLES)
 
 
 def test_a_mapping_of_no_column_is_refused(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_mapping_of_no_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"ads\.budgets\.columns has the unknown name 'targett'; it may name .*target"
     ):
-        given(asked, cast("SparkSession", None))
+        given(asked, cast("SparkSession", None), "ads", TABLES)
 
 
 @pytest.mark.parametrize(

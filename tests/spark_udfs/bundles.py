@@ -14,7 +14,7 @@ from jobs.settings import Settings
 from jobs.tasks import TASKS
 from spark_udfs.item_files import ItemFile
 from training.models import MODELS
-from training.schema import Schema
+from training.schema import Column, Kind, Schema
 from training.state.bundle import Bundle
 from training.state.publish import write_bundle
 
@@ -53,6 +53,25 @@ def two_tower_bundle(
         settings={},
         metrics={},
         attachments=attachments,
+    )
+
+
+def quantile_bundle(folder: Path, levels: Sequence[float], steps: int) -> Bundle:
+    """An untrained model of a panel's quantiles."""
+    target = Column("target", Kind.LABEL, length=steps)
+    schema = Schema((Column("scale", Kind.DENSE, length=steps), Column("lags", Kind.DENSE, length=2), target))
+    kind = MODELS["quantile_mlp"]
+    config = {"levels": list(levels), "head": "negative_binomial"}
+    model = kind(kind.Config.parse(config), schema)
+    return write_bundle(
+        folder,
+        model_name="quantile_mlp",
+        config=config,
+        schema=schema,
+        tensors=model.state_dict(),
+        provenance={},
+        settings={},
+        metrics={},
     )
 
 

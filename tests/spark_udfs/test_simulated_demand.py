@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spark_udfs.simulated import bayes, counts, demand, tastes
+from spark_udfs.simulated import bayes, counts, demand, stock, tastes
 from spark_udfs.simulated.shop import Shop
 
 SHOP = Shop(items=120, days=400, tastes=6, seed=4)
@@ -115,3 +115,24 @@ def test_new_products_begin_with_a_delivery(rows: dict[str, Any]) -> None:
     assert 0.2 < (begins > 0).mean() < 0.6
     assert (rows["opening_stock"][first] == 0).all()
     assert (rows["delivered"][first] > 0).all()
+
+
+def test_the_stock_is_that_of_the_last_monday(rows: dict[str, Any]) -> None:
+    """SHOP has two days after it: what comes on them is what was on its way."""
+    last = rows["day"].max()
+    monday = last - (last + 3) % 7
+    assert last - monday == 2
+    held = stock.stock_of(np.arange(SHOP.items), SHOP)
+    there = rows["day"] == monday
+    opening = dict(zip(rows["item_id"][there], rows["opening_stock"][there], strict=True))
+    assert {item: opening[item] for item in held["item_id"] if item in opening} == {
+        item: pieces for item, pieces in zip(held["item_id"], held["on_hand"], strict=True) if item in opening
+    }
+    coming = stock.arrivals_of(np.arange(SHOP.items), SHOP)
+    told = dict(zip(zip(coming["item_id"], coming["arrives"] // 86_400, strict=True), coming["quantity"], strict=True))
+    late = (rows["day"] >= monday) & (rows["delivered"] > 0) & np.isin(rows["item_id"], held["item_id"])
+    delivered = dict(
+        zip(zip(rows["item_id"][late], rows["day"][late], strict=True), rows["delivered"][late], strict=True)
+    )
+    assert {key: pieces for key, pieces in told.items() if key[1] <= last} == delivered != {}
+    assert (np.asarray(held["unit_cost"]) < np.asarray(held["price"])).all()

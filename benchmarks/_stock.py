@@ -1,0 +1,123 @@
+"""What orders from quantiles are held against: base-stock levels from a mean and normal errors, other sums of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_udfs.stocking.levels import quantile
+from spark_udfs.stocking.paths import PATHS, counts, demand_paths, dispersion, places
+from spark_udfs.stocking.play import Played, Seen
+
+Floats = NDArray[np.float64]
+LATE = 26  # weeks that the mean to beat is of
+
+
+class Cut(NamedTuple):
+    """A bundle that knows nothing from a week on, and what it forecasts in that week and in each of those after it.
+
+    Attributes:
+        week: the cut.
+        quantiles: by origin, (series, steps, levels).
+        means: by origin, (series, steps).
+        history: by origin, (series, weeks) what was sold before it, oldest first.
+        then: (series, weeks) what was sold from the cut on.
+        levels: of the quantiles.
+    """
+
+    week: int
+    quantiles: list[Floats]
+    means: list[Floats]
+    history: list[Floats]
+    then: Floats
+    levels: tuple[float, ...]
+
+
+def mean_and_error(history: Floats) -> tuple[Floats, Floats]:
+    """(series,) the mean of the newest weeks, and the standard deviation of a week."""
+    late = history[:, -LATE:]
+    return late.mean(axis=1), late.std(axis=1, ddof=1)
+
+
+def normal_sum(history: Floats, weeks: int, level: float) -> Floats:
+    """(series,) the quantile of some weeks' sum by a mean and normal errors."""
+    mean, error = mean_and_error(history)
+    return mean * weeks + NormalDist().inv_cdf(level) * error * np.sqrt(weeks)
+
+
+def base_stock(cut: Cut, weeks: int, level: float, rounded: Callable[[Floats], Floats]) -> Callable[[Seen], Floats]:
+    """Up to the normal quantile of demand until the next order's arrival, in whole pieces."""
+
+    def policy(seen: Seen) -> Floats:
+        position = seen.on_hand + seen.arrivals[:, :weeks].sum(axis=1)
+        return np.maximum(rounded(normal_sum(cut.history[seen.period], weeks, level)) - position, 0.0)
+
+    return policy
+
+
+def of_sums(cut: Cut, weeks: int, correlation: float) -> dict[str, Callable[[float], Floats]]:
+    """Ways to the quantile of the first weeks' sum, as of the cut."""
+    quantiles, means = cut.quantiles[0][:, :weeks], cut.means[0][:, :weeks]
+
+    def of_paths(paths: Floats) -> Callable[[float], Floats]:
+        sums = np.sort(paths.sum(axis=1), axis=1)
+        return lambda level: quantile(sums, np.full(len(sums), level))
+
+    def alone(level: float) -> Floats:
+        spread = np.repeat(dispersion(quantiles, means, cut.levels), weeks)
+        held = counts(means.ravel(), spread).reshape(*means.shape, -1)
+        return held[..., int(np.ceil(level * PATHS)) - 1].sum(axis=1)
+
+    return {
+        "counts, each week by itself": of_paths(demand_paths(quantiles, means, cut.levels, places(weeks, 0.0))),
+        "counts, correlated": of_paths(demand_paths(quantiles, means, cut.levels, places(weeks, correlation))),
+        "lines between quantiles": of_paths(lines(quantiles, cut.levels, places(weeks, correlation))),
+        "sum of quantiles": alone,
+        "mean of 26, normal": lambda level: normal_sum(cut.history[0], weeks, level),
+    }
+
+
+def lines(quantiles: Floats, levels: Sequence[float], place: NDArray[np.int64]) -> Floats:
+    """(series, steps, paths) of the quantile functions that are lines between the levels, and go on beyond them."""
+    at, held = (np.arange(PATHS) + 0.5) / PATHS, np.asarray(levels)
+    right = np.clip(np.searchsorted(held, at), 1, len(held) - 1)
+    share = (at - held[right - 1]) / (held[right] - held[right - 1])
+    found = np.maximum(quantiles[..., right - 1] * (1 - share) + quantiles[..., right] * share, 0.0)
+    return np.take_along_axis(found, np.broadcast_to(place, found.shape), axis=2)
+
+
+def covered(cut: Cut, correlation: float, targets: Sequence[float]) -> dict[str, Any]:
+    """By way and number of weeks, the share of sums at or below each quantile."""
+    return {
+        f"{weeks} weeks": {
+            name: {
+                str(level): round(float((cut.then[:, :weeks].sum(axis=1) <= way(level)).mean()), 4) for level in targets
+            }
+            for name, way in of_sums(cut, weeks, correlation).items()
+        }
+        for weeks in (1, 2, 4)
+    }
+
+
+def measured_correlation(cut: Cut) -> float:
+    """Of the errors of a series' steps, in units of what they are expected to be, over all pairs of steps."""
+    spread = dispersion(cut.quantiles[0], cut.means[0], cut.levels)[:, None]
+    error = (cut.then - cut.means[0]) / np.sqrt(cut.means[0] + spread * cut.means[0] ** 2)
+    error = error - error.mean(axis=0)
+    held = np.corrcoef(error.T)
+    return float(held[np.triu_indices(len(held), 1)].mean())
+
+
+def cost(played: Played, under: Floats, over: float, first: int) -> float:
+    """What weeks from `first` on cost: pieces short and pieces left."""
+    short, left = played.short[:, first:], played.left[:, first:]
+    return float((under[:, None] * short).sum() + over * left.sum())
+
+
+def service(played: Played, first: int) -> float:
+    """The share of weeks from `first` on without a piece short."""
+    return float((played.short[:, first:] == 0).mean())
