@@ -128,7 +128,8 @@ def _truth(ground: Ground) -> dict[str, Answer]:
     if made is None:
         return {}
     numbers = ground.read["vocabulary_intents"].select(F.col("id").alias("best_intent"), F.col("index").alias("intent"))
-    told = made.join(F.broadcast(numbers), on="best_intent", how="left").select(
+    known = made.select("message_id", "best_intent", "best_probability", "in_scope_probability")
+    told = known.join(F.broadcast(numbers), on="best_intent", how="left").select(
         F.col("message_id").alias("key"),
         F.coalesce("intent", F.lit(1)).cast("bigint").alias("intent"),
         F.col("best_probability").alias("p"),

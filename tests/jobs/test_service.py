@@ -15,9 +15,10 @@ from pyspark.sql import Row, SparkSession
 from jobs import build_examples, chat, evaluate, ingest, init, score, train
 from jobs.ground import Ground
 from jobs.settings import Settings, load_settings
+from jobs.settings_sections import ShopSettings
 from jobs.settings_sources import TableSource
 from jobs.tables import Tables
-from jobs.task import OURS
+from jobs.task import OURS, TRUTH
 from jobs.tasks import service_on_spark
 from jobs.tasks.service_chat import Assistant
 from jobs.tasks.service_options import ServiceOptions
@@ -25,6 +26,9 @@ from jobs.tasks.service_replies import answers_of
 from spark_udfs.dialogue import State
 from spark_udfs.features import Cuts
 from spark_udfs.knowledge import id_of
+from spark_udfs.simulated.messages import IN_SCOPE
+from spark_udfs.simulated.messages import MESSAGES as MESSAGES_OF_SHOP
+from spark_udfs.simulated.planted import planted as planted_table
 from tests.training.text_models import CONFIG as TINY
 from tests.training.text_models import save_folder
 from training.errors import BundleError, DataError, NoTableError
@@ -255,6 +259,24 @@ def test_messages_that_cannot_teach_are_refused(spark: SparkSession, tmp_path: P
         read["vocabulary_intents"] = spark.createDataFrame([(1, "cancel")], "index bigint, id string")
         with pytest.raises(DataError, match=problem):
             service_on_spark.examples(Ground(read, settings_in(tmp_path), tmp_path), Cuts(VALIDATION, CUT))
+
+
+def test_the_planted_truth_answers_each_message(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = ShopSettings(users=200)
+    made = planted_table(MESSAGES_OF_SHOP, spark.range(200), shop, truth=True)
+    monkeypatch.setattr(service_on_spark.simulate, "truth_of_source", lambda *_: made)
+    numbers = spark.createDataFrame([(n + 1, intent) for n, intent in enumerate(IN_SCOPE)], "index bigint, id string")
+    ground = Ground({"lines": made, "vocabulary_intents": numbers}, settings_in(tmp_path), tmp_path)
+    answer = service_on_spark._truth(ground)[TRUTH]
+    found = {row["key"]: row for row in answer(made.withColumnRenamed("message_id", "key"), "after").collect()}
+    rows = made.collect()
+    assert len(found) == len(rows) == 200
+    for row in rows:
+        said = found[row["message_id"]]
+        assert said["in_scope"] == (row["in_scope_probability"] >= 0.5)
+        assert row["best_intent"] is None or IN_SCOPE[said["intent"] - 1] == row["best_intent"]
 
 
 FILE = "utterance,intent\n" + "\n".join(f"{message[4]},{message[5] or ''}" for message in planted()[:300])
