@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_udfs.text_vectors import text_vectors
+from spark_udfs.text_vectors import _opened, text_vectors
 from tests.training.text_models import save_folder
 from training.errors import SchemaError, WeightsError
 from training.state.text_encoder import load_encoder
+from training.state.text_weights import weights_digest
 
 
 def test_rows_have_their_texts_vectors(spark: SparkSession, tmp_path: Path) -> None:
@@ -36,3 +37,11 @@ def test_what_cannot_be_done_is_said_before_a_row_is_read(spark: SparkSession, t
         text_vectors(rows, "id", "vector", str(save_folder(tmp_path)))
     with pytest.raises(SchemaError, match="there is a column 'Message'; name another"):
         text_vectors(rows, "message", "Message", str(tmp_path))
+
+
+def test_a_worker_that_finds_other_weights_than_the_drivers_refuses_them(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path)
+    digest = weights_digest(folder)
+    assert _opened(str(folder), digest).digest == digest
+    with pytest.raises(WeightsError, match=rf"whose SHA-256 is abc; '{folder}' has {digest} here; have the same"):
+        _opened(str(folder), "abc")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.training.text_models import CONFIG, WORDS, save_folder, tensors_of, v
 from training.errors import WeightsError
 from training.state import text_encoder
 from training.state.text_encoder import Encoder, load_encoder
-from training.state.text_weights import IN_PACKAGE, PACKAGE, weights_folder
+from training.state.text_weights import IN_PACKAGE, PACKAGE, weights_digest, weights_folder
 
 TEXTS = {  # and the tokens that they are
     "Red lanterns!": [2, 4, 5, 6, 9, 3],
@@ -79,6 +80,26 @@ def test_half_precision_and_what_an_encoder_does_not_need_are_read(tmp_path: Pat
     (pooled / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}))
     halves = load_encoder(save_folder(tmp_path, tensors=tensors | others))  # type: ignore[arg-type]
     np.testing.assert_allclose(halves.vectors(list(TEXTS)), encoder.vectors(list(TEXTS)), atol=0.01)
+
+
+def test_a_digest_names_what_was_loaded(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tensors that are put into the folder while it is hashed are not those that are loaded."""
+    folder = save_folder(tmp_path / "model")
+    others = {**tensors_of(CONFIG), LAST: np.ones(24, np.float32)}
+    other = save_folder(tmp_path / "other", tensors=others) / "model.safetensors"
+    assert weights_digest(folder) == encoder.digest
+
+    def put_other(file: BinaryIO, name: str) -> Any:
+        found = hashlib.sha256(file.read())
+        other.replace(folder / "model.safetensors")
+        return found
+
+    monkeypatch.setattr(text_encoder.hashlib, "file_digest", put_other)
+    loaded = load_encoder(folder)
+    assert loaded.digest == encoder.digest
+    np.testing.assert_array_equal(loaded.vectors(["red"]), encoder.vectors(["red"]))
+    monkeypatch.undo()
+    assert weights_digest(folder) != encoder.digest
 
 
 LAST = "encoder.layer.1.output.dense.bias"
@@ -163,8 +184,9 @@ def test_a_package_of_other_files_is_refused(tmp_path: Path, monkeypatch: pytest
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 0.1.0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with pytest.raises(WeightsError, match=r"config\.json' must have the SHA-256 953f9c0d"):
-        weights_folder(None)
+    for read in (load_encoder, weights_digest):
+        with pytest.raises(WeightsError, match=r"config\.json' must have the SHA-256 953f9c0d"):
+            read(weights_folder(None))
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ Tensors are memory-mapped where they are float32: processes of one host share th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from training.errors import WeightsError
 from training.models.text_encoder import TextEncoder, TextEncoderConfig
-from training.state.text_weights import CONFIG, POOLING, TENSORS, TOKENIZER
+from training.state.text_weights import CONFIG, POOLING, TENSORS, TOKENIZER, digest_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,10 +59,12 @@ class Encoder:
         model: of texts' tokens.
         tokenizer: cuts texts to the model's places, and fills none up.
         says_nothing: numbers of the tokens that stand in every text, and of the one for what is not known.
+        digest: SHA-256 over the files that it was loaded from, by `digest_of`: encoders of one digest are the same.
     """
 
-    def __init__(self, model: TextEncoder, tokenizer: Tokenizer, says_nothing: Sequence[int]) -> None:
+    def __init__(self, model: TextEncoder, tokenizer: Tokenizer, says_nothing: Sequence[int], digest: str) -> None:
         self._model, self._tokenizer, self._says_nothing = model, tokenizer, np.asarray(says_nothing, np.int64)
+        self.digest = digest
 
     def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(texts, width) vectors of length 1; zeros for a text without one token that the vocabulary knows.
@@ -108,25 +111,33 @@ def _refuse_infinite(vectors: npt.NDArray[np.float32]) -> None:
 
 
 def load_encoder(folder: Path) -> Encoder:
-    """The encoder of a folder.
+    """The encoder of a folder; each file is opened once, so that what was hashed is what is loaded.
 
     Args:
-        folder: with all of its files: from `weights_folder`.
+        folder: with all of its files: from `weights_folder`. While an encoder of it is in use it is replaced by
+            renaming another into its place; who writes into its tensors changes the encoder.
 
     Raises:
-        WeightsError: a file is not of its kind, or they do not fit together; or `tokenizers` is not installed.
+        WeightsError: a file is not of its kind, or they do not fit together; it is the package's and not the one that
+            is known; or `tokenizers` is not installed.
     """
-    config = _config(folder)
-    tokenizer, says_nothing = _tokenizer(folder, config)
-    with torch.device("meta"):  # nothing is allocated that the tensors replace
-        model = TextEncoder(config)
-    model.load_state_dict(_tensors(folder / TENSORS, model), assign=True)
-    return Encoder(model.eval().requires_grad_(False), tokenizer, says_nothing)
+    described, cuts = (folder / CONFIG).read_bytes(), (folder / TOKENIZER).read_bytes()
+    with (folder / TENSORS).open("rb") as file:
+        hashes = {
+            name: hashlib.sha256(content).hexdigest() for name, content in ((CONFIG, described), (TOKENIZER, cuts))
+        }
+        digest = digest_of(folder, {**hashes, TENSORS: hashlib.file_digest(file, "sha256").hexdigest()})
+        config = _config(folder, described)
+        tokenizer, says_nothing = _tokenizer(folder / TOKENIZER, cuts, config)
+        with torch.device("meta"):  # nothing is allocated that the tensors replace
+            model = TextEncoder(config)
+        model.load_state_dict(_tensors(folder / TENSORS, file, model), assign=True)
+    return Encoder(model.eval().requires_grad_(False), tokenizer, says_nothing, digest)
 
 
-def _config(folder: Path) -> TextEncoderConfig:
+def _config(folder: Path, described: bytes) -> TextEncoderConfig:
     try:
-        config = TextEncoderConfig.model_validate_json((folder / CONFIG).read_bytes())
+        config = TextEncoderConfig.model_validate_json(described)
     except ValidationError as error:
         told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r:.60}" for one in error.errors()]
         raise WeightsError(
@@ -157,7 +168,7 @@ def _refuse_other_pooling(file: Path) -> None:
         )
 
 
-def _tokenizer(folder: Path, config: TextEncoderConfig) -> tuple[Tokenizer, list[int]]:
+def _tokenizer(file: Path, content: bytes, config: TextEncoderConfig) -> tuple[Tokenizer, list[int]]:
     """The tokenizer, and the tokens that say nothing of a text."""
     try:
         from tokenizers import Tokenizer
@@ -165,10 +176,9 @@ def _tokenizer(folder: Path, config: TextEncoderConfig) -> tuple[Tokenizer, list
         raise WeightsError(
             "texts are cut into tokens by the package tokenizers; it is not installed; pip install 'millrace[text]'"
         ) from error
-    file = folder / TOKENIZER
     try:
-        described = json.loads(file.read_bytes())["model"]
-        tokenizer: Any = Tokenizer.from_file(str(file))
+        described = json.loads(content)["model"]
+        tokenizer: Any = Tokenizer.from_str(content.decode())
     except Exception as error:  # what the package raises has no type of its own
         raise WeightsError(
             f"'{file}' must be a tokenizer of the package tokenizers; {error!r:.200}; take another"
@@ -186,11 +196,11 @@ def _tokenizer(folder: Path, config: TextEncoderConfig) -> tuple[Tokenizer, list
     return tokenizer, [*tokenizer.encode("").ids, *([] if unknown is None else [unknown])]
 
 
-def _tensors(file: Path, model: TextEncoder) -> dict[str, Tensor]:
-    """The model's tensors by its own names."""
+def _tensors(file: Path, opened: BinaryIO, model: TextEncoder) -> dict[str, Tensor]:
+    """The model's tensors by its own names, from the file that is open: by its path another may lie there by now."""
     wanted = {_published(name): (name, list(tensor.shape)) for name, tensor in model.state_dict().items()}
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(f"/dev/fd/{opened.fileno()}", framework="pt") as tensors:
             shapes = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
             _refuse_misfits(file, {name: shape for name, (_, shape) in wanted.items()}, shapes)
             return {own: tensors.get_tensor(name).float() for name, (own, _) in wanted.items()}

