@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.training.text_models import CONFIG, WORDS, save_folder, tensors_of, vector
-from training.errors import WeightsError
+from training.errors import DataError, WeightsError
 from training.state import text_encoder
 from training.state.text_encoder import Encoder, load_encoder
 from training.state.text_weights import IN_PACKAGE, PACKAGE, weights_digest, weights_folder
@@ -62,12 +62,20 @@ def test_texts_that_say_nothing_are_zeros(encoder: Encoder) -> None:
     assert encoder.vectors(["", "?"]).shape == (2, 24)
 
 
+@pytest.mark.parametrize("odd", [None, 7, "a\ud800"])
+def test_what_is_no_text_is_named(encoder: Encoder, odd: Any) -> None:
+    with pytest.raises(DataError, match=r"number 65 is .{1,10}; decode or leave it out") as told:
+        encoder.vectors([*["red"] * 65, odd, "blue"])
+    assert repr(odd) in str(told.value)
+
+
 def test_a_vector_is_the_same_whatever_stands_beside_it(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     texts = [" ".join(rng.choice(WORDS[4:], rng.integers(1, 12))) for _ in range(60)]
     alone = np.concatenate([encoder.vectors([text]) for text in texts])
     np.testing.assert_allclose(encoder.vectors(texts), alone, atol=1e-6)
     monkeypatch.setattr(text_encoder, "BUDGET", 40)
+    monkeypatch.setattr(text_encoder, "AT_ONCE", 7)
     by_passes = encoder.vectors(texts[::-1])
     np.testing.assert_allclose(by_passes[::-1], alone, atol=1e-6)
 
@@ -78,6 +86,7 @@ def test_half_precision_and_what_an_encoder_does_not_need_are_read(tmp_path: Pat
     pooled = tmp_path / "1_Pooling"
     pooled.mkdir()
     (pooled / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}))
+    (tmp_path / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
     halves = load_encoder(save_folder(tmp_path, tensors=tensors | others))  # type: ignore[arg-type]
     np.testing.assert_allclose(halves.vectors(list(TEXTS)), encoder.vectors(list(TEXTS)), atol=0.01)
 
@@ -94,7 +103,7 @@ def test_a_digest_names_what_was_loaded(tmp_path: Path, encoder: Encoder, monkey
         other.replace(folder / "model.safetensors")
         return found
 
-    monkeypatch.setattr(text_encoder.hashlib, "file_digest", put_other)
+    monkeypatch.setattr(hashlib, "file_digest", put_other)
     loaded = load_encoder(folder)
     assert loaded.digest == encoder.digest
     np.testing.assert_array_equal(loaded.vectors(["red"]), encoder.vectors(["red"]))
@@ -121,6 +130,10 @@ def without(name: str) -> dict[str, Any]:
         ({"config": {**CONFIG, "position_embedding_type": "relative_key"}}, "position_embedding_type: .* 'absolute'"),
         ({"config": {**CONFIG, "vocab_size": "17"}}, "vocab_size: Input should be a valid integer, not '17'"),
         ({"config": {**CONFIG, "num_attention_heads": 5}}, "a multiple of num_attention_heads; it has 24 and 5"),
+        ({"config": {**CONFIG, "hidden_size": 2**40}}, "hidden_size: Input should be .* 16777216, not 1099511627776"),
+        ({"config": {**CONFIG, "num_hidden_layers": 1001}}, "num_hidden_layers: Input should be .* 1000, not 1001"),
+        ({"config": {**CONFIG, "max_position_embeddings": 2}}, "puts 2 into each and max_position_embeddings is 2; t"),
+        ({"tensors": {**without(LAST), LAST: np.ones(24, np.int8)}}, f"{LAST} is I8, not one of BF16, F16, F32, F64"),
         ({"words": (*WORDS, "one", "two", "three")}, "from 0 to 16, .* its largest number is 17"),
     ],
 )
@@ -128,6 +141,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, given: dict[str, Any]
     folder = save_folder(tmp_path, **given)
     with pytest.raises(WeightsError, match=words):
         load_encoder(folder)
+
+
+def steps(*names: str) -> str:
+    return json.dumps([{"idx": at, "type": f"sentence_transformers.models.{name}"} for at, name in enumerate(names)])
 
 
 @pytest.mark.parametrize(
@@ -139,6 +156,8 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, given: dict[str, Any]
         ("config.json", "[]", "must describe a BERT encoder"),
         ("1_Pooling/config.json", '{"pooling_mode_cls_token": true}', "it asks for pooling_mode_cls_token"),
         ("1_Pooling/config.json", "[", "it asks for what is no JSON object"),
+        ("modules.json", steps("Transformer", "Pooling", "Dense"), "it names Transformer, Pooling, Dense; take a mod"),
+        ("modules.json", "{}", "it names what is no JSON list of objects"),
     ],
 )
 def test_files_that_are_not_of_their_kind_are_refused(tmp_path: Path, file: str, content: str, words: str) -> None:

@@ -9,14 +9,16 @@ Shape suffixes: B texts, T tokens of all of them, D width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.models.packed import Packed, attention, packed
+
+_Size = Annotated[int, Field(ge=1, le=2**24)]  # a larger one is no model's; torch would say so in its own words
 
 
 class TextEncoderConfig(BaseModel):
@@ -25,13 +27,13 @@ class TextEncoderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     model_type: Literal["bert"]
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    intermediate_size: PositiveInt
-    max_position_embeddings: PositiveInt
-    type_vocab_size: PositiveInt
+    vocab_size: _Size
+    hidden_size: _Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]  # as many are made before the tensors are looked at
+    num_attention_heads: _Size
+    intermediate_size: _Size
+    max_position_embeddings: _Size
+    type_vocab_size: _Size
     hidden_act: Literal["gelu"]
     layer_norm_eps: PositiveFloat = 1e-12
     position_embedding_type: Literal["absolute"] = "absolute"

