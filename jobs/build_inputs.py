@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.settings_sections import weights_of
+from jobs.yaml_settings import shown
 from spark_udfs import features
-from training.errors import TableError
+from training.errors import SettingsError, TableError
 from training.identity import identity_of
 
 if TYPE_CHECKING:
@@ -47,8 +48,36 @@ def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[s
             if name not in task.scored
         },
         "settings": identity_of(examples, first, {"weights"}) | worth(settings),
-        **({"options": options} if (options := settings.options.model_dump(mode="json")) else {}),
+        **({"options": options} if (options := _deciding(task, settings)) else {}),
     }
+
+
+def _deciding(task: Task, settings: Settings) -> dict[str, Any]:
+    """What of the task's options decides the rows."""
+    own = task.decides(settings)
+    return settings.options.model_dump(mode="json") if own is None else dict(own)
+
+
+def refuse_other_options(task: Task, now: Mapping[str, Any], build: Mapping[str, Any], whose: str) -> None:
+    """See that what is asked is read as examples were that something was learnt from.
+
+    Args:
+        task: whose options they are.
+        now: what is asked with, of `Task.decides`.
+        build: the manifest of the examples.
+        whose: what was learnt, or what holds the examples.
+
+    Raises:
+        SettingsError: one of `Task.learnt_with` that stands in `now` is another.
+    """
+    then = build.get("inputs", {}).get("options", {})
+    for name in task.learnt_with:
+        if name in now and now[name] != then.get(name):
+            place = f"options.{name}" if name in task.options.model_fields else name
+            raise SettingsError(
+                f"{place} must be what the examples of {whose} were made with, {shown(then.get(name))}; it is "
+                f"{shown(now[name])}: set it back, or run `millrace build-examples` and `millrace train`"
+            )
 
 
 def worth(settings: Settings) -> dict[str, Any]:

@@ -196,6 +196,12 @@ def of_splits(counts: Mapping[Any, int], pieces: Mapping[str, Sequence[str]]) ->
     return {f"examples_{split}": sum(counts.get(piece, 0) for piece in named) for split, named in pieces.items()}
 
 
+def build_of(bundle: Path) -> Manifest:
+    """The manifest of the build that a bundle, by its folder, was trained on; empty where it does not say."""
+    made: Manifest = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {}).get("build", {})
+    return made
+
+
 def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Path) -> None:
     """A bundle means ids by numbers: they must still mean what they meant when it was trained.
 
@@ -207,7 +213,7 @@ def refuse_other_numbers(tables: Tables, versions: Mapping[str, int], bundle: Pa
     Raises:
         BundleError: they mean other ids.
     """
-    build = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {}).get("build", {})
+    build = build_of(bundle)
     wanted = build.get("numbers", {"items": build["items"]} if "items" in build else None)
     if wanted is None:
         warn(

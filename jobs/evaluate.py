@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from cluster.session import TO_SCORE
 from jobs import builds
 from jobs.artefacts import EVALUATION, read_json, write_json
-from jobs.build_inputs import worth
+from jobs.build_inputs import refuse_other_options, worth
 from jobs.command import main_of
 from jobs.console import say, show_table, step
 from jobs.erasure.erased import Watch
@@ -35,7 +35,6 @@ from jobs.tasks import TASKS
 from jobs.trained import latest_bundle
 from spark_udfs.scoring import bundle_schema
 from training.errors import BundleError, TableError
-from training.state.json_files import read_json as read_checked
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -55,6 +54,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     Raises:
         BundleError: no bundle, or one of another schema or trained on other items.
         TableError: a table is missing, or the cut holds out nothing to judge.
+        SettingsError: the options that decide how rows are read are others than a bundle's.
         DataError: persons were erased meanwhile: what it would write may name them.
     """
     task, bundle = TASKS[settings.task], latest_bundle(settings.run_dir)
@@ -63,6 +63,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     with step("evaluate: opening the tables"):
         watch, bundles = Watch(tables, JOB, "builds"), _bundles(settings, bundle)
         build = build_for(task, tables, bundles)
+    _refuse_other_options(task, settings, build, bundles)
     cut, versions = cut_of(build), build["versions"]
     same = versions | {name: build["inputs"].get(name) for name in task.tables(settings)}
     asked = settings.evaluation.model_dump(mode="json", exclude={"bundles"})
@@ -138,13 +139,18 @@ def _bundles(settings: Settings, bundle: Path) -> dict[str, Path]:
 
 def _refuse_a_bundle_that_knows_the_answers(bundle: Path, cut: datetime) -> None:
     """A bundle that was trained with a later cut has seen what it is asked for."""
-    provenance = read_checked(bundle / "bundle.json", dict[str, Any]).get("provenance", {})
-    trained_to = provenance.get("build", {}).get("cuts", {}).get("test")
+    trained_to = builds.build_of(bundle).get("cuts", {}).get("test")
     if trained_to is not None and datetime.fromisoformat(trained_to) > cut:
         raise BundleError(
             f"bundle '{bundle.name}' was trained on events up to {trained_to}, the test split begins at "
             f"{cut.isoformat()}: it has seen the answers. Run `millrace train` on these examples"
         )
+
+
+def _refuse_other_options(task: Task, settings: Settings, build: builds.Manifest, bundles: Mapping[str, Path]) -> None:
+    refuse_other_options(task, settings.options.model_dump(mode="json"), build, "the build in force")
+    for one in bundles.values():
+        refuse_other_options(task, build["inputs"].get("options", {}), builds.build_of(one), f"bundle '{one.name}'")
 
 
 def _evaluated(task: Task, ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> dict[str, Any]:

@@ -111,9 +111,11 @@ def _source(task: Task, data: str, look: Look) -> Iterator[str]:
     yield "sources:"
     yield f"  {table}:"
     told = list(_place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}))
-    if "      time: ???" in told and (hashed := [matching(name, list(look.columns)) for name in task.timeless]):
+    if "      time: ???" in told and task.timeless:
+        read = [matching(name, list(look.columns)) for name in task.timeless]
+        hashed = json.dumps(read) if all(read) else "???"
         yield from (line for line in told if line.split(":")[0].strip() not in ("time", "time_format"))
-        yield f"    order_by_hash_of: {json.dumps(hashed)}   # no time was found: a hash of these says what is held out"
+        yield f"    order_by_hash_of: {hashed}   # no time was found: a hash of these says what is held out"
         yield "    hash_without_numbers: true   # near copies lie on one side"
         yield from _whose()
         return

@@ -19,7 +19,7 @@ from cluster.errors import EnvironmentProblem
 from cluster.session import TO_SCORE
 from jobs import answers, builds
 from jobs.artefacts import SCORE, read_json, write_json
-from jobs.build_inputs import worth
+from jobs.build_inputs import refuse_other_options, worth
 from jobs.command import main_of
 from jobs.console import say, show_counts, step
 from jobs.erasure.erased import Watch
@@ -56,7 +56,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         BundleError: no bundle, or one that cannot answer such queries, or was trained on other items.
         TableError: a table is missing, nothing lies before the moment, or more was answered as of it before.
         SettingsError: the task answers to no `scoring.since`, or the moment lies before it; or it has no fallbacks to
-            limit.
+            limit; or the options that decide how rows are read are others than the bundle's.
         EnvironmentProblem: buckets are asked for, and the session is one of Spark Connect; or run_dir is read-only.
         DataError: the answers are not whole, or further from what was expected than the settings allow; or persons were
             erased meanwhile.
@@ -71,6 +71,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         found = found_of(tables, task, settings)
     with step("score: comparing the vocabularies with the bundle's"):
         builds.refuse_other_numbers(tables, found.build["versions"], bundle)
+        refuse_other_options(task, task.decides(settings) or {}, builds.build_of(bundle), f"bundle '{bundle.name}'")
     with step("score: looking for the first and the last moment"):
         moment = moment_of(settings, task, found.read["lines"], tables)
     said: dict[str, Any] = {"task": task.name, "table": task.table, "bundle": bundle.name}

@@ -176,6 +176,8 @@ class Task:
         training: what `millrace init` writes into that section: what is known to suit; nothing: that is not known.
         timeless: the columns by whose hash rows are held out where a file has no time, so that `init` needs not ask;
             masked (`hash_without_numbers`); none: it asks.
+        decides: settings -> what of its options, and of what they name, decides its examples; None: all of them do.
+        learnt_with: names of `decides`: a bundle is asked with the same values that its examples were made with.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
@@ -216,6 +218,8 @@ class Task:
     looked_up: Sequence[str] = ()
     scored: Sequence[str] = ()
     beside: Callable[[Settings], Mapping[str, SourceSettings]] = lambda _: {}
+    decides: Callable[[Settings], Mapping[str, Any] | None] = lambda _: None
+    learnt_with: Sequence[str] = ()
     more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}
 
     @property

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.build_inputs import refuse_other_options
 from jobs.command import main_of
 from jobs.console import say, warn
 from jobs.learn_spec import check_start, learn_spec, provenance, spec_identity
 from jobs.ranks import start
 from jobs.settings import Settings
+from jobs.tasks import TASKS
 from jobs.trained import checkpoints_of, finished, first_made, publish, start_afresh_for_fewer_epochs
 from jobs.tuned import with_best
 from training.errors import SettingsError
@@ -138,6 +140,8 @@ def _learn_spec(settings: Settings) -> dict[str, Any]:
     is_calibrated = settings.model.get("calibration", "none") != "none"
     splits = ("train",) if is_calibrated else ("train", "validation")
     spec = learn_spec(settings, splits=splits, validate=False)
+    own = settings.options.model_dump(mode="json")
+    refuse_other_options(TASKS[settings.task], own, spec["build"], "the build in force")
     check_start(spec, "validation" if is_calibrated else "test")
     return spec
 

@@ -6,6 +6,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from spark_udfs import text_terms
+from spark_udfs.texts import apply
 
 
 def terms(text: Column, most: int, buckets: int) -> Column:
@@ -24,6 +25,5 @@ def terms(text: Column, most: int, buckets: int) -> Column:
 
 
 def alike(text: Column) -> Column:
-    """A text in small letters, masked and with single blanks: the same of texts that differ in no more than that."""
-    masked = F.regexp_replace(text, text_terms.MASKED, text_terms.MASK)
-    return F.trim(F.regexp_replace(F.lower(masked), r"\s+", " "))
+    """`text_terms.alike` of each text; null for null."""
+    return apply(text_terms.alike, text)

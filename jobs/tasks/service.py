@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks.service_options import HAS, ORDERS, VECTORS, ServiceOptions, options_of
+from training.errors import SettingsError
 from training.schema import Column, Kind, Schema
 from training.state.names import INTENTS
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from training.world import World
 
 METRICS = ("accuracy",)
+LEAST_TO_MIX = 16  # rows: of fewer, hardly a pair is of two intents
 TRAINING = {
     "ranks": 2,
     "epochs": 15,
@@ -45,6 +47,18 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
         "answers?": answer_id | {"intent": "string", "answer": "string"},
         "orders?": {name: "string" if name == "order_number" else "string?" for name in ORDERS},
     }
+
+
+def decides(settings: Settings) -> dict[str, Any]:
+    """What decides examples; how conversations are ruled, and what answers are filled with, does not."""
+    from spark_udfs.text_terms import RULES
+    from training.state.text_weights import weights_digest, weights_folder
+
+    options = options_of(settings)
+    held = {name: getattr(options, name) for name in ("terms", "words_kept", "vectors")}
+    weights = weights_digest(weights_folder(options.weights)) if options.vectors else None
+    rows = {"has": sorted(options.has), "out_of_scope": sorted(options.out_of_scope)}
+    return held | rows | {"weights_digest": weights, "rules_of_terms": RULES}
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
@@ -72,6 +86,7 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     spec."""
     from jobs.learning import fit_task, model_of_rows
 
+    refuse_few_to_mix(spec, world.size)
     return fit_task(
         spec,
         world,
@@ -80,6 +95,22 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
         shown=("loss", *METRICS),
         make_attachments=attached,
     )
+
+
+def refuse_few_to_mix(spec: Mapping[str, Any], ranks: int) -> None:
+    """See that a rank's batch has messages enough to mix: its mixtures are of its own rows.
+
+    Raises:
+        SettingsError: it has fewer than 16.
+    """
+    from training.settings import FitSettings
+
+    rows = FitSettings(**spec["training"]).rows_per_batch(ranks)
+    if spec["model"].get("mixed", 1.0) and rows < LEAST_TO_MIX:
+        raise SettingsError(
+            f"training.batch_size must give each of {ranks} ranks {LEAST_TO_MIX} rows or more at a time, as mixtures "
+            f"are made of a rank's own; it gives {rows}: raise it, or take fewer ranks, or set model.mixed=0"
+        )
 
 
 def attached(spec: Mapping[str, Any], columns: Schema, folder: Path) -> dict[str, Path]:  # noqa: ARG001
@@ -129,7 +160,7 @@ def headline(settings: Settings) -> Headline:  # noqa: ARG001
 
 def persons(settings: Settings) -> dict[str, dict[str, str]]:
     """The columns that the settings name; what is made of messages has no id but the message's."""
-    held = {table: dict.fromkeys(said_persons(settings, table), BY_ID) for table in ("messages", "orders")}
+    held = {table: dict.fromkeys(said_persons(settings, table), BY_ID) for table in ("messages", "orders", "answers")}
     of_lines = {name: {"message_id": BY_LINE} for name in ("examples", "queries", "replies")}
     return {table: columns for table, columns in held.items() if columns} | (of_lines if held["messages"] else {})
 
@@ -140,6 +171,8 @@ TASK = Task(
     row="message",
     options=ServiceOptions,
     reads=reads,
+    decides=decides,
+    learnt_with=("terms", "words_kept", "vectors", "weights_digest", "rules_of_terms"),
     asks=("queries", "vocabulary_intents"),
     kinds=lambda _: {},
     more_ids=more_ids,

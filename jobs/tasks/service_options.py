@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.places import LocalFolder
 from jobs.settings_base import Section
@@ -103,6 +103,20 @@ class ServiceOptions(Section):
             if value.startswith("@") and value not in known:
                 raise ValueError(f"'{name}' is filled with '{value}'; known: {', '.join(known)}, or a text without @")
         return {name_of(name): value for name, value in fills.items()}
+
+    @model_validator(mode="after")
+    def _of_one_mind(self) -> ServiceOptions:
+        if self.weights is not None and not self.vectors:
+            raise ValueError(
+                f"weights is '{self.weights}' and vectors is 0, so that nothing would be read from there: set vectors "
+                "to the width of that model's vectors, or leave weights out"
+            )
+        if both := sorted({*self.people} & {*self.out_of_scope}):
+            raise ValueError(
+                f"an intent must not stand in people and in out_of_scope; {both} do: what is out of scope goes to "
+                "people anyhow, so leave it out of people"
+            )
+        return self
 
     @property
     def rules(self) -> Rules:

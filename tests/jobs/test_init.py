@@ -118,6 +118,15 @@ def test_rows_without_a_time_are_told_of_a_hash(tmp_path: Path) -> None:
     assert "order_by_hash_of" not in init.text("sentiment", str(tmp_path / "timed.csv"))
 
 
+def test_a_column_that_is_hashed_and_was_not_found_is_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "messages.csv"
+    data.write_text("foo,intent\nwhere is it,track\n")
+    text = init.text("service", str(data))
+    assert "null" not in text.split("options:")[0]
+    made = settings_of("service", data, text="foo", order_by_hash_of="[foo]")
+    assert made.sources["messages"].order_by_hash_of == ("foo",)
+
+
 def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> None:
     data = tmp_path / "lines.csv"
     data.write_text('sku,user,at,"two\nlines",event\n"a\nb: [",u,2024-01-01,x,view\n', encoding="utf-8-sig")

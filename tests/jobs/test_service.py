@@ -18,8 +18,9 @@ from jobs.settings import Settings, load_settings
 from jobs.settings_sections import ShopSettings
 from jobs.settings_sources import TableSource
 from jobs.tables import Tables
-from jobs.task import OURS, TRUTH
+from jobs.task import BY_ID, OURS, TRUTH
 from jobs.tasks import service_on_spark
+from jobs.tasks.service import TASK
 from jobs.tasks.service_chat import Assistant
 from jobs.tasks.service_options import ServiceOptions
 from jobs.tasks.service_replies import answers_of
@@ -30,8 +31,8 @@ from spark_udfs.simulated.messages import IN_SCOPE
 from spark_udfs.simulated.messages import MESSAGES as MESSAGES_OF_SHOP
 from spark_udfs.simulated.planted import planted as planted_table
 from tests.training.text_models import CONFIG as TINY
-from tests.training.text_models import save_folder
-from training.errors import BundleError, DataError, NoTableError
+from tests.training.text_models import WORDS, save_folder
+from training.errors import BundleError, DataError, NoTableError, SettingsError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
@@ -132,6 +133,34 @@ def trained(settings: Settings, spark: SparkSession) -> dict[str, Any]:
 
 def held(settings: Settings, spark: SparkSession, name: str, where: str = "true") -> dict[str, Row]:
     return {row["message_id"]: row for row in Tables(spark, settings.tables.root).read(name).where(where).collect()}
+
+
+def test_a_bundle_is_asked_with_the_options_that_it_learnt_with(
+    settings: Settings, trained: dict[str, Any], spark: SparkSession, tmp_path: Path
+) -> None:
+    """How conversations are ruled is no part of what examples are made of."""
+    ruled = _with(settings, handed_over="Somebody, soon.", people=["cancel"])
+    assert build_examples.run(ruled, spark)["up_to_date"]
+    other = str(save_folder(tmp_path, words=(*WORDS, "another")))
+    for changed, words in (
+        ({"terms": 6_000}, r"options\.terms must be .* the build in force were made with, 5000; it is 6000: set"),
+        ({"words_kept": 7}, r"options\.words_kept must be .*, 100; it is 7"),
+        ({"vectors": 0, "weights": None}, r"options\.vectors must be .*; it is 0"),
+    ):
+        for job in (evaluate, train):
+            with pytest.raises(SettingsError, match=words):
+                job.run(_with(settings, **changed), spark)
+        with pytest.raises(SettingsError, match=words.replace("the build in force", f"bundle '{trained['bundle']}'")):
+            score.run(_with(settings, **changed), spark)
+
+    with pytest.raises(SettingsError, match=r"weights_digest must be .*, '[0-9a-f]{64}'; it is '[0-9a-f]{64}'"):
+        score.run(_with(settings, weights=other), spark)
+    assert train.run(_with(settings, weights=other), spark)["up_to_date"]  # it learns from vectors that lie there
+
+
+def _with(settings: Settings, **options: Any) -> Settings:
+    values = settings.model_dump(mode="json")
+    return Settings.model_validate(values | {"options": values["options"] | options})
 
 
 def test_labels_are_numbers_of_the_intents_of_before_the_cut(
@@ -241,6 +270,19 @@ def test_more_answers_than_a_worker_may_hold_are_refused(spark: SparkSession) ->
         answers_of(answers, ServiceOptions(most_answers=2))
     known = answers_of(answers.union(answers), ServiceOptions())
     assert [one.answer_id for one in known] == sorted(id_of(*row) for row in ANSWERS)
+
+
+def test_options_that_do_nothing_or_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="weights is '/w' and vectors is 0, so that nothing would be read"):
+        ServiceOptions(weights="/w")
+    with pytest.raises(ValidationError, match=r"in people and in out_of_scope; \['a'\] do"):
+        ServiceOptions(people=("a", "b"), out_of_scope=("a",))
+
+
+def test_persons_are_those_that_the_settings_name_of_each_table() -> None:
+    named = {name: {"persons": ["user_id"]} for name in ("messages", "orders", "answers")}
+    found = TASK.persons(Settings.model_validate({"task": "service", "sources": named}))
+    assert [table for table, columns in found.items() if columns == {"user_id": BY_ID}] == [*named]
 
 
 def test_what_fills_a_placeholder_is_checked() -> None:

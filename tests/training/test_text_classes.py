@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jobs import held_out_classes
 from jobs.held_out_classes import CELLS, ClassCalibrator, threshold_cell
 from tests.training.learning import training_losses
 from training.batch import Batch, Ragged
@@ -112,6 +114,14 @@ def test_other_texts_change_no_answer_and_an_empty_one_is_answered(trained: Text
     for name in found:
         torch.testing.assert_close(found[name][:5], whole[name][:5])
         assert torch.isfinite(found[name][5])
+    open_to_all = copy.deepcopy(trained)
+    open_to_all.threshold.fill_(-64.0)  # as low as one can be
+    strange: Batch = {
+        "terms": Ragged(torch.tensor([1, TERMS - 1, TERMS - 2]), torch.tensor([0, 1, 3, 3, 3])),
+        "vectors": torch.tensor([[0.0] * 3, [0.0] * 3, [0.0] * 3, [1.0] * 3]),
+    }  # a term of a class, terms that no text had, nothing, and nothing but a vector
+    with torch.no_grad():
+        assert open_to_all.predict(strange)["in_scope"].tolist() == [1, 0, 0, 0]
     none: Batch = {
         "terms": Ragged(terms.values[:0], offsets[:1]),
         "vectors": torch.zeros(0, 3),
@@ -152,6 +162,30 @@ def test_the_threshold_keeps_a_share_and_parts_both_kinds_best_where_there_are_s
     assert threshold_cell(inside, outside, 0.95) == 1_002
     outside[1_050] = 1_000  # to part these as well costs more than may go
     assert threshold_cell(inside, outside, 0.95) == 1_002
+
+
+def test_the_temperature_is_the_one_by_which_logits_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.Generator().manual_seed(0)
+    true = 2 * torch.randn(20_000, CLASSES, generator=draws)
+    label = 1 + torch.multinomial(torch.softmax(true, dim=1), 1, generator=draws).squeeze(1)
+    scope_of = torch.where(torch.arange(20_000) % 4 == 0, -5.0, 5.0)  # a quarter has none of the classes
+    logits = 3 * true
+    none = torch.logsumexp(logits, dim=1) - scope_of
+    model = build()
+    monkeypatch.setattr(model, "logits", lambda _: torch.cat([none[:, None], logits], dim=1))
+    batch: Any = {"label": torch.where(scope_of > 0, label, 0).float()}
+    monkeypatch.setattr(held_out_classes, "added_up", lambda *given: given[3](batch))
+    calibrator = ClassCalibrator(model, SimpleNamespace(rows=20_000), SCHEMA, World())  # type: ignore[arg-type]
+    measured = calibrator.calibrate(print)
+    assert float(model.temperature) == pytest.approx(3, rel=0.1)
+    assert measured["confidence"]["log_loss_after"] < 0.8 * measured["confidence"]["log_loss_before"]
+    assert -5 < float(model.threshold) <= 5
+    assert measured["scope"] | {"threshold": 0} == {
+        "rows_without_class": 5_000,
+        "threshold": 0,
+        "kept": 1.0,
+        "taken_in_without_class": 0.0,
+    }
 
 
 def test_what_is_set_after_training_needs_rows_with_a_class() -> None:

@@ -9,8 +9,9 @@ Class 0 learns from texts that are none of the classes', where there are such, a
 different classes (Zhan et al., "Out-of-scope intent detection with self-supervision and discriminative training",
 2021): what lies between the classes belongs to none. So `scope` is the log-odds that a text is one of the classes', and
 no more certain where one class only beats the others. Vectors of terms begin at zero: one that was never learnt says
-nothing, and takes its share of the length. Where texts have vectors of their own, the terms would say all that training
-needs: of a share of the texts they are left out in a step, so that what is said in other words is learnt as well.
+nothing, and takes its share of the length. A text of which nothing says anything is never in scope. Where texts have
+vectors of their own, the terms would say all that training needs: of a share of the texts they are left out in a step,
+so that what is said in other words is learnt as well.
 
 Shape suffixes: B texts, D dim, C classes, class 0 among them.
 """
@@ -94,16 +95,24 @@ class TextClasses(Model):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`intent`, the number of the likeliest class, none aside; `p`, its probability among the classes; `scope`, the
-        log-odds that it is one of them at all, and `in_scope`, 1 where these reach the threshold: (B,) each."""
-        logits_BC = self.logits(batch)
+        log-odds that it is one of them at all, and `in_scope`, 1 where these reach the threshold and the text has said
+        something: (B,) each."""
+        text_BD = self._texts(batch, None)
+        logits_BC = _logits(text_BD, *self._classes())
         p_B, best_B = torch.softmax(logits_BC[:, 1:] / self.temperature, dim=1).max(dim=1)
         scope_B = scope(logits_BC)
         return {
             "intent": (best_B + 1).float(),
             "p": p_B,
             "scope": scope_B,
-            "in_scope": (scope_B >= self.threshold).float(),
+            "in_scope": ((scope_B >= self.threshold) & self._says(batch, text_BD)).float(),
         }
+
+    def _says(self, batch: Batch, text_BD: Tensor) -> Tensor:
+        """(B,) whether a text has a term at all, and one that was learnt or a vector of its own: to all others the
+        model's answer would be the same."""
+        has_terms_B = cast("Ragged", batch["terms"]).offsets.diff() > 0
+        return has_terms_B.to(text_BD.device) & (text_BD != 0).any(dim=1)
 
     def _classes(self) -> tuple[Tensor, Tensor]:
         """(C, D) and (C, 1)."""
