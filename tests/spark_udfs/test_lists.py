@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +114,51 @@ def test_a_torn_shared_matrix_is_built_again(folder: Path, left: int) -> None:
     assert shared_matrix("torn", lambda: np.full((2, 2), 7, np.float32)).tolist() == [[7, 7], [7, 7]]
 
 
-def test_old_shared_matrices_are_removed(folder: Path) -> None:
+def test_old_shared_matrices_are_removed_but_those_that_are_mapped(folder: Path) -> None:
+    held = shared_matrix("held", lambda: np.ones((1, 1), np.float32))
     for number in range(sharing.KEPT + 3):
         shared_matrix(f"m{number}", lambda: np.zeros((1, 1), np.float32))
-    assert len(list(folder.glob("*.npy"))) == sharing.KEPT
+    kept = {f"m{number}.npy" for number in range(3, sharing.KEPT + 3)}
+    assert {file.name for file in folder.glob("*.npy")} == kept | {"held.npy"}
+    assert held.tolist() == [[1]]
+    del held
+    shared_matrix("last", lambda: np.zeros((1, 1), np.float32))
+    assert not (folder / "held.npy").exists()
+
+
+def test_another_matrix_does_not_wait_for_one_that_is_being_built(folder: Path) -> None:
+    others, is_building = list[bool](), threading.Event()
+
+    def build() -> np.ndarray:
+        is_building.set()
+        other.join(10)
+        others.append(other.is_alive())
+        return np.ones((1, 1), np.float32)
+
+    def ask_other() -> None:
+        is_building.wait(60)
+        shared_matrix("other", lambda: np.zeros((1, 1), np.float32))
+
+    other = threading.Thread(target=ask_other)
+    other.start()
+    assert shared_matrix("slow", build).tolist() == [[1]]
+    assert others == [False]
+
+
+def test_who_asks_for_a_matrix_that_is_being_built_waits_for_it(folder: Path) -> None:
+    found, built = list[float](), list[int]()
+
+    def build() -> np.ndarray:
+        built.append(1)
+        time.sleep(0.1)
+        return np.ones((1, 1), np.float32)
+
+    asking = [threading.Thread(target=lambda: found.append(shared_matrix("one", build).item())) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(60)
+    assert (built, found) == ([1], [1, 1, 1])
 
 
 def test_another_users_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
