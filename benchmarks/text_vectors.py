@@ -1,11 +1,13 @@
-"""Texts to vectors: `text_vectors` on Spark against a plain loop over batches of 32 texts, as they come, filled up.
+"""Texts to vectors: `text_vectors` on Spark against a plain loop over batches of 32 texts of about one length.
 
     python benchmarks/text_vectors.py [TEXTS WEIGHTS]
 
 The loop is torch's own `nn.TransformerEncoder` with the same weights and tokenizer, on as many threads as there are
-cores, without Spark; ours reads a Delta table and writes one, a task a core. Texts are sentences about items, all of
-them different, half of them of up to 8 words and few of 60. They take turns, the middle time of three counts, and
-their vectors are compared. `load` is the machine's before. Left out where there are no weights.
+cores, without Spark. It is as fast as one writes it in a few lines: texts sorted by length, and torch's nested tensors,
+which leave out what a batch is filled up with. Ours reads a Delta table and writes one, a task a core. Texts are
+sentences about items, all of them different, half of them of up to 8 words and few of 60. They take turns, the middle
+time of three counts, and their vectors are compared. `load` is the machine's before. Left out where there are no
+weights.
 """
 
 from __future__ import annotations
@@ -38,7 +40,6 @@ from training.state.text_weights import weights_folder  # noqa: E402
 Floats = npt.NDArray[np.float32]
 
 ROUNDS, CORES, AT_ONCE = 3, 2, 32
-GOAL = 300.0  # texts/s
 SAID = (
     "the a this my our is was and but with for not very red white blue green small large lantern bag bottle lamp box "
     "heart holder paper metal wooden vintage order arrived late broken lovely perfect colour size delivery please help "
@@ -80,7 +81,6 @@ def main() -> None:
         "load": load,
         "seconds": {name: round(each, 1) for name, each in took.items()},
         "texts_a_second": round(count / took["ours"]),
-        "goal_texts_a_second": GOAL,
         "largest_difference": worst,
     }
     ratio = round(took["plain"] / took["ours"], 2)
@@ -99,7 +99,7 @@ def ours(spark: SparkSession, place: str, weights: str | None) -> None:
 
 
 class Plain:
-    """What one writes first: batches as they come, filled up to their longest text."""
+    """What one writes first, at its best: batches of texts of about one length, filled up to their longest."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -115,15 +115,17 @@ class Plain:
             config["hidden_size"], config["num_attention_heads"], config["intermediate_size"], 0.0, "gelu",
             config["layer_norm_eps"], batch_first=True,
         )  # fmt: skip
-        self.layers = nn.TransformerEncoder(layer, config["num_hidden_layers"], enable_nested_tensor=False).eval()
+        self.layers = nn.TransformerEncoder(layer, config["num_hidden_layers"]).eval()
         self.norm = nn.LayerNorm(config["hidden_size"], config["layer_norm_eps"])
         self.norm.load_state_dict(self._of("embeddings.LayerNorm"))
         for number, one in enumerate(self.layers.layers):
             one.load_state_dict(self._layer(f"encoder.layer.{number}"))
 
     def vectors(self, texts: list[str]) -> Floats:
-        found = [self._batch(texts[start : start + AT_ONCE]) for start in range(0, len(texts), AT_ONCE)]
-        return np.concatenate(found)
+        by_length = np.argsort([len(text) for text in texts], kind="stable")
+        batches = [by_length[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
+        found = np.concatenate([self._batch([texts[at] for at in batch]) for batch in batches])
+        return found[np.argsort(by_length)]
 
     @torch.inference_mode()
     def _batch(self, texts: list[str]) -> Floats:
