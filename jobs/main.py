@@ -138,13 +138,17 @@ def _init(
 def _chat(
     bundle: Annotated[str, typer.Argument(help="a bundle's folder, of a task whose bundles talk")],
     tables: Annotated[str, typer.Option(help="root of the tables that replies are made from")] = "out/tables",
+    settings: Annotated[
+        str | None, typer.Option("--settings", "-s", help="a YAML file whose rules hold; default: the bundle's own")
+    ] = None,
 ) -> None:
     """Messages of a customer, line by line, answered by a bundle: no Spark, no network; an empty line ends it."""
 
     def call() -> None:
         from jobs import chat
+        from jobs.settings import load_settings
 
-        chat.run(bundle, tables, sys.stdin, sys.stdout)
+        chat.run(bundle, tables, sys.stdin, sys.stdout, None if settings is None else load_settings(settings))
 
     guarded(call)
 

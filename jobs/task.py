@@ -167,7 +167,7 @@ class Task:
             one before; none: every build is made anew.
         anew: settings -> why a build of theirs is made anew all the same; None: it goes on.
         talks: "module:function", which replies to messages in a terminal: (bundle's folder, tables' root, messages,
-            what says a line); none: the task's bundles do not talk.
+            what says a line, settings whose rules hold or None); none: the task's bundles do not talk.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
         scored: of the tables that it reads those that scoring alone needs; each may be missing.
         beside: settings -> tables that are the shop's own, which scoring reads where they lie, by the place in the

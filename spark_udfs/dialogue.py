@@ -10,21 +10,22 @@ put in; nothing else that a customer writes is shown or run. No Spark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from spark_udfs.knowledge import Knowledge, Known, filled, placeholders
-from spark_udfs.slots import EMAIL, ORDER_NUMBER, numbers_of, plain, slots_of
+from spark_udfs.fillings import Fillings, Order
+from spark_udfs.knowledge import Knowledge
+from spark_udfs.slots import LETTERS, ORDER_NUMBER, in_line, persons_own, plain, slots_of
 
 ANSWER, ASK, HAND_OVER = "answer", "ask", "hand_over"
-OF_ORDERS = "@orders."
 LOOKED_AT = 30  # answers that are tried, the best ones
 SAME_AT_MOST = 1  # times that an answer is given in a conversation
 SHOWN = 200  # letters of a message in a summary
+TURNS = 20  # messages of a conversation that a reply depends on, the last ones
+REFUSED_AT_MOST = 2  # addresses that are not an order's, in a conversation, before a person looks at it
 SUPPLIES = 4  # words beside a slot, at most, of a message that does no more than supply what was asked for
 
-Order = Mapping[str, str]
 Orders = Callable[[str], Order | None]
 
 
@@ -42,6 +43,13 @@ class Said(NamedTuple):
     in_scope: bool
 
 
+class Turn(NamedTuple):
+    """A message and what a model says of it."""
+
+    text: str
+    said: Said
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a shop rules of its conversations.
@@ -55,8 +63,8 @@ class Rules:
         fills: by a placeholder's name (`knowledge.name_of`) its text; `@SLOT` is a slot, `@orders.COLUMN` of an order.
         questions: by slot how it is asked for.
         handed_over: what a customer is told then.
-        past_replies: whether the answers are replies to customers of the past: one that holds a number that this
-            customer has not said is about somebody else's order.
+        past_replies: whether the answers are replies to customers of the past: one that holds a number or an address
+            that is no slot of this customer's is about somebody else.
     """
 
     wrong_cost: float = 5.0
@@ -79,6 +87,7 @@ class State:
         turns: messages so far.
         asked: how often each slot was asked for.
         given: ids of answers that were given.
+        refused: orders with the addresses that were said and are not theirs.
         waiting: what is said of the message that waits for a slot, with its text.
     """
 
@@ -86,7 +95,8 @@ class State:
     turns: int = 0
     asked: Mapping[str, int] = field(default_factory=dict)
     given: tuple[str, ...] = ()
-    waiting: tuple[str, Said] | None = None
+    refused: frozenset[tuple[str, str]] = frozenset()
+    waiting: Turn | None = None
 
 
 class Reply(NamedTuple):
@@ -111,61 +121,77 @@ class Reply(NamedTuple):
     summary: str = ""
 
 
-class _Value(NamedTuple):
-    """What a placeholder is filled with; None: nothing, and what it lacks: a slot, or the placeholder's own rule."""
-
-    text: str | None
-    lacks: str
-
-
-class _Try(NamedTuple):
-    """An answer filled, or None and what it lacks; and the rows beside it that it was filled from."""
-
-    text: str | None
-    missing: tuple[str, ...]
-    used: tuple[tuple[str, str], ...]
+def last_reply(turns: Sequence[Turn], knowledge: Knowledge, orders: Orders | None, rules: Rules) -> Reply:
+    """The reply to the last of a conversation's messages, after those to the others; the last TURNS count."""
+    state = State()
+    for one in turns[-TURNS:]:
+        state, reply = turn(state, one, knowledge, orders, rules)
+    return reply
 
 
-def turn(
-    state: State, text: str, said: Said, knowledge: Knowledge, orders: Orders, rules: Rules
-) -> tuple[State, Reply]:
+def turn(state: State, message: Turn, knowledge: Knowledge, orders: Orders | None, rules: Rules) -> tuple[State, Reply]:
     """One message of a customer and its reply.
 
     Args:
         state: of the conversation before it.
-        text: the message.
-        said: what a model says of it.
+        message: with what a model says of it.
         knowledge: the shop's answers.
-        orders: an order's columns by its number, as texts; None: there is no such order.
+        orders: an order's columns by its number, as texts; None: there is no such order. It is asked once at most. None
+            in its place: the shop has no table of orders, and a number is taken as it is said.
         rules: the shop's.
     """
+    text, said = message
     found = slots_of(text)
     known = replace(state, slots={**state.slots, **found}, turns=state.turns + 1)
-    if state.waiting is not None and found and _only_supplies(text):
+    if state.waiting is not None and found and _supplies(message, state.waiting.said, rules):
         text, said = state.waiting
     known = replace(known, waiting=None)
-    if said.intent in rules.people and said.in_scope:
-        return _handed_over(known, text, said, rules, "the shop answers this by people")
     if not said.in_scope:
         return _handed_over(known, text, said, rules, "out of scope")
-    wrong = (1 - said.p) * rules.wrong_cost
-    if wrong >= rules.hand_over_cost:
+    if said.intent in rules.people:
+        return _handed_over(known, text, said, rules, "the shop answers this by people")
+    if not _sure(said, rules):
         return _handed_over(known, text, said, rules, "not sure enough of the intent")
-    return _answered(known, text, said, knowledge, orders, rules, wrong)
+    held = Fillings(rules.fills, known.slots, _order(known, orders), has_orders=orders is not None)
+    known = replace(known, refused=known.refused | held.refused)
+    if len(known.refused) > REFUSED_AT_MOST:
+        return _handed_over(known, text, said, rules, "addresses were said that are not the order's")
+    return _answered(known, Turn(text, said), knowledge, held, rules)
 
 
-def _answered(
-    state: State, text: str, said: Said, knowledge: Knowledge, orders: Orders, rules: Rules, cost: float
-) -> tuple[State, Reply]:
+def _order(state: State, orders: Orders | None) -> Order | None:
+    number = state.slots.get(ORDER_NUMBER)
+    return None if orders is None or number is None else orders(number)
+
+
+def _wrong(said: Said, rules: Rules) -> float:
+    return (1 - said.p) * rules.wrong_cost
+
+
+def _sure(said: Said, rules: Rules) -> bool:
+    return said.in_scope and _wrong(said, rules) < rules.hand_over_cost
+
+
+def _supplies(message: Turn, waiting: Said, rules: Rules) -> bool:
+    """Whether a message with a slot does no more than supply what was asked for: it has no word beside it; or few, and
+    these are not surely of something else."""
+    rest = plain(message.text, LETTERS).replace("...", " ")
+    if not any(letter.isalpha() for letter in rest):
+        return True
+    same = message.said.intent == waiting.intent or not _sure(message.said, rules)
+    return message.said.in_scope and same and len(rest.split()) <= SUPPLIES
+
+
+def _answered(state: State, message: Turn, knowledge: Knowledge, held: Fillings, rules: Rules) -> tuple[State, Reply]:
     """The best answer that can be filled; else a question for what the best one lacks that can be asked for."""
-    wanted: str | None = None
-    own = numbers_of(" ".join((text, *state.slots.values())))
+    (text, said), wanted = message, None
+    cost, own = _wrong(said, rules), {*state.slots.values()}
     for known in knowledge.best(text, said.intent, LOOKED_AT):
         if state.given.count(known.answer_id) >= SAME_AT_MOST:
             continue
-        if rules.past_replies and not numbers_of(known.text) <= own:
+        if rules.past_replies and not persons_own(known.text) <= own:
             continue
-        tried = _filled(known, state, orders, rules)
+        tried = held.put_in(known.text)
         if tried.text is not None:
             given = replace(state, given=(*state.given, known.answer_id))
             return given, Reply(ANSWER, tried.text, said.intent, cost, (("answers", known.answer_id), *tried.used))
@@ -175,49 +201,14 @@ def _answered(
     if wanted is None or not may_ask or cost + rules.ask_cost >= rules.hand_over_cost:
         return _handed_over(state, text, said, rules, "no answer of this intent can be filled")
     asked = {**state.asked, wanted: state.asked.get(wanted, 0) + 1}
-    waiting = replace(state, asked=asked, waiting=(text, said))
+    waiting = replace(state, asked=asked, waiting=message)
     return waiting, Reply(ASK, rules.questions[wanted], said.intent, cost + rules.ask_cost, ())
-
-
-def _filled(known: Known, state: State, orders: Orders, rules: Rules) -> _Try:
-    """An answer with what is known put in; of what is missing the slots that would help, and placeholders that nothing
-    fills."""
-    names = placeholders(known.text)
-    number = state.slots.get(ORDER_NUMBER)
-    is_of_order = any(rules.fills.get(name, "").startswith(OF_ORDERS) for name in names)
-    order = orders(number) if is_of_order and number is not None else None
-    values = {name: _value(name, state, order, rules) for name in names}
-    missing = dict.fromkeys(of.lacks for of in values.values() if of.text is None)
-    if missing:
-        return _Try(None, tuple(missing), ())
-    text = filled(known.text, {name: str(of.text) for name, of in values.items()})
-    return _Try(text, (), (("orders", str(number)),) if order is not None else ())
-
-
-def _value(name: str, state: State, order: Order | None, rules: Rules) -> _Value:
-    """What a placeholder is filled with. What an order's row says is told only to who knows its e-mail address too,
-    where it has one."""
-    rule = rules.fills.get(name, "")
-    if not rule.startswith("@"):
-        return _Value(rule or None, name)
-    if not rule.startswith(OF_ORDERS):
-        return _Value(state.slots.get(rule[1:]), rule[1:])
-    if order is None:
-        return _Value(None, ORDER_NUMBER)
-    if order.get(EMAIL) and order[EMAIL].lower() != state.slots.get(EMAIL, "").lower():
-        return _Value(None, EMAIL)
-    return _Value(order.get(rule.removeprefix(OF_ORDERS)) or None, name)
-
-
-def _only_supplies(text: str) -> bool:
-    """Whether a message says little beside a slot."""
-    return len(plain(text, SHOWN).replace("...", " ").split()) <= SUPPLIES
 
 
 def _handed_over(state: State, text: str, said: Said, rules: Rules, why: str) -> tuple[State, Reply]:
     known = ", ".join(sorted(state.slots)) or "nothing"
     summary = (
-        f"{why}; message {state.turns}: '{plain(text, SHOWN)}'; most likely {said.intent} ({said.p:.0%}); "
-        f"known: {known}; answers given: {', '.join(state.given) or 'none'}"
+        f"{why}; message {state.turns}: '{plain(text, SHOWN)}'; most likely {in_line(said.intent, SHOWN)} "
+        f"({said.p:.0%}); known: {known}; answers given: {in_line(', '.join(state.given), SHOWN) or 'none'}"
     )
     return state, Reply(HAND_OVER, rules.handed_over, said.intent, rules.hand_over_cost, (), why, summary)

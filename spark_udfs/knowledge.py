@@ -1,4 +1,4 @@
-"""A shop's answers: which fit a message, by BM25, and how their placeholders are filled. No Spark.
+"""A shop's answers, and which of them fit a message, by BM25. No Spark.
 
 BM25 is that of Robertson and Zaragoza ("The probabilistic relevance framework", 2009), with the inverse frequency of
 Lucene, which is never negative.
@@ -7,20 +7,20 @@ Lucene, which is never negative.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from spark_udfs.placeholders import without
 from spark_udfs.postings import Postings, postings, sums
 from spark_udfs.text_terms import pieces, tokens
 
 K1, B = 1.2, 0.75  # how soon a word's repetition says no more, and how much a long answer is held back
 WORDS = 400  # of a text that are read
-PLACEHOLDER = re.compile(r"\{\{\s*([^{}]{1,100}?)\s*\}\}")
-BRACES = ("{{", "}}")
+
+Numbers = npt.NDArray[Any]  # of 32 bits: an answer of 100 words has some 800
 
 
 class Known(NamedTuple):
@@ -29,7 +29,7 @@ class Known(NamedTuple):
     Attributes:
         answer_id: the shop's own.
         intent: what it answers.
-        text: with placeholders, as {{Order Number}}.
+        text: with placeholders, as {{Order Number}} (`placeholders`).
     """
 
     answer_id: str
@@ -52,7 +52,7 @@ class Knowledge:
     """Answers that are searched.
 
     Args:
-        answers: all of them; they are held in memory.
+        answers: all of them; they are held in memory, with 8 bytes for each of their parts.
     """
 
     def __init__(self, answers: Sequence[Known]) -> None:
@@ -63,15 +63,15 @@ class Knowledge:
         self._numbers: dict[str, int] = {}
         self._held = self._by_word()
 
-    def best(self, text: str, intent: str | None, most: int) -> list[Known]:
+    def best(self, text: str, intent: str, most: int) -> list[Known]:
         """The answers that fit a message best, those first; of equal ones the first.
 
         Args:
             text: the message.
-            intent: what answers must be of; None: of any.
+            intent: what answers must be of.
             most: answers.
         """
-        places = range(len(self.answers)) if intent is None else self._of_intent.get(intent, [])
+        places = self._of_intent.get(intent, [])
         if not places:
             return []
         known = {self._numbers[word] for word in parts(text) if word in self._numbers}
@@ -82,36 +82,45 @@ class Knowledge:
         return [self.answers[place] for place in order[:most]]
 
     def _by_word(self) -> Postings:
-        counts = [Counter(parts(PLACEHOLDER.sub(" ", one.text))) for one in self.answers]
-        for word in (word for own in counts for word in own):
-            self._numbers.setdefault(word, len(self._numbers))
-        term = np.asarray([self._numbers[word] for own in counts for word in own], np.int64)
-        times = np.asarray([times for own in counts for times in own.values()], np.float64)
-        text = np.repeat(np.arange(len(counts)), [len(own) for own in counts])
-        length = np.bincount(text, times, minlength=len(counts))
+        of_word: dict[str, list[int]] = {}
+        found = [self._counted(one.text, of_word) for one in self.answers]
+        sizes = np.asarray([len(numbers) for numbers, _ in found], np.int64)
+        term = _joined([numbers for numbers, _ in found], np.int32)
+        times = _joined([times for _, times in found], np.float32)
+        text: Numbers = np.repeat(np.arange(len(found), dtype=np.int32), sizes)
+        length = np.bincount(text, times, minlength=len(found))
         having = np.bincount(term, minlength=len(self._numbers))
-        idf = np.log1p((len(counts) - having + 0.5) / (having + 0.5))
-        long = K1 * (1 - B + B * length[text] / max(float(length.mean()) if len(length) else 1.0, 1.0))
-        weight = idf[term] * times * (K1 + 1) / (times + long)
-        return postings(term, text, weight, texts=len(counts), count=len(self._numbers))
+        idf = np.log1p((len(found) - having + 0.5) / (having + 0.5)).astype(np.float32)
+        long = (K1 * (1 - B + B * length / max(float(length.mean()) if len(length) else 1.0, 1.0))).astype(np.float32)
+        weight = idf[term] * times * (K1 + 1) / (times + long[text])
+        return postings(term, text, weight, texts=len(found), count=len(self._numbers))
+
+    def _counted(self, text: str, of_word: dict[str, list[int]]) -> tuple[Numbers, Numbers]:
+        """The numbers of an answer's parts, each once, and how often each stands there; of words that were met before
+        these are at hand."""
+        found: list[int] = []
+        for word in tokens(without(text), WORDS):
+            if word not in of_word:
+                of_word[word] = [self._numbers.setdefault(part, len(self._numbers)) for part in (word, *pieces(word))]
+            found += of_word[word]
+        numbers, times = np.unique(np.asarray(found, np.int32), return_counts=True)
+        return numbers, times.astype(np.float32)
 
 
-def name_of(placeholder: str) -> str:
-    """A placeholder's name as fillings are looked up by: small letters and single blanks."""
-    return " ".join(placeholder.lower().removesuffix("anonymized").split())
+def _joined(parts: Sequence[Numbers], kind: type[np.int32 | np.float32]) -> Numbers:
+    return np.concatenate([np.zeros(0, kind), *parts])
 
 
-def placeholders(text: str) -> list[str]:
-    """The names of an answer's placeholders, as `name_of` has them, each once."""
-    return list(dict.fromkeys(name_of(found) for found in PLACEHOLDER.findall(text)))
+def knowledge_of(answers: Sequence[Known]) -> Knowledge:
+    """Answers that are searched, made once a process as long as they are the same: a worker gets many partitions."""
+    digest = hashlib.sha256()
+    for one in answers:
+        digest.update("\0".join(one).encode("utf-8", "replace") + b"\n\0")
+    key = digest.hexdigest()
+    if key not in _MADE:
+        _MADE.clear()
+        _MADE[key] = Knowledge(answers)
+    return _MADE[key]
 
 
-def filled(text: str, known: Mapping[str, str]) -> str | None:
-    """An answer with its placeholders filled; None where two braces would be left, whatever they are.
-
-    Args:
-        text: the answer.
-        known: what to put in, by `name_of`, of each placeholder.
-    """
-    made = PLACEHOLDER.sub(lambda found: known[name_of(found[1])], text)
-    return None if any(braces in made for braces in BRACES) else made
+_MADE: dict[str, Knowledge] = {}

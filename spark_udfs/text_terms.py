@@ -18,15 +18,15 @@ from zlib import crc32
 
 RULES = 2  # a higher one where the same text has other terms: who learnt from those of before must learn anew
 # What stands in scripts without spaces is a word each; the other words are letters and digits with what joins them.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 MASK = " 0 "
 NO_WORD = frozenset({MASK.strip(), "!", "?"})
 # A token ends at signs of any script, and where a script without spaces begins, or one that puts numbers next to words.
-_ENDS = rf"\s?!,;\u060c\u061b\u061f\u3000-\u303f\uac00-\ud7af{_UNSPACED}"
+_ENDS = rf"\s?!,;\u060c\u061b\u061f\u3000-\u303f\uac00-\ud7af{UNSPACED}"
 # Without going back, and looked for where a token begins: so work is linear in a text.
 _MASKED = re.compile(rf"\{{\{{[^{{}}]{{0,100}}\}}\}}|(?<![^{_ENDS}])[^{_ENDS}\d@]*+[\d@](?:[^{_ENDS}]|\d)*+")
-_LETTER = rf"[^\W_{_UNSPACED}]"
-_WORD = re.compile(rf"[{_UNSPACED}]|{_LETTER}++(?:'{_LETTER}++)*+|[!?]|[\u2190-\u2bff\U0001f000-\U0001faff]")
+_LETTER = rf"[^\W_{UNSPACED}]"
+_WORD = re.compile(rf"[{UNSPACED}]|{_LETTER}++(?:'{_LETTER}++)*+|[!?]|[\u2190-\u2bff\U0001f000-\U0001faff]")
 PIECES = (3, 4, 5)  # letters of a piece; a word's two ends count as letters
 PART = 1_000
 LONGEST = 40  # letters of a word that are looked at
@@ -35,12 +35,12 @@ LONGEST = 40  # letters of a word that are looked at
 def masked(text: str) -> str:
     """A text with what is one customer's alone masked: tokens with a digit of any script or an @, and {{placeholders}};
     letters and signs are in their usual form (Unicode NFKC)."""
-    return _MASKED.sub(MASK, _usual(text))
+    return _MASKED.sub(MASK, usual(text))
 
 
-def _usual(text: str) -> str:
-    """In Unicode's form NFKC, which is made PART letters at a time: it sorts the marks of a letter slowly, where a text
-    has thousands of them in a row."""
+def usual(text: str) -> str:
+    """A text in Unicode's form NFKC, which is made PART letters at a time: it sorts the marks of a letter slowly, where
+    a text has thousands of them in a row."""
     parts = (text[at : at + PART] for at in range(0, len(text), PART))
     return "".join(unicodedata.normalize("NFKC", part) for part in parts)
 
@@ -57,7 +57,7 @@ def words(text: str, most: int) -> list[str]:
 
 def tokens(text: str, most: int) -> list[str]:
     """The first words of a text, small, at most so many; letters in their usual form (Unicode NFKC)."""
-    plain = _usual(text).lower().replace("\u2019", "'")
+    plain = usual(text).lower().replace("\u2019", "'")
     return _WORD.findall(plain)[:most]
 
 

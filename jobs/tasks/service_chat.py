@@ -1,21 +1,23 @@
 """A bundle of service asked by a person in a terminal, or by a program: the replies that scoring gives, without Spark.
 
 assistant = Assistant.load("out/service/run/bundles/text_classes-3f9c0a1b22d4", tables="out/service/tables")
-state, reply = assistant.reply(State(), "where is my order 123456?")
+turns, reply = assistant.reply((), "where is my order 123456?")
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.tasks.service_options import ORDERS, VECTORS, ServiceOptions
-from spark_udfs.dialogue import Order, Reply, Rules, Said, State, turn
-from spark_udfs.knowledge import Knowledge, Known, id_of
+from jobs.tasks.service_answers import known_answers
+from jobs.tasks.service_options import ORDERS, VECTORS, ServiceOptions, options_of
+from spark_udfs.dialogue import TURNS, Orders, Reply, Rules, Said, Turn, last_reply
+from spark_udfs.fillings import Order
+from spark_udfs.knowledge import Knowledge, Known
 from spark_udfs.slots import ORDER_NUMBER
 from spark_udfs.text_terms import terms
 from training.errors import BundleError, NoTableError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from jobs.settings import Settings
     from training.batch import Batch
     from training.data.snapshot import Snapshot
     from training.models.base import Model
@@ -40,7 +43,7 @@ class Assistant:
         options: that it was trained with.
         rules: of its conversations.
         knowledge: the shop's answers.
-        orders: an order's columns by its number.
+        orders: an order's columns by its number; None: the shop has no table of them.
         vectors: of texts by a language model, where the bundle's model wants such.
     """
 
@@ -49,19 +52,21 @@ class Assistant:
     options: ServiceOptions
     rules: Rules
     knowledge: Knowledge
-    orders: Callable[[str], Order | None]
+    orders: Orders | None
     vectors: Callable[[list[str]], npt.NDArray[np.float32]] | None = None
 
     @classmethod
-    def load(cls, bundle: str | Path, tables: str) -> Assistant:
+    def load(cls, bundle: str | Path, tables: str, ruled: ServiceOptions | None = None) -> Assistant:
         """Open a bundle and the tables `answers` and, if it is there, `orders`, at their newest versions.
 
         Args:
             bundle: its folder.
             tables: their root.
+            ruled: whose rules of conversations hold; None: those that the bundle was trained with.
 
         Raises:
             BundleError: it is none, or is torn, or of another task.
+            DataError: there are more answers than may be held.
             NoTableError: there is no table `answers`.
         """
         from training.state.bundle import load_bundle
@@ -80,15 +85,21 @@ class Assistant:
             model=model,
             intents={int(number): name for number, name in names.items()},
             options=options,
-            rules=options.rules,
-            knowledge=Knowledge(_answers(tables)),
+            rules=(ruled or options).rules,
+            knowledge=Knowledge(_answers(tables, (ruled or options).most_answers)),
             orders=_orders(tables),
             vectors=_encoder(options.weights) if options.vectors else None,
         )
 
-    def reply(self, state: State, text: str) -> tuple[State, Reply]:
-        """One message and its reply."""
-        return turn(state, text, self.said(text), self.knowledge, self.orders, self.rules)
+    def reply(self, turns: Sequence[Turn], text: str) -> tuple[tuple[Turn, ...], Reply]:
+        """One message and its reply.
+
+        Args:
+            turns: the conversation so far; what is given back is that of the next message.
+            text: the message.
+        """
+        own = (*turns, Turn(text, self.said(text)))[-TURNS:]
+        return own, last_reply(own, self.knowledge, self.orders and cache(self.orders), self.rules)
 
     def said(self, text: str) -> Said:
         """What the model says of a message."""
@@ -106,14 +117,25 @@ class Assistant:
         return Said(name, float(found["p"]), bool(found["in_scope"]))
 
 
-def talk(bundle: str, tables: str, messages: Iterable[str], say: Callable[[str], None]) -> None:
+def talk(
+    bundle: str, tables: str, messages: Iterable[str], say: Callable[[str], None], settings: Settings | None = None
+) -> None:
     """Reply to messages, one after the other, until they end.
 
     What is said names the rows that a reply is made of; of a hand-over, what the person gets to see.
+
+    Args:
+        bundle: its folder.
+        tables: root of `answers` and `orders`.
+        messages: a customer's.
+        say: what takes a line.
+        settings: whose rules hold; None: those that the bundle was trained with.
     """
-    assistant, state = Assistant.load(bundle, tables), State()
+    assistant = Assistant.load(bundle, tables, None if settings is None else options_of(settings))
+    say(f"rules of {'the bundle (--settings takes those of a file)' if settings is None else 'the settings'}")
+    turns: tuple[Turn, ...] = ()
     for text in messages:
-        state, reply = assistant.reply(state, text)
+        turns, reply = assistant.reply(turns, text)
         say(reply.text)
         if reply.used:
             say("  from " + ", ".join(f"{table} {row}" for table, row in reply.used))
@@ -128,27 +150,31 @@ def _encoder(weights: str | None) -> Callable[[list[str]], npt.NDArray[np.float3
     return load_encoder(weights_folder(weights)).vectors
 
 
-def _answers(root: str) -> list[Known]:
+def _answers(root: str, most: int) -> list[Known]:
     from training.data.snapshot import read_table
 
-    held = read_table(_open(root, "answers")).to_pylist()
-    rows = {(row.get("answer_id") or id_of(row["intent"], row["answer"]), row["intent"], row["answer"]) for row in held}
-    return sorted(Known(*row) for row in rows)
+    table = read_table(_open(root, "answers"))
+    own = table["answer_id"].to_pylist() if "answer_id" in table.column_names else [None] * table.num_rows
+    return known_answers(zip(own, table["intent"].to_pylist(), table["answer"].to_pylist(), strict=True), most)
 
 
-def _orders(root: str) -> Callable[[str], Order | None]:
+def _orders(root: str) -> Orders | None:
     try:
         held = _open(root, "orders")
     except NoTableError:
-        return lambda _: None
+        return None
     return partial(_order, held)
 
 
-def _order(orders: Snapshot, number: str) -> dict[str, Any] | None:
+def _order(orders: Snapshot, number: str) -> Order | None:
+    """As scoring has it: of a number that stands twice, in rows that differ, the number alone."""
     from training.data.snapshot import read_rows
 
     found = read_rows(orders, ORDER_NUMBER, [number], list(ORDERS)).to_pylist()
-    return {name: max((row[name] for row in found if row[name]), default=None) for name in ORDERS} if found else None
+    rows = {tuple(row[name] or None for name in ORDERS) for row in found}
+    if len(rows) != 1:
+        return {ORDER_NUMBER: number} if rows else None
+    return {name: value for name, value in zip(ORDERS, rows.pop(), strict=True) if value}
 
 
 def _open(root: str, table: str) -> Snapshot:

@@ -23,6 +23,7 @@ from spark_udfs.baselines import nearest_text
 from spark_udfs.dialogue import ANSWER, ASK, HAND_OVER
 from spark_udfs.scoring import predicted
 from spark_udfs.simulated.messages import MESSAGES
+from spark_udfs.slots import in_line, plain
 from training.errors import DataError
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
-    """What is wrong of what is answered, by how much is; ten messages, drawn by hash, with what is said of them."""
+    """What is wrong of what is answered, by how much is; ten messages, drawn by hash, masked, with what is said of
+    them."""
     asked, answers = held["after"]
     names = [row[0] for row in answers.select("model").distinct().orderBy("model").collect()]
     return {
@@ -184,9 +186,9 @@ def _drawn(ground: Ground, asked: DataFrame, answers: DataFrame) -> list[list[st
     )
     return [
         [
-            row["text"] if len(row["text"]) <= SHOWN else row["text"][:SHOWN] + " ...",
-            row["own"],
-            row["said"],
+            plain(row["text"], SHOWN),
+            in_line(row["own"], SHOWN),
+            in_line(row["said"] or "", SHOWN),
             f"{row['p']:.2f}",
             "yes" if row["in_scope"] else "no",
         ]

@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.places import LocalFolder
 from jobs.settings_base import Section
-from spark_udfs.dialogue import OF_ORDERS, Rules
-from spark_udfs.knowledge import name_of
-from spark_udfs.slots import PATTERNS
+from spark_udfs.dialogue import Rules
+from spark_udfs.fillings import OF_ORDERS
+from spark_udfs.placeholders import marks, name_of
+from spark_udfs.slots import SLOTS
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -88,21 +89,47 @@ class ServiceOptions(Section):
     )
     past_replies: bool = Field(
         False,
-        description="the answers are replies to customers of the past: those with a number of three digits or more "
-        "that this customer has not said are not given",
+        description="the answers are replies to customers of the past: those with a number or an address that is none "
+        "of this customer's are not given; names are not seen",
     )
     most_answers: int = Field(
-        50_000, ge=1, le=1_000_000, description="rows of `answers`: each worker holds them all in memory"
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="rows of `answers`: each worker holds them all in memory, 8 KB for each of 100 words, and five "
+        "times as much while it makes them ready",
     )
 
     @field_validator("fills")
     @classmethod
     def _fills(cls, fills: dict[str, str]) -> dict[str, str]:
-        known = [f"@{slot}" for slot in PATTERNS] + [f"{OF_ORDERS}{column}" for column in ORDERS]
+        known = [f"@{slot}" for slot in SLOTS] + [f"{OF_ORDERS}{column}" for column in ORDERS]
+        made: dict[str, str] = {}
         for name, value in fills.items():
             if value.startswith("@") and value not in known:
                 raise ValueError(f"'{name}' is filled with '{value}'; known: {', '.join(known)}, or a text without @")
-        return {name_of(name): value for name, value in fills.items()}
+            if marks(name):
+                raise ValueError(f"a name must stand without marks; it is '{name}': write what stands between them")
+            if name_of(name) in made:
+                raise ValueError(
+                    f"two names are one, '{name_of(name)}', in any case and with any blanks: leave one out"
+                )
+            made[name_of(name)] = value
+        return made
+
+    @field_validator("fills", "questions", "handed_over")
+    @classmethod
+    def _shown(cls, texts: dict[str, str] | str) -> dict[str, str] | str:
+        """What customers are shown as it is."""
+        for text in (texts,) if isinstance(texts, str) else texts.values():
+            if not text.strip():
+                raise ValueError(f"a text that customers see must not be blank; it is '{text}'")
+            if found := marks(text):
+                raise ValueError(
+                    f"a text that customers see is not filled again: it must hold no marks of placeholders; '{text}' "
+                    f"holds {found[0]}: write there what is to be read"
+                )
+        return texts
 
     @model_validator(mode="after")
     def _of_one_mind(self) -> ServiceOptions:

@@ -12,18 +12,17 @@ import pyarrow as pa
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from jobs.tasks.service_answers import known_answers
 from jobs.tasks.service_options import ORDERS, ServiceOptions, options_of
-from spark_udfs.dialogue import Reply, Rules, Said, State, turn
-from spark_udfs.knowledge import Knowledge, Known
+from spark_udfs.dialogue import TURNS, Reply, Rules, Said, Turn, last_reply
+from spark_udfs.knowledge import Knowledge, Known, knowledge_of
 from spark_udfs.slots import ORDER_NUMBER, slots_of
-from training.errors import DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
     from jobs.ground import Ground
 
-TURNS = 20
 TYPE = (
     "message_id string, reply string, text string, used array<struct<table: string, id: string>>, why string, "
     "summary string"
@@ -47,23 +46,16 @@ def with_replies(made: DataFrame, ground: Ground) -> DataFrame:
     options = options_of(ground.settings)
     known = answers_of(ground.read["answers"], options)
     told = _with_orders(made.join(_texts(ground), on="message_id", how="inner"), ground)
-    found = told.select("message_id", _turns().alias("turns")).mapInArrow(_replying(known, options.rules), TYPE)
+    replying = _replying(known, options.rules, has_orders="orders" in ground.read)
+    found = told.select("message_id", _turns().alias("turns")).mapInArrow(replying, TYPE)
     return made.join(found, on="message_id", how="inner")
 
 
 def answers_of(answers: DataFrame, options: ServiceOptions) -> list[Known]:
-    """The shop's answers, in an order that does not depend on where they lie."""
-    has_id = "answer_id" in answers.columns
-    name = F.col("answer_id") if has_id else F.sha2(F.concat_ws("\n", "intent", "answer"), 256).substr(1, 12)
-    rows = (
-        answers.select(name.alias("answer_id"), "intent", "answer").distinct().limit(options.most_answers + 1).collect()
-    )
-    if len(rows) > options.most_answers:
-        raise DataError(
-            f"answers must be options.most_answers={options.most_answers:,} at most, as each worker holds them all; "
-            "there are more: leave out those that nobody uses, or raise it"
-        )
-    return sorted(Known(*row) for row in rows)
+    """The shop's answers, as `known_answers` has them."""
+    name = F.col("answer_id") if "answer_id" in answers.columns else F.lit(None).cast("string")
+    rows = answers.select(name.alias("answer_id"), "intent", "answer").distinct().limit(options.most_answers + 1)
+    return known_answers((tuple(row) for row in rows.collect()), options.most_answers)
 
 
 def _texts(ground: Ground) -> DataFrame:
@@ -71,14 +63,20 @@ def _texts(ground: Ground) -> DataFrame:
 
 
 def _with_orders(told: DataFrame, ground: Ground) -> DataFrame:
-    """With `order`, the columns of the order that a message names; null where it names none that there is."""
+    """With `order`, the columns of the order that a message names; null where it names none that there is. Of a number
+    that stands twice, in rows that differ, it holds the number alone: nobody knows whose it is."""
     orders = ground.read.get("orders")
     if orders is None:
         return told.withColumn("order", F.lit(None).cast("map<string,string>"))
     number = F.udf(lambda text: slots_of(text or "").get(ORDER_NUMBER), "string", useArrow=True)
-    columns = [part for name in ORDERS for part in (F.lit(name), F.col(name))]
-    single = orders.groupBy("order_number").agg(*(F.max(name).alias(name) for name in ORDERS if name != "order_number"))
-    held = single.select(F.col("order_number").alias("named"), F.create_map(*columns).alias("order"))
+    row = F.struct(*(F.nullif(F.col(name), F.lit("")).alias(name) for name in ORDERS))
+    single = orders.groupBy("order_number").agg(F.min(row).alias("row"), F.min(row).eqNullSafe(F.max(row)).alias("one"))
+    told_of = [
+        part
+        for name in ORDERS
+        for part in (F.lit(name), F.when(F.col("one") | F.lit(name == ORDER_NUMBER), F.col(f"row.{name}")))
+    ]
+    held = single.select(F.col("order_number").alias("named"), F.create_map(*told_of).alias("order"))
     return told.withColumn("named", number("message")).join(held, on="named", how="left")
 
 
@@ -90,12 +88,12 @@ def _turns() -> Column:
     return F.collect_list(own).over(in_order)
 
 
-def _replying(known: Sequence[Known], rules: Rules) -> Any:
+def _replying(known: Sequence[Known], rules: Rules, *, has_orders: bool) -> Any:
     def of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        knowledge = Knowledge(known)
+        knowledge = knowledge_of(known)
         for batch in batches:
             keys, turns = (column.to_pylist() for column in batch.columns)
-            replies = [_last_reply(one, knowledge, rules) for one in turns]
+            replies = [_last_reply(one, knowledge, rules, has_orders) for one in turns]
             rows = [
                 {
                     "message_id": key,
@@ -112,14 +110,10 @@ def _replying(known: Sequence[Known], rules: Rules) -> Any:
     return of
 
 
-def _last_reply(turns: Sequence[Mapping[str, Any]], knowledge: Knowledge, rules: Rules) -> Reply:
-    """The reply to the last of some messages of a conversation, after those to the others."""
-    orders = {order[ORDER_NUMBER]: order for one in turns if (order := dict(one["order"] or ()))}
-    state = State()
-    for one in turns:
-        said = Said(one["intent"], one["confidence"], one["in_scope"])
-        state, reply = turn(state, one["message"], said, knowledge, orders.get, rules)
-    return reply
+def _last_reply(turns: Sequence[Mapping[str, Any]], knowledge: Knowledge, rules: Rules, has_orders: bool) -> Reply:
+    named = {order[ORDER_NUMBER]: order for one in turns if (order := dict(one["order"] or ()))}
+    said = [Turn(one["message"], Said(one["intent"] or "", one["confidence"], one["in_scope"])) for one in turns]
+    return last_reply(said, knowledge, named.get if has_orders else None, rules)
 
 
 _SCHEMA = pa.schema(

@@ -24,7 +24,6 @@ from jobs.tasks.service import TASK
 from jobs.tasks.service_chat import Assistant
 from jobs.tasks.service_options import ServiceOptions
 from jobs.tasks.service_replies import answers_of
-from spark_udfs.dialogue import State
 from spark_udfs.features import Cuts
 from spark_udfs.knowledge import id_of
 from spark_udfs.simulated.messages import IN_SCOPE
@@ -83,8 +82,14 @@ def number_of(text: str) -> str:
 
 
 def orders() -> list[tuple[str | None, ...]]:
-    """Of every other message the order that it names."""
-    return [(number_of(message[4]), None, "packed", None, None) for message in planted()[::2]]
+    """Of every other message the order that it names, some twice, and some of these in rows that differ."""
+    numbers = [number_of(message[4]) for message in planted()]
+    once = [(number, None, "packed", None, None) for number in numbers[::2]]
+    return [*once, *once[::3], *((number, None, "lost", None, None) for number in twice())]
+
+
+def twice() -> list[str]:
+    return [number_of(message[4]) for message in planted()[::10]]
 
 
 def settings_in(folder: Path, **sections: Any) -> Settings:
@@ -197,6 +202,7 @@ def test_intents_are_found_and_what_is_none_of_them_is_told_apart(
     assert judged["differences"]["majority"]["accuracy"]["low"] > 0.4
     assert "calibration_error" not in judged["models"]["nearest_tf_idf"]
     assert len(result["drawn"]["rows"]) == 10
+    assert all(row[0].endswith("...?") or row[0].endswith("... ?") for row in result["drawn"]["rows"])
     assert {*result["curves"][0]["lines"]} == {OURS, "nearest_tf_idf", "majority"}
     measured = trained["calibration"]
     assert measured["confidence"]["log_loss_after"] <= measured["confidence"]["log_loss_before"]
@@ -229,16 +235,17 @@ def test_messages_that_nobody_has_learnt_from_are_answered(
         number = number_of(said[row["message_id"]][4])
         sure = row["in_scope"] and row["confidence"] > 0.8
         used = [of["table"] for of in row["used"]]
-        if sure and row["intent"] == "cancel":
+        if sure and row["intent"] == "cancel" and number in known:
             assert (row["reply"], row["text"], used) == ("answer", f"Order {number} can be cancelled.", ["answers"])
-        elif sure and row["intent"] == "track" and number in known:
+        elif sure and row["intent"] == "track" and number in known - {*twice()}:
             assert (row["reply"], row["text"], used) == ("answer", f"Order {number} is packed.", ["answers", "orders"])
-        elif sure and row["intent"] == "track":
+        elif sure and row["intent"] in ("cancel", "track") and number not in known:
             assert (row["reply"], used) == ("ask", [])
         else:
             assert (row["reply"], used) == ("hand_over", [])
             assert number not in row["summary"]
     assert {row["reply"] for row in first.values()} == {"answer", "ask", "hand_over"}
+    assert any(one["intent"] == "track" and number_of(said[one["message_id"]][4]) in twice() for one in first.values())
     assert summary["answered"] == sum(row["reply"] == "answer" for row in rows.values())
     _the_terminal_says_the_same(trained["bundle_path"], settings.tables.root, list(first.values())[:40], said)
 
@@ -246,15 +253,28 @@ def test_messages_that_nobody_has_learnt_from_are_answered(
 def _the_terminal_says_the_same(bundle: str, root: str, rows: list[Row], said: dict[str, Any]) -> None:
     assistant = Assistant.load(bundle, root)
     for row in rows:
-        _, reply = assistant.reply(State(), said[row["message_id"]][4])
+        _, reply = assistant.reply((), said[row["message_id"]][4])
         assert (reply.kind, reply.text, reply.used) == (row["reply"], row["text"], tuple(map(tuple, row["used"])))
         assert (reply.why or None, reply.summary or None) == (row["why"], row["summary"])
-    typed, shown = io.StringIO("please cancel stop 123456 plainau\n\nnever read\n"), io.StringIO()
+    number = orders()[0][0]
+    typed = io.TextIOWrapper(
+        io.BytesIO(f"please cancel stop {number} \udcff plainau\n\nnever read\n".encode(errors="surrogateescape")),
+        "utf-8",
+    )
+    shown = io.StringIO()
     chat.run(bundle, root, typed, shown)
     lines = shown.getvalue().splitlines()
-    assert lines[0] == "> Order 123456 can be cancelled."
-    assert lines[1].startswith("  from answers ")
-    assert lines[2:] == ["> "]
+    assert lines[:2] == [
+        "rules of the bundle (--settings takes those of a file)",
+        f"> Order {number} can be cancelled.",
+    ]
+    assert lines[2].startswith("  from answers ")
+    assert lines[3:] == ["> "]
+    other = settings_in(Path(root), options={"people": ["cancel"], "handed_over": "By\x1b people."})
+    chat.run(bundle, root, io.StringIO(f"please cancel stop {number}\n"), ruled := io.StringIO(), other)
+    assert ruled.getvalue().splitlines()[:2] == ["rules of the settings", "> By  people."]
+    with pytest.raises(SettingsError, match="task, service; they are of recommend"):
+        chat.run(bundle, root, typed, shown, Settings())
     with pytest.raises(NoTableError):
         chat.run(bundle, f"{root}/nowhere", io.StringIO("x"), shown)
 
@@ -283,11 +303,6 @@ def test_persons_are_those_that_the_settings_name_of_each_table() -> None:
     named = {name: {"persons": ["user_id"]} for name in ("messages", "orders", "answers")}
     found = TASK.persons(Settings.model_validate({"task": "service", "sources": named}))
     assert [table for table, columns in found.items() if columns == {"user_id": BY_ID}] == [*named]
-
-
-def test_what_fills_a_placeholder_is_checked() -> None:
-    with pytest.raises(ValidationError, match=r"'a' is filled with '@orders.shoe_size'; known: @order_number, @email"):
-        ServiceOptions(fills={"a": "@orders.shoe_size"})
 
 
 def test_messages_that_cannot_teach_are_refused(spark: SparkSession, tmp_path: Path) -> None:
