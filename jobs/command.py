@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import re
 import sys
 import tempfile
 import traceback
@@ -15,11 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import ClusterError, spark_reason
-from jobs.console import CONSOLE, say, show_table
+from jobs.console import CONSOLE, say
 from jobs.settings import Settings, load_settings
 from jobs.stages import timed
 from training.errors import MillraceError, NoTableError
-from training.masking import masked
+from training.masking import masked_lines
 
 Run = Callable[[Settings], dict[str, Any]]
 
@@ -30,6 +31,7 @@ Flags = Annotated[list[str] | None, typer.Argument(help="section.key=value, laid
 
 EXIT_REFUSED, EXIT_FAILED = 2, 1
 OF_SPARK = ("pyspark", "py4j")  # packages of the errors that a Spark job ends with
+_LOST = re.compile("worker exited|ExecutorLost|OutOfMemory|was lost|Killed")
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
@@ -64,20 +66,29 @@ def guarded(call: Callable[[], object]) -> None:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in OF_SPARK:
             raise
-        CONSOLE.print(f"Spark ended the work: {masked(spark_reason(error))}", markup=False)
-        CONSOLE.print(
-            f"All of it is in '{_kept(error)}'. Where a worker was killed or had too little memory, run it again, "
-            "with more of it (docs/cluster.md)",
-            markup=False,
-        )
+        _say_what_ended(error)
         sys.exit(EXIT_FAILED)
 
 
-def _kept(error: Exception) -> str:
-    """A file with the whole trace of an error, secrets masked; nobody else may read it."""
-    text = masked("".join(traceback.format_exception(error)))
-    with tempfile.NamedTemporaryFile("w", prefix="millrace-", suffix=".log", delete=False, encoding="utf-8") as file:
-        file.write(text)
+def _say_what_ended(error: Exception) -> None:
+    """Say why Spark ended; the trace goes before it into a log, and from a terminal into a file."""
+    trace, reason = masked_lines("".join(traceback.format_exception(error))), masked_lines(spark_reason(error))
+    where = f" The whole trace is in '{_kept(trace)}'." if CONSOLE.is_terminal else ""
+    if not where:
+        CONSOLE.print(trace, markup=False, soft_wrap=True)
+    lost = " Run it again, with more memory for workers (docs/cluster.md)." if _LOST.search(reason) else ""
+    CONSOLE.print(f"Spark ended the work: {reason}.{lost}{where}", markup=False, soft_wrap=True)
+
+
+def _kept(trace: str) -> str:
+    """A file with a trace, which nobody else may read; why there is none, where the disk takes none."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="millrace-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(trace)
+    except OSError as error:
+        return f"no file: {error.strerror or error}"
     return file.name
 
 
@@ -158,7 +169,7 @@ def search(
         str | None, typer.Option(help="by meaning, with an encoder of your own in this folder (docs/text.md)")
     ] = None,
 ) -> None:
-    """Items of the latest bundle by what they are called, without Spark."""
+    """Items of the latest bundle by what they are called, without Spark: likeness, id and name, a line each."""
 
     def call() -> None:
         loaded = load_settings(settings, flags)
@@ -170,7 +181,7 @@ def search(
         if not found:
             say(f"no item of {bundle.name} is called like '{query}'")
             return
-        show_table(f"{bundle.name}: '{query}'", ("item", "likeness", "name"), [_row(one) for one in found])
+        sys.stdout.writelines(f"{one.score:.2f}\t{one.item_id}\t{one.name}\n" for one in found)
 
     guarded(call)
 
@@ -178,7 +189,3 @@ def search(
 def _encoder(weights: str | None) -> Any:
     folder = importlib.import_module("training.state.text_weights").weights_folder(weights)
     return importlib.import_module("training.state.text_encoder").load_encoder(folder)
-
-
-def _row(found: Any) -> tuple[str, float, str]:
-    return found.item_id, round(found.score, 2), found.name

@@ -27,6 +27,7 @@ from jobs.tables import Tables
 from spark_udfs.answer_files import Written, remove_files, write_answers
 from spark_udfs.direct import Asked, answered, asked_of
 from training.errors import SchemaError, TableError
+from training.masking import masked
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -97,10 +98,11 @@ def score_table(
 def _root_and_name(into: str) -> tuple[str, str]:
     """The folder that a table lies in, and the table's own name."""
     root, slash, name = into.rstrip("/").rpartition("/")
-    if not name or re.fullmatch(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*:/*", root + slash):
+    if name in ("", ".", "..") or re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://", root + slash):  # of a bucket alone
+        told = masked(into)
         raise TableError(
-            f"the answers' table must be a folder, or a folder in a bucket; it is '{into}', which is none; write "
-            f"{into.rstrip('/') or '.'}/scores"
+            f"the answers' table must be a folder, or a folder in a bucket; it is '{told}', which is none; write "
+            f"{told.rstrip('/') or '.'}/scores"
         )
     return root + slash or ".", name
 

@@ -56,7 +56,7 @@ class NameIndex:
         known = found[is_known]
         counts = np.zeros(len(asked), np.int64)
         counts[is_known] = np.diff(self.starts)[known]
-        squares = _weights(counts, len(self.lengths)) ** 2
+        squares = _squares(counts, len(self.lengths))
         sums = np.zeros(len(self.lengths))
         for piece, square in zip(known, squares[is_known], strict=True):
             sums[self.places[self.starts[piece] : self.starts[piece + 1]]] += square
@@ -79,13 +79,13 @@ def index_of(names: pa.Array) -> NameIndex:
     known, starts = np.unique(pieces, return_index=True)
     starts = np.append(starts, len(pieces)).astype(np.int64)
     counts = np.diff(starts)
-    squares = np.repeat(_weights(counts, len(names)) ** 2, counts)
+    squares = np.repeat(_squares(counts, len(names)), counts)
     lengths = np.sqrt(np.bincount(places, weights=squares, minlength=len(names)))
     return NameIndex(known, starts, places, lengths)
 
 
-def _weights(counts: Ints, names: int) -> Doubles:
-    """How much a piece says that so many names have."""
+def _squares(counts: Ints, names: int) -> Doubles:
+    """How much a piece says that so many names have, to the power of two."""
     return np.asarray(np.log1p(max(names, 1) / np.maximum(counts, 1)))
 
 

@@ -170,7 +170,7 @@ def feedback(held: Given, terms: DataFrame, day: date) -> None:
     spent = rows.groupBy("campaign_id", "budget").agg(F.sum("spend").alias("spend"))
     over = spent.where(F.col("spend") > F.col("budget") * (1 + CLOSE)).agg(F.count(F.lit(1)).alias("count"), worst)
     found = over.collect()[0]
-    if found["count"] and found["worst"]["spend"] > found["worst"]["budget"] * (1 + OVERSHOT):
+    if found["count"] and found["worst"]["spend"] > found["worst"]["budget"] * (1 + OVERSHOT) * (1 + CLOSE):
         raise DataError(
             f"a campaign may have spent {OVERSHOT:.0%} more than its budget at most; {_told(found['worst'])} by "
             f"ads.feedback '{held.source.name}': correct the feedback, or raise the budget. Nothing was written"

@@ -15,6 +15,7 @@ import pytest
 from pyspark.errors import PythonException
 
 from jobs.command import EXIT_FAILED, EXIT_REFUSED, guarded, run_job
+from jobs.console import CONSOLE
 from jobs.main import JOBS, build_app
 from jobs.settings import Settings
 from training.errors import NoTableError, TableError
@@ -59,26 +60,32 @@ def test_every_job_is_a_command() -> None:
     assert names == {"benchmark", "chat", "demo", "erase", "init", "score-table", "search", "settings", "tasks", *JOBS}
 
 
-def test_what_spark_ended_is_one_message_and_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+ENDED = """Job aborted:
+spark.hadoop.fs.s3a.secret.key=abc 'AWS_SECRET_ACCESS_KEY': 'abc' Authorization: Bearer abcabcabcabc
+  Traceback of it \ud800
+training.errors.DataError: row 7 of s3://me:abc@box is none"""
+
+
+@pytest.mark.parametrize("place", ["terminal", "log", "full"])
+def test_what_spark_ended_has_its_reason_and_its_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if place != "full" else tmp_path / "none"))
+    monkeypatch.setattr(CONSOLE, "_force_terminal", place != "log")
 
     def fail() -> None:
-        raise PythonException(
-            "Job aborted\n  Traceback of it\ntraining.errors.DataError: row 7 of s3://me:abc@box is none"
-        )
+        raise PythonException(ENDED)
 
     with pytest.raises(SystemExit) as ended:
         guarded(fail)
     assert ended.value.code == EXIT_FAILED
     said = " ".join(capsys.readouterr().err.split())
-    (file,) = tmp_path.iterdir()
     assert "Spark ended the work: training.errors.DataError: row 7 of s3://me:***@box is none" in said
-    assert file.name in said.replace(" ", "")
-    assert "Traceback of it" not in said
-    assert "Traceback of it" in file.read_text()
-    assert "abc" not in said + file.read_text()
+    kept = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert ("Traceback of it" in said, "Traceback of it" in kept) == (place == "log", place == "terminal")
+    assert ("The whole trace is in 'no file: No such file or directory'" in said) == (place == "full")
+    assert "abc" not in said + kept
+    assert "memory" not in said
 
 
 def test_who_named_no_settings_is_told_so(tmp_path: Path) -> None:

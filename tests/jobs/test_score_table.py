@@ -214,10 +214,16 @@ def test_a_table_of_no_rows_is_answered_by_none(
     assert (told[0]["way"], read(spark, place).count()) == ("files", 0)
 
 
-@pytest.mark.parametrize("into", ["s3://bucket", "abfss://box@store/", "", "/"])
-def test_answers_need_a_folder(spark: SparkSession, source: str, bundles: list[Path], into: str) -> None:
-    with pytest.raises(TableError, match=f"it is '{into}', which is none; write .*/scores"):
-        scored(spark, source, bundles[0], into)
+def test_answers_need_a_folder(spark: SparkSession) -> None:
+    for into in ("s3://bucket", "s3://me:SECRET@bucket/", "", "/", "out/..", "."):
+        with pytest.raises(TableError, match=r"it is '.*', which is none; write .*/scores") as error:
+            score_table.score_table(spark, "asked", "bundle", into, key="key")
+        assert "SECRET" not in str(error.value)
+    places = ("hdfs:///scores", "dbfs:/scores", "s3://bucket/scores", "file:///scores", "/scores", "scores")
+    roots = [score_table._root_and_name(into) for into in places]
+    assert {name for _, name in roots} == {"scores"}
+    paths = [Tables(spark, root).path(name) for root, name in roots]
+    assert paths[:4] == ["hdfs:/scores", "dbfs:/scores", "s3://bucket/scores", "file:/scores"]
 
 
 def test_a_job_that_fails_leaves_no_files(
