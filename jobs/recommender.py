@@ -24,7 +24,7 @@ from jobs.asked import Asked, count_of, of_categories, of_histories, of_users, r
 from jobs.explained import Explanation, List, explain
 from jobs.searched import Names
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
-from spark_udfs.name_search import Doubles
+from spark_udfs.name_search import Doubles, refuse_empty
 from spark_udfs.rules import Rules
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
@@ -204,6 +204,7 @@ class Recommender:
         Raises:
             SettingsError, DataError: as `recommend`; or the query has no letter or digit.
         """
+        refuse_empty(query)
         ranking = self._ranking(mask)
         found = self._names.like(query).at(np.searchsorted(self.items.numbers, ranking.ids))
         if user_id is not None or history is not None:

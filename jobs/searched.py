@@ -7,13 +7,12 @@ Letters find what is misspelt, a meaning what is called by other words: an encod
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spark_udfs.name_search import Doubles, NameIndex, index_of, refuse_empty
+from spark_udfs.name_search import Doubles, NameIndex, index_of
 from spark_udfs.shared_matrix import shared_matrix
 
 if TYPE_CHECKING:
@@ -23,9 +22,13 @@ if TYPE_CHECKING:
     from training.state.items import Items
     from training.state.text_encoder import Encoder
 
-LEAST_LIKE, LEAST_HELD, LEAST_MEANT = 0.2, 0.8, 0.5  # of what is found, one of: letters, query held, cosine of meanings
+LEAST_LIKE, LEAST_HELD, LEAST_MEANT = (
+    0.25,
+    0.8,
+    0.5,
+)  # of what is found, one of: letters, query held, cosine of meanings
 TASTE = 0.1  # of likeness, by which what suits a customer best is moved up, and the worst is not
-ROUNDED = 9  # places in which likenesses must differ to be two
+ROUNDED = 6  # places in which likenesses must differ to be two: those of single precision
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,13 @@ class Names:
         """Those of all items; meanings are computed once a host, and kept in a file."""
         meanings = None
         if encoder is not None:
-            known = hashlib.sha256(encoder.vectors(["a red lantern"]).tobytes()).hexdigest()[:16]
             names = [name or "" for name in items.rows["name"].to_pylist()]
-            meanings = shared_matrix(f"{bundle}-names-{known}", lambda: encoder.vectors(names))
+            key = f"{bundle}-names-{encoder.digest[:16]}"
+            meanings = shared_matrix(key, lambda: encoder.vectors(names))
         return cls(index_of(items.rows["name"]), items.recent_customers(), encoder, meanings)
 
     def like(self, query: str) -> Like:
-        """All items, held against a query.
-
-        Raises:
-            DataError: it has no letter or digit.
-        """
-        refuse_empty(query)
+        """All items, held against a query."""
         likeness, held = self.index.likeness(query)
         is_found = (likeness >= LEAST_LIKE) | (held >= LEAST_HELD)
         if self.encoder is not None and self.meanings is not None:

@@ -141,7 +141,7 @@ def test_items_are_found_by_their_names_and_taste_orders_them(recommender: Recom
         return number_of(item_id) // 2
 
     assert [one.item_id for one in every] == sorted(
-        likes, key=lambda one: (-round(likes[one], 9), -bought(one), number_of(one))
+        likes, key=lambda one: (-round(likes[one], 6), -bought(one), number_of(one))
     )
     mask = [f"i-{number:02}" for number in range(18, 28)]
     (best,) = recommender.recommend(history=[["i-03"]], mask=mask, exclude_seen=False)

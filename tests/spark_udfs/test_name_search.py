@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from spark_udfs import name_search
-from spark_udfs.name_search import index_of, plain
+from spark_udfs.name_search import index_of, plain, refuse_empty
+from training.errors import DataError
 
 NAMES = ["Red Lantern", "LANTERN, RED!", "Café crème", None, "...", "red", "大红灯笼", "Reed lamp"]
 
@@ -27,7 +28,7 @@ def cosines(query: str, names: list[str]) -> list[float]:
         return math.sqrt(sum(weight(one) ** 2 for one in of))
 
     def weight(one: str) -> float:
-        return math.log1p(len(names) / max(sum(one in each for each in held), 1))
+        return math.sqrt(math.log1p(len(names) / max(sum(one in each for each in held), 1)))
 
     both = [sum(weight(one) ** 2 for one in asked & each) for each in held]
     return [sum_ / (length(asked) * length(each)) if sum_ else 0.0 for sum_, each in zip(both, held, strict=True)]
@@ -46,6 +47,15 @@ def test_likeness_is_the_cosine_of_weighed_pieces(monkeypatch: pytest.MonkeyPatc
     assert held[:2] == pytest.approx([1.0, 1.0])
     assert found[:2] == pytest.approx([1.0, 1.0])
     assert found[3:5].tolist() == [0.0, 0.0]
+
+
+def test_marks_that_make_other_letters_count_and_many_take_no_time() -> None:
+    shown = ["unicode", "елка", "か", "か\u3099", "पानी", "पन"]
+    assert [one.strip() for one in plain(pa.array(["Ünïcode", "Ёлка", "か", "が", "पानी", "पन"]))] == shown
+    assert plain(pa.array(["a" + "\u0301\u0327" * 500_000])) == [" a "]
+    with pytest.raises(DataError) as error:
+        refuse_empty("!" * 1_000_000)
+    assert len(str(error.value)) < 300
 
 
 def test_no_names_and_names_without_a_letter_are_like_nothing() -> None:
