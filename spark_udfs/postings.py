@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
 CELLS = 1 << 21  # sums that are held at once: 16 MB
+PAIRS = 1 << 20  # terms in texts that are added up at once: 40 MB; one term's are never parted
 
 
 class Postings(NamedTuple):
@@ -63,9 +65,15 @@ def sums(held: Postings, terms: Ints, offsets: Ints, weight: Doubles) -> Iterato
 
 def _sums(held: Postings, terms: Ints, offsets: Ints, weight: Doubles) -> Doubles:
     asked = len(offsets) - 1
-    row = np.repeat(np.arange(asked), np.diff(offsets))
+    found = np.zeros(asked * held.texts)
+    first = np.repeat(np.arange(asked) * held.texts, np.diff(offsets))
     begin, count = held.starts[terms], held.starts[terms + 1] - held.starts[terms]
-    places = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(count.sum())
-    cells = np.repeat(row, count) * held.texts + held.text[places]
-    found = np.bincount(cells, np.repeat(weight, count) * held.weight[places], minlength=asked * held.texts)
-    return np.asarray(found.reshape(asked, held.texts))
+    before = np.cumsum(count) - count
+    cuts = np.unique([0, *np.flatnonzero(np.diff(before // PAIRS)) + 1, len(terms)])  # 0 alone of no terms
+    for low, high in pairwise(cuts):
+        some = slice(low, high)
+        places = np.repeat(begin[some] - (before[some] - before[low]), count[some]) + np.arange(count[some].sum())
+        cells = np.repeat(first[some], count[some]) + held.text[places]
+        # One after the other, so that what texts add up to does not depend on what is asked beside them.
+        np.add.at(found, cells, np.repeat(weight[some], count[some]) * held.weight[places])
+    return found.reshape(asked, held.texts)

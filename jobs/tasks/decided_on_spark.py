@@ -39,10 +39,17 @@ def learnt(ground: Ground, cut: datetime, bundle: Path, row: str) -> DataFrame:
     Raises:
         DataError: it has learnt from none.
     """
+    return ground.read["examples"] if has_learnt_all(bundle) else before_validation(ground, cut, row)
+
+
+def has_learnt_all(bundle: Path) -> bool:
+    """Whether a bundle has learnt from the validation days too."""
     made = provenance_of(bundle) or {}
-    splits = made.get("tables", {}).get("examples", {}).get("splits", [])
-    if features.VALIDATION in splits:
-        return ground.read["examples"]
+    return features.VALIDATION in made.get("tables", {}).get("examples", {}).get("splits", [])
+
+
+def before_validation(ground: Ground, cut: datetime, row: str) -> DataFrame:
+    """The examples that were known before the validation days; arguments and what it raises as for `learnt`."""
     begins = features.utc(cut) - timedelta(days=ground.settings.examples.validation_days)
     found = ground.read["examples"].where(F.col("known_at") < F.lit(begins))
     if found.isEmpty():
