@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from jobs.tasks import TASKS
 from spark_udfs.slots import printable
 from training.errors import BundleError, SettingsError
-from training.state.bundle import provenance_of
+from training.state.bundle import load_bundle
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -38,7 +38,7 @@ def run(bundle: str, tables: str, typed: TextIO, shown: TextIO, settings: Settin
         SettingsError: the settings are another task's.
         NoTableError: the tables lack what replies are made from.
     """
-    name = (provenance_of(bundle) or {}).get("settings", {}).get("task")
+    name = load_bundle(bundle).provenance.get("settings", {}).get("task")
     talks = TASKS[name].talks if name in TASKS else None
     if talks is None:
         able = ", ".join(task.name for task in TASKS.values() if task.talks)

@@ -148,6 +148,8 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
     yield f"{indent}format: {look.format}"
     if look.format == "csv" and look.delimiter != ",":
         yield f"{indent}delimiter: {json.dumps(look.delimiter)}"
+    if look.format == "csv" and any("\n" in value for values in look.columns.values() for value in values):
+        yield f"{indent}multiline: true   # values hold line breaks"
     if look.encoding != UTF8:
         yield f"{indent}encoding: {look.encoding}   # its bytes are no UTF-8"
     taken: dict[str, str] = {}

@@ -287,9 +287,10 @@ def _check(counts: Mapping[str, int], source: str, place: str, limit: float) -> 
         raise DataError(f"'{source}' holds no rows; name files that hold some in {place}.path")
     if sum(bad.values()) > limit * rows:
         listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
+        broken = f". Values with line breaks want {place}.multiline: true" if MALFORMED in bad else ""
         raise TooManyBadRows(
             f"{sum(bad.values()):,} of {rows:,} rows of '{source}' are bad, over tables.quarantine_limit {limit:g}: "
-            f"{listed}. Correct the file or {place}, or raise the limit; nothing was written"
+            f"{listed}{broken}. Correct the file or {place}, or raise the limit; nothing was written"
         )
 
 

@@ -36,6 +36,7 @@ AS_TEXTS = {
     "spark.sql.legacy.codingErrorAction": "true",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
 }
+_WORKER = re.compile("Broken pipe|Connection reset|Python worker exited")  # of a worker that was killed, not of a file
 _GONE = re.compile(r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND")
 TIMES = (TimestampType, TimestampNTZType, DateType)
 
@@ -172,7 +173,7 @@ def readable(*sources: Source) -> Iterator[None]:
                 f"files of '{source.name}' went away while they were read: somebody writes it anew. Run ingest again "
                 "once that has ended; nothing was written"
             ) from error
-        if "FAILED_READ_FILE" not in text and "java.io." not in text:
+        if _WORKER.search(text) or ("FAILED_READ_FILE" not in text and "java.io." not in text):
             raise
         raise DataError(
             f"'{source.name}' cannot be read: {_cause(text)}. Check that it is whole (gzip -t) and that "

@@ -108,9 +108,14 @@ def _truth(ground: Ground) -> dict[str, Answer]:
 
 
 def _forecast(ground: Ground, asked: DataFrame, bundle: Path | None) -> DataFrame:
-    """A bundle's quantiles of rows of a panel, step after step, and its mean of each step, or theirs."""
+    """A bundle's quantiles of rows of a panel, step after step, and its mean of each step, or theirs; none below 0, as
+    nothing is sold less than not at all, whatever a network of quantiles says."""
     count, horizon = len(options_of(ground.settings).quantiles), options_of(ground.settings).horizon
     given = predicted(asked, str(bundle), key="series", names=["quantiles", "mean"])
+    floor = F.lit(0.0).cast("float")
+    given = given.withColumns(
+        {name: F.transform(name, lambda one: F.greatest(one, floor)) for name in ("quantiles", "mean")}
+    )
 
     def mean(step: Any) -> Any:
         one = F.slice("quantiles", step * count + 1, F.lit(count))

@@ -132,6 +132,7 @@ def test_values_of_several_lines_and_a_mark_at_the_beginning(tmp_path: Path) -> 
     data.write_text('sku,user,at,"two\nlines",event\n"a\nb: [",u,2024-01-01,x,view\n', encoding="utf-8-sig")
     asked = settings_of("recommend", data).ingest
     assert asked.columns == {"item_id": "sku", "user_id": "user", "time": "at", "kind": "event"}
+    assert asked.multiline
 
 
 @pytest.mark.parametrize("name", ["torn.csv.gz", "torn.parquet"])

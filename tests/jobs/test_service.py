@@ -28,6 +28,7 @@ from spark_udfs.knowledge import id_of
 from spark_udfs.simulated.messages import IN_SCOPE
 from spark_udfs.simulated.messages import MESSAGES as MESSAGES_OF_SHOP
 from spark_udfs.simulated.planted import planted as planted_table
+from tests.spark_udfs.bundles import two_tower_bundle
 from tests.training.text_models import CONFIG as TINY
 from tests.training.text_models import WORDS, save_folder
 from training.errors import BundleError, DataError, NoTableError, SettingsError
@@ -282,8 +283,11 @@ def _the_terminal_says_the_same(bundle: str, root: str, rows: list[Row], said: d
 
 
 def test_a_bundle_that_does_not_talk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"of a task that talks \(service\); .* is of 'None'"):
+    with pytest.raises(BundleError, match=r"bundle\.json"):
         chat.run(str(tmp_path), "tables", io.StringIO(), io.StringIO())
+    bundle = two_tower_bundle(tmp_path, users=3, items=4)
+    with pytest.raises(BundleError, match=r"of a task that talks \(service\); .* is of 'None'"):
+        chat.run(str(bundle.path), "tables", io.StringIO(), io.StringIO())
 
 
 def test_more_answers_than_a_worker_may_hold_are_refused(spark: SparkSession) -> None:
