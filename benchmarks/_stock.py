@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_udfs.stocking.levels import quantile
+from spark_udfs.stocking.costs import quantile
 from spark_udfs.stocking.paths import PATHS, counts, demand_paths, dispersion, places
 from spark_udfs.stocking.play import Played, Seen
 
@@ -61,7 +61,7 @@ def base_stock(cut: Cut, weeks: int, level: float, rounded: Callable[[Floats], F
 
 def of_sums(cut: Cut, weeks: int, correlation: float) -> dict[str, Callable[[float], Floats]]:
     """Ways to the quantile of the first weeks' sum, as of the cut."""
-    quantiles, means = cut.quantiles[0][:, :weeks], cut.means[0][:, :weeks]
+    quantiles, means = cut.quantiles[0], cut.means[0]
 
     def of_paths(paths: Floats) -> Callable[[float], Floats]:
         sums = np.sort(paths.sum(axis=1), axis=1)
@@ -69,13 +69,13 @@ def of_sums(cut: Cut, weeks: int, correlation: float) -> dict[str, Callable[[flo
 
     def alone(level: float) -> Floats:
         spread = np.repeat(dispersion(quantiles, means, cut.levels), weeks)
-        held = counts(means.ravel(), spread).reshape(*means.shape, -1)
+        held = counts(means[:, :weeks].ravel(), spread).reshape(len(means), weeks, -1)
         return held[..., int(np.ceil(level * PATHS)) - 1].sum(axis=1)
 
     return {
         "counts, each week by itself": of_paths(demand_paths(quantiles, means, cut.levels, places(weeks, 0.0))),
         "counts, correlated": of_paths(demand_paths(quantiles, means, cut.levels, places(weeks, correlation))),
-        "lines between quantiles": of_paths(lines(quantiles, cut.levels, places(weeks, correlation))),
+        "lines between quantiles": of_paths(lines(quantiles[:, :weeks], cut.levels, places(weeks, correlation))),
         "sum of quantiles": alone,
         "mean of 26, normal": lambda level: normal_sum(cut.history[0], weeks, level),
     }

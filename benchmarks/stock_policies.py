@@ -138,11 +138,11 @@ def from_quantiles(cut: Cut, lead: int, under: Floats, correlation: float) -> An
     ones = np.ones(series)
 
     def policy(seen: Seen) -> Floats:
-        quantiles, means = cut.quantiles[seen.period][:, :steps], cut.means[seen.period][:, :steps]
+        quantiles, means = cut.quantiles[seen.period], cut.means[seen.period]
         paths = demand_paths(quantiles, means, cut.levels, places(steps, correlation))
         shelf = Shelf(seen.on_hand, seen.arrivals[:, :steps], np.full(series, lead))
         need = np.sort(needs(paths, shelf, 1, lost=True), axis=1)
-        return order(need, Costs(under, ones, 0 * ones, ones), Lots(ones, 0 * ones, np.inf * ones)).quantity
+        return order(need, Costs(under, ones, 0 * ones, ones, ones < 0), Lots(ones, 0 * ones, np.inf * ones)).quantity
 
     return policy
 

@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from jobs.stock import checks, shown
 from jobs.stock.inputs import LEVELS, ON_ORDER, Forecasts, forecasts, tables_of
 from jobs.tables import Tables
+from spark_udfs.stocking.budgets import FREE, Price
 from spark_udfs.stocking.planned import needed, ordered, price_of_money
 from spark_udfs.stocking.terms import Habits
 
@@ -96,7 +97,7 @@ def _planned(
                 versions = _written(tables, found, ordered(needs, habits, price), rows, inputs)
         orders = tables.read(ORDERS, versions[ORDERS]).where(_mine(found))
         summary = shown.counted(orders) | {"bundle": found.bundle, "moment": found.moment.isoformat()}
-        summary |= {"price_of_money": price, "problems": problems, "versions": versions}
+        summary |= {"price_of_money": price.at, "problems": problems, "versions": versions}
         listed = shown.largest(orders)
         drawn = shown.drawn(listed, good)
     summary["page"] = write_page(settings.run_dir, summary, drawn)
@@ -105,9 +106,9 @@ def _planned(
     return summary | {"inputs": inputs, "up_to_date": False}
 
 
-def _price(settings: Settings, needs: DataFrame, habits: Habits) -> float:
+def _price(settings: Settings, needs: DataFrame, habits: Habits) -> Price:
     if settings.stock.budget is None:
-        return 0.0
+        return FREE
     with step("plan_stock: the price of money at which all orders keep the budget"):
         return price_of_money(needs, habits, settings.stock.budget)
 

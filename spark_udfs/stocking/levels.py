@@ -1,16 +1,15 @@
 """How much to order: the newsvendor's quantile, and batches where an order has a cost of its own.
 
-With what a piece too few costs (under) and a piece too many (over), an order of q is expected to cost
+What an order costs in its review (costs.py) is least at the need's quantile under / (under + over): the newsvendor's
+answer (Arrow, Harris and Marschak, 1951), which raises the position to the base-stock level. Where each order costs K,
+it pays to wait and to order more at once. An order that is the only one of n reviews is raised to S, the quantile of
+the needs of all n together, and the n that costs least a review is taken; 1 is the base stock. A batch that lasts
+longer than FEW reviews costs (K rate + the sum of G over the positions that it covers) / its size a review, which is
+least where G is as high as that at both of its ends (Federgruen and Zheng, 1992). Either way an order is placed where
+the review without one costs as much as a review of the best policy does, or more: at s or below (Zheng and Federgruen,
+1991). Both are told here from where the position is now: an order is placed if s is 0 or more.
 
-    G(q) = over E(q - need)+ + under E(need - q)+
-
-which is least at the need's quantile under / (under + over): the newsvendor's answer (Arrow, Harris and Marschak,
-1951), which raises the position to the base-stock level. Where each order costs K, it pays to wait and to order more at
-once: a batch that covers the positions from a to b costs (K rate + sum of G over them) / (b - a) a review, which is
-least where G(a) = G(b) = that cost (Federgruen and Zheng, 1992). An order is placed when the position is at a or below,
-and raises it to b: (s, S). Both are told here from where the position is now: b is ordered if a is 0 or more.
-
-Shape suffixes: N series, P paths, X places.
+Shape suffixes: N series, P paths.
 """
 
 from __future__ import annotations
@@ -20,30 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from spark_udfs.stocking.costs import Costs, Curve, quantile, ratio
+
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
-PLACES, HALVINGS = 257, 40
-
-
-class Costs(NamedTuple):
-    """What orders of some series cost, in one currency.
-
-    Attributes:
-        under: (N,) a piece that is asked for and not there.
-        over: (N,) a piece that is left at the end of the window.
-        order: (N,) each order; 0: nothing.
-        rate: (N,) pieces that are asked for in a review, on the average.
-    """
-
-    under: Floats
-    over: Floats
-    order: Floats
-    rate: Floats
-
-    def at_price(self, money: Floats) -> Costs:
-        """The costs where money is short: each piece takes some, which one too few saves and one too many has taken."""
-        return self._replace(under=np.maximum(self.under - money, 0.0), over=self.over + money)
+FEW = 6  # reviews that are counted one by one
+HALVINGS = 40
 
 
 class Levels(NamedTuple):
@@ -63,24 +44,6 @@ class Levels(NamedTuple):
         return np.where(self.at >= 0, np.maximum(self.upto, 0.0), 0.0)
 
 
-def ratio(costs: Costs) -> Floats:
-    """(N,) the level at which the need's quantile is ordered; 0 where a piece too few costs nothing."""
-    both = costs.under + costs.over
-    return np.where(both > 0, costs.under / np.where(both > 0, both, 1.0), 0.0)
-
-
-def quantile(need_NP: Floats, level: Floats) -> Floats:
-    """(N,) the least order in whole pieces that meets the need on this share of the paths.
-
-    Args:
-        need_NP: ascending.
-        level: (N,).
-    """
-    paths = need_NP.shape[1]
-    place = np.clip(np.ceil(level * paths - 1e-9).astype(np.int64) - 1, 0, paths - 1)
-    return np.asarray(np.ceil(np.take_along_axis(need_NP, place[:, None], axis=1)[:, 0] - 1e-9))
-
-
 def levels(need_NP: Floats, costs: Costs) -> Levels:
     """What to order of each series.
 
@@ -92,53 +55,90 @@ def levels(need_NP: Floats, costs: Costs) -> Levels:
     best = quantile(need_NP, level)
     best = np.where(level > 0, best, np.minimum(best, 0.0))
     at, upto = best - 1, best.copy()  # a piece too few orders it
-    if (batched := (costs.order > 0) & (costs.over > 0) & (costs.under > 0)).any():
-        some = Costs(*(each[batched] for each in costs))
-        at[batched], upto[batched] = _batches(need_NP[batched], some)
+    if (batched := (costs.order > 0) & (costs.over > 0) & (level > 0)).any():
+        curve = Curve(need_NP[batched], costs.of(batched))
+        upto[batched], each = _best(curve, level[batched])
+        at[batched] = _reorder(curve, upto[batched], each)
     return Levels(at, upto)
 
 
-def expected(need_NP: Floats, quantity: Floats) -> tuple[Floats, Floats, Floats]:
-    """(N,) each: the share of paths on which an order meets the need, pieces short, and pieces left."""
-    gap = need_NP - quantity[:, None]
-    return (gap <= 1e-9).mean(axis=1), np.maximum(gap, 0).mean(axis=1), np.maximum(-gap, 0).mean(axis=1)
+def _best(curve: Curve, level: Floats) -> tuple[Floats, Floats]:
+    """(N,) S, and what a review costs with it."""
+    size, upto, each = _batch(curve)
+    is_short = curve.costs.once | (size <= FEW * curve.costs.rate)
+    if is_short.any():
+        few = Curve(curve.need[is_short], curve.costs.of(is_short))
+        upto[is_short], each[is_short] = _best_of_few(few, level[is_short])
+    return upto, each
 
 
-def cost(need_NP: Floats, quantity: Floats, costs: Costs) -> Floats:
-    """(N,) what an order is expected to cost in its window, itself included."""
-    _, short, left = expected(need_NP, quantity)
-    return costs.under * short + costs.over * left + np.where(quantity > 0, costs.order, 0.0)
+def _best_of_few(curve: Curve, level: Floats) -> tuple[Floats, Floats]:
+    """(N,) the same of orders that are to last FEW reviews at most."""
+    upto, each = _only_order_of(curve, level, 1)
+    for reviews in range(2, FEW + 1):
+        other, its = _only_order_of(curve, level, reviews)
+        is_better = ~curve.costs.once & (its < each)
+        upto, each = np.where(is_better, other, upto), np.where(is_better, its, each)
+    return upto, each
 
 
-def _batches(need_NP: Floats, costs: Costs) -> tuple[Floats, Floats]:
-    """(N,) a and b, in whole pieces."""
-    of_order = 2 * costs.order * costs.rate
-    low = need_NP[:, 0] - np.sqrt(of_order / costs.under) - 1  # beyond the needs G is a line, and so is the area's root
-    high = need_NP[:, -1] + np.sqrt(of_order / costs.over) + 1
-    place = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, PLACES)
-    expected_NX = _curve(need_NP, place, costs)
-    width = (high - low) / (PLACES - 1)
-    least = expected_NX.min(axis=1)
-    bottom, top = least, expected_NX.max(axis=1)
+def _only_order_of(curve: Curve, level: Floats, reviews: int) -> tuple[Floats, Floats]:
+    """(N,) S in whole pieces of an order that is the only one of some reviews, and what each of them costs."""
+    later = np.arange(reviews) * curve.costs.rate[:, None]
+    paths = curve.need.shape[1]
+    low, high = np.floor(curve.need[:, 0]) - 1, np.ceil(curve.need[:, -1] + later[:, -1])
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        is_met = curve.below(middle[:, None] - later).sum(axis=1) >= level * paths * reviews - 1e-9
+        low, high = np.where(is_met, low, middle), np.where(is_met, middle, high)
+    return high, (curve.costs.order + curve.at(high[:, None] - later).sum(axis=1)) / reviews
+
+
+def _batch(curve: Curve) -> tuple[Floats, Floats, Floats]:
+    """(N,) how large the best batch is where demand comes piece by piece, S, and what a review costs.
+
+    G is a line between needs, and beyond them; so the area below a cost is known for each cost.
+    """
+    costs, height, width = curve.costs, curve.at_needs(), np.diff(curve.need, axis=1)
+    fall, wanted = np.abs(np.diff(height, axis=1)), costs.order * costs.rate
+    is_flat = fall <= 1e-12 * height.max(axis=1, keepdims=True)
+    # of a line from one depth to another, cut off where it is none: the difference of two triangles
+    by_square, by_depth = (
+        np.where(is_flat, 0.0, width / np.where(is_flat, 1.0, 2 * fall)),
+        np.where(is_flat, width, 0.0),
+    )
+    bottom = height.min(axis=1)
+    top = height.max(axis=1) + np.sqrt(2 * wanted * np.maximum(costs.under, costs.over))
     for _ in range(HALVINGS):
         middle = (bottom + top) / 2
-        area = np.maximum(middle[:, None] - expected_NX, 0).sum(axis=1) * width
-        is_low = area < costs.order * costs.rate
-        bottom, top = np.where(is_low, middle, bottom), np.where(is_low, top, middle)
-    is_in = expected_NX <= np.maximum(top, least)[:, None]
-    first, last = is_in.argmax(axis=1), PLACES - 1 - is_in[:, ::-1].argmax(axis=1)
-    rows = np.arange(len(place))
-    return np.floor(place[rows, first]), np.ceil(place[rows, last])
+        depth = np.maximum(middle[:, None] - height, 0.0)
+        area = (np.abs(np.diff(depth * depth, axis=1)) * by_square + depth[:, 1:] * by_depth).sum(axis=1)
+        area += depth[:, 0] ** 2 / (2 * costs.under) + depth[:, -1] ** 2 / (2 * costs.over)
+        bottom, top = np.where(area < wanted, middle, bottom), np.where(area < wanted, top, middle)
+    low, high = _crossed(curve, height, top, rising=False), _crossed(curve, height, top, rising=True)
+    return high - low, np.ceil(high - 1e-9), top
 
 
-def _curve(need_NP: Floats, place_NX: Floats, costs: Costs) -> Floats:
-    """(N, X) G at places that ascend."""
-    paths = need_NP.shape[1]
-    found = np.empty_like(place_NX)
-    for row, (need, place) in enumerate(zip(need_NP, place_NX, strict=True)):
-        below = np.searchsorted(need, place, side="right")
-        sums = np.concatenate([[0.0], np.cumsum(need)])
-        left = place * below - sums[below]
-        short = sums[-1] - sums[below] - place * (paths - below)
-        found[row] = (costs.over[row] * left + costs.under[row] * short) / paths
-    return found
+def _crossed(curve: Curve, height_NP: Floats, level: Floats, *, rising: bool) -> Floats:
+    """(N,) where G crosses a height, on its rising or its falling side."""
+    step, slope = (-1, curve.costs.over) if rising else (1, curve.costs.under)
+    need, height = curve.need[:, ::step], height_NP[:, ::step]  # from the far end inwards
+    rows, is_in = np.arange(len(need)), height <= level[:, None]
+    inner = np.where(is_in.any(axis=1), is_in.argmax(axis=1), height.argmin(axis=1))
+    outer = np.maximum(inner - 1, 0)
+    fall = height[rows, outer] - height[rows, inner]
+    share = np.clip((level - height[rows, inner]) / np.where(fall > 0, fall, 1.0), 0.0, 1.0)
+    between = need[rows, inner] + share * (need[rows, outer] - need[rows, inner])
+    beyond = need[:, 0] - step * np.maximum(level - height[:, 0], 0.0) / slope
+    return np.where(inner == 0, beyond, between)
+
+
+def _reorder(curve: Curve, upto: Floats, each: Floats) -> Floats:
+    """(N,) s, in whole pieces: the highest position below S without an order costs a review this or more."""
+    low = np.floor(curve.need[:, 0] - each / curve.costs.under) - 1
+    high = np.maximum(upto, low + 1)
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        is_dear = curve.at(middle[:, None])[:, 0] >= each * (1 - 1e-12)
+        low, high = np.where(is_dear, middle, low), np.where(is_dear, high, middle)
+    return low

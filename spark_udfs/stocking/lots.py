@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spark_udfs.stocking.levels import Costs, Levels, cost, levels
+from spark_udfs.stocking.costs import Costs, Curve
+from spark_udfs.stocking.levels import Levels, levels
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -51,10 +52,9 @@ class Order(NamedTuple):
 def order(need_NP: Floats, costs: Costs, lots: Lots) -> Order:
     """The orders.
 
-    Of the packs below and above what is wanted those are taken that are expected to cost less; where an order has a
-    cost of its own the nearer ones, as costs hardly differ near the end of a batch. An order smaller than the smallest
-    is made so large, or none is made, whichever is expected to cost less. The shelf cuts last, down to whole packs;
-    what is then below the smallest order is not ordered.
+    Of the packs below and above what is wanted those are taken that are expected to cost less a review, over as many
+    reviews as they last. An order smaller than the smallest is made so large, or none is made, whichever is expected to
+    cost less a review. The shelf cuts last, down to whole packs; what is then below the smallest order is not ordered.
 
     Args:
         need_NP: from `needs`, ascending.
@@ -64,13 +64,21 @@ def order(need_NP: Floats, costs: Costs, lots: Lots) -> Order:
     wanted = levels(need_NP, costs)
     pieces = wanted.quantity
     low, high = (rounded(pieces / lots.pack) * lots.pack for rounded in (np.floor, np.ceil))
-    dearer = cost(need_NP, high, costs) > cost(need_NP, low, costs)
-    packed = np.where(np.where(costs.order > 0, pieces - low < high - pieces, dearer), low, high)
+    packed = _cheaper(need_NP, costs, high, low)
     least = np.ceil(lots.least / lots.pack) * lots.pack
     is_small = (packed > 0) & (packed < least)
-    pays = cost(need_NP, least, costs) <= cost(need_NP, np.zeros_like(least), costs)
-    enough = np.where(is_small, np.where(pays, least, 0.0), packed)
+    enough = np.where(is_small, _cheaper(need_NP, costs, np.where(is_small, least, 0.0), np.zeros_like(least)), packed)
     room = np.maximum(np.floor(lots.room / lots.pack) * lots.pack, 0.0)
     fits = np.minimum(enough, room)
     quantity = np.where(fits < least, 0.0, fits)
     return Order(wanted, quantity, packed != pieces, is_small | ((fits > 0) & (quantity == 0)), fits < enough)
+
+
+def _cheaper(need_NP: Floats, costs: Costs, one: Floats, other: Floats) -> Floats:
+    """(N,) of two orders the one that costs less a review; the first where they cost the same."""
+    found = one.copy()
+    if (differ := one != other).any():
+        curve = Curve(need_NP[differ], costs.of(differ))
+        is_dearer = curve.a_review(one[differ]) > curve.a_review(other[differ])
+        found[differ] = np.where(is_dearer, other[differ], one[differ])
+    return found

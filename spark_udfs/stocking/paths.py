@@ -129,12 +129,12 @@ def demand_paths(quantiles_NSQ: Floats, mean_NS: Floats, levels: Sequence[float]
     """(N, S, P) paths of demand.
 
     Args:
-        quantiles_NSQ: of each step, ascending.
-        mean_NS: of each step.
+        quantiles_NSQ: of each step that is forecast, ascending: all of them say how wide a series' counts are.
+        mean_NS: of each of these steps.
         levels: of the quantiles, ascending.
-        place_SP: from `places`.
+        place_SP: from `places`, of the first steps, which are those that have paths.
     """
-    series, steps = mean_NS.shape
+    series, steps = len(mean_NS), len(place_SP)
     spread = np.repeat(dispersion(quantiles_NSQ, mean_NS, levels), steps)
-    held = counts(mean_NS.ravel(), spread, place_SP.shape[1]).reshape(series, steps, -1)
+    held = counts(mean_NS[:, :steps].ravel(), spread, place_SP.shape[1]).reshape(series, steps, -1)
     return np.take_along_axis(held, np.broadcast_to(place_SP, held.shape), axis=2)

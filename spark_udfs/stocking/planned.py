@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_udfs.stocking.levels import Costs, cost, expected, ratio
+from spark_udfs.stocking.budgets import FREE, Price, found_price, shared
+from spark_udfs.stocking.costs import Costs, cost, expected, ratio
 from spark_udfs.stocking.lots import Lots, Order, order
 from spark_udfs.stocking.needs import Shelf, needs
 from spark_udfs.stocking.paths import demand_paths, places
@@ -50,8 +51,7 @@ ORDERED = {
     "money": "double",
     "reason": "string",
 }
-MICRO = 1e6  # sums of money are of whole millionths, so that their order does not matter
-SPLITS, PASSES = 9, 8  # of the price of money: 9 ^ 8 steps from 0 to the largest one
+EXACT = "decimal(38,6)"  # sums of doubles depend on their order
 
 
 def needed(series: DataFrame, habits: Habits) -> DataFrame:
@@ -85,23 +85,25 @@ def _in_blocks(
 
 
 def _needed(frame: pd.DataFrame, habits: Habits) -> pd.DataFrame:
+    """Of a series nothing depends on which others are in the frame: its width is that of all its steps."""
     lead = frame["lead"].to_numpy(np.int64)
-    steps, rows = int(lead.max()) + habits.review, np.arange(len(frame))
-    means = np.stack(frame["means"].to_list())[:, :steps].astype(np.float64)
+    end = lead + habits.review
+    steps, rows = int(end.max()), np.arange(len(frame))
+    means = np.stack(frame["means"].to_list()).astype(np.float64)
     quantiles = np.stack(frame["quantiles"].to_list()).astype(np.float64)
-    quantiles = quantiles.reshape(len(frame), -1, len(habits.levels))[:, :steps]
+    quantiles = quantiles.reshape(*means.shape, len(habits.levels))
     arrivals = np.stack(frame["arrivals"].to_list())[:, :steps].astype(np.float64)
     paths = demand_paths(quantiles, means, habits.levels, places(steps, habits.correlation))
     on_hand = frame["on_hand"].to_numpy(np.float64)
     need = np.sort(needs(paths, Shelf(on_hand, arrivals, lead), habits.review, lost=habits.lost), axis=1)
     up_to = np.cumsum(means, axis=1)
     before = np.where(lead > 0, up_to[rows, np.maximum(lead - 1, 0)], 0.0)
-    demand = up_to[rows, lead + habits.review - 1]
-    within = np.arange(steps) < (lead + habits.review)[:, None]
+    demand = up_to[rows, end - 1]
+    within = np.arange(steps) < end[:, None]
     costs = costs_of(frame, habits, demand - before)
     sums = np.sort(np.where(within[..., None], paths, 0.0).sum(axis=1), axis=1)
     at = np.minimum((ratio(costs) * sums.shape[1]).astype(np.int64), sums.shape[1] - 1)
-    position = on_hand + np.where(within, arrivals, 0.0).sum(axis=1)
+    position = on_hand + np.cumsum(arrivals, axis=1)[rows, end - 1]
     return frame[list(SAID)].assign(
         rate=demand - before,
         demand=demand,
@@ -111,13 +113,13 @@ def _needed(frame: pd.DataFrame, habits: Habits) -> pd.DataFrame:
     )
 
 
-def ordered(found: DataFrame, habits: Habits, price: float) -> DataFrame:
+def ordered(found: DataFrame, habits: Habits, price: Price) -> DataFrame:
     """The order of each series.
 
     Args:
         found: from `needed`.
         habits: of all series.
-        price: of money that is short (`price_of_money`); 0: there is enough.
+        price: of money that is short (`price_of_money`); FREE: there is enough.
 
     Returns:
         ORDERED, a row a series.
@@ -136,11 +138,11 @@ def _money(frame: pd.DataFrame) -> Floats:
     return frame["unit_cost"].fillna(0.0).to_numpy(np.float64)
 
 
-def _ordered(frame: pd.DataFrame, habits: Habits, price: float) -> pd.DataFrame:
-    need, costs, lots = _read(frame, habits)
+def _ordered(frame: pd.DataFrame, habits: Habits, price: Price) -> pd.DataFrame:
+    need, costs, _ = _read(frame, habits)
     money = _money(frame)
-    free = order(need, costs, lots)
-    made = free if price == 0 else order(need, costs.at_price(price * money), lots)
+    at = _orders(frame, habits)
+    free, made = at(FREE), at(price)
     by_price = made.quantity != free.quantity
     service, short, left = expected(need, made.quantity)
     position = frame["position"].to_numpy(np.float64)
@@ -174,27 +176,18 @@ def _cuts(made: Order, by_price: npt.NDArray[np.bool_]) -> list[list[str]]:
     return [[name for name, cut in named.items() if cut[row]] for row in range(len(by_price))]
 
 
-def price_of_money(found: DataFrame, habits: Habits, budget: float) -> float:
-    """By how much money must be dearer than it is for all orders together to keep the budget; 0 where they do anyway.
+def price_of_money(found: DataFrame, habits: Habits, budget: float) -> Price:
+    """By how much money must be dearer than it is for all orders to keep the budget; FREE where they do anyway.
 
-    It is the Lagrange multiplier of the budget, to a part in 9 ^ 8 of the price at which nothing is ordered. Each pass
-    splits the range in 9 and asks of all series at once what they would spend at each of the prices between: to the
-    driver come 8 sums.
+    It is the Lagrange multiplier of the budget (`budgets.found_price`). Each pass asks of all series at once what they
+    would spend at some prices: to the driver come their sums.
 
     Args:
         found: from `needed`, kept: it is read again and again.
         habits: of all series.
         budget: money for all orders together; above 0.
     """
-    if _spent(found, habits, [0.0])[0] <= budget:
-        return 0.0
-    low, high = 0.0, _dearest(found, habits)
-    for _ in range(PASSES):
-        prices = [low + (high - low) * place / SPLITS for place in range(1, SPLITS)]
-        too_much = [spent > budget for spent in _spent(found, habits, prices)]
-        last = sum(too_much)  # what is spent falls as the price grows
-        low, high = [low, *prices][last], [*prices, high][last]
-    return high
+    return found_price(partial(_spent, found, habits), _dearest(found, habits), budget)
 
 
 def _dearest(found: DataFrame, habits: Habits) -> float:
@@ -207,21 +200,37 @@ def _dearest(found: DataFrame, habits: Habits) -> float:
     return float(found.mapInPandas(_in_blocks(of_block), "price double").agg(F.max("price")).collect()[0][0])
 
 
-def _spent(found: DataFrame, habits: Habits, prices: list[float]) -> list[float]:
+def _spent(found: DataFrame, habits: Habits, prices: list[Price]) -> list[float]:
     """What all orders cost together at each of the prices."""
-
-    def of_block(frame: pd.DataFrame) -> pd.DataFrame:
-        (need, costs, lots), money = _read(frame, habits), _money(frame)
-        spent = [order(need, costs.at_price(price * money), lots).quantity * money for price in prices]
-        whole = [int(np.round(each * MICRO).astype(np.int64).sum()) for each in spent]
-        return pd.DataFrame({"place": np.arange(len(prices)), "spent": whole})
-
-    parts = found.mapInPandas(_in_blocks(of_block), "place bigint, spent bigint")
-    by_place = {
-        row["place"]: row["spent"] / MICRO
-        for row in parts.groupBy("place").agg(F.sum("spent").alias("spent")).collect()
-    }
+    parts = found.mapInPandas(_in_blocks(partial(_spent_of, habits=habits, prices=prices)), "place int, spent double")
+    sums = parts.groupBy("place").agg(F.sum(F.col("spent").cast(EXACT)).cast("double").alias("spent")).collect()
+    by_place = {row["place"]: row["spent"] for row in sums}
     return [by_place[place] for place in range(len(prices))]
+
+
+def _spent_of(frame: pd.DataFrame, habits: Habits, prices: list[Price]) -> pd.DataFrame:
+    """A row a series and price: Spark adds them up exactly, in whichever order."""
+    at, money = _orders(frame, habits), _money(frame)
+    spent = [at(price).quantity * money for price in prices]
+    return pd.DataFrame({"place": np.repeat(np.arange(len(prices)), len(frame)), "spent": np.concatenate(spent)})
+
+
+def _orders(frame: pd.DataFrame, habits: Habits) -> Callable[[Price], Order]:
+    """From a price to the orders; prices that share an end share the work."""
+    (need, costs, lots), money = _read(frame, habits), _money(frame)
+
+    @cache
+    def alone(price: float) -> Order:
+        return order(need, costs.at_price(price * money), lots)
+
+    def at(price: Price) -> Order:
+        dear = alone(price.at)
+        if price.share == 0:
+            return dear
+        cheap = alone(price.below).quantity
+        return dear._replace(quantity=shared(frame["series_id"], dear.quantity, cheap, lots, price.share))
+
+    return at
 
 
 def _ddl(columns: dict[str, str]) -> str:

@@ -43,6 +43,8 @@ def _lost(row: dict[Any, Any]) -> str:
 
 
 def _wanted(row: dict[Any, Any]) -> str:
+    if row["reorder_at"] < row["position"] < row["order_up_to"]:
+        return f"an order does not pay for itself until it is {_told(row['reorder_at'])} or less"
     if row["reorder_at"] < row["position"]:
         return f"nothing is needed until it is {_told(row['reorder_at'])} or less"
     return f"{_told(row['wanted'])} more bring it to {_told(row['order_up_to'])}"

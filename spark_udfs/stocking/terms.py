@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spark_udfs.stocking.levels import Costs
+from spark_udfs.stocking.costs import Costs
 from spark_udfs.stocking.lots import Lots
 
 Floats = npt.NDArray[np.float64]
@@ -61,7 +61,8 @@ def costs_of(said: pd.DataFrame, habits: Habits, rate: Floats) -> Costs:
     service = said["service"].where(said["service"].notna() | earned.notna(), habits.service).to_numpy(np.float64)
     of_service = over * service / (1 - service)
     under = np.where(np.isnan(service), earned.to_numpy(np.float64), of_service)
-    return Costs(under, over, said["order_cost"].fillna(0.0).to_numpy(np.float64), rate)
+    each = said["order_cost"].fillna(0.0).to_numpy(np.float64)
+    return Costs(under, over, each, rate, said["salvage"].notna().to_numpy())
 
 
 def lots_of(said: pd.DataFrame, position: Floats) -> Lots:

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from spark_udfs.simulated.counts import quantile as count_quantile
-from spark_udfs.stocking import levels, needs, paths, terms
-from spark_udfs.stocking.levels import Costs
+from spark_udfs.stocking import budgets, levels, needs, paths, planned, terms
+from spark_udfs.stocking.costs import Costs, cost, quantile
 from spark_udfs.stocking.lots import Lots, order
 from spark_udfs.stocking.needs import Shelf
 from spark_udfs.stocking.play import Seen, play
@@ -21,6 +21,10 @@ LEVELS = tuple(np.arange(1, 10) / 10)
 
 def floats(*values: float) -> np.ndarray:
     return np.asarray(values, np.float64)
+
+
+def costs_of(under: float, over: float, order: float, rate: float, *, once: bool = False, series: int = 1) -> Costs:
+    return Costs(*(np.full(series, one) for one in (under, over, order, rate)), np.full(series, once))
 
 
 def forecast(mean: float, spread: float, steps: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -82,9 +86,9 @@ def test_what_is_lost_on_the_way_takes_nothing_from_the_order() -> None:
 
 def test_a_newsvendors_order_is_the_needs_quantile() -> None:
     need = np.arange(1.0, 101.0)[None]
-    costs = Costs(floats(9.0), floats(1.0), floats(0.0), floats(50.0))
+    costs = costs_of(9.0, 1.0, 0.0, 50.0)
     assert levels.levels(need, costs).quantity.tolist() == [90.0]
-    expected = [levels.cost(need, floats(one), costs)[0] for one in range(120)]
+    expected = [cost(need, floats(one), costs)[0] for one in range(120)]
     assert int(np.argmin(expected)) in (89, 90)
     assert levels.levels(need - 95, costs).quantity.tolist() == [0.0]  # there is enough
     assert levels.levels(need, costs.at_price(floats(4.0))).quantity.tolist() == [50.0]
@@ -93,13 +97,95 @@ def test_a_newsvendors_order_is_the_needs_quantile() -> None:
 
 def test_batches_are_those_of_the_square_root_formula() -> None:
     """Of a demand without chance: the economic order quantity with planned shortages."""
-    under, over, each, rate = 8.0, 2.0, 100.0, 40.0
+    under, over, each, rate = 8.0, 2.0, 1_000.0, 4.0
     need = np.full((2, paths.PATHS), [[30.0], [-500.0]])
-    found = levels.levels(need, Costs(*(np.full(2, one) for one in (under, over, each, rate))))
+    found = levels.levels(need, costs_of(under, over, each, rate, series=2))
     size = math.sqrt(2 * each * rate * (under + over) / (under * over))
     assert found.upto[0] - found.at[0] == pytest.approx(size, abs=2.5)
     assert found.upto[0] - 30 == pytest.approx(size * under / (under + over), abs=2)
     assert found.quantity.tolist() == [found.upto[0], 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "each", "best"), [(40.0, 0.1, 0.79), (40.0, 5.0, 4.32), (200.0, 20.0, 16.8), (4.0, 1.0, 0.713)]
+)
+def test_batches_cost_what_the_best_ones_do(rate: float, each: float, best: float) -> None:
+    """Poisson demand that waits, no lead: s and S played for 4,000 reviews, against the best that a search found."""
+    need = np.sort(paths.counts(floats(rate), floats(0.0)), axis=1)
+    found = levels.levels(need, costs_of(0.95, 0.05, each, rate))
+    reorder_at, upto = found.at[0], found.upto[0]
+    stock, cost_of_all = upto, 0.0
+    for asked in np.random.default_rng(0).poisson(rate, 4_000):
+        if stock <= reorder_at:
+            stock, cost_of_all = upto, cost_of_all + each
+        stock -= asked
+        cost_of_all += 0.05 * max(stock, 0) + 0.95 * max(-stock, 0)
+    assert cost_of_all / 4_000 == pytest.approx(best, rel=0.03)
+
+
+def test_a_large_pack_or_order_is_ordered_where_waiting_costs_more() -> None:
+    """Demand of 40, an order costs 100: 440 are wanted; of packs of 1,000 one, at least 500 are 500."""
+    need = np.sort(paths.counts(floats(40.0), floats(0.0)), axis=1)
+    costs = costs_of(0.95, 0.05, 100.0, 40.0)
+    assert order(need, costs, lots(pack=1_000)).quantity.tolist() == [1_000]
+    assert order(need, costs, lots(least=500)).quantity.tolist() == [500]
+    assert order(need, costs, lots(pack=100_000)).quantity.tolist() == [0]
+    assert order(need, costs_of(0.95, 0.05, 0.1, 40.0), lots(pack=200)).quantity.tolist() == [200]
+
+
+@pytest.mark.parametrize(("each", "pays"), [(0.0, True), (300.0, True), (500.0, False)])
+def test_what_is_sold_off_is_ordered_for_one_review(each: float, pays: bool) -> None:
+    """The newsvendor's quantile, where it saves more than an order costs: some 40 pieces that earn 10 each."""
+    need = np.sort(paths.counts(floats(40.0), floats(0.0)), axis=1)
+    found = levels.levels(need, costs_of(10.0, 2.0, each, 40.0, once=True))
+    assert found.quantity.tolist() == [quantile(need, floats(10 / 12))[0] if pays else 0.0]
+
+
+def stock(series: str, means: list[float], spreads: list[float], **said: float) -> dict[str, object]:
+    row: dict[str, object] = {**dict.fromkeys(terms.COLUMNS, math.nan), "on_hand": 0.0, "lead": 0.0, "later": 0.0}
+    held = [forecast(mean, spread)[0].ravel() for mean, spread in zip(means, spreads, strict=True)]
+    arrivals = np.zeros(len(means))
+    return row | {
+        "series_id": series, "arrivals": arrivals, "quantiles": np.concatenate(held), "means": np.asarray(means), **said
+    }  # fmt: skip
+
+
+HABITS = terms.Habits(1, 0.95, 0.005, True, 0.07, LEVELS)
+
+
+def test_an_order_does_not_depend_on_the_series_beside_it() -> None:
+    """Steps that widen: what lies beyond a series' own lead says how wide it is, whoever else is looked at."""
+    one = stock("one", [20.0] * 5, [0.0, 0.1, 0.2, 0.4, 0.5], unit_cost=10.0)
+    far = stock("far", [20.0] * 5, [0.0] * 5, unit_cost=10.0, lead=4.0)
+
+    def made(rows: list[dict[str, object]]) -> pd.DataFrame:
+        return planned._ordered(planned._needed(pd.DataFrame(rows), HABITS), HABITS, budgets.FREE)
+
+    assert made([one]).iloc[0].to_dict() == made([far, one]).iloc[1].to_dict()
+
+
+@pytest.mark.parametrize(("each", "parts"), [(math.nan, (0.3, 0.5, 0.6, 0.9)), (60.0, (0.5,))])
+def test_a_budget_is_spent_and_never_more(each: float, parts: tuple[float, ...]) -> None:
+    """Series of one service fall to nothing at one price; orders with a cost of their own may rise with it."""
+    rng = np.random.default_rng(2)
+    means, costs = rng.uniform(4, 90, 12), np.round(rng.uniform(1, 20, 12), 2)
+    rows = [
+        stock(f"s{number}", [mean], [0.0], unit_cost=unit, order_cost=each)
+        for number, (mean, unit) in enumerate(zip(means, costs, strict=True))
+    ]
+    rows.append(stock("cheap", [5.0], [0.0], unit_cost=1e-4, margin=5.0))  # at 50,000 times the price of the others
+    need = planned._needed(pd.DataFrame(rows), HABITS)
+
+    def spent(prices: list[budgets.Price]) -> list[float]:
+        of_all = planned._spent_of(need, HABITS, prices).groupby("place")["spent"].sum()
+        return [float(one) for one in of_all]
+
+    free = spent([budgets.FREE])[0]
+    for part in parts:
+        price = budgets.found_price(spent, 50_000.0, part * free)
+        made = planned._ordered(need, HABITS, price)
+        assert 0.97 * part * free < made["money"].sum() <= part * free
+    assert budgets.found_price(spent, 50_000.0, free) == budgets.FREE
 
 
 def lots(pack: float = 1, least: float = 0, room: float = math.inf) -> Lots:
@@ -121,7 +207,7 @@ def lots(pack: float = 1, least: float = 0, room: float = math.inf) -> Lots:
 )
 def test_packs_the_smallest_order_and_the_shelf_are_kept(limits: Lots, quantity: float, cut: str) -> None:
     need = np.arange(1.0, 21.0)[None]
-    found = order(need, Costs(floats(9.0), floats(1.0), floats(0.0), floats(10.0)), limits)
+    found = order(need, costs_of(9.0, 1.0, 0.0, 10.0), limits)
     assert found.quantity.tolist() == [quantity]
     said = [name for name in ("pack", "least", "room") if getattr(found, f"by_{name}")[0]]
     assert " ".join(said) == cut
@@ -170,10 +256,12 @@ def test_an_order_is_told_in_words() -> None:
     row = {"demand": 13.1, "level": 0.95, "demand_at_level": 20.0, "position": 4.0, "wanted": 8.0, "order_up_to": 12.0}
     row |= {"reorder_at": 11.0, "policy": terms.BASE_STOCK, "cut_by": ["pack", "budget"]}  # type: ignore[dict-item]
     waits = row | {"reorder_at": 3.0, "policy": terms.BATCHES, "cut_by": []}
-    limits = pd.DataFrame({"pack": [1_500_000.0, 1.0], "min_order": [np.nan] * 2, "shelf": [np.nan] * 2})
+    full = waits | {"position": 12.0}
+    limits = pd.DataFrame({"pack": [1_500_000.0, 1.0, 1.0], "min_order": [np.nan] * 3, "shelf": [np.nan] * 3})
     until = "demand until the next order's arrival is 13.1, at its 0.95 quantile 20"
-    assert reasons(pd.DataFrame([row, waits]), limits) == [
+    assert reasons(pd.DataFrame([row, waits, full]), limits) == [
         f"{until}, of which 8 would be lost before the order is there; there and coming by then 4: 8 more bring it to "
         "12; whole packs of 1,500,000; the budget goes to others first",
-        f"{until}; there and coming by then 4: nothing is needed until it is 3 or less",
+        f"{until}; there and coming by then 4: an order does not pay for itself until it is 3 or less",
+        f"{until}; there and coming by then 12: nothing is needed until it is 3 or less",
     ]
