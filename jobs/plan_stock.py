@@ -21,9 +21,10 @@ from jobs.given import Given, given
 from jobs.page.stock import write_page
 from jobs.sessions import in_utc, open_session, persisted, session_settings
 from jobs.settings import Settings
-from jobs.stock import checks, shown
+from jobs.stock import checks, on_its_way, shown
 from jobs.stock.inputs import LEVELS, ON_ORDER, Forecasts, forecasts, tables_of
 from jobs.tables import Tables
+from spark_udfs import features
 from spark_udfs.stocking.budgets import FREE, Price
 from spark_udfs.stocking.planned import needed, ordered, price_of_money
 from spark_udfs.stocking.terms import Habits
@@ -39,10 +40,10 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     """Plan the orders of one review.
 
     Returns:
-        bundle, moment, series, ordered (series of which something is), pieces, money, expected_cost, expected_service
-        (the mean over series), policies and cut_by (series by policy, and by what cut their orders), price_of_money (0:
-        the budget does not bind), problems (rows by what is wrong with them), versions of the tables, page, inputs,
-        up_to_date.
+        bundle, moment, first_period (its start), series, ordered (series of which something is), pieces, money,
+        expected_cost, expected_service (the mean over series), policies and cut_by (series by policy, and by what cut
+        their orders), price_of_money (0: the budget does not bind), problems (rows by what is wrong with them),
+        versions of the tables, page, inputs, up_to_date.
 
     Raises:
         SettingsError: the task does not forecast, or the settings name a column that is none of ours.
@@ -57,6 +58,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         with step("plan_stock: opening the tables"):
             found = forecasts(settings, tables)
             held = given(settings, spark, "stock", tables_of(settings))
+            since = {name: tables.version(name) if tables.exists(name) else -1 for name in (ORDERS, PROBLEMS)}
         inputs = {name: one.inputs for name, one in held.items()}
         inputs |= {"forecasts": found.inputs, "stock": _asked(settings)}
         before: dict[str, Any] | None = read_json(settings.run_dir, STOCK)
@@ -65,7 +67,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
             say(f"the orders as of {before['moment']} are up to date")
             return before | {"up_to_date": True}
         with sources.readable(*(one.source for one in held.values())):
-            return _planned(settings, tables, held, found, inputs)
+            return _planned(settings, tables, held, found, inputs, since)
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
@@ -80,30 +82,51 @@ def _habits(settings: Settings, found: Forecasts) -> Habits:
 
 
 def _planned(
-    settings: Settings, tables: Tables, held: dict[str, Given], found: Forecasts, inputs: dict[str, Any]
+    settings: Settings,
+    tables: Tables,
+    held: dict[str, Given],
+    found: Forecasts,
+    inputs: dict[str, Any],
+    since: dict[str, int],
 ) -> dict[str, Any]:
+    _tell_start(found)
     if ON_ORDER in held:
-        checks.arrivals(held[ON_ORDER])
+        on_its_way.refuse_nobodys(held[ON_ORDER])
     with persisted(checks.joined(held, found, settings)) as rows:
         with step("plan_stock: looking at stock and forecasts"):
             problems = checks.counted(rows, held[LEVELS], settings.tables.quarantine_limit)
         for name, count in problems.items():
             warn(f"no order is made of {count:,} rows: {name}; see the table {PROBLEMS}")
+        for said in on_its_way.strangers(rows, held.get(ON_ORDER), found):
+            warn(said)
         good = rows.where("problem IS NULL")
         habits = _habits(settings, found)
         with persisted(needed(good, habits)) as needs:
             price = _price(settings, needs, habits)
             with step("plan_stock: orders"):
-                versions = _written(tables, found, ordered(needs, habits, price), rows, inputs)
+                versions = _written(tables, found, ordered(needs, habits, price), rows, inputs, since)
         orders = tables.read(ORDERS, versions[ORDERS]).where(_mine(found))
         summary = shown.counted(orders) | {"bundle": found.bundle, "moment": found.moment.isoformat()}
+        summary["first_period"] = found.starts[0].isoformat()
         summary |= {"price_of_money": price.at, "problems": problems, "versions": versions}
         listed = shown.largest(orders)
-        drawn = shown.drawn(listed, good)
+        drawn = shown.drawn(listed, good, lost=habits.lost)
     summary["page"] = write_page(settings.run_dir, summary, drawn)
     write_json(settings.run_dir, STOCK, summary | {"inputs": inputs})
     shown.show(summary, listed, settings.stock.budget)
     return summary | {"inputs": inputs, "up_to_date": False}
+
+
+def _tell_start(found: Forecasts) -> None:
+    """From when on demand is forecast: stock of a later time lacks what was sold since, which is forecast too."""
+    start = features.utc(found.starts[0])
+    say(f"demand is forecast from {start.isoformat()} on: stock must be that of then")
+    if found.moment > start:
+        warn(
+            f"the forecasts are as of {found.moment.isoformat()}, inside their first period, which began at "
+            f"{start.isoformat()}: with stock as of the later time what was sold in between is ordered twice; give "
+            "stock as of the period's start, or set scoring.moment to it"
+        )
 
 
 def _price(settings: Settings, needs: DataFrame, habits: Habits) -> Price:
@@ -118,7 +141,12 @@ def _mine(found: Forecasts) -> Any:
 
 
 def _written(
-    tables: Tables, found: Forecasts, orders: DataFrame, rows: DataFrame, inputs: dict[str, Any]
+    tables: Tables,
+    found: Forecasts,
+    orders: DataFrame,
+    rows: DataFrame,
+    inputs: dict[str, Any],
+    since: dict[str, int],
 ) -> dict[str, int]:
     """Replace the moment's orders, and what no order could be made of; their versions."""
     starts = F.array(*(F.lit(start) for start in found.starts))
@@ -130,7 +158,7 @@ def _written(
     )
     where = f"moment = TIMESTAMP '{found.moment:%Y-%m-%d %H:%M:%S.%f}'"
     return {
-        name: tables.write(name, frame, mode="overwrite", job=JOB, inputs=inputs, where=where)
+        name: tables.write(name, frame, mode="overwrite", job=JOB, inputs=inputs, where=where, since=since[name])
         for name, frame in ((ORDERS, made), (PROBLEMS, wrong.withColumns(named)))
     }
 

@@ -25,6 +25,7 @@ class Drawn(NamedTuple):
         lead: periods until the order arrives.
         arrivals: pieces that come anyway, by period.
         means: the forecast's mean demand, by period.
+        lost: whether demand is lost that finds no stock; else it waits, and stock below 0 is owed.
     """
 
     order: Mapping[str, Any]
@@ -32,12 +33,14 @@ class Drawn(NamedTuple):
     lead: int
     arrivals: Sequence[float]
     means: Sequence[float]
+    lost: bool
 
     def stock(self, ordered: float) -> list[float]:
         """Pieces expected at the end of each period if demand comes as its mean."""
         held, found = self.on_hand, []
         for period, (comes, mean) in enumerate(zip(self.arrivals, self.means, strict=True)):
-            held = max(held + comes + (ordered if period == self.lead else 0) - mean, 0.0)
+            held += comes + (ordered if period == self.lead else 0) - mean
+            held = max(held, 0.0) if self.lost else held
             found.append(held)
         return found
 

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from jobs.stock.inputs import Forecasts
 
 NO_FORECAST = "there is no forecast of the series"  # no fault of the row: it counts for no limit
-AT_LEAST = {"pack": 1, "min_order": 0, "shelf": 0, "unit_cost": 0, "price": 0, "salvage": 0, "order_cost": 0}
+AT_LEAST = {
+    "pack": 1,
+    "min_order": 0,
+    "shelf": 0,
+    "unit_cost": 0,
+    "price": 0,
+    "salvage": 0,
+    "order_cost": 0,
+    "holding_cost": 0,
+}
+ROUNDED = 1.001  # means and quantiles are floats
 EXACT = "decimal(38,6)"  # sums of doubles depend on their order
 LONGEST = 300  # characters of a row that an error shows
 
@@ -67,6 +77,7 @@ def _by_series(found: Forecasts) -> DataFrame:
         F.col("held.mean").alias("means"),
         F.size("held").alias("steps"),
         F.exists("held", lambda one: _is_none(one, len(found.levels))).alias("is_no_forecast"),
+        F.exists("held", lambda one: _is_too_high(one, found.levels)).alias("is_too_high"),
     )
 
 
@@ -82,6 +93,15 @@ def _is_none(step: Column, levels: int) -> Column:
     )
     few = F.coalesce(F.size(quantiles) != levels, F.lit(True))
     return few | F.exists(quantiles, no_number) | no_number(step["mean"]) | (falls if levels > 1 else F.lit(False))
+
+
+def _is_too_high(step: Column, levels: Sequence[float]) -> Column:
+    """Whether a quantile lies where no demand of this mean has it: 1 - level of all would lie there (Markov)."""
+    quantiles, mean = step["quantiles"], step["mean"]
+    found = F.lit(False)
+    for place, level in enumerate(levels):
+        found |= F.get(quantiles, F.lit(place)) * (1 - level) > mean * ROUNDED + 1e-6
+    return F.coalesce(found, F.lit(False))
 
 
 def _coming(on_order: Given | None, found: Forecasts) -> DataFrame:
@@ -151,6 +171,8 @@ def _rules(found: Forecasts, settings: Settings) -> list[Problem]:
             "quantiles and mean of each step must be there, finite, not below 0 and not fall",
             F.col("is_no_forecast") | (F.col("steps") != steps), F.concat(_text("steps"), F.lit(" steps")),
         ),
+        Problem("a quantile must be one that demand of the step's mean can have, mean / (1 - level) at most",
+                F.col("is_too_high"), F.col("means").cast("string")),
         Problem(
             f"lead and review must lie within the {steps} periods that are forecast",
             lead + review > steps,
@@ -176,7 +198,7 @@ def counted(rows: DataFrame, held: Given, limit: float) -> dict[str, int]:
     """How many rows have each problem.
 
     Raises:
-        DataError: there are no rows, or none of them has a forecast.
+        DataError: there are no rows, or no order can be made of any.
         TooManyBadRows: the share of rows with another problem passes the limit.
     """
     found = rows.groupBy("problem").agg(
@@ -195,6 +217,11 @@ def counted(rows: DataFrame, held: Given, limit: float) -> dict[str, int]:
             f"none of the {every:,} series of stock.levels '{held.source.name}' has a forecast, e.g. "
             f"'{by_problem[NO_FORECAST]['one']['series_id']}'; correct stock.levels.columns, or score these series"
         )
+    if None not in by_problem:
+        raise DataError(
+            f"an order can be made of none of the {every:,} rows of stock.levels '{held.source.name}': "
+            f"{'; '.join(f'{name} ({count:,})' for name, count in counts.items())}. Correct them; nothing was written"
+        )
     return counts
 
 
@@ -210,18 +237,3 @@ def _refuse(
         f"no order can be made of {sum(bad.values()):,} of {every:,} rows of stock.levels '{held.source.name}', over "
         f"tables.quarantine_limit {limit:g}: {'; '.join(listed)}. Correct them, or raise the limit; nothing was written"
     )
-
-
-def arrivals(held: Given) -> None:
-    """Refuse what is on its way of no series: of others each wrong row keeps its series out.
-
-    Raises:
-        DataError: a row has no series.
-    """
-    wrong = held.rows.where("series_id IS NULL").agg(F.count(F.lit(1)).alias("rows"), F.min("row").alias("row"))
-    count, row = wrong.collect()[0]
-    if count:
-        raise DataError(
-            f"each row of stock.on_order '{held.source.name}' must have a series_id; {count:,} have none, e.g. "
-            f"{row[:LONGEST]}: correct it, or leave it out. Nothing was written"
-        )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from jobs.tables import Tables
 
+COUNTS = "negative_binomial"
 LEVELS, ON_ORDER = "levels", "on_order"
 ALWAYS = ("on_hand", "lead")
 FORECAST = ("series_id", "step", "period", "quantiles", "mean")
@@ -68,7 +69,7 @@ def forecasts(settings: Settings, tables: Tables) -> Forecasts:
         SettingsError: the task does not forecast.
         BundleError: there is no bundle.
         TableError: nothing was scored yet.
-        DataError: the bundle has forecast nothing, or nothing as of the moment.
+        DataError: the bundle has forecast nothing, or nothing as of the moment, or it forecasts no mean.
     """
     task = TASKS[settings.task]
     if lacking := [name for name in FORECAST if name not in task.answer]:
@@ -84,8 +85,14 @@ def forecasts(settings: Settings, tables: Tables) -> Forecasts:
     moment = _moment(every.where(F.col("bundle") == bundle.name), settings, bundle.name)
     rows = every.where(answers.mine(bundle.name, moment)).select(*FORECAST)
     starts = tuple(row["period"] for row in rows.select("period").distinct().orderBy("period").collect())
+    config = read_content(bundle).config
+    if (head := config.get("head")) != COUNTS:
+        raise DataError(
+            f"orders need the mean of each step, which a bundle with model.head '{COUNTS}' forecasts; "
+            f"'{bundle.name}' has '{head}', whose mean is no more than the average of its quantiles: train one with that head"
+        )
     inputs = {"content": pin.content, "id": tables.id(task.table), "bundle": bundle.name, "moment": moment.isoformat()}
-    levels = tuple(float(level) for level in read_content(bundle).config["levels"])
+    levels = tuple(float(level) for level in config["levels"])
     return Forecasts(rows, task.table, bundle.name, moment, levels, starts, inputs)
 
 

@@ -37,13 +37,13 @@ def largest(orders: DataFrame) -> list[Row]:
     return orders.orderBy(F.desc("money"), F.desc("quantity"), "series_id").limit(SHOWN).collect()
 
 
-def drawn(listed: Sequence[Row], series: DataFrame) -> list[Drawn]:
+def drawn(listed: Sequence[Row], series: DataFrame, *, lost: bool) -> list[Drawn]:
     """The series that the page draws, with their forecasts and what comes without an order."""
     names = [row["series_id"] for row in listed[:DRAWN]]
     known = series.where(F.col("series_id").isin(names)).select("series_id", "on_hand", "lead", "arrivals", "means")
     by_name = {row["series_id"]: row for row in known.collect()}
     return [
-        Drawn(row.asDict(), one["on_hand"], int(one["lead"]), one["arrivals"], one["means"])
+        Drawn(row.asDict(), one["on_hand"], int(one["lead"]), one["arrivals"], one["means"], lost)
         for row in listed[:DRAWN]
         if (one := by_name[row["series_id"]])
     ]

@@ -9,13 +9,15 @@ was forecast are those of a count and no guess. Steps go together by a common pa
 one week tends to be so in the next.
 
 The paths are no random draws but the points of a lattice (Korobov, 1959), the same for each series: each step takes
-each of its levels once, and the same forecast has the same paths wherever it is worked on.
+each of its levels once, and the same forecast has the same paths wherever it is worked on. Steps beyond the lattice's
+take theirs in the order of a hash.
 
 Shape suffixes: N series, S steps, Q levels, D dispersions, P paths.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -29,6 +31,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 PATHS, GENERATOR = 1_021, 956  # a prime; the multiplier whose quantiles of sums come nearest to those of drawn counts
+LATTICE = 8  # steps; beyond, powers of the multiplier repeat each other nearly, and sums are too narrow or too wide
+SALT = 36  # of the hash; of 0 to 39 the one whose sums of 9 to 90 Poisson counts have the variance nearest to theirs
 COUNTED = 500.0  # means above are counted in larger units: 1,000 pieces as 500 pairs
 DISPERSIONS = np.concatenate([[0.0], np.geomspace(0.004, 6.0, 27)])
 TIED = 0.002  # of a level: dispersions that miss the quantiles by so little more are as good
@@ -117,12 +121,19 @@ def places(steps: int, correlation: float, paths: int = PATHS) -> Ints:
     Normal scores of the steps have this correlation, all alike; the levels are where these stand (Iman and Conover,
     1982).
     """
-    point = np.arange(paths)[None, :]
-    power = np.array([pow(GENERATOR, step, paths) for step in range(steps + 1)])[:, None]
-    level = (point * power % paths + 0.5) / paths
-    score = np.array([[NormalDist().inv_cdf(each) for each in row] for row in level])
+    normal = np.array([NormalDist().inv_cdf((place + 0.5) / paths) for place in range(paths)])
+    score = normal[np.array([_order_of(step, paths) for step in range(steps + 1)])]
     mixed = math.sqrt(correlation) * score[0] + math.sqrt(1 - correlation) * score[1:]
     return np.argsort(np.argsort(mixed, axis=1, kind="stable"), axis=1, kind="stable")
+
+
+def _order_of(step: int, paths: int) -> Ints:
+    """(P,) the numbers below P, each once: of the first steps a lattice's, of the later ones in the order of a hash."""
+    point = np.arange(paths)
+    if step <= LATTICE:
+        return point * pow(GENERATOR, step, paths) % paths
+    digests = [hashlib.blake2b(f"{SALT} {step} {each}".encode(), digest_size=8).digest() for each in range(paths)]
+    return np.array(sorted(range(paths), key=digests.__getitem__))
 
 
 def demand_paths(quantiles_NSQ: Floats, mean_NS: Floats, levels: Sequence[float], place_SP: Ints) -> Floats:

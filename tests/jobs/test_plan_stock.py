@@ -14,8 +14,10 @@ from pyspark.sql import SparkSession
 from jobs import answers, plan_stock, simulate
 from jobs.artefacts import LATEST, write_json
 from jobs.given import Given, given
+from jobs.page.stock import Drawn
 from jobs.settings import Settings, load_settings
 from jobs.stock import checks
+from jobs.stock import inputs as stock_inputs
 from jobs.stock.inputs import tables_of
 from jobs.tables import Tables
 from jobs.task import Task
@@ -29,7 +31,9 @@ from training.errors import DataError, SettingsError, TableError, TooManyBadRows
 PIPELINES = Path(__file__).resolve().parents[2] / "jobs" / "pipelines"
 MOMENT = datetime(2025, 9, 1, tzinfo=UTC)
 STEPS, LEVELS = 3, (0.1, 0.5, 0.9)
-OTHERS = dict.fromkeys([*(f"s{number:02}" for number in range(12)), "twice", "nan", "falls", "few", "owes"], 2.0)
+OTHERS = dict.fromkeys(
+    [*(f"s{number:02}" for number in range(13)), "twice", "nan", "falls", "few", "owes", "high"], 2.0
+)
 MEANS = {"small": 2.0, "large": 40.0, "other": 40.0, **OTHERS}
 TASK: Task = TASKS["demand"]
 COLUMNS = "series_id,on_hand,lead,pack,shelf,min_order,unit_cost,price,service,order_cost,holding_cost"
@@ -43,6 +47,11 @@ def settings_of(root: Path, **stock: Any) -> Settings:
     return Settings.model_validate({**values, "stock": {"correlation": 0.0, **places, **stock}})
 
 
+def lenient(root: Path) -> Settings:
+    settings = settings_of(root)
+    return settings.model_copy(update={"tables": settings.tables.model_copy(update={"quarantine_limit": 1.0})})
+
+
 def write(root: Path, rows: list[str], coming: list[str] = COMING) -> None:
     for name, lines in (("stock.csv", [COLUMNS, *rows]), ("coming.csv", coming)):
         (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -51,7 +60,7 @@ def write(root: Path, rows: list[str], coming: list[str] = COMING) -> None:
 def forecast(series: str, step: int) -> tuple[Any, ...]:
     mean = MEANS[series]
     held = [float(quantile(mean, 0.0, level)[0]) for level in LEVELS]  # type: ignore[arg-type]
-    held = {"nan": [1.0, float("nan"), 3.0], "falls": [3.0, 2.0, 1.0]}.get(series, held)
+    held = {"nan": [1.0, float("nan"), 3.0], "falls": [3.0, 2.0, 1.0], "high": [0.0, 2.0, 21.0]}.get(series, held)
     return series, 1, step, MOMENT + timedelta(weeks=step - 1), held, mean
 
 
@@ -133,6 +142,11 @@ BAD = {
     "nan,1,1,,,,10,,,,": (NO_QUANTILES, "3 steps"),
     "falls,1,1,,,,10,,,,": (NO_QUANTILES, "3 steps"),
     "few,1,1,,,,10,,,,": (NO_QUANTILES, "2 steps"),
+    "high,1,1,,,,10,,,,": (
+        "a quantile must be one that demand of the step's mean can have, mean / (1 - level) at most",
+        "[2.0, 2.0, 2.0]",
+    ),
+    "s12,1,1,,,,10,,,,-1": ("holding_cost must be 0 or more", "-1.0"),
     "owes,1,1,,,,10,,,,": ("what is on its way must have its values, and a quantity of 0 or more", "quantity -3.0"),
     **dict.fromkeys(["twice,1,1,,,,10,,,,"], ("the series has several rows", "2")),
 }
@@ -142,13 +156,10 @@ def test_what_no_order_can_be_made_of_is_told(spark: SparkSession, root: Path) -
     """All at once; a series with two rows has both of them there."""
     write(root, [*BAD, "twice,3,1,,,,10,,,,", *GOOD[:1]], [*COMING, "owes,2025-09-09 00:00:00,-3"])
     settings = settings_of(root)
-    said = r"no order can be made of 18 of 20 rows .*over tables\.quarantine_limit 0\.05: .*series 's01' has -1\.0 in"
+    said = r"no order can be made of 20 of 22 rows .*over tables\.quarantine_limit 0\.05: .*series 's01' has -1\.0 in"
     with pytest.raises(TooManyBadRows, match=said):
         plan_stock.run(settings, spark)
-    all_may_be_bad = settings.model_copy(
-        update={"tables": settings.tables.model_copy(update={"quarantine_limit": 1.0})}
-    )
-    made = plan_stock.run(all_may_be_bad, spark)
+    made = plan_stock.run(lenient(root), spark)
     found = Tables(spark, str(root / "tables")).read("order_problems").collect()
     assert {(row["series_id"], row["problem"], row["value"]) for row in found} == {
         (line.split(",")[0], *told) for line, told in BAD.items()
@@ -158,9 +169,44 @@ def test_what_no_order_can_be_made_of_is_told(spark: SparkSession, root: Path) -
     assert all(json.loads(row["row"])["series_id"] == row["series_id"] for row in found)
 
 
+def test_who_planned_on_other_tables_meanwhile_is_not_undone(
+    spark: SparkSession, root: Path, planned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, counted = Tables(spark, str(root / "tables")), checks.counted
+
+    def while_another_writes(*given: Any) -> dict[str, int]:
+        since, same = tables.version("orders"), tables.read("orders").limit(0)
+        tables.write("orders", same, mode="append", job=plan_stock.JOB, inputs={"another": 1}, since=since)
+        return counted(*given)
+
+    monkeypatch.setattr(checks, "counted", while_another_writes)
+    with pytest.raises(TableError, match=r"'orders' .* was changed by another writer while `plan_stock` wrote to it"):
+        plan_stock.run(settings_of(root, service=0.5), spark)
+
+
+def test_where_the_moment_lies_inside_the_first_period_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    late: Any = SimpleNamespace(moment=MOMENT + timedelta(days=2), starts=[MOMENT])
+    plan_stock._tell_start(late)
+    assert "inside their first period, which began at 2025-09-01T00:00:00+00:00" in capsys.readouterr().out
+    plan_stock._tell_start(SimpleNamespace(moment=MOMENT, starts=[MOMENT]))  # type: ignore[arg-type]
+    assert "inside" not in capsys.readouterr().out
+
+
+def test_what_is_owed_is_drawn_below_nothing() -> None:
+    drawn = Drawn({}, -50.0, 1, [0.0, 0.0], [10.0, 10.0], lost=False)
+    assert drawn.stock(60) == [-60.0, -10.0]
+    assert drawn._replace(lost=True, on_hand=5.0).stock(60) == [0.0, 50.0]
+
+
 def test_what_is_no_plan_at_all_is_refused(spark: SparkSession, root: Path) -> None:
     write(root, ["nobody,1,1,,,,10,,,,"])
     with pytest.raises(DataError, match=r"none of the 1 series of stock.levels .* has a forecast, e.g. 'nobody'"):
+        plan_stock.run(settings_of(root), spark)
+    write(root, ["nobody,1,1,,,,10,,,,", "s00,,1,,,,10,,,,"])
+    with pytest.raises(DataError, match=r"none of the 2 rows .*a value is missing or of another type .1.; there is no"):
+        plan_stock.run(lenient(root), spark)
+    write(root, GOOD[:2])
+    with pytest.raises(DataError, match=r"none of its 2 rows is, e.g. that of 'other': correct stock.on_order.columns"):
         plan_stock.run(settings_of(root), spark)
     write(root, GOOD, [*COMING, ",2025-09-09 00:00:00,3"])
     with pytest.raises(DataError, match=r"each row of stock.on_order .* must have a series_id; 1 have none"):
@@ -177,13 +223,18 @@ def test_what_is_no_plan_at_all_is_refused(spark: SparkSession, root: Path) -> N
         plan_stock.run(lists, spark)
 
 
-def test_a_bundle_that_has_not_forecast_and_a_table_without_rows_are_refused(spark: SparkSession, root: Path) -> None:
+def test_a_bundle_that_has_not_forecast_and_a_table_without_rows_are_refused(
+    spark: SparkSession, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = json.loads((root / "run" / LATEST).read_text())
     other = quantile_bundle(root / "run" / "bundles", (0.2, 0.5), STEPS)
     write_json(str(root / "run"), LATEST, held | {"bundle": other.name})
     with pytest.raises(DataError, match=rf"'{other.name}' must have forecast .* run `millrace score`"):
         plan_stock.run(settings_of(root), spark)
     write_json(str(root / "run"), LATEST, held)
+    monkeypatch.setattr(stock_inputs, "COUNTS", "a_count")
+    with pytest.raises(DataError, match=r"model.head 'a_count' forecasts; '.*' has 'negative_binomial', whose mean"):
+        plan_stock.run(settings_of(root), spark)
     rows = spark.createDataFrame([], "series_id string, problem string, problem_value string, row string")
     source: Any = SimpleNamespace(name="stock.csv")
     with pytest.raises(DataError, match=r"'stock.csv' holds no rows; name the series' stock"):

@@ -74,6 +74,13 @@ def test_sums_of_paths_are_those_of_independent_counts() -> None:
     assert together.var() == pytest.approx(6 + 6 * 0.5 * 2, rel=0.06)
 
 
+@pytest.mark.parametrize("steps", [8, 28, 60])
+def test_sums_of_many_steps_are_as_wide_as_those_of_independent_counts(steps: int) -> None:
+    held = np.repeat(paths.counts(floats(3.0), floats(0.0)), steps, axis=0)
+    sums = np.take_along_axis(held, paths.places(steps, 0.0), axis=1).sum(axis=0)
+    assert sums.var() == pytest.approx(3 * steps, rel=0.08)
+
+
 def test_what_is_lost_on_the_way_takes_nothing_from_the_order() -> None:
     """5 on hand, 4 come in the second step; of 8, 1 and 6 asked for, the order is there for the third."""
     demand = np.asarray([[[8.0], [1.0], [6.0]]])
