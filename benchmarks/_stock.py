@@ -15,6 +15,7 @@ from spark_udfs.stocking.play import Played, Seen
 
 Floats = NDArray[np.float64]
 LATE = 26  # weeks that the mean to beat is of
+WIDEST = 6.0  # dispersion
 
 
 class Cut(NamedTuple):
@@ -49,12 +50,31 @@ def normal_sum(history: Floats, weeks: int, level: float) -> Floats:
     return mean * weeks + NormalDist().inv_cdf(level) * error * np.sqrt(weeks)
 
 
-def base_stock(cut: Cut, weeks: int, level: float, rounded: Callable[[Floats], Floats]) -> Callable[[Seen], Floats]:
-    """Up to the normal quantile of demand until the next order's arrival, in whole pieces."""
+def counted_sum(history: Floats, weeks: int, level: float, correlation: float, *, wide: bool) -> Floats:
+    """(series,) the quantile of some weeks' sum of counts about the mean: Poisson, or as wide as the weeks were."""
+    mean, error = mean_and_error(history)
+    spread = np.where(wide & (mean > 0), np.maximum(error**2 - mean, 0) / np.maximum(mean, 1e-9) ** 2, 0.0)
+    held = counts(np.repeat(mean, weeks), np.repeat(np.minimum(spread, WIDEST), weeks)).reshape(len(mean), weeks, -1)
+    order = np.broadcast_to(places(weeks, correlation), held.shape)
+    return quantile(np.sort(np.take_along_axis(held, order, axis=2).sum(axis=1), axis=1), np.full(len(mean), level))
+
+
+def sums_of_mean(weeks: int, level: float, correlation: float) -> dict[str, Callable[[Floats], Floats]]:
+    """By name, what needs no training: the quantile of some weeks' sum from what was sold, in whole pieces."""
+    return {
+        "normal, nearest": lambda history: np.round(normal_sum(history, weeks, level)),
+        "normal, up": lambda history: np.ceil(normal_sum(history, weeks, level)),
+        "Poisson": lambda history: counted_sum(history, weeks, level, correlation, wide=False),
+        "negative binomial": lambda history: counted_sum(history, weeks, level, correlation, wide=True),
+    }
+
+
+def base_stock(cut: Cut, weeks: int, upto: Callable[[Floats], Floats]) -> Callable[[Seen], Floats]:
+    """Up to a quantile of demand until the next order's arrival."""
 
     def policy(seen: Seen) -> Floats:
         position = seen.on_hand + seen.arrivals[:, :weeks].sum(axis=1)
-        return np.maximum(rounded(normal_sum(cut.history[seen.period], weeks, level)) - position, 0.0)
+        return np.maximum(upto(cut.history[seen.period]) - position, 0.0)
 
     return policy
 

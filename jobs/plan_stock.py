@@ -107,7 +107,7 @@ def _planned(
                 versions = _written(tables, found, ordered(needs, habits, price), rows, inputs, since)
         orders = tables.read(ORDERS, versions[ORDERS]).where(_mine(found))
         summary = shown.counted(orders) | {"bundle": found.bundle, "moment": found.moment.isoformat()}
-        summary["first_period"] = found.starts[0].isoformat()
+        summary["first_period"] = features.utc(found.starts[0]).isoformat()
         summary |= {"price_of_money": price.at, "problems": problems, "versions": versions}
         listed = shown.largest(orders)
         drawn = shown.drawn(listed, good, lost=habits.lost)

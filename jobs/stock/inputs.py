@@ -89,7 +89,8 @@ def forecasts(settings: Settings, tables: Tables) -> Forecasts:
     if (head := config.get("head")) != COUNTS:
         raise DataError(
             f"orders need the mean of each step, which a bundle with model.head '{COUNTS}' forecasts; "
-            f"'{bundle.name}' has '{head}', whose mean is no more than the average of its quantiles: train one with that head"
+            f"'{bundle.name}' has '{head}', whose mean is no more than the average of its quantiles: train one with "
+            "that head"
         )
     inputs = {"content": pin.content, "id": tables.id(task.table), "bundle": bundle.name, "moment": moment.isoformat()}
     levels = tuple(float(level) for level in config["levels"])

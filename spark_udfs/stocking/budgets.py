@@ -19,10 +19,10 @@ from spark_udfs.stocking.lots import Lots
 
 Floats = npt.NDArray[np.float64]
 
-SPLITS = 9  # of a range, in a pass: to the driver come 8 sums
+SPLITS = 17  # of a range, in a pass: to the driver come 16 sums
 CLOSE = 1e-4  # of the price: two that are so near to each other are next to each other
 MOST_PASSES = 30
-SHARE_PASSES = 6
+SHARE_PASSES = 5
 HASHES = 2**32
 
 

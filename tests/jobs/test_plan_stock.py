@@ -172,6 +172,7 @@ def test_what_no_order_can_be_made_of_is_told(spark: SparkSession, root: Path) -
 def test_who_planned_on_other_tables_meanwhile_is_not_undone(
     spark: SparkSession, root: Path, planned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write(root, GOOD)
     tables, counted = Tables(spark, str(root / "tables")), checks.counted
 
     def while_another_writes(*given: Any) -> dict[str, int]:
@@ -187,9 +188,9 @@ def test_who_planned_on_other_tables_meanwhile_is_not_undone(
 def test_where_the_moment_lies_inside_the_first_period_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     late: Any = SimpleNamespace(moment=MOMENT + timedelta(days=2), starts=[MOMENT])
     plan_stock._tell_start(late)
-    assert "inside their first period, which began at 2025-09-01T00:00:00+00:00" in capsys.readouterr().out
+    assert "inside their first period, which began at 2025-09-01T00:00:00+00:00" in capsys.readouterr().err
     plan_stock._tell_start(SimpleNamespace(moment=MOMENT, starts=[MOMENT]))  # type: ignore[arg-type]
-    assert "inside" not in capsys.readouterr().out
+    assert "inside" not in capsys.readouterr().err
 
 
 def test_what_is_owed_is_drawn_below_nothing() -> None:
