@@ -29,6 +29,7 @@ AT_LEAST = {
     "order_cost": 0,
     "holding_cost": 0,
 }
+BELOW = 1e12  # each number of a stock table: sums and products of greater ones are no numbers any more
 ROUNDED = 1.001  # means and quantiles are floats
 EXACT = "decimal(38,6)"  # sums of doubles depend on their order
 LONGEST = 300  # characters of a row that an error shows
@@ -116,7 +117,9 @@ def _coming(on_order: Given | None, found: Forecasts) -> DataFrame:
     steps = len(found.starts)
     begun = F.filter(F.array(*(F.lit(start) for start in found.starts)), lambda start: start < F.col("arrives"))
     step = F.size(begun)  # from 0
-    reason = F.coalesce("reason", F.when(_not_at_least("quantity", 0), F.concat(F.lit("quantity "), _text("quantity"))))
+    reason = F.coalesce(
+        "reason", F.when(~F.col("quantity").between(0, BELOW), F.concat(F.lit("quantity "), _text("quantity")))
+    )
     quantity = F.sum(F.col("quantity").cast(EXACT)).cast("double").alias("quantity")
     rows = on_order.rows.withColumns({"at": step, "wrong": reason}).groupBy("series_id", "at")
     sums = rows.agg(quantity, F.min("wrong").alias("wrong")).groupBy("series_id")
@@ -147,6 +150,10 @@ def _rules(found: Forecasts, settings: Settings) -> list[Problem]:
         *(
             Problem(f"{name} must be {least} or more", _not_at_least(name, least), _text(name))
             for name, least in AT_LEAST.items()
+        ),
+        *(
+            Problem(f"{name} must be below {BELOW:g}", F.abs(name) >= BELOW, _text(name))
+            for name in (*AT_LEAST, "on_hand", "margin")
         ),
         Problem("pack must be a whole number", F.col("pack") != F.floor("pack"), _text("pack")),
         Problem(

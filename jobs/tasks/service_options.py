@@ -39,8 +39,10 @@ QUESTIONS: dict[Literal["order_number", "email"], str] = {
 class ServiceOptions(Section):
     """What only service has."""
 
-    has: tuple[Literal["message_id", "conversation", "arrival_time"], ...] = Field(
-        (), description="further columns of `messages`; without message_id, what a message holds names it"
+    has: tuple[Literal["message_id", "conversation", "arrival_time", "answer_id"], ...] = Field(
+        (),
+        description="further columns of `messages`; without message_id, what a message holds names it; answer_id: of "
+        "`answers`, else what an answer holds names it",
     )
     out_of_scope: tuple[Intent, ...] = Field(
         ("oos", "out_of_scope"),
