@@ -22,9 +22,9 @@ import numpy as np
 
 from jobs.asked import Asked, count_of, of_categories, of_histories, of_users, refuse_other_ids, texts
 from jobs.explained import Explanation, List, explain
-from jobs.searched import Names
+from jobs.searched import Names, suits
 from spark_udfs.answers import IF_ANY, QUERY_COLUMNS, Order, Ranking, known_to, to_batch, vectors_of
-from spark_udfs.name_search import Doubles, refuse_empty
+from spark_udfs.name_search import refuse_empty
 from spark_udfs.rules import Rules
 from spark_udfs.shared_matrix import shared_matrix
 from spark_udfs.top_k import Floats, Ints, Lists, no_lists, top_k
@@ -209,20 +209,9 @@ class Recommender:
         found = self._names.like(query).at(np.searchsorted(self.items.numbers, ranking.ids))
         if user_id is not None or history is not None:
             asked = self._asked(_alone(user_id), _alone(history), _alone(ages), _alone(weights))
-            found = found.suiting(self._suits(ranking, found.places, asked))
+            found = found.suiting(suits(ranking, found.places, to_batch(asked.rows, self._columns)))
         best = found.best(count_of(k, len(ranking.ids)))
         return self._shown(ranking.ids[best], found.likeness[best].astype(np.float32), False)
-
-    def _suits(self, ranking: Ranking, places: Ints, asked: Asked) -> Doubles:
-        """(items of the ranking,) how well those at some places suit a customer: from 1, the best, down to 0; 0 of
-        all where nothing is known of them."""
-        suits = np.zeros(len(ranking.ids))
-        if len(places):
-            among = ranking.among(ranking.ids[places])
-            best = among.best(to_batch(asked.rows, self._columns), no_lists(1), len(places))
-            if not best.cold[0]:
-                suits[np.searchsorted(ranking.ids, best.items[0])] = np.linspace(1, 0, len(places))
-        return suits
 
     @cached_property
     def _names(self) -> Names:

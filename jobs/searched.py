@@ -14,11 +14,14 @@ import numpy as np
 
 from spark_udfs.name_search import Doubles, NameIndex, index_of
 from spark_udfs.shared_matrix import shared_matrix
+from spark_udfs.top_k import no_lists
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from spark_udfs.answers import Ranking
     from spark_udfs.top_k import Floats, Ints
+    from training.batch import Batch
     from training.state.items import Items
     from training.state.text_encoder import Encoder
 
@@ -65,6 +68,26 @@ class Like:
         found = self.places
         like = (self.likeness + TASTE * self.suits)[found].round(ROUNDED)
         return found[np.lexsort((-self.bought[found], -like))][:most]
+
+
+def suits(ranking: Ranking, places: Ints, customer: Batch) -> Doubles:
+    """How well items suit a customer.
+
+    Args:
+        ranking: of the items.
+        places: of those that are asked for.
+        customer: one query.
+
+    Returns:
+        (items of the ranking,) from 1, the best of those asked for, down to 0; 0 of the others, and of all where
+        nothing is known of the customer.
+    """
+    found = np.zeros(len(ranking.ids))
+    if len(places):
+        best = ranking.among(ranking.ids[places]).best(customer, no_lists(1), len(places))
+        if not best.cold[0]:
+            found[np.searchsorted(ranking.ids, best.items[0])] = np.linspace(1, 0, len(places))
+    return found
 
 
 @dataclass(frozen=True)
