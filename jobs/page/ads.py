@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from jobs.page.frame import Section, grid, join, page, paragraph, plot, table, tag
+from jobs.page.frame import Section, grid, join, paragraph, planner_page, plot, table, tag
 from jobs.page.style import BLUE, INK, RED, empty_figure
-from training.state.json_files import write_text
 
 PAGE = "ads.html"
 Points = list[tuple[int, float]]
@@ -49,11 +48,7 @@ def write_page(run_dir: str, day: str, price_rule: str, campaigns: Sequence[Seen
         Section("outlook", "What is left of the day", table(columns, rows)),
     ]
     head = join(tag("h1", f"Ads: the plan of {day}"), paragraph(f"{price_rule}-price auctions; the largest budgets"))
-    foot = "Made by millrace plan-ads; the page needs neither a server nor a network."
-    path = Path(run_dir) / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page(f"Millrace ads: {day}", head, sections, foot))
-    return str(path)
+    return planner_page(Path(run_dir) / PAGE, f"Millrace ads: {day}", head, sections, "plan-ads")
 
 
 def _spend(campaign: Seen) -> go.Figure:

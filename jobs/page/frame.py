@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+
+from training.state.json_files import write_text
 
 CONFIG = {"displayModeBar": False, "responsive": True}
 # Figures are drawn while the page is read, before they know their neighbours; at the end each takes its own width.
@@ -131,6 +134,14 @@ def page(title: str, head: Html, sections: Sequence[Section], foot: str) -> str:
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>"
         f"<header>{head.text}</header><nav>{links}</nav><main>{parts}</main><footer>{html(foot)}</footer><script>{FIT}</script></body></html>\n"
     )
+
+
+def planner_page(path: Path, title: str, head: Html, sections: Sequence[Section], command: str) -> str:
+    """Write the page of a plan, which a command made; returns its path."""
+    foot = f"Made by millrace {command}; the page needs neither a server nor a network."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page(title, head, sections, foot))
+    return str(path)
 
 
 STYLE = """

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from jobs.page.frame import Section, facts, grid, join, page, paragraph, plot, table, tag
+from jobs.page.frame import Section, facts, grid, join, paragraph, planner_page, plot, table, tag
 from jobs.page.style import BLUE, GREY, empty_figure
-from training.state.json_files import write_text
 
 PAGE = "stock.html"
 BARS = "Series by policy and by what cut their orders, and rows of which no order is made."
@@ -65,11 +64,7 @@ def write_page(run_dir: str, summary: Mapping[str, Any], series: Sequence[Drawn]
         Section("why", "Why so many", table(columns, rows)),
     ]
     head = join(tag("h1", f"Orders as of {summary['moment']}"), paragraph(f"from the forecasts of {summary['bundle']}"))
-    foot = "Made by millrace plan-stock; the page needs neither a server nor a network."
-    path = Path(run_dir) / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page(f"Millrace stock: {summary['moment']}", head, sections, foot))
-    return str(path)
+    return planner_page(Path(run_dir) / PAGE, f"Millrace stock: {summary['moment']}", head, sections, "plan-stock")
 
 
 def _facts(summary: Mapping[str, Any]) -> Any:
