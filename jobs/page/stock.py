@@ -69,7 +69,13 @@ def write_page(run_dir: str, summary: Mapping[str, Any], series: Sequence[Drawn]
 
 def _facts(summary: Mapping[str, Any]) -> Any:
     names = ("series", "ordered", "pieces", "money", "expected_service", "expected_cost", "price_of_money")
-    return facts([(name.replace("_", " "), summary[name]) for name in names])
+    written = {"pieces": "{:,.0f}", "money": "{:,.2f}", "expected_cost": "{:,.2f}"}
+
+    def told(name: str) -> Any:
+        value = summary[name]
+        return value if value is None or name not in written else written[name].format(value)
+
+    return facts([(name.replace("_", " "), told(name)) for name in names])
 
 
 def _bars(summary: Mapping[str, Any]) -> go.Figure:
