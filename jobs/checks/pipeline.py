@@ -17,7 +17,7 @@ from jobs import builds
 from jobs.checks.findings import Finding
 from jobs.sessions import parallelism
 from jobs.settings import Settings
-from jobs.table_reads import MADE_BY
+from jobs.table_reads import maker
 from jobs.tables import Tables
 from jobs.tasks import TASKS
 from jobs.tune import search_space, study_storage
@@ -31,17 +31,6 @@ if TYPE_CHECKING:
 
 
 GB = 1e9
-TABLES = (
-    "events",
-    "items",
-    "users",
-    "vocabulary_users",
-    "vocabulary_items",
-    "examples",
-    "queries",
-    "catalogue",
-    "builds",
-)
 RANK_BASE_BYTES = 0.7e9  # Python, torch, and the reader's window
 WORKING_SHARE = 1.5  # gradients and copies, over weights and optimizer state
 
@@ -61,16 +50,25 @@ def data_source(settings: Settings) -> list[Finding]:
 
 def tables(settings: Settings, spark: SparkSession) -> list[Finding]:
     """Which tables there are, and whether what training reads can be read at the version in force."""
-    held = Tables(spark, settings.tables.root)
-    there = [name for name in TABLES if held.exists(name)]
+    held, wanted = Tables(spark, settings.tables.root), _wanted(settings)
+    there = [name for name in wanted if held.exists(name)]
     findings = []
-    if missing := [name for name in TABLES if name not in there]:
-        jobs = ", ".join(f"millrace {job}" for job in dict.fromkeys(MADE_BY[name] for name in missing))
-        what = f"not at {settings.tables.root} yet: {', '.join(missing)}"
-        findings.append(Finding("warn", "tables", what, f"run {jobs.replace('_', '-')}"))
+    if missing := [name for name in wanted if name not in there]:
+        jobs = ", ".join(f"millrace {job}" for job in dict.fromkeys(maker(name) for name in missing))
+        findings.append(
+            Finding("warn", "tables", f"not at {settings.tables.root} yet: {', '.join(missing)}", f"run {jobs}")
+        )
     if there:
         findings.append(Finding("ok", "tables", ", ".join(f"{name} v{held.version(name)}" for name in there)))
     return findings + (_examples(settings) if "examples" in there else [])
+
+
+def _wanted(settings: Settings) -> tuple[str, ...]:
+    """The tables without which the task is not trained, in the order in which they are made."""
+    task = TASKS[settings.task]
+    needed = [name for name, may_miss in task.tables(settings).items() if not may_miss and name not in task.scored]
+    numbered = [f"vocabulary_{kind}" for kind in task.kinds(settings)]
+    return (*needed, *numbered, "examples", "builds")
 
 
 def _examples(settings: Settings) -> list[Finding]:

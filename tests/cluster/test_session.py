@@ -48,7 +48,7 @@ def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUSY, str(note), "stopped"]
     driver = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)})
     try:
-        _wait_until(lambda: note.exists() and note.read_text(), 100.0)
+        _wait_until(lambda: note.exists() and note.read_text(), 300.0)
         (log,) = temporary.glob("millrace-jvm-*/stderr.log")
         assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
         assert psutil.pid_exists(int(note.read_text()))

@@ -85,6 +85,13 @@ def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkS
     assert "millrace ingest, millrace build-examples" in missing["remedy"]
 
 
+def test_the_tables_that_are_missed_are_the_tasks_own(tmp_path: Path, spark: SparkSession) -> None:
+    other = settings(tmp_path, "task=fraud")
+    (missing,) = doctor_checks.tables(other, spark)
+    assert missing.what.endswith("not at {}/tables yet: cases, examples, builds".format(tmp_path))
+    assert missing.remedy == "run millrace ingest, millrace build-examples"
+
+
 @pytest.mark.parametrize("why", [EnvironmentProblem("Spark did not start (no jars)"), ImportError("no jars: no delta")])
 def test_without_spark_the_rest_is_still_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Exception
