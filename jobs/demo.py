@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import TO_SCORE
-from jobs import build_examples, evaluate, feedback_round, ingest, report, score, simulate, train, tune
-from jobs.console import CONSOLE, say, show_table
+from jobs import feedback_round, simulate
+from jobs.run import to_page, to_scores
 from jobs.sessions import open_session
-from jobs.settings import DEFAULT_TASK, Settings, load_settings
+from jobs.settings import DEFAULT_TASK, load_settings
 from jobs.stages import Stages
 from jobs.tasks import TASKS
-from jobs.trained import latest_bundle
 from jobs.yaml_settings import cut
 from training.errors import SettingsError
 
@@ -52,38 +51,8 @@ def run_demo(data: str | None, out: str, flags: list[str], task: str = DEFAULT_T
     spark = open_session(settings, beside=TO_SCORE)
     if data is None:
         stages.run("simulate", lambda: simulate.run(settings, spark))
-    stages.run("ingest", lambda: ingest.run(settings, spark))
-    stages.run("build_examples", lambda: build_examples.run(settings, spark))
-    if settings.tuning.trials:
-        study = stages.run("tune", lambda: tune.run(settings, spark))
-        settings = _tuned(settings, found=study["best"] is not None)
-    stages.run("train", lambda: train.run(settings, spark))
-    evaluation = stages.run("evaluate", lambda: evaluate.run(settings, spark))
-    stages.run("score", lambda: score.run(settings, spark))
+    trained, evaluation = to_scores(settings, spark, stages)
     if data is None and shown.closes_the_loop:
-        stages.run("feedback", lambda: feedback_round.run(settings, spark))
-    page = stages.run("report", lambda: report.run(settings, spark))
-    _show_end(settings, evaluation, stages, page)
+        stages.run("feedback", lambda: feedback_round.run(trained, spark))
+    to_page(trained, spark, stages, evaluation)
     return evaluation
-
-
-def _tuned(settings: Settings, *, found: bool) -> Settings:
-    """The settings, told to train with what the study has found, if it has."""
-    training = settings.training.model_copy(update={"tuned": found})
-    return settings.model_copy(update={"training": training})
-
-
-def _show_end(settings: Settings, evaluation: dict[str, Any], stages: Stages, page: dict[str, Any]) -> None:
-    """What a person wants to know at the end: how good, for whom, where it lies, how long it took."""
-    CONSOLE.rule("[bold]the end", align="left")
-    evaluate.show(evaluation)
-    if drawn := evaluation.get("drawn"):
-        show_table(drawn["title"], drawn["columns"], drawn["rows"])
-    show_table(
-        "How long each stage took",
-        ("stage", "seconds"),
-        [(name, round(seconds, 1)) for name, seconds in stages.seconds.items()],
-    )
-    say(f"tables  {settings.tables.root}")
-    say(f"bundle  {latest_bundle(settings.run_dir)}")
-    say(f"report  {page['path']}   (open it in a browser; it needs no server)")

@@ -5,6 +5,7 @@ millrace init fraud --data registrations.csv.gz > fraud.yaml
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime as dt
 import gzip
@@ -77,7 +78,7 @@ def text(task: str, data: str) -> str:
         raise DataError(f"'{data}' has no columns; name a file with a header and rows")
     lines = [
         f"# Settings for the task '{task}': {TASKS[task].what}.",
-        "# Go through the marks ??? first; then: millrace doctor --settings FILE, millrace ingest --settings FILE",
+        "# Go through the marks ??? first; then: millrace doctor --settings FILE, millrace run --settings FILE",
         f"# The file's columns: {_one_line(', '.join(look.columns))}",
         f"task: {task}",
         f"run_dir: out/{task}/run         # checkpoints, bundle, report",
@@ -206,7 +207,8 @@ def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:
     else:
         yield "  # test_from: 2025-11-10   # what comes from here on is held out; default: the last tenth of the time"
         yield "  validation_days: 30"
-    yield f"model: {{name: {task.model}}}"
+    suits = "".join(f", {key}: {value}" for key, value in task.suits.items())
+    yield f"model: {{name: {task.model}{suits}}}"
     if task.training:
         yield "training:   # these suit some thousands of examples; of many more take fewer epochs"
         yield from (f"  {name}: {value}" for name, value in task.training.items())
@@ -258,6 +260,12 @@ def _lines(path: Path) -> tuple[list[str], str]:
             return list(itertools.islice(file, ROWS + 1))
 
     try:
+        with opened(path, "rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(
+                    f"'{path}' begins as UTF-16 does, whose lines Spark cannot tell apart; write it as UTF-8 "
+                    "(iconv -f UTF-16 -t UTF-8 FILE > OTHER, or 'CSV UTF-8' in a spreadsheet)"
+                )
         try:
             return read(UTF8, "strict"), UTF8
         except UnicodeDecodeError:

@@ -28,6 +28,7 @@ JOBS = {
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
     "plan-ads": "Bids and budgets of campaigns for a day, replanned from what was spent so far.",
     "plan-stock": "What to order of each series now, from its forecast, its stock and what is on its way.",
+    "run": "Ingest to report, one after the other, on tables of your own; run again, it goes on.",
     "doctor": "What would fail later, found now, with what to change.",
     "replay": "Train again from a bundle's own record, and compare.",
     "verify-epoch": "Stream an epoch of the examples; hold its rows against Spark's own.",

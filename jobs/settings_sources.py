@@ -26,10 +26,13 @@ def _as_text(value: Any) -> Any:
 
 
 def _encoding(name: str) -> str:
-    """Java's name of what Python and others call latin-1."""
+    """Java's name of what Python and others call latin-1; one whose line ends are no single bytes is refused."""
+    known = ""
     with suppress(LookupError, ValueError):
-        return "ISO-8859-1" if codecs.lookup(name).name == "iso8859-1" else name
-    return name
+        known = codecs.lookup(name).name
+    if known.startswith(("utf-16", "utf-32")):
+        raise ValueError(f"got '{name}', whose lines Spark cannot tell apart; write the file as UTF-8 (iconv -t UTF-8)")
+    return "ISO-8859-1" if known == "iso8859-1" else name
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]

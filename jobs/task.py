@@ -174,6 +174,7 @@ class Task:
             settings that names each.
         demo: how it is shown.
         training: what `millrace init` writes into that section: what is known to suit; nothing: that is not known.
+        suits: likewise of the model's settings, beside its name.
         timeless: the columns by whose hash rows are held out where a file has no time, so that `init` needs not ask;
             masked (`hash_without_numbers`); none: it asks.
         decides: settings -> what of its options, and of what they name, decides its examples; None: all of them do.
@@ -208,6 +209,7 @@ class Task:
     evaluation: type[EvaluationSettings] = EvaluationSettings
     scoring: type[ScoringSettings] = ScoringSettings
     training: Mapping[str, Any] = field(default_factory=dict)
+    suits: Mapping[str, Any] = field(default_factory=dict)
     timeless: Sequence[str] = ()
     since: bool = False
     simulated: Mapping[str, str] = field(default_factory=dict)

@@ -179,6 +179,7 @@ TASK = Task(
     answer=("series_id", "series", "step", "period", "quantiles", "mean"),
     columns=AnswerColumns("series_id", (("step",),), ("quantiles", "mean"), "mean"),
     persons=persons,
+    suits={"head": "negative_binomial"},
     demo=Demo("demand_shop", "demand", "sources.sales.path"),
     simulated={"sales": "product_days"},
 )

@@ -88,7 +88,7 @@ def test_what_would_fail_is_raised_with_its_remedy(tmp_path: Path, spark: SparkS
 def test_the_tables_that_are_missed_are_the_tasks_own(tmp_path: Path, spark: SparkSession) -> None:
     other = settings(tmp_path, "task=fraud")
     (missing,) = doctor_checks.tables(other, spark)
-    assert missing.what.endswith("not at {}/tables yet: cases, examples, builds".format(tmp_path))
+    assert missing.what.endswith(f"not at {tmp_path}/tables yet: cases, examples, builds")
     assert missing.remedy == "run millrace ingest, millrace build-examples"
 
 

@@ -65,6 +65,13 @@ def test_words_of_a_shop_s_own_are_asked_for(tmp_path: Path) -> None:
     assert (asked.kinds, asked.time_format) == ({"page_view": "view", "add: it": None}, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
 
 
+def test_utf16_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    data = tmp_path / "lines.csv"
+    data.write_text("user,item,date\nu,i,2024-01-01\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"lines\.csv' begins as UTF-16 does, .* write it as UTF-8"):
+        init.text("recommend", str(data))
+
+
 def test_bytes_that_are_no_utf8_have_an_encoding(tmp_path: Path) -> None:
     data = tmp_path / "lines.csv"
     data.write_text("user,item,date,Gruppe_ä\nu,i,2024-01-01,Möbel\n", encoding="latin-1")
