@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from jobs import dispositions
 from jobs.quality.gate import PART, Incoming
 from jobs.settings_sources import TableSource
+from jobs.source_rows import BINARY
 from jobs.task import said_persons
 from spark_udfs.order_lines import EVENT_COLUMNS, KEPT
 
@@ -74,15 +75,16 @@ def of_table(
     """
     asked, place = settings.sources.get(name, TableSource()), f"sources.{name}"
     texts = {column for column, kind in columns.items() if kind.removesuffix("?") == "string"}
+    told = [column for column, kind in columns.items() if kind.removesuffix("?") != BINARY]
     persons = texts if asked.persons is None else set(said_persons(settings, name))
     has_time = columns.get("time", "").startswith("timestamp") and not asked.order_by_hash_of
     return Incoming(
         table=name,
         batch=batch,
         number=tables.version(name) + 1 if tables.exists(name) else 0,
-        rows=typed.where("reason IS NULL").select(*columns, F.lit(place).alias(PART)),
+        rows=typed.where("reason IS NULL").select(*told, F.lit(place).alias(PART)),
         outcomes={place: counts},
-        keys=list(columns),
+        keys=told,
         time="time" if has_time else None,
         named=frozenset(texts - persons),
         of_persons=frozenset(persons),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.column_names import matching
+from jobs.file_endings import pattern_of
 from jobs.settings import Settings
 from jobs.task import Task
 from jobs.tasks import TASKS
@@ -62,7 +63,7 @@ def text(task: str, data: str) -> str:
 
     Args:
         task: a key of TASKS.
-        data: a file of this machine: csv (also gzipped), JSON lines or Parquet.
+        data: a file of this machine: csv (also gzipped), JSON lines or Parquet; or a folder of pictures.
 
     Raises:
         SettingsError: there is no such task.
@@ -71,9 +72,12 @@ def text(task: str, data: str) -> str:
     if task not in TASKS:
         raise SettingsError(f"the task must be one of {', '.join(sorted(TASKS))}; got '{cut(task)}'")
     path = Path(data)
-    if not path.is_file():
-        raise DataError(f"'{data}' is no file of this machine; name one of the files that hold the rows")
-    look = _look(path)
+    look = _pictures_in(path) if path.is_dir() else None
+    if look is None and not path.is_file():
+        raise DataError(
+            f"'{data}' is no file of this machine; name one of the files that hold the rows, or a folder of pictures"
+        )
+    look = look or _look(path)
     if not look.columns:
         raise DataError(f"'{data}' has no columns; name a file with a header and rows")
     lines = [
@@ -226,6 +230,20 @@ def _pattern(values: Sequence[str]) -> str | None:
     )
 
 
+def _pictures_in(folder: Path) -> Look | None:
+    """What a folder of pictures, or of idx files, shows as rows; None: there are no such files in it."""
+    for kind, columns, time in (
+        ("idx", ("item_id", "part", "label", "picture", "time"), "time"),
+        ("images", ("file", "folder", "content", "modified"), "modified"),
+    ):
+        ending = re.compile(pattern_of(kind))
+        found = list(itertools.islice((file for file in folder.rglob("*") if ending.search(file.name)), ROWS))
+        if found:
+            values = {"file": [file.name for file in found], "folder": [file.parent.name for file in found]}
+            return Look(kind, ",", {name: values.get(name, []) for name in columns}, timestamps=frozenset({time}))
+    return None
+
+
 def _look(path: Path) -> Look:
     if path.suffix == ".parquet":
         import pyarrow as pa
@@ -275,7 +293,8 @@ def _lines(path: Path) -> tuple[list[str], str]:
 
 
 def _texts(values: Sequence[object]) -> list[str]:
-    return ["" if value is None else str(value) for value in values]
+    held = ["" if value is None else value for value in values]
+    return [f"{len(value):,} bytes" if isinstance(value, bytes) else str(value) for value in held]
 
 
 def _json_columns(lines: Sequence[str]) -> dict[str, list[str]]:

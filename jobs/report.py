@@ -26,7 +26,9 @@ from jobs.page.results import (
     is_of_lists,
     metrics_section,
     panels_section,
+    pictures_section,
     score_section,
+    tables_section,
 )
 from jobs.page.runs import stages_section, training_section, tuning_section
 from jobs.page.style import model_name
@@ -62,6 +64,7 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
     evaluation = held[EVALUATION]
     of_lists = [examples_section(evaluation), popularity_section(evaluation)] if is_of_lists(evaluation) else []
     of_others = [curves_section(evaluation), panels_section(evaluation), drawn_section(evaluation)]
+    of_others += [tables_section(evaluation), pictures_section(evaluation)]
     sections = [
         metrics_section(evaluation),
         *of_lists,

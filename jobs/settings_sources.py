@@ -46,7 +46,11 @@ class SourceSettings(Section):
     table: TableName | None = Field(
         None, description="a catalogue's table or view in place of a path, e.g. main.shop.events"
     )
-    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="what lies at the path")
+    format: Literal["csv", "json", "parquet", "delta", "images", "idx"] = Field(
+        "csv",
+        description="what lies at the path; images: files of pictures: rows with file, folder, modified and content; "
+        "idx: pictures and labels as MNIST has them: rows with item_id, part, label, picture and time",
+    )
     delimiter: str = Field(",", min_length=1, max_length=10, description="csv: what stands between fields")
     quote: str = Field('"', max_length=1, description="csv: what stands around fields; empty: nothing does")
     escape: str | None = Field(

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from jobs import file_endings
 from jobs.console import warn
 from jobs.sessions import SPARK_ERRORS
 from jobs.settings_sources import SourceSettings
@@ -23,12 +24,6 @@ from training.errors import DataError, SchemaError
 
 MALFORMED, OTHERS = "_malformed_line", "_other_fields"
 FILE_COLUMNS = ("path", "modificationTime", "length", "content")
-COMPRESSED = ("bz2", "deflate", "gz", "lz4", "snappy", "zst")  # by which Hadoop's codecs know a file
-SUFFIXES = {  # of a folder's files, by format; in small or in capital letters
-    "csv": ("csv", "tsv", "psv"),
-    "json": ("json", "jsonl", "ndjson"),
-    "parquet": ("parquet", "pq"),
-}
 
 
 class _Listed(NamedTuple):
@@ -59,7 +54,7 @@ def find(place: str, asked: SourceSettings, path: str, spark: SparkSession) -> S
     """List the files at a path; see `jobs.sources.find`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is None and ":" in path:
         raise _colon(path)
-    options, wanted = LITERAL, _ending(asked.format)
+    options, wanted = LITERAL, file_endings.pattern_of(asked.format)
     found = _listed(spark, path, options, wanted)
     if found is not None and found.there == 1 and found.only == path.rstrip("/").rpartition("/")[2]:
         wanted = ""  # a file that is named is read, whatever its name
@@ -81,23 +76,8 @@ def find(place: str, asked: SourceSettings, path: str, spark: SparkSession) -> S
     partitions = _partitions(spark, path, options)
     recursive = {} if partitions else {"recursiveFileLookup": "true"}
     state = [found.files, found.size, found.digest]
-    of_reader = {**options, **recursive, **({"pathGlobFilter": _as_glob(asked.format)} if wanted else {})}
+    of_reader = {**options, **recursive, **({"pathGlobFilter": file_endings.glob_of(asked.format)} if wanted else {})}
     return Source(path, place, asked, state, found.size, of_reader, partitions, listed=found.listed)
-
-
-def _ending(of_format: str) -> str:
-    """The regular expression that a name's end matches if the file can be of a format."""
-    return rf"\.({'|'.join(_suffixes(of_format))})(\.({'|'.join(COMPRESSED)}))?$"
-
-
-def _as_glob(of_format: str) -> str:
-    """The same as Hadoop writes it."""
-    suffixes = _suffixes(of_format)
-    return f"*.{{{','.join([*suffixes, *(f'{each}.{how}' for each in suffixes for how in COMPRESSED)])}}}"
-
-
-def _suffixes(of_format: str) -> list[str]:
-    return [written for each in SUFFIXES[of_format] for written in (each, each.upper())]
 
 
 def _tell_of_others(place: str, asked: SourceSettings, path: str, found: _Listed) -> None:
@@ -107,7 +87,7 @@ def _tell_of_others(place: str, asked: SourceSettings, path: str, found: _Listed
         DataError: these are all.
     """
     others, names = found.there - found.files, ", ".join(f"'{name}'" for name in dict.fromkeys(found.others))
-    endings = ", ".join(f".{each}" for each in SUFFIXES[asked.format])
+    endings = ", ".join(file_endings.endings_of(asked.format))
     if not found.files:
         raise DataError(
             f"{place}.path '{path}' is a folder without {asked.format} files: their names end in {endings} (and "

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import BinaryType, DateType, StructType, TimestampNTZType, TimestampType
 
 from jobs.settings_sources import NamedSource, TableSource, Wide
 from jobs.source import Raw, column
-from spark_udfs import typed_texts
+from spark_udfs import pictures, typed_texts
 from spark_udfs.features import utc
 from spark_udfs.moments import DAY_US
 from spark_udfs.terms import alike
@@ -20,6 +20,7 @@ from training.errors import SchemaError
 
 YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 MALFORMED = "malformed line"
+BINARY = "binary"  # the type of pictures
 HASHED, HASHED_FROM, HASHED_DAYS = "time", datetime(2000, 1, 1, tzinfo=UTC), 1_000  # of rows without a time
 
 
@@ -111,7 +112,8 @@ def typed(
         malformed: the column that holds a malformed line, if there may be one.
 
     Returns:
-        Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits).
+        Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits). Bytes are
+        files of pictures, which can be read; in `row` their SHA-256 stands for them.
     """
     values, reasons = [], []
     texts = {name: F.trim(column(wanted[name]).cast("string")) for name in columns}
@@ -123,14 +125,23 @@ def typed(
         held, wanted_type = column(wanted[name]), kind.removesuffix("?")
         value = _value(held, wanted_type, rows.schema, name, wanted[name], asked)
         values.append(value.alias(name))
-        is_there = held.isNotNull() & (F.trim(held.cast("string")) != "")
+        is_said = F.length(held) > 0 if wanted_type == BINARY else F.trim(held.cast("string")) != ""
+        is_there = held.isNotNull() & is_said
+        if wanted_type == BINARY:
+            reasons.append(F.concat(F.lit(f"{name} "), pictures.faults(F.when(is_there, value))))
         reasons.append(F.when(is_there & value.isNull(), F.lit(f"{name} is no {wanted_type}")))
         if not kind.endswith("?"):
             reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
     if malformed is not None:
         reasons.insert(0, F.when(column(malformed).isNotNull(), F.lit(MALFORMED)))
-    shown = [column(name).cast("string").alias(name) for name in rows.columns]
+    shown = [_shown(field.name, isinstance(field.dataType, BinaryType)) for field in rows.schema.fields]
     return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
+
+
+def _shown(name: str, is_binary: bool) -> Column:
+    held = column(name)
+    text = F.concat(F.lit("sha256 "), F.sha2(held, 256)) if is_binary else held.cast("string")
+    return text.alias(name)
 
 
 def _place_of(name: str) -> str:
@@ -147,6 +158,8 @@ def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, as
     if words is not None:
         pairs = [F.when(text == word, F.lit(float(value))) for word, value in words.items()]
         return F.coalesce(*pairs, F.lit(None).cast("double")).cast(kind)
+    if kind == BINARY:
+        return held if isinstance(schema[name].dataType, BinaryType) else F.lit(None).cast(BINARY)
     if kind == "string":
         return F.when(text != "", text)
     if kind == "timestamp":

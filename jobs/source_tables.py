@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from cluster.errors import EnvironmentProblem
 from jobs import dispositions, in_place, incoming, ingest_rules, source_files, source_rows, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
@@ -27,7 +28,7 @@ from jobs.source import Source
 from jobs.source_rows import MALFORMED
 from jobs.tables import Tables
 from jobs.task import Task, said_persons
-from spark_udfs import typed_texts
+from spark_udfs import pictures, typed_texts
 from spark_udfs.occurrences import trimmed
 from spark_udfs.order_lines import ERASED, NOT_KEPT, REPLACED
 from training.errors import DataError, SettingsError, TooManyBadRows
@@ -72,6 +73,7 @@ def ingest(
         SettingsError: a table has no source, or a source no table.
         DataError: a source is missing, empty or unreadable. SchemaError: it lacks a column.
         TooManyBadRows: the share of bad rows passed `tables.quarantine_limit`.
+        EnvironmentProblem: there are pictures, and nothing here reads them.
         QualityError: a table differs from what it was, and such a one is not to be written.
     """
     reads = {name.removesuffix("?"): dict(columns) for name, columns in task.reads(settings).items()}
@@ -194,7 +196,10 @@ def _typed(settings: Settings, tables: Tables, table: _Table, persons: Erased | 
     """All rows with their types, and what is wrong with each."""
     asked, wanted = table.asked, source_rows.wanted_of(table.asked, table.columns)
     ingest_rules.try_out(tables.spark, f"sources.{table.name}", asked)
-    raw = sources.read(tables.spark, table.source, wanted)
+    pictured = [wanted[name] for name, kind in table.columns.items() if kind.removesuffix("?") == source_rows.BINARY]
+    if pictured and (missing := pictures.missing()) is not None:
+        raise EnvironmentProblem(f"pictures of {table.source.name} are to be read, and {missing}")
+    raw = sources.read(tables.spark, table.source, wanted, binary=pictured)
     times = [wanted[name] for name, kind in table.columns.items() if kind.startswith("timestamp") and name in wanted]
     if any(typed_texts.zoneless(raw.rows, name, asked.time_format) for name in times):
         say(f"times of {table.source.name} name no zone: taken as {asked.time_zone} (sources.{table.name}.time_zone)")

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StructField, TimestampNTZType, TimestampType
+from pyspark.sql.types import BinaryType, DateType, StructField, TimestampNTZType, TimestampType
 
-from jobs import catalogue_tables, source_files
+from jobs import catalogue_tables, picture_sources, source_files
 from jobs.catalogue_tables import Named
 from jobs.sessions import SPARK_ERRORS
 from jobs.settings import Settings
@@ -96,7 +96,14 @@ def simulated(
     return _pinned(place, asked or settings.ingest, tables, name, tables.path(name))
 
 
-def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typed: bool = False) -> Raw:
+def read(
+    spark: SparkSession,
+    source: Source,
+    columns: Mapping[str, str],
+    *,
+    typed: bool = False,
+    binary: Collection[str] = (),
+) -> Raw:
     """Read what was listed.
 
     Args:
@@ -104,6 +111,7 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
         source: what `find` gave.
         columns: the source's names, by ours.
         typed: whether all columns keep their types, not times alone.
+        binary: the source's columns of bytes that stay such.
 
     Raises:
         SchemaError: a column is missing, or the header has one twice.
@@ -115,6 +123,8 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
         raw = source_files.csv(spark, source, columns)
     elif asked.format == "json":
         raw = source_files.json_lines(spark, source, columns)
+    elif asked.format in picture_sources.FORMATS:
+        raw = picture_sources.FORMATS[asked.format](spark, source)
     else:
         rows = spark.read.options(**source.read_options, mergeSchema="true").parquet(*source.paths)
         raw = Raw(rows, None, rows.dtypes)
@@ -133,7 +143,7 @@ def read(spark: SparkSession, source: Source, columns: Mapping[str, str], *, typ
         raise SchemaError(f"'{source.name}' has no column {', '.join(missing)}; it has: {', '.join(names)}. {remedy}")
     if typed:
         return raw
-    texts = [_text(field) for field in raw.rows.schema.fields]
+    texts = [_text(field, binary) for field in raw.rows.schema.fields]
     return raw._replace(rows=raw.rows.select(*texts))
 
 
@@ -207,7 +217,7 @@ def _by_name(place: str, asked: SourceSettings, name: str, named: Named) -> Sour
         pin, size = named.pin, named.size or 0
         source = Source(name, place, asked, [pin.content, named.id], size, {}, version=pin.version, table=named.rows)
         return replace(source, folder=named.folder)
-    texts = [_text(each).cast("string").alias(f"c{number}") for number, each in enumerate(named.rows.schema.fields)]
+    texts = [_text(each, ()).cast("string").alias(f"c{number}") for number, each in enumerate(named.rows.schema.fields)]
     try:
         rows, total = _sum_of(named.rows.select(*texts))
     except SPARK_ERRORS as error:
@@ -223,9 +233,10 @@ def _sum_of(texts: DataFrame) -> tuple[int, str]:
     return int(found["rows"]), str(found["sum"])
 
 
-def _text(field: StructField) -> Column:
+def _text(field: StructField, binary: Collection[str]) -> Column:
     held = column(field.name)
-    return held if isinstance(field.dataType, TIMES) else held.cast("string").alias(field.name)
+    stays = isinstance(field.dataType, TIMES) or (field.name in binary and isinstance(field.dataType, BinaryType))
+    return held if stays else held.cast("string").alias(field.name)
 
 
 def _first_line(error: Exception) -> str:

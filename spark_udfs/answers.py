@@ -225,6 +225,8 @@ def _value(array: pa.Array, column: Column) -> Value:
 
     from training.batch import Ragged
 
+    if column.kind is Kind.IMAGE:
+        return [picture or b"" for picture in array.to_pylist()]  # one that is not there has too few bytes
     if column.kind is Kind.IDS:
         values, offsets = lists(array)
         return Ragged(torch.from_numpy(_known(values, column)), torch.from_numpy(offsets))

@@ -30,6 +30,8 @@ _RANKED = pa.schema(
 
 def arrow_type(column: Column) -> pa.DataType:
     """The type of a column of a bundle's schema."""
+    if column.kind is Kind.IMAGE:
+        return pa.binary()
     one = pa.int64() if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION) else pa.float32()
     return pa.list_(one) if column.is_ragged or column.length is not None else one
 

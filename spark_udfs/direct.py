@@ -228,6 +228,7 @@ def _check(held: Mapping[str, pa.DataType], wanted: Sequence[Column], key: str, 
     problems = [] if held.get(key) in KEYS else [f"'{key}' must be bigint or string, it is {held.get(key, 'missing')}"]
     for column in wanted:
         kind = pa.int64() if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION) else pa.float32()
+        kind = pa.binary() if column.kind is Kind.IMAGE else kind
         is_list, found = column.is_ragged or column.length is not None, held.get(column.name)
         element = found.value_type if found is not None and pa.types.is_list(found) else None
         if (element if is_list else found) != kind:

@@ -7,6 +7,7 @@ must be readable on every executor at the path given, or be shipped first (`spar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 ROWS = 2048  # rows of one forward pass: 2,048 histories of 100 items are vectors of 52 MB at 64 dimensions
 NUMBERS = 1 << 19  # of rows without ragged lists: 16,384 rows of 32 numbers, fields of 16 numbers each are 34 MB
 
+INPUTS = (Kind.ID, Kind.IDS, Kind.DENSE, Kind.POSITION, Kind.IMAGE)
 NOBODYS = Order(np.zeros(0, np.int64), 0)  # an order of nothing
 _loaded: dict[str, Any] = {}
 CATEGORY, SEGMENT, SEGMENTS, FIRST = "category", "segment", "segments", "first"  # columns that rules look at
@@ -131,8 +133,9 @@ def predicted(rows: DataFrame, bundle_path: str, *, key: str, names: Sequence[st
     """What a bundle's model predicts of each row.
 
     Args:
-        rows: `key` (string or bigint) and the inputs of the bundle's schema: its ids and numbers; also the place at
-            which a row was shown, where that is to count. Ids beyond the bundle's vocabularies count as unknown.
+        rows: `key` (string or bigint) and the inputs of the bundle's schema: its ids, numbers and pictures; also the
+            place at which a row was shown, where that is to count. Ids beyond the bundle's vocabularies count as
+            unknown.
         bundle_path: a bundle's folder, readable on every executor.
         key: the column that tells rows apart; it may be an input too.
         names: of the answers of the model's `predict`.
@@ -164,7 +167,7 @@ def parts_of(rows: pa.RecordBatch, wanted: Sequence[Column]) -> Iterator[pa.Reco
     """As many rows at a time as go through a model of these inputs at once."""
     step = ROWS
     if not any(column.is_ragged for column in wanted):
-        step = max(1, NUMBERS // max(32, sum(column.length or 1 for column in wanted)))
+        step = max(1, NUMBERS // max(32, sum(math.prod(column.shape or (column.length or 1,)) for column in wanted)))
     for start in range(0, rows.num_rows, step):
         yield rows.slice(start, step)
 
@@ -180,7 +183,7 @@ def answers_to(
 
 def inputs_of(schema: Schema) -> list[Column]:
     """The columns that answers are made of; the place at which a row was shown may be missing."""
-    return [column for column in schema if column.kind in (Kind.ID, Kind.IDS, Kind.DENSE, Kind.POSITION)]
+    return [column for column in schema if column.kind in INPUTS]
 
 
 def _rows_of(answer: Any, rows: int) -> pa.Array:
@@ -258,6 +261,8 @@ def unknown_ids(schema: Schema, column: str = "history") -> str:
 
 
 def _spark_type(column: Column) -> str:
+    if column.kind is Kind.IMAGE:
+        return "binary"
     if column.kind in (Kind.ID, Kind.IDS, Kind.POSITION):
         return "array<bigint>" if column.is_ragged else "bigint"
     return "array<float>" if column.is_ragged or column.length is not None else "float"

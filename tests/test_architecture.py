@@ -52,6 +52,7 @@ FRONT_DOORS = {
     "pyspark": ("jobs/", "spark_udfs/", "cluster/"),
     "plotly": ("jobs/report.py", "jobs/page/"),
     "statsforecast": ("spark_udfs/baselines/exponential_smoothing.py",),
+    "PIL": ("spark_udfs/pictures.py",),
     "lightgbm": ("spark_udfs/baselines/trees.py",),
     "mlflow": ("training/watch/observers.py",),
 }

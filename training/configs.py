@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from training.class_configs import TextClassesConfig
 from training.identity import without_later
 from training.model_config import ModelConfig, choices, search
+from training.picture_configs import ConvNetConfig, VisionTransformerConfig
 from training.row_configs import (
     DcnV2Config,
     DeepFmConfig,
@@ -277,6 +278,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "value_mlp": ValueMlpConfig,
     "word_weights": WordWeightsConfig,
     "text_classes": TextClassesConfig,
+    "conv_net": ConvNetConfig,
+    "vision_transformer": VisionTransformerConfig,
 }
 
 

@@ -48,6 +48,7 @@ class Column:
         ragged: for dense: a list of any length.
         fill: the value that replaces null in scalars and in lists' elements; None refuses null.
         of_item: whether it says something of an item, in the catalogue, and is no column of rows and batches.
+        shape: for images: height, width and channels of pixels, a byte each, row by row; None: bytes of any kind.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Column:
     ragged: bool = False
     fill: float | int | None = None
     of_item: bool = False
+    shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         is_id = self.kind in (Kind.ID, Kind.IDS)
@@ -73,6 +75,11 @@ class Column:
         if self.ragged and self.length is not None:
             raise SchemaError(
                 f"column '{self.name}' cannot be ragged and have the fixed length {self.length}; drop one"
+            )
+        if self.shape is not None and (self.kind is not Kind.IMAGE or len(self.shape) != 3 or min(self.shape) < 1):
+            raise SchemaError(
+                f"column '{self.name}' of kind {self.kind} has the shape {self.shape}; an image alone has one, which "
+                "is height, width and channels, each 1 or more"
             )
 
     @property
@@ -146,7 +153,7 @@ class Schema:
             SchemaError: a field or a kind is unknown.
         """
         try:
-            return cls(tuple(Column(**{**column, "kind": Kind(column["kind"])}) for column in columns))
+            return cls(tuple(_column(column) for column in columns))
         except (TypeError, KeyError, ValueError) as error:
             raise SchemaError(f"this is not a schema that Millrace wrote: {error}") from error
 
@@ -156,6 +163,12 @@ class Schema:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _column(told: Mapping[str, Any]) -> Column:
+    shape = {"shape": tuple(told["shape"])} if "shape" in told else {}
+    return Column(**{**told, "kind": Kind(told["kind"]), **shape})
+
+
 def _telling_fields(column: Column) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(column)}
-    return {name: value for name, value in asdict(column).items() if name in _FIRST or value != defaults[name]}
+    told = {name: value for name, value in asdict(column).items() if name in _FIRST or value != defaults[name]}
+    return told | ({"shape": list(column.shape)} if column.shape is not None else {})

@@ -194,6 +194,8 @@ td.left small { display: inline; }
 tr.marked td { background: #eaf3f9; font-weight: 600; }
 tr.marked td:first-child { box-shadow: inset 3px 0 0 var(--accent); padding-left: .6rem; }
 tr.marked small { font-weight: 400; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .4rem 1rem; }
+.picture img { width: 84px; image-rendering: pixelated; border: 1px solid var(--line); }
 .absent { color: var(--soft); font-style: italic; }
 .note { color: var(--soft); font-size: .88rem; }
 details { border-top: 1px solid var(--line); padding: .6rem 0; }

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.page import result_figures as figures
-from jobs.page.frame import Html, Section, absent, facts, grid, join, paragraph, plot, table, tag
+from jobs.page.frame import Html, Section, absent, facts, grid, html, join, paragraph, plot, table, tag
 from jobs.page.lists import list_metrics, metric_cell
 from jobs.page.style import model_name
 from jobs.task import TRUTH
@@ -103,6 +103,36 @@ def curves_section(evaluation: Json | None) -> Section | None:
         for number, curve in enumerate(curves)
     ]
     return Section("curves", "Curves", grid(*plots))
+
+
+def tables_section(evaluation: Json | None) -> Section | None:
+    """More tables that the task has people look at; None where there is none."""
+    held = (evaluation or {}).get("tables")
+    if not held:
+        return None
+    parts = [
+        part
+        for each in held
+        for part in (tag("h3", each["title"], "part"), table(each["columns"], each["rows"], caption=each["note"]))
+    ]
+    return Section("tables", "Tables", join(*parts))
+
+
+def pictures_section(evaluation: Json | None) -> Section | None:
+    """Pictures with what is said of each; None where there are none."""
+    held = (evaluation or {}).get("pictures")
+    if not held or not held["shown"]:
+        return None
+    shown = [
+        Html(
+            f'<figure class=picture><img src="data:image/png;base64,{html(each["png"])}" alt="">'
+            f"<figcaption>{html(each['words'])}</figcaption></figure>"
+        )
+        for each in held["shown"]
+    ]
+    return Section(
+        "pictures", held["title"], join(paragraph(held["note"]), Html(f"<div class=pictures>{join(*shown).text}</div>"))
+    )
 
 
 def panels_section(evaluation: Json | None) -> Section | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.task import Task
-from jobs.tasks import click, customers, demand, fraud, intent, recommend, sentiment, service
+from jobs.tasks import click, customers, demand, fraud, image, intent, recommend, sentiment, service
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -16,5 +16,6 @@ TASKS: dict[str, Task] = {
         sentiment.TASK,
         intent.TASK,
         service.TASK,
+        image.TASK,
     )
 }

@@ -9,14 +9,13 @@ shape that the shop says it is is wrong for WRONG_SHAPE of them.
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from spark_udfs.png import png
 from spark_udfs.simulated import tastes
 from spark_udfs.simulated.draws import normal
 from spark_udfs.simulated.planted import Field, Planted, Rows, words
@@ -130,18 +129,6 @@ def rendered(items: Ints, shape: Ints, shop: ShopSize) -> NDArray[np.uint8]:
     pixel = np.arange(SIDE * SIDE).reshape(1, SIDE, SIDE)
     light = light + NOISE * normal(shop, "pixel", items[:, None, None], pixel)[..., None]
     return np.asarray(np.clip(light * 255, 0, 255), np.uint8)
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (height, width, red green blue) as a PNG file (ISO/IEC 15948): no interlacing, no filter."""
-    height, width, _ = pixels.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 3)], axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))
-    file = b"\x89PNG\r\n\x1a\n"
-    for kind, data in chunks:
-        file += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return file
 
 
 def _shapes(u: Floats, v: Floats) -> tuple[Mask, ...]:

@@ -162,6 +162,24 @@ def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
     assert asked.sources["cases"].columns["case_id"] == "zz"
 
 
+def test_a_folder_of_pictures_is_begun_with(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "hats").mkdir(parents=True)
+    (tmp_path / "raw" / "hats" / "P17.JPG").write_bytes(b"any")
+    made = settings_of("image", tmp_path / "raw").sources["pictures"]
+    assert made.format == "images"
+    assert made.columns == {"item_id": "file", "time": "modified", "picture": "content", "category": "folder"}
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(b"any")
+    made = settings_of("image", tmp_path / "idx").sources["pictures"]
+    assert made.format == "idx"
+    assert made.columns == {name: name for name in ("item_id", "time", "picture")}
+    with pytest.raises(DataError, match="or a folder of pictures"):
+        init.text("image", str(tmp_path / "raw" / "nothing"))
+    table = pa.table({"sku": ["a"], "image": [b"12345"], "at": [1_700_000_000]})
+    pq.write_table(table, tmp_path / "items.parquet")
+    assert 'picture: "image"   # e.g. 5 bytes' in init.text("image", str(tmp_path / "items.parquet"))
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_can_be_begun(task: str, tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text("a,b\n1,2\n")

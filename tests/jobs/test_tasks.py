@@ -30,6 +30,7 @@ from tests.jobs import (
     test_customers,
     test_demand,
     test_fraud,
+    test_image,
     test_intent,
     test_sentiment,
     test_service,
@@ -46,6 +47,7 @@ SPARK_TYPES = {
     Kind.WEIGHT: {"float", "double", "array<float>", "array<double>"},
     Kind.TIME: {"timestamp"},
     Kind.POSITION: {"bigint"},
+    Kind.IMAGE: {"binary"},
 }
 
 
@@ -180,6 +182,21 @@ def messages() -> World:
     return World(test_service.settings_in, tables, {"messages": later}, "user 7", persons)
 
 
+def pictures() -> World:
+    """More pictures, of categories that were there and of a new one; and some of before that nobody knows yet."""
+    cut, some = test_image.CUT, test_image.planted()
+    at = [(cut + timedelta(days=1), None), (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later {n} {time}", time, arrival, some[n][3], "down" if n % 2 else "never had", f"user {n}")
+        for n in range(10)
+        for time, arrival in at
+    ]
+    persons = {"pictures": TableSource(persons=("user_id",))}
+    return World(
+        test_image.settings_in, {"pictures": (some, test_image.PICTURES)}, {"pictures": later}, "user 7", persons
+    )
+
+
 def visits() -> World:
     """More visits after the cut, of sessions that were there before too; and steps of before that arrive late."""
     cut = test_intent.CUT
@@ -203,6 +220,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "customers": orders,
     "sentiment": reviews,
     "service": messages,
+    "image": pictures,
     "intent": visits,
 }
 

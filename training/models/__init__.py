@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.models.base import Model, RetrievalModel
 from training.models.bert4rec import Bert4Rec
+from training.models.conv_net import ConvNet
 from training.models.matrix_factorisation import MatrixFactorisation
 from training.models.multi_task import MultiTask
 from training.models.quantile_mlp import QuantileMlp
@@ -13,6 +14,7 @@ from training.models.sequence import Sequence
 from training.models.text_classes import TextClasses
 from training.models.two_tower import TwoTower
 from training.models.value_mlp import ValueMlp
+from training.models.vision_transformer import VisionTransformer
 from training.models.word_weights import WordWeights
 
 __all__ = ["MODELS", "Model", "RetrievalModel"]
@@ -34,4 +36,6 @@ MODELS: dict[str, type[Model]] = {
     "value_mlp": ValueMlp,
     "word_weights": WordWeights,
     "text_classes": TextClasses,
+    "conv_net": ConvNet,
+    "vision_transformer": VisionTransformer,
 }
