@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METRICS = ("accuracy",)
 TRAINING = {
     "ranks": 2,
-    "epochs": 12,
+    "epochs": 14,
     "batch_size": 128,
     "learning_rate": 0.004,
     "weight_decay": 0.05,

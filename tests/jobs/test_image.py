@@ -27,8 +27,6 @@ from spark_udfs.simulated.planted import planted as planted_table
 from tests.training import test_picture_models as drawn
 from training.errors import DataError, SettingsError, TooManyBadRows
 
-pytest.importorskip("PIL")
-
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
 PICTURES = "item_id string, time timestamp, arrival_time timestamp, picture binary, category string, user_id string"
@@ -71,6 +69,11 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
         "evaluation": {"bootstrap": 100},
     }
     return Settings(**(values | sections))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pillow() -> None:
+    pytest.importorskip("PIL")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_classes_are_found_and_contenders_judged(
     sure = [each["words"] for each in result["pictures"]["shown"]]
     assert len([words for words in sure if "across, taken for" in words]) >= wrong - 1
     page = Path(report.run(settings, spark)["path"]).read_text()
-    assert page.count("data:image/png;base64,") == len(sure)
+    assert page.count('<img src="data:image/png;base64,') == len(sure)
     assert "What is taken for what" in page
 
 
