@@ -19,7 +19,7 @@ from spark_udfs.dialogue import TURNS, Orders, Reply, Rules, Said, Turn, last_re
 from spark_udfs.fillings import Order
 from spark_udfs.knowledge import Knowledge, Known
 from spark_udfs.slots import ORDER_NUMBER
-from spark_udfs.text_terms import terms
+from spark_udfs.text_terms import RULES, terms
 from training.errors import BundleError, NoTableError
 from training.state.names import INTENTS
 
@@ -65,7 +65,7 @@ class Assistant:
             ruled: whose rules of conversations hold; None: those that the bundle was trained with.
 
         Raises:
-            BundleError: it is none, or is torn, or of another task.
+            BundleError: it is none, is torn, of another task, or learnt with other weights or rules than there are now.
             DataError: there are more answers than may be held.
             NoTableError: there is no table `answers`.
         """
@@ -80,6 +80,12 @@ class Assistant:
             )
         names = json.loads(held.attachment(INTENTS).read_text(encoding="utf-8"))
         options = ServiceOptions.model_validate(settings["options"])
+        made_with = held.provenance.get("build", {}).get("inputs", {}).get("options", {})
+        if made_with.get("rules_of_terms") != RULES:
+            raise BundleError(
+                f"bundle '{held.path}' learnt from terms by rules {made_with.get('rules_of_terms')}, and here texts are "
+                f"cut by rules {RULES}: run `millrace build-examples` and `millrace train`"
+            )
         model = held.model()
         return cls(
             model=model,
@@ -88,7 +94,7 @@ class Assistant:
             rules=(ruled or options).rules,
             knowledge=Knowledge(_answers(tables, (ruled or options).most_answers)),
             orders=_orders(tables),
-            vectors=_encoder(options.weights) if options.vectors else None,
+            vectors=_encoder(options.weights, made_with.get("weights_digest")) if options.vectors else None,
         )
 
     def reply(self, turns: Sequence[Turn], text: str) -> tuple[tuple[Turn, ...], Reply]:
@@ -143,11 +149,23 @@ def talk(
             say(f"  to the colleague: {reply.summary}")
 
 
-def _encoder(weights: str | None) -> Callable[[list[str]], npt.NDArray[np.float32]]:
+def _encoder(weights: str | None, digest: str | None) -> Callable[[list[str]], npt.NDArray[np.float32]]:
+    """Vectors of texts by the weights that the bundle learnt with.
+
+    Raises:
+        BundleError: the weights are others now.
+    """
     from training.state.text_encoder import load_encoder
     from training.state.text_weights import weights_folder
 
-    return load_encoder(weights_folder(weights)).vectors
+    folder = weights_folder(weights)
+    encoder = load_encoder(folder)
+    if encoder.digest != digest:
+        raise BundleError(
+            f"the weights in '{folder}' must be those that the bundle learnt with, {digest}; they are "
+            f"{encoder.digest}: put them back, or run `millrace build-examples` and `millrace train`"
+        )
+    return encoder.vectors
 
 
 def _answers(root: str, most: int) -> list[Known]:

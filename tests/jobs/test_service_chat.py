@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from jobs.tasks.service_chat import _answers, _orders
+from jobs.tasks.service_chat import _answers, _encoder, _orders
 from jobs.tasks.service_options import ORDERS
 from spark_udfs.knowledge import id_of
-from training.errors import DataError
+from tests.training.text_models import save_folder
+from training.errors import BundleError, DataError
 
 ROWS = [
     ("1001", "jo@shop.example", "packed", None, ""),
@@ -38,3 +39,8 @@ def test_a_terminal_holds_no_more_answers_than_a_worker(tmp_path: Path) -> None:
     assert {one.answer_id for one in _answers(str(tmp_path), 2)} == {id_of("a", "x"), id_of("b", "y")}
     with pytest.raises(DataError, match=r"options\.most_answers=1 at most"):
         _answers(str(tmp_path), 1)
+
+
+def test_a_terminal_takes_no_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"weights in '.*' must be those that .*, 0a0a; they are [0-9a-f]{64}: put"):
+        _encoder(str(save_folder(tmp_path)), "0a0a")
