@@ -83,8 +83,8 @@ class Assistant:
         made_with = held.provenance.get("build", {}).get("inputs", {}).get("options", {})
         if made_with.get("rules_of_terms") != RULES:
             raise BundleError(
-                f"bundle '{held.path}' learnt from terms by rules {made_with.get('rules_of_terms')}, and here texts are "
-                f"cut by rules {RULES}: run `millrace build-examples` and `millrace train`"
+                f"bundle '{held.path}' learnt from terms by rules {made_with.get('rules_of_terms')}, and texts are "
+                f"cut here by rules {RULES}: run `millrace build-examples` and `millrace train`"
             )
         model = held.model()
         return cls(
