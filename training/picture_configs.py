@@ -46,7 +46,7 @@ class PictureConfig(ModelConfig):
 class ConvNetConfig(PictureConfig):
     """Hyper-parameters of the convolutional network, training/models/conv_net.py."""
 
-    FIRST: ClassVar[frozenset[str]] = _FIRST | {"widths", "halved"}
+    FIRST: ClassVar[frozenset[str]] = _FIRST | {"widths", "halved", "grid"}
 
     widths: tuple[Annotated[int, Field(ge=1, le=4_096)], ...] = Field(
         (32, 64, 64),
@@ -59,6 +59,14 @@ class ConvNetConfig(PictureConfig):
         ge=1,
         le=16,
         description="how often a picture's sides are halved: by the first convolution, and by the blocks after it",
+    )
+    grid: int = Field(
+        7,
+        ge=1,
+        le=64,
+        description="parts of a side over which the last means are taken, for where something stands tells in pictures "
+        "that are taken alike; 1: one mean of all",
+        json_schema_extra=choices(1, 2, 4, 7),
     )
 
 

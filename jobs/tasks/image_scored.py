@@ -72,18 +72,20 @@ def with_similar(made: DataFrame, ground: Ground) -> DataFrame:
     )
     if not most:
         return made.withColumn("similar", empty)
+    lists = ground.keep("similar", lambda: _similar(made, ground, most))  # asked for twice: to be checked, and written
+    told = made.join(lists, on="item_id", how="left")
+    return told.withColumn("similar", F.coalesce("similar", empty))
+
+
+def _similar(made: DataFrame, ground: Ground, most: int) -> DataFrame:
+    """item_id, and `similar`."""
     held = made.select(F.col("item_id").alias("key"), "vector")
     file = nearest_vectors.save(held, ground.folder / "vectors", "scored")
     hashed = held.select(F.xxhash64("key").alias("item"), F.col("key").alias("item_id"))
     found = nearest_vectors.similar(held, file, most).join(hashed, on="item", how="inner")
     ranked = F.array_sort(F.collect_list(F.struct("rank", "item_id", "cosine")))
-    lists = found.groupBy("key").agg(
-        F.transform(ranked, lambda of: F.struct(of["item_id"].alias("item_id"), of["cosine"].alias("cosine"))).alias(
-            "similar"
-        )
-    )
-    told = made.join(lists.withColumnRenamed("key", "item_id"), on="item_id", how="left")
-    return told.withColumn("similar", F.coalesce("similar", empty))
+    named = F.transform(ranked, lambda of: F.struct(of["item_id"].alias("item_id"), of["cosine"].alias("cosine")))
+    return found.groupBy("key").agg(named.alias("similar")).withColumnRenamed("key", "item_id")
 
 
 def _counts(written: DataFrame) -> dict[str, int]:

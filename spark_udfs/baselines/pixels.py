@@ -18,9 +18,9 @@ from spark_udfs.arrow import fixed_lists
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SAMPLE = 20_000  # pictures that it learns from, by hash
+SAMPLE = 10_000  # pictures that it learns from, by hash
 SIDE = 28  # pixels at most that are read of a side: means of squares of a larger picture's
-PENALTY, ITERATIONS = 1e-3, 40
+PENALTY, ITERATIONS = 1e-3, 30
 
 
 def fit(pictures: DataFrame, shape: tuple[int, int, int]) -> Any:

@@ -64,7 +64,7 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
         "run_dir": str(folder / "run"),
         "options": {"has": ["arrival_time"], "size": drawn.SIDE, "channels": 1, "similar": 3},
         "examples": {"test_from": CUT, "validation_days": 30, "rows_per_group": 100},
-        "model": {"name": "conv_net", "widths": [8, 16], "dim": 8},
+        "model": {"name": "conv_net", "widths": [8, 16], "grid": 2, "dim": 8},
         "training": {"ranks": 1, "epochs": 8, "batch_size": 64, "learning_rate": 0.02},
         "evaluation": {"bootstrap": 100},
     }

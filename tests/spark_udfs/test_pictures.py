@@ -29,6 +29,12 @@ def of_one_colour(mode: str, colour: Any, kind: str = "PNG", **more: Any) -> byt
     return file(Image.new(mode, (8, 8), colour), kind, **more)
 
 
+def with_palette(**more: Any) -> bytes:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return file(image, "PNG", **more)
+
+
 def test_pixels_of_a_pictures_own_size_are_its_own() -> None:
     rng = np.random.default_rng(0)
     for channels in (1, 3):
@@ -48,7 +54,8 @@ def test_pixels_of_a_pictures_own_size_are_its_own() -> None:
         (of_one_colour("RGBA", (10, 20, 30, 255)), (10, 20, 30)),
         (of_one_colour("RGBA", (10, 20, 30, 0)), (255, 255, 255)),  # what is transparent lies on white
         (of_one_colour("LA", (10, 0)), (255, 255, 255)),
-        (of_one_colour("P", 3, transparency=3), (255, 255, 255)),
+        (with_palette(transparency=1), (255, 255, 255)),
+        (with_palette(), (10, 20, 30)),
         (file(Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "PNG"), (156, 156, 156)),
         (of_one_colour("CMYK", (0, 0, 0, 0), "JPEG"), (255, 255, 255)),
     ],

@@ -21,7 +21,7 @@ PICTURE = Column("picture", Kind.IMAGE, shape=(SIDE, SIDE, 1))
 LABEL = Column("label", Kind.LABEL, "classes", CLASSES + 1)
 SCHEMA = Schema((PICTURE, LABEL))
 SMALL = {
-    "conv_net": {"widths": [8, 16], "dim": 8},
+    "conv_net": {"widths": [8, 16], "grid": 2, "dim": 8},
     "vision_transformer": {"width": 16, "layers": 1, "heads": 2, "patch": 4, "dim": 8},
 }
 CHANGED = {"flipped": 0.5, "shifted": 1, "erased": 0.5}
