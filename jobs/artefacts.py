@@ -23,6 +23,7 @@ EVALUATION, SCORE, FEEDBACK, STAGES, LATEST = (
 COMPRESSION = "compression.json"
 ADS = "ads.json"
 STOCK = "stock.json"
+STREAM = "stream.json"  # of the stream's own folder
 ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 
@@ -128,6 +129,12 @@ class Orders(_Open):
     series: int
 
 
+class Stream(_Open):
+    """How far a stream is."""
+
+    stream: str
+
+
 class Erasure(_Open):
     """How far an erasure came."""
 
@@ -156,6 +163,7 @@ SHAPES: dict[str, tuple[Any, str]] = {
     ERASURE: (Erasure, "erase"),
     ADS: (AdsPlan, "plan-ads"),
     STOCK: (Orders, "plan-stock"),
+    STREAM: (Stream, "stream"),
 }
 
 

@@ -88,12 +88,13 @@ def text(task: str, data: str) -> str:
         f"run_dir: out/{task}/run         # checkpoints, bundle, report",
         f"tables: {{root: out/{task}/tables}}",
     ]
-    source = list(_source(TASKS[task], data, look))
-    return "\n".join([*lines, *source, *_options(TASKS[task]), *_rest(TASKS[task], source)]) + "\n"
+    guessed = TASKS[task].guesses(look.columns)
+    source = list(_source(TASKS[task], data, look, guessed))
+    return "\n".join([*lines, *source, *_options(TASKS[task], guessed), *_rest(TASKS[task], source)]) + "\n"
 
 
-def _source(task: Task, data: str, look: Look) -> Iterator[str]:
-    reads = task.reads(Settings(task=task.name))
+def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> Iterator[str]:
+    reads = task.reads(Settings(task=task.name, options=guessed))
     table = next(iter(reads))
     if table == "events":
         yield "ingest:"
@@ -188,15 +189,16 @@ def _one_line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-def _options(task: Task) -> Iterator[str]:
-    """The task's own settings with their defaults and what they mean, commented out."""
+def _options(task: Task, guessed: Mapping[str, Any]) -> Iterator[str]:
+    """The task's own settings with their defaults, or what the file's columns make likely, and what they mean."""
     if not task.options.model_fields:
         return
     yield "options:"
     for name, field in task.options.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        default = guessed.get(name, field.get_default(call_default_factory=True))
         shown = list(default) if isinstance(default, tuple) else default
-        yield f"  {name}: {json.dumps(shown)}   # {field.description}"
+        mark = "guessed from the columns, correct it: " if name in guessed else ""
+        yield f"  {name}: {json.dumps(shown)}   # {mark}{field.description}"
 
 
 def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:

@@ -25,6 +25,7 @@ JOBS = {
     "evaluate": "The bundle against what it must beat, on what was held out, with intervals.",
     "compress": "A smaller bundle of the latest one, judged beside it; refused where it loses too much.",
     "score": "The bundle's answers into a Delta table, each row naming its bundle.",
+    "stream": "Rows answered as they come: each batch's rows and answers in one commit, each row once.",
     "ingest-feedback": "What was shown against what then happened, into a feedback table.",
     "plan-ads": "Bids and budgets of campaigns for a day, replanned from what was spent so far.",
     "plan-stock": "What to order of each series now, from its forecast, its stock and what is on its way.",

@@ -39,6 +39,7 @@ from jobs.settings_sections import (
 )
 from jobs.settings_sources import IngestSettings, TableSource
 from jobs.settings_stock import StockSettings
+from jobs.settings_stream import StreamSettings
 from jobs.yaml_settings import cut, read_yaml, shown
 from training.configs import CONFIGS
 from training.errors import SettingsError
@@ -77,6 +78,7 @@ class Settings(Section):
     feedback: FeedbackSettings = FeedbackSettings()
     ads: AdsSettings = AdsSettings()
     stock: StockSettings = StockSettings()
+    stream: StreamSettings = StreamSettings()
     erasure: ErasureSettings = ErasureSettings()
 
     @field_validator("task")

@@ -175,13 +175,13 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
             lambda: incoming.of_table(settings, tables, name, table.columns, typed, counts, batch),
             settings.quality,
         )
-        aside = _aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
+        put_aside = aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
             F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )
         tally = dispositions.tally(tables, batch, {source.name: counts})
         watch.before_writing()
         of_batch: dict[str, Any] = {"job": JOB, "inputs": inputs, "where": f"held.batch = '{batch}'"}
-        tables.merge_new("quarantine", aside.distinct(), ["batch", "row"], **of_batch)
+        tables.merge_new("quarantine", put_aside.distinct(), ["batch", "row"], **of_batch)
         tables.merge_new(dispositions.TABLE, tally, ["batch", "disposition"], **of_batch)
         if asked.in_place and _is_as_read(source, asked, table.columns, counts):
             version = tables.stand_for(name, in_place.place_of(source), source.version or 0, job=JOB, inputs=inputs)
@@ -250,7 +250,7 @@ def _erased(tables: Tables, settings: Settings, name: str) -> Erased | None:
     return persons
 
 
-def _aside(typed: DataFrame, persons: Erased | None, of_nobody: frozenset[str]) -> DataFrame:
+def aside(typed: DataFrame, persons: Erased | None, of_nobody: frozenset[str]) -> DataFrame:
     """The rows for quarantine; once anybody was erased, none that mentions one, and no text of a malformed line.
 
     Args:

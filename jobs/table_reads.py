@@ -268,4 +268,5 @@ def maker(name: str) -> str:
 
     made_by = {table.name: "simulate" for scene in SCENES.values() for table in scene}
     made_by |= {task.table: "score" for task in TASKS.values()} | MADE_BY
+    made_by |= {task.live.table: "stream" for task in TASKS.values() if task.live is not None}
     return made_by.get(name, "ingest").replace("_", "-")

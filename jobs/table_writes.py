@@ -101,6 +101,28 @@ class TableWrites(TableReads):
         self.give_name(name)
         return self._version_of(name, metadata, by_inputs=once)
 
+    def append_batch(
+        self, name: str, df: DataFrame, *, stream: str, number: int, job: str, inputs: Mapping[str, Any]
+    ) -> None:
+        """Add a batch's rows in one commit, once for ever: a batch that is begun again adds none.
+
+        Args:
+            name: the table; made if it does not exist.
+            df: the rows.
+            stream: the stream's id; batches of others are numbered by themselves.
+            number: of the batch, one more than that of the batch before.
+            job: the job that writes.
+            inputs: what determines the rows.
+
+        Raises:
+            TableError: another writer changed the table's columns meanwhile.
+        """
+        metadata = commits.metadata(job, inputs)
+        writer = df.write.format("delta").mode("append").option("userMetadata", metadata.text)
+        writer = writer.option("txnAppId", f"millrace/{job}/{stream}").option("txnVersion", number)
+        with self._one_writer(name, job):
+            writer.save(self.path(name))
+
     def make(self, name: str, like: DataFrame, partition_by: Sequence[str] = ()) -> None:
         """Make an empty table for such rows, which are not computed, unless there is one.
 

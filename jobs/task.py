@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from jobs.settings_sources import SourceSettings
     from spark_udfs.features import Cuts
+    from spark_udfs.windows import Past
 
 OURS = "millrace"  # the bundle's own name among contenders
 TRUTH = "planted_truth"  # what a simulated shop itself knows: shown beside contenders, and compared with none
@@ -106,6 +107,59 @@ class OnSpark(Protocol):
         """The bundle's answers as of a moment."""
 
 
+class OnStream(Protocol):
+    """What a task does with rows that come one after the other: functions of a module of its own."""
+
+    def refuse(self, settings: Settings) -> None:
+        """Raise SettingsError where rows cannot be answered as they come under these settings."""
+
+    def entities(self, settings: Settings) -> Sequence[str]:
+        """The columns that rows share, of which it is asked what was known."""
+
+    def numbers(self, settings: Settings) -> Sequence[str]:
+        """The columns whose means of entities' rows are asked."""
+
+    def delay_us(self, settings: Settings) -> int:
+        """How long a label takes at most, in microseconds."""
+
+    def given(self, ground: Ground, rows: DataFrame) -> DataFrame:
+        """Rows, typed, with arrival_time and label_time, as `spark_udfs.windows.as_of` takes them."""
+
+    def limit(self, ground: Ground, queries: DataFrame) -> float:
+        """What alarms are told by, from the build's held-out rows: the same for all rows of a stream."""
+
+    def answers(self, ground: Ground, cases: DataFrame, past: Past, limit: float) -> DataFrame:
+        """`Live.key` and `Live.answer` of rows that `given` gave, by the bundle, from them and what came before."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """How a task's rows are answered as they come (`millrace stream`).
+
+    Attributes:
+        follows: the one of `Task.reads` whose rows come; it has `time` and `label`.
+        key: the column that names a row.
+        table: where rows go with their answers.
+        answer: the columns of answers, with their types.
+        on_stream: the module that is its `OnStream`; a name, so that importing a task loads no Spark.
+    """
+
+    follows: str
+    key: str
+    table: str
+    answer: Mapping[str, str]
+    on_stream: str
+
+    def spark(self) -> OnStream:
+        """What is done with rows."""
+        return cast("OnStream", importlib.import_module(self.on_stream))
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The tables of what is kept of the rows before."""
+        return {name: f"{self.table}_{name}" for name in ("waiting", "facts", "sums")}
+
+
 @dataclass(frozen=True)
 class Demo:
     """How `millrace demo` shows a task.
@@ -177,8 +231,10 @@ class Task:
         suits: likewise of the model's settings, beside its name.
         timeless: the columns by whose hash rows are held out where a file has no time, so that `init` needs not ask;
             masked (`hash_without_numbers`); none: it asks.
+        guesses: a file's columns, with what some rows say in each -> options that are likely for it, for `init`.
         decides: settings -> what of its options, and of what they name, decides its examples; None: all of them do.
         learnt_with: names of `decides`: a bundle is asked with the same values that its examples were made with.
+        live: how its rows are answered as they come; None: they are not.
         since: whether it can score those alone who have a line since a time (`scoring.since`).
         simulated: the simulated shop's raw table that is each of its tables, where no source is named.
     """
@@ -217,9 +273,11 @@ class Task:
     anew: Callable[[Settings], str | None] = lambda _: None
     attaches: Sequence[str] = ()
     talks: str | None = None
+    live: Live | None = None
     looked_up: Sequence[str] = ()
     scored: Sequence[str] = ()
     beside: Callable[[Settings], Mapping[str, SourceSettings]] = lambda _: {}
+    guesses: Callable[[Mapping[str, Sequence[str]]], Mapping[str, Any]] = lambda _: {}
     decides: Callable[[Settings], Mapping[str, Any] | None] = lambda _: None
     learnt_with: Sequence[str] = ()
     more_ids: Callable[[Mapping[str, DataFrame], Settings, datetime], Mapping[str, DataFrame]] = lambda *_: {}

@@ -7,13 +7,15 @@ measures how well it ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from jobs.column_names import matching
 from jobs.settings_base import Section
-from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Live, Task, said_persons
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -24,9 +26,13 @@ COUNTS = (
     "rows", "rows_1d", "rows_7d", "rows_30d", "labels", "frauds", "frauds_7d", "frauds_30d", "days_since",
     "days_since_fraud", "rate", "unseen",
 )  # fmt: skip
+MEAN_DAYS = (1, 7, 30)
+CALENDAR = ("hour_sine", "hour_cosine", "weekend")
 METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
+NAME = "^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+MOST_ENTITIES = 20
 HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
 OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split", "known_at", "piece")
 
@@ -37,10 +43,18 @@ class FraudOptions(Section):
     entities: tuple[Name, ...] = Field(
         ("ip_address",),
         min_length=1,
-        max_length=20,
+        max_length=MOST_ENTITIES,
         description="columns of `cases` that many cases share; the first one is the main one",
     )
     numbers: tuple[Name, ...] = Field((), max_length=500, description="columns of `cases` that are numbers")
+    means: tuple[Name, ...] = Field(
+        (),
+        max_length=20,
+        description="numbers whose means over an entity's cases of 1, 7 and 30 days are features too, e.g. [amount]",
+    )
+    calendar: bool = Field(
+        False, description="whether the hour, as a point on a circle, and weekends are features (UTC)"
+    )
     ids: tuple[Name, ...] = Field(
         (), max_length=100, description="columns of `cases` that the model learns a vector of, such as a country"
     )
@@ -68,11 +82,42 @@ class FraudOptions(Section):
             raise ValueError(f"names must differ from each other and from {', '.join(OWN)}")
         return names
 
+    @model_validator(mode="after")
+    def _means_of_numbers(self) -> Self:
+        if strangers := [name for name in self.means if name not in self.numbers]:
+            raise ValueError(f"means has '{strangers[0]}', which numbers has not; name it there too")
+        return self
+
+
+def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Numbers with fractions are amounts, and all else that is no id, time or label may be what cases share."""
+    named = {name: matching(name, list(columns)) for name in ("case_id", "time", "label", *HAS)}
+    own = {name: re.sub("[^a-z0-9]+", "_", name.lower()).strip("_") for name in columns if name not in named.values()}
+    rest = {ours: columns[name] for name, ours in own.items() if re.fullmatch(NAME, ours) and ours not in OWN}
+    numbers = [name for name, said in rest.items() if _are_amounts(said)]
+    entities = [name for name in rest if name not in numbers][:MOST_ENTITIES]
+    guessed = {"entities": entities} if entities else {}
+    has = [name for name in HAS if named[name] or name == "case_id"]
+    return guessed | {"numbers": numbers, "means": numbers[:1], "has": has}
+
+
+def _are_amounts(said: Sequence[str]) -> bool:
+    texts = [text.strip() for text in said if text.strip()]
+    return all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) for text in texts) and any(
+        set(text) & {*".,"} for text in texts
+    )
+
 
 def options_of(settings: Settings) -> FraudOptions:
     """The task's own settings."""
     assert isinstance(settings.options, FraudOptions)
     return settings.options
+
+
+def known_of_entities(options: FraudOptions) -> list[str]:
+    """The features of what was known of entities."""
+    means = [f"{number}_mean_{days}d" for number in options.means for days in MEAN_DAYS]
+    return [f"{entity}_{name}" for entity in options.entities for name in (*COUNTS, *means)]
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
@@ -95,8 +140,9 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
     return Schema(
         (
             *(Column(name, Kind.ID, vocabulary=name, size=sizes[name]) for name in options.ids),
-            *(Column(f"{entity}_{name}", Kind.DENSE) for entity in options.entities for name in COUNTS),
+            *(Column(name, Kind.DENSE) for name in known_of_entities(options)),
             *(Column(name, Kind.DENSE, fill=0.0) for name in options.numbers),
+            *(Column(name, Kind.DENSE) for name in CALENDAR if options.calendar),
             Column("label", Kind.LABEL),
             Column("weight", Kind.WEIGHT),
             Column("time", Kind.TIME),
@@ -147,7 +193,9 @@ def persons(settings: Settings) -> dict[str, dict[str, str]]:
         return {}
     return {
         "cases": dict.fromkeys(held, BY_ID),
-        **{name: {"case_id": BY_LINE} for name in ("examples", "queries", "fraud_scores")},
+        **{name: {"case_id": BY_LINE} for name in ("examples", "queries", "fraud_scores", "fraud_live_waiting")},
+        "fraud_live": {"case_id": BY_LINE, **dict.fromkeys(held, BY_ID)},
+        **{f"fraud_live_{name}": {"entity": BY_ID} for name in ("facts", "sums")},
         **{f"vocabulary_{name}": {"id": BY_ID} for name in kinds(settings) if name in held},
     }
 
@@ -176,4 +224,13 @@ TASK = Task(
     persons=persons,
     demo=Demo("fraud_shop", "fraud", "sources.cases.path"),
     simulated={"cases": "payments"},
+    training={"ranks": 2, "epochs": 20, "batch_size": 256},  # frauds are few, and a network needs many steps for them
+    guesses=guesses,
+    live=Live(
+        follows="cases",
+        key="case_id",
+        table="fraud_live",
+        answer={"p": "double", "alarm": "boolean", "reasons": "array<string>"},
+        on_stream="jobs.tasks.fraud_live",
+    ),
 )

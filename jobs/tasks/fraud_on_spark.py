@@ -7,6 +7,7 @@ system would, and a case of the training never uses one that came later than its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -18,7 +19,7 @@ from jobs.ground import Answer, Ground, Scored, Slice
 from jobs.task import OURS
 from jobs.tasks import planted_on_spark as planted
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.fraud import COUNTS, options_of
+from jobs.tasks.fraud import CALENDAR, COUNTS, known_of_entities, options_of
 from spark_udfs import features, windows
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import Column, DataFrame
 
+    from jobs.tasks.fraud import FraudOptions
     from spark_udfs.features import Cuts
 
 RATE, NEWNESS = "past_fraud_rate", "rows_so_far"
@@ -54,13 +56,23 @@ def _with_features(ground: Ground) -> DataFrame:
     options, read = options_of(ground.settings), ground.read
     if "case_id" in options.has:
         probabilities.refuse_repeated(read["lines"], "case_id", "cases", "case")
-    delayed = _delayed(ground)
-    label_time = F.coalesce("label_time", delayed) if "label_time" in read["lines"].columns else delayed
-    given = read["lines"].select(
+    cases = given(read["lines"], options)
+    return with_known(windows.as_of(cases, "case_id", options.entities, options.means), read, options)
+
+
+def given(lines: DataFrame, options: FraudOptions) -> DataFrame:
+    """Cases as `windows.as_of` takes them: case_id, time, arrival_time, fraud, label_time, the entities, ids and
+    numbers."""
+    delayed = _delayed(options)
+    label_time = F.coalesce("label_time", delayed) if "label_time" in lines.columns else delayed
+    return lines.select(
         "case_id", "time", "arrival_time", F.col("label").cast("double").alias("fraud"), label_time.alias("label_time"),
         *dict.fromkeys((*options.entities, *options.ids)), *options.numbers,
     )  # fmt: skip
-    found = windows.as_of(given, "case_id", options.entities)
+
+
+def with_known(found: DataFrame, read: Mapping[str, DataFrame], options: FraudOptions) -> DataFrame:
+    """Cases with their features, of cases with what was known of their entities; `read` has the vocabularies."""
     for name in options.ids:
         held = read[f"vocabulary_{name}"].where("id IS NOT NULL")
         numbered = held.select(F.col("id").alias(name), F.col("index").alias(f"{name}_index"))
@@ -76,10 +88,17 @@ def _with_features(ground: Ground) -> DataFrame:
         *(
             _feature(entity, name, options.prior).cast("float").alias(f"{entity}_{name}")
             for entity in options.entities
-            for name in COUNTS
+            for name in (*COUNTS, *windows.means_of(options.means))
         ),
         *(F.col(name).cast("float").alias(name) for name in options.numbers),
+        *(value.cast("float").alias(name) for name, value in (_calendar().items() if options.calendar else ())),
     )
+
+
+def _calendar() -> dict[str, Column]:
+    angle = F.pmod(F.unix_micros("time"), F.lit(DAY_US)) * (2 * math.pi / DAY_US)
+    values = (F.sin(angle), F.cos(angle), F.dayofweek("time").isin(1, 7))
+    return dict(zip(CALENDAR, values, strict=True))
 
 
 def _feature(entity: str, name: str, prior: float) -> Column:
@@ -97,9 +116,9 @@ def _labelled_before(cut: datetime) -> Column:
     return features.known_before(cut) & F.col("label").isNotNull() & (F.col("label_time") <= F.lit(features.utc(cut)))
 
 
-def _delayed(ground: Ground) -> Column:
+def _delayed(options: FraudOptions) -> Column:
     """When any label of a case is known."""
-    delay_us = round(options_of(ground.settings).label_delay_days * DAY_US)
+    delay_us = round(options.label_delay_days * DAY_US)
     return F.timestamp_micros(F.unix_micros("time") + delay_us)
 
 
@@ -112,14 +131,14 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     cases = _cases(ground)
 
     def taught(cut: datetime) -> Column:
-        return _labelled_before(cut) & (_delayed(ground) <= F.lit(cut))
+        return _labelled_before(cut) & (_delayed(options_of(ground.settings)) <= F.lit(cut))
 
     after = F.col("time") >= F.lit(cuts.validation)
     held_out = [
         cases.where(after & taught(cuts.test)).withColumn("split", F.lit(features.VALIDATION)),
         cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
-    taught_then = cases.where(taught(cuts.test)).withColumn("delayed", _delayed(ground))
+    taught_then = cases.where(taught(cuts.test)).withColumn("delayed", _delayed(options_of(ground.settings)))
     known_at = features.last_of("time", "arrival_time", "label_time", "delayed")
     return {
         "queries": held_out[0].unionByName(held_out[1]),
@@ -132,7 +151,7 @@ def slices(ground: Ground, cut: datetime) -> dict[str, Slice]:  # noqa: ARG001
     all that have one are frauds."""
     labelled = ground.read["queries"].where("split = 'test' AND label IS NOT NULL").drop("split")
     now = labelled.agg(F.max("label_time")).collect()[0][0]
-    asked = labelled.where(_delayed(ground) <= F.lit(now))
+    asked = labelled.where(_delayed(options_of(ground.settings)) <= F.lit(now))
     return {"after": Slice("cases after the cut", asked.withColumnRenamed("case_id", "key"))}
 
 
@@ -152,7 +171,7 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
 
 def _inputs(ground: Ground) -> list[str]:
     options = options_of(ground.settings)
-    return [f"{entity}_{name}" for entity in options.entities for name in COUNTS] + list(options.numbers)
+    return [*known_of_entities(options), *options.numbers, *(CALENDAR if options.calendar else ())]
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
@@ -182,16 +201,18 @@ def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> di
 def _highest(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str, Any]]:
     """The ten cases that an investigator would look at first, with what was known of them."""
     held = asked.join(ours.select("key", "p"), on="key", how="inner")
-    found = held.select("key", "p", "label", _reasons(ground).alias("reasons")).orderBy(F.desc("p"), "key")
+    found = held.select("key", "p", "label", reasons(options_of(ground.settings)).alias("reasons")).orderBy(
+        F.desc("p"), "key"
+    )
     return [
         {"case_id": row["key"], "p": row["p"], "fraud": "yes" if row["label"] else "no", "reasons": row["reasons"]}
         for row in found.limit(EXAMPLES).collect()
     ]
 
 
-def _reasons(ground: Ground) -> Column:
+def reasons(options: FraudOptions) -> Column:
     """What was known of each entity, in words."""
-    return F.array(*(_known_of(entity) for entity in options_of(ground.settings).entities))
+    return F.array(*(_known_of(entity) for entity in options.entities))
 
 
 def _known_of(entity: str) -> Column:
@@ -217,13 +238,18 @@ def score(ground: Ground, moment: datetime) -> Scored:
 
 def _answered(ground: Ground, cases: DataFrame) -> DataFrame:
     answered = predict(cases, str(ground.bundle), key="case_id")
-    named = cases.select("case_id", "time", _reasons(ground).alias("reasons"))
+    named = cases.select("case_id", "time", reasons(options_of(ground.settings)).alias("reasons"))
     return named.join(answered, on="case_id", how="inner")
 
 
 def _with_alarms(answered: DataFrame, share: float) -> DataFrame:
+    return answered.withColumn("alarm", F.col("p") >= F.lit(limit_of(answered, share)).cast("double"))
+
+
+def limit_of(answered: DataFrame, share: float) -> float | None:
+    """The probability from which on answers belong to the highest share; None: there is no answer."""
     limit = answered.agg(F.percentile_approx(-F.col("p"), share, 100_000)).collect()[0][0]
-    return answered.withColumn("alarm", -F.col("p") <= F.lit(limit).cast("double"))
+    return None if limit is None else -float(limit)
 
 
 def _counts(written: DataFrame) -> dict[str, int]:

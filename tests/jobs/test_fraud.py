@@ -68,6 +68,8 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
             "entities": ["address"],
             "ids": ["domain"],
             "numbers": ["amount"],
+            "means": ["amount"],
+            "calendar": True,
             "alarm_share": 0.1,
             "prior": 0.3,
         },
@@ -129,6 +131,26 @@ def test_any_model_of_rows_may_be_named(name: str, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"name": name})
     model = model_of_rows({"model": settings.model}, fraud.schema({"domain": 4}, settings), ShardedTables())
     assert type(model) is MODELS[name]
+
+
+def test_amounts_are_told_beside_those_before_them(settings: Settings, spark: SparkSession) -> None:
+    """And when on the clock, and whether on a weekend, a case was."""
+    examples, cases = held(settings, spark, "examples"), sorted(planted(), key=lambda case: case[1])
+    seen: dict[str, list[tuple[datetime, float]]] = {}
+    means = {}
+    for name, time, _, address, _, amount in cases:
+        before = [held for when, held in seen.get(address, []) if when > time - timedelta(days=7)]
+        means[name] = sum(before) / len(before) if before and address else 0
+        if amount is not None:
+            seen.setdefault(address, []).append((time, amount))
+    times = {case[0]: case[1] for case in cases}
+    for name, row in examples.items():
+        hour = times[name].hour + times[name].minute / 60 + times[name].second / 3600
+        assert row["address_amount_mean_7d"] == pytest.approx(means[name], rel=1e-4), name
+        assert math.atan2(row["hour_sine"], row["hour_cosine"]) % (2 * math.pi) == pytest.approx(
+            hour / 24 * 2 * math.pi, abs=1e-3
+        )
+        assert row["weekend"] == (times[name].weekday() >= 5)
 
 
 def test_cases_after_a_cut_are_held_out_whole(settings: Settings, spark: SparkSession) -> None:
@@ -279,6 +301,7 @@ def test_sql_gives_what_the_model_does(trained: Settings, spark: SparkSession) -
     [
         ({"entities": ["label"]}, "names must differ"),
         ({"entities": []}, "at least 1"),
+        ({"means": ["amount"]}, "means has 'amount', which numbers has not; name it there too"),
         ({"delay": 3}, "delay"),
     ],
 )

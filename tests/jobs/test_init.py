@@ -151,6 +151,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         init.text("recommend", str(tmp_path / name))
 
 
+def test_card_transactions_need_no_mark(tmp_path: Path) -> None:
+    """Numbers with fractions are amounts; what is left is what cases share."""
+    data = tmp_path / "transactions.csv"
+    data.write_text(
+        "transaction_id,time,Customer ID,terminal,amount,fraud\n"
+        "1,2018-04-01 00:08:08,615,563,155.43,0\n2,2018-04-01 00:09:08,7,564,20,1\n"
+    )
+    settings = settings_of("fraud", data)
+    assert settings.options.model_dump(include={"entities", "numbers", "means", "has"}) == {
+        "entities": ("customer_id", "terminal"),
+        "numbers": ("amount",),
+        "means": ("amount",),
+        "has": ("case_id",),
+    }
+    assert settings.sources["cases"].columns["customer_id"] == "Customer ID"
+
+
 def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
     data = tmp_path / "cases.parquet"
     pq.write_table(pa.table({"stamp": ["2025-01-01T10:00:00Z"], "isFraud": [1], "zz": ["x"]}), data)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from spark_udfs import windows
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 COLUMNS = (
     "case_id string, time timestamp, arrival_time timestamp, fraud double, label_time timestamp, address string, "
-    "device string"
+    "device string, amount double"
 )
 DAY = timedelta(days=1)
+NAMES = (*windows.KNOWN, *windows.means_of(["amount"]))
 
 
 def some_cases(count: int) -> list[tuple[Any, ...]]:
@@ -28,7 +31,8 @@ def some_cases(count: int) -> list[tuple[Any, ...]]:
         fraud = rng.choice([None, 0.0, 0.0, 1.0])
         label = time + rng.choice([-1, 0, 7, 7, 20]) * DAY if rng.random() < 0.9 else None
         address, device = rng.choice(["a", "a", "a", "b", "c", None]), rng.choice(["a", "d", f"own {number}"])
-        cases.append((f"case {number}", time, arrival, fraud, label, address, device))
+        amount = rng.choice([None, math.nan, -3.5, *(round(rng.random() * 100, 4) for _ in range(5))])
+        cases.append((f"case {number}", time, arrival, fraud, label, address, device, amount))
     return cases
 
 
@@ -50,6 +54,11 @@ def plain(cases: list[tuple[Any, ...]], case: tuple[Any, ...], column: int) -> d
         if other[3] == 1 and other[4] is not None and other[4] <= now
     ]
     last = max((other[1] for other in known), default=None)
+    means = {}
+    for days in windows.RECENT_DAYS:
+        amounts = [other[7] for when, other in zip(since, known, strict=True) if when > now - days * DAY]
+        said = [amount for amount in amounts if amount is not None and not math.isnan(amount)]
+        means[f"amount_mean_{days}d"] = pytest.approx(sum(said) / len(said)) if said else None
     return {
         "rows": len(known),
         **recent,
@@ -58,11 +67,12 @@ def plain(cases: list[tuple[Any, ...]], case: tuple[Any, ...], column: int) -> d
         **{f"frauds_{days}d": sum(when > now - days * DAY for when in frauds) for days in windows.FRAUD_DAYS},
         "days_since_fraud": None if not frauds else pytest.approx((now - max(frauds)) / DAY),
         "days_since": None if last is None else pytest.approx((now - last) / DAY),
+        **means,
     }
 
 
 def found(rows: DataFrame, heavy: int = windows.HEAVY) -> dict[str, dict[str, Any]]:
-    held = windows.as_of(rows, "case_id", ["address", "device"], heavy=heavy).collect()
+    held = windows.as_of(rows, "case_id", ["address", "device"], ["amount"], heavy=heavy).collect()
     return {row["case_id"]: row.asDict() for row in held}
 
 
@@ -75,7 +85,7 @@ def test_each_row_knows_what_a_plain_account_says(spark: SparkSession, heavy: in
     for case in cases:
         for entity, column in (("address", 5), ("device", 6)):
             wanted = plain(cases, case, column)
-            assert {name: rows[case[0]][f"{entity}_{name}"] for name in windows.KNOWN} == wanted, case
+            assert {name: rows[case[0]][f"{entity}_{name}"] for name in NAMES} == wanted, case
     assert max(row["address_frauds"] for row in rows.values()) > 10
 
 
@@ -85,9 +95,9 @@ def test_planted_leaks_change_no_row_before_them(spark: SparkSession) -> None:
     before = found(spark.createDataFrame(cases, COLUMNS))
     cut = START + 25 * DAY
     leaks = [
-        ("happens then", cut, cut, 1.0, cut, "a", "d"),
-        ("arrives then", START, cut, 1.0, START, "a", "d"),
-        ("labelled then", START, START, 1.0, cut, "a", "d"),
+        ("happens then", cut, cut, 1.0, cut, "a", "d", 1.0),
+        ("arrives then", START, cut, 1.0, START, "a", "d", 1.0),
+        ("labelled then", START, START, 1.0, cut, "a", "d", 1.0),
     ]
     after = found(spark.createDataFrame(cases + leaks, COLUMNS))
     earlier = [case[0] for case in cases if case[1] < cut]
@@ -99,6 +109,28 @@ def test_planted_leaks_change_no_row_before_them(spark: SparkSession) -> None:
     )
     later = next(case[0] for case in cases if case[1] > cut + 2 * DAY and case[5] == "a")
     assert after[later]["address_frauds"] == before[later]["address_frauds"] + 3
+
+
+def test_what_came_before_may_be_kept_as_facts_and_sums(spark: SparkSession) -> None:
+    """Of rows after a moment the same is known, where the rows before are what `facts` and `settled` say of them."""
+    cases, entities = some_cases(240), ["address", "device"]
+    expected = found(spark.createDataFrame(cases, COLUMNS))
+    cut = START + 40 * DAY
+    now = F.lit(round(cut.timestamp() * 1e6))
+    before, after = (
+        spark.createDataFrame([case for case in cases if (case[1] < cut) == is_before], COLUMNS)
+        for is_before in (True, False)
+    )
+    facts = windows.facts(before, "case_id", entities, ["amount"])
+    done = windows.is_settled(now)
+    halves = [windows.settled(facts.where(done & (F.col("kind") == kind)), ["amount"]) for kind in entities]
+    past = windows.Past(facts.where(~done), windows.added(*halves))
+    assert past.sums.count() > 3
+    held = windows.as_of(after, "case_id", entities, ["amount"], past=past, heavy=None).collect()
+    assert len(held) > 30
+    for row in held:
+        for name in [f"{entity}_{name}" for entity in entities for name in NAMES]:
+            assert row[name] == expected[row["case_id"]][name], (row["case_id"], name)
 
 
 def test_rate_is_smoothed_towards_the_prior(spark: SparkSession) -> None:
@@ -133,7 +165,7 @@ def test_rows_of_one_entity_are_no_more_work_than_rows_of_many(spark: SparkSessi
     def work(count: int, entities: int) -> int:
         cases = [
             (f"case {n}", START + n * timedelta(hours=1), START + n * timedelta(hours=1), float(n % 9 == 0),
-             START + n * timedelta(hours=1) + 7 * DAY, f"a {n % entities}", None)
+             START + n * timedelta(hours=1) + 7 * DAY, f"a {n % entities}", None, None)
             for n in range(count)
         ]  # fmt: skip
         return output_rows(windows.as_of(spark.createDataFrame(cases, COLUMNS), "case_id", ["address"], heavy=heavy))

@@ -1,0 +1,247 @@
+"""A stream's batches, each answered once: rows in, rows with answers out, in one commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs import source_tables
+from jobs.erasure.erased import JOB as ERASE
+from jobs.erasure.persons import of_no_person_in
+from jobs.live import source
+from jobs.live.kept import Frames, Kept, Lines, frames_of, shrunk
+from jobs.sessions import persisted
+from jobs.tasks import TASKS
+from spark_udfs import live, windows
+from spark_udfs.live import CASE, LABEL, Clock
+from spark_udfs.order_lines import ERASED
+from training.errors import SchemaError, TooManyBadRows
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row
+
+    from jobs.ground import Ground
+    from jobs.live.progress import Progress
+    from jobs.settings import Settings
+    from jobs.settings_sources import TableSource
+    from jobs.tables import Tables
+    from jobs.task import Live
+    from spark_udfs.erased import Erased
+
+JOB = "stream"
+HOUR_US = 3_600_000_000
+BATCHES = 200  # after so many what is kept is written anew, without what no row can ask for any more
+AGAIN = "and run `millrace stream` again: it goes on with this batch, of which nothing was written"
+ENOUGH = 100  # rows, of which some must say something in each column that is asked of entities
+
+
+class Follower:
+    """What answers a stream's batches.
+
+    Args:
+        settings: the pipeline's.
+        tables: the pipeline's.
+        task_live: how the task's rows are answered.
+        columns: types of what is read, by column.
+        asked: how rows are written.
+        ground: with the bundle, the vocabularies and the history's `lines`.
+        progress: how far the stream is.
+        persons: who was erased.
+
+    Attributes:
+        error: what ended a batch, as it was raised: Spark tells of it in words alone.
+        counts: rows by what they were.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Tables,
+        task_live: Live,
+        columns: dict[str, str],
+        asked: TableSource,
+        ground: Ground,
+        progress: Progress,
+        persons: Erased | None,
+    ) -> None:
+        self._settings, self._tables, self._live, self._columns = settings, tables, task_live, columns
+        self._asked, self._ground, self._progress, self._persons = asked, ground, progress, persons
+        self._task = task_live.spark()
+        self._lines = Lines(task_live.key, self._task.entities(settings), self._task.numbers(settings))
+        self._of_nobody = of_no_person_in(settings, TASKS[settings.task], task_live.follows)
+        self._late = round(settings.stream.late_hours * HOUR_US)
+        self._own = [name for name in columns if name not in ("arrival_time", "label_time")]
+        self._kept: Kept | None = None
+        self.error: Exception | None = None
+        self.counts: dict[str, int] = {}
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take up what is kept: of the history where nothing is kept yet, else of the tables and the batches since."""
+        held = self._progress.held
+        if "kept" not in held:
+            self._settle(-1, *self._of_history())
+        kept = self._progress.held["kept"]
+        read = {name: self._read(table, kept["versions"][name]) for name, table in self._live.kept.items()}
+        self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self._lines)
+        since = (F.col("batch") > kept["number"]) & (F.col("batch") < self._progress.next)
+        rows = self._tables.read(self._live.table).where(since)
+        if not rows.isEmpty():
+            self._add(rows)
+
+    def _read(self, table: str, version: int) -> DataFrame:
+        """A table of what is kept as it was written, or as an erasure has left it."""
+        was_cleaned = self._tables.made_by(table) == ERASE
+        return self._tables.read(table, None if was_cleaned else version).persist()
+
+    def close(self) -> None:
+        """Let go of what is held in memory."""
+        if self._kept is not None:
+            self._kept.give_back()
+            self._kept = None
+
+    def _of_history(self) -> tuple[Frames, DataFrame, int | None]:
+        lines = self._ground.read["lines"]
+        given = self._task.given(self._ground, lines)
+        key, entities, numbers = self._lines
+        told = given.where("fraud IS NOT NULL").withColumn("what", F.lit(LABEL))
+        waiting = live.waiting_of(given.withColumn("what", F.lit(CASE)).unionByName(told), key, entities)
+        facts = windows.facts(given, key, entities, numbers).drop("key")
+        last = lines.agg(F.unix_micros(F.max("time"))).collect()[0][0]
+        return Frames(waiting, facts), windows.settled(facts.limit(0), numbers), last
+
+    def _settle(self, number: int, frames: Frames, sums: DataFrame, seen: int | None) -> None:
+        """Write what is kept as of a batch, without what no row can ask for any more."""
+        frames, sums = shrunk(frames, sums, self._lines, self._clock(seen, 0))
+        inputs: dict[str, Any] = {"stream": self._progress.held["stream"], "batch": number}
+        made = {"waiting": frames.waiting, "facts": frames.facts, "sums": sums}
+        versions = {
+            name: self._tables.write(self._live.kept[name], rows, mode="overwrite", job=JOB, inputs=inputs)
+            for name, rows in made.items()
+        }
+        self._progress.say(kept={"number": number, "seen": seen, "versions": versions})
+
+    def _settle_if_large(self, number: int) -> None:
+        assert self._kept is not None
+        if self._kept.batches >= BATCHES:
+            self._settle(number - 1, *self._kept.all(), self._progress.held["batch"]["seen"])
+            self.close()
+            self.open()
+
+    def _add(self, rows: DataFrame) -> None:
+        """Keep what rows say."""
+        assert self._kept is not None
+        self._kept.add(frames_of(rows, self._task.given(self._ground, rows), self._lines))
+
+    def _clock(self, seen: int | None, now: int) -> Clock:
+        return Clock(seen, now, self._late, self._task.delay_us(self._settings))
+
+    # -- a batch ------------------------------------------------------------------------------------------------------
+
+    def take(self, came: DataFrame, number: int) -> None:
+        """Answer a batch; what ends it is kept as `error`."""
+        try:
+            self._take(came, number)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _take(self, came: DataFrame, number: int) -> None:
+        begun = self._progress.begin(number)
+        if begun is None:
+            return  # all of it is in; Spark had not heard of it
+        self._settle_if_large(number)
+        clock = self._clock(begun["seen"], begun["now"])
+        rows = source.typed(self._settings, self._asked, self._live.follows, self._columns, came, self._persons)
+        with persisted(rows) as typed:
+            counts = self._sorted_out(typed, clock, number)
+        self._progress.end(clock.after(row["last"] for row in counts if row["what"] == CASE))
+        for row in counts:
+            name = row["what"] or row["reason"]
+            self.counts[name] = self.counts.get(name, 0) + row["rows"]
+
+    def _sorted_out(self, rows: DataFrame, clock: Clock, number: int) -> list[Row]:
+        """Write what rows are, and keep it; returns `_counted`."""
+        assert self._kept is not None
+        key = self._live.key
+        waiting = self._kept.waiting(rows.select(key).distinct())
+        told = live.sorted_out(rows, waiting, key, self._lines.entities, clock).localCheckpoint()
+        counts = self._counted(told)
+        self._refuse_bad(counts, number)
+        if any(row["what"] is None for row in counts):
+            self._put_aside(told, number)
+        kept = told.where("what IS NOT NULL").drop("row", "reason")
+        self._write(kept, number)
+        self._add(kept)
+        return counts
+
+    def _counted(self, told: DataFrame) -> list[Row]:
+        """Rows by what they are and why they are none, the time of the last ones, and which columns say something."""
+        return told.groupBy("what", "reason").agg(
+            F.count(F.lit(1)).alias("rows"),
+            F.max(F.unix_micros("time")).alias("last"),
+            *(F.max(F.col(name).isNotNull()).alias(f"says {name}") for name in self._asked_of()),
+        ).collect()  # fmt: skip
+
+    def _asked_of(self) -> list[str]:
+        return [*self._lines.entities, *self._lines.numbers]
+
+    def _refuse_bad(self, counts: list[Row], number: int) -> None:
+        """See that rows still are what they were: of a few rows nothing is said.
+
+        Raises:
+            TooManyBadRows: too many do not fit.
+            SchemaError: none says anything in a column that is asked of.
+        """
+        rows = sum(row["rows"] for row in counts)
+        if rows < ENOUGH:
+            return
+        bad = {row["reason"]: row["rows"] for row in counts if row["reason"] not in (None, ERASED, *live.REASONS)}
+        limit, path = self._settings.tables.quarantine_limit, self._asked.path
+        if sum(bad.values()) > limit * rows:
+            listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items()))
+            raise TooManyBadRows(
+                f"{sum(bad.values()):,} of {rows:,} rows of batch {number} of '{path}' are bad, over "
+                f"tables.quarantine_limit {limit:g}: {listed}. Correct what writes them or "
+                f"sources.{self._live.follows}, {AGAIN}"
+            )
+        silent = [name for name in self._asked_of() if not any(row[f"says {name}"] for row in counts)]
+        if silent:
+            raise SchemaError(
+                f"none of {rows:,} rows of batch {number} of '{path}' says anything in {', '.join(silent)}: a column "
+                f"has another name, or is gone. Correct sources.{self._live.follows}.columns or what writes the rows, "
+                f"{AGAIN}"
+            )
+
+    def _put_aside(self, told: DataFrame, number: int) -> None:
+        """Rows that are no case and no label, with why."""
+        stream = self._progress.held["stream"]
+        aside = source_tables.aside(told.where("what IS NULL"), self._persons, self._of_nobody).select(
+            F.lit(self._asked.path).alias("source"), "reason", "row", F.lit(f"{stream[:12]}-{number}").alias("batch")
+        )
+        self._append("quarantine", aside, number)
+
+    def _write(self, kept: DataFrame, number: int) -> None:
+        """Cases with their answers, and labels as they are, in one commit."""
+        assert self._kept is not None
+        key, given = self._live.key, self._task.given(self._ground, kept)
+        cases = given.where("fraud IS NULL")
+        shared = [F.struct(F.lit(name).alias("kind"), F.col(name).alias("entity")) for name in self._lines.entities]
+        touched = cases.select(F.explode(F.array(*shared)).alias("of")).select("of.*").distinct()
+        past = self._kept.past(touched)
+        labels = live.facts_of(given.where("fraud IS NOT NULL"), *self._lines)
+        past = past._replace(facts=past.facts.unionByName(labels.drop("key")))
+        answers = self._task.answers(self._ground, cases, past, self._progress.held["limit"])
+        both = kept.join(answers.withColumn("what", F.lit(CASE)), on=[key, "what"], how="left")
+        rows = both.select(
+            *self._own, "arrival_time", "label_time", "what", *self._live.answer,
+            F.lit(self._progress.held["bundle"]).alias("bundle"), F.lit(number).cast("bigint").alias("batch"),
+        )  # fmt: skip
+        self._append(self._live.table, rows.coalesce(1), number)
+
+    def _append(self, name: str, rows: DataFrame, number: int) -> None:
+        held = self._progress.held
+        inputs = {"stream": held["stream"], "batch": number, "bundle": held["bundle"]}
+        self._tables.append_batch(name, rows, stream=held["stream"], number=number, job=JOB, inputs=inputs)

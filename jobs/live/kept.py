@@ -1,0 +1,134 @@
+"""What a stream keeps of the rows before: in the session's memory and disk, and in tables to begin again from.
+
+Facts of the last weeks stay as they are; what adds nothing more is added up, a row an entity; what no row can ask for
+any more is dropped. What each batch adds lies in frames of its own, and eight of a size are made one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.sessions import parallelism
+from spark_udfs import live, windows
+
+if TYPE_CHECKING:
+    from spark_udfs.live import Clock
+    from spark_udfs.windows import Past
+
+TOGETHER = 8  # frames of a size that are made one
+
+
+class Lines(NamedTuple):
+    """What rows are kept by.
+
+    Attributes:
+        key: the column that names a row.
+        entities: the columns that rows share.
+        numbers: the columns whose means are asked.
+    """
+
+    key: str
+    entities: Sequence[str]
+    numbers: Sequence[str]
+
+
+class Frames(NamedTuple):
+    """What is kept: `waiting` and `facts` as spark_udfs/live.py gives them."""
+
+    waiting: DataFrame
+    facts: DataFrame
+
+
+def frames_of(rows: DataFrame, given: DataFrame, lines: Lines) -> Frames:
+    """What rows add.
+
+    Args:
+        rows: as `live.waiting_of` takes them.
+        given: the same as `windows.as_of` takes them.
+        lines: what they are kept by.
+    """
+    return Frames(
+        live.waiting_of(rows, lines.key, lines.entities),
+        live.facts_of(given, *lines).drop("key"),
+    )
+
+
+def shrunk(frames: Frames, sums: DataFrame, lines: Lines, clock: Clock) -> tuple[Frames, DataFrame]:
+    """What still counts for cases from the clock's horizon on: frames without what is settled, and sums with it."""
+    if clock.horizon is None or clock.seen is None:
+        return frames, sums
+    horizon = F.lit(clock.horizon)
+    open_still = F.col("at") + clock.delay + clock.late >= F.lit(clock.seen)
+    is_settled = windows.is_settled(horizon)
+    more = windows.settled(frames.facts.where(is_settled), lines.numbers)
+    return Frames(frames.waiting.where(open_still), frames.facts.where(~is_settled)), windows.added(sums, more)
+
+
+class Kept:
+    """What is kept, as it grows.
+
+    Args:
+        frames: of all batches up to some.
+        sums: of what was settled by then.
+        lines: what rows are kept by.
+
+    Attributes:
+        batches: how many were added since.
+    """
+
+    def __init__(self, frames: Frames, sums: DataFrame, lines: Lines) -> None:
+        self._base, self._sums, self._lines = frames, sums, lines
+        self._levels: list[list[Frames]] = []
+        self.batches = 0
+        self._tasks = parallelism(sums.sparkSession)
+
+    def add(self, frames: Frames) -> None:
+        """Take in what a batch adds."""
+        self.batches += 1
+        self._put(frames, 0)
+
+    def _put(self, frames: Frames, level: int) -> None:
+        """Held as rows, without the plan by which they were made: plans would have each other within them."""
+        if level == len(self._levels):
+            self._levels.append([])
+        mine = self._levels[level]
+        mine.append(Frames(*(each.coalesce(1 if not level else self._tasks).localCheckpoint() for each in frames)))
+        if len(mine) == TOGETHER:
+            together = Frames(*(_one(each) for each in zip(*mine, strict=True)))
+            self._put(together, level + 1)
+            mine.clear()
+
+    def waiting(self, keys: DataFrame) -> DataFrame:
+        """What is kept of cases by their key."""
+        return self._among([frames.waiting for frames in self._all()], keys, [self._lines.key])
+
+    def past(self, entities: DataFrame) -> Past:
+        """What is kept of entities (kind, entity)."""
+        on = ["kind", "entity"]
+        facts = self._among([frames.facts for frames in self._all()], entities, on)
+        return windows.Past(facts, self._among([self._sums], entities, on))
+
+    def all(self) -> tuple[Frames, DataFrame]:
+        """All of it."""
+        every = self._all()
+        return Frames(*(_one(each) for each in zip(*every, strict=True))), self._sums
+
+    def give_back(self) -> None:
+        """Let go of what is held in memory."""
+        for frame in (*self._base, self._sums):
+            frame.unpersist()
+
+    def _all(self) -> list[Frames]:
+        return [self._base, *(frames for level in reversed(self._levels) for frames in level)]
+
+    def _among(self, frames: Sequence[DataFrame], wanted: DataFrame, on: list[str]) -> DataFrame:
+        return _one(frames).coalesce(self._tasks).join(F.broadcast(wanted), on=on, how="left_semi")
+
+
+def _one(frames: Sequence[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)
