@@ -24,6 +24,7 @@ COMPRESSION = "compression.json"
 ADS = "ads.json"
 STOCK = "stock.json"
 STREAM = "stream.json"  # of the stream's own folder
+ITEM_FILES = "baselines"  # a folder: what executors write of items, or of what looks like them, for all to map
 ERASURE = "erasure.json"  # of one that has not ended; a certificate has the time in its name
 
 

@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 
 from cluster.session import TO_SCORE
 from jobs import build_examples, builds, ingest_feedback, score, train
-from jobs.artefacts import FEEDBACK, LATEST, read_json, write_json
+from jobs.artefacts import FEEDBACK, ITEM_FILES, LATEST, read_json, write_json
 from jobs.console import say, show_table, step
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
@@ -166,7 +166,7 @@ def _worth(settings: Settings, cut: datetime, tables: Tables, shown: DataFrame, 
         .where((F.col("split") == "test") & (F.col("count") > 0))
         .select("item")
     )
-    allowed = save_items(sold, Path(settings.run_dir) / "baselines", "sold")
+    allowed = save_items(sold, Path(settings.run_dir) / ITEM_FILES, "sold")
     ranked = recommend(queries, str(bundle), k=scoring_of(settings).k, allowed=allowed)
     named = ranked.join(ids, on="item").join(queries.select("user", "user_id"), on="user")
     moment = F.lit(features.utc(cut))

@@ -6,6 +6,7 @@ Imports no Spark.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from training.errors import SettingsError
 from training.schema import Kind, Schema
 
 ROWS = 4096  # a rank's batch
+NUMBERS = 1 << 22  # of its pictures: at 224 x 224 x 3 those of 27, of which a network makes some 200 MB
 LEAST_GAIN = 2.0  # in likelihood, over the share of ones as everyone's answer: less comes by chance one time in 20
 
 if TYPE_CHECKING:
@@ -48,10 +50,16 @@ def added_up(
     from training.data.loader import Loader
 
     total, rank, size = torch.zeros(width, dtype=torch.float64), world.rank, world.size
-    with Loader(table, columns, batch_size=ROWS, seed=0, rank=rank, world_size=size) as loader:
+    with Loader(table, columns, batch_size=rows_of(columns), seed=0, rank=rank, world_size=size) as loader:
         for batch in loader.epoch(0):
             total += torch.from_numpy(sums(batch))
     return world.all_reduce_sum(total, what).numpy()
+
+
+def rows_of(columns: Schema) -> int:
+    """How many rows a rank asks a model of at once: as many as their pictures allow."""
+    numbers = sum(math.prod(column.shape) for column in columns if column.shape is not None)
+    return min(ROWS, max(1, NUMBERS // max(1, numbers)))
 
 
 @dataclass(frozen=True)

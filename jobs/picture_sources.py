@@ -8,34 +8,44 @@ the 1,000 days after these, so that a cut between them is the split that the set
 from __future__ import annotations
 
 import gzip
+import io
+import math
+import posixpath
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.source import Raw, Source, column
+from jobs.source import LITERAL, Raw, Source, column
 from jobs.source_rows import HASHED_DAYS, HASHED_FROM
 from spark_udfs.moments import DAY_US
 from spark_udfs.png import png
 from training.errors import DataError
 
 AT_ONCE = 2_000  # pictures of a batch
+MOST_BYTES = 1 << 30  # of an idx file, unpacked
 LEARNT = "train"  # the part that is not held out
 KINDS = {3: b"\x00\x00\x08\x03", 1: b"\x00\x00\x08\x01"}  # how a file of bytes in so many dimensions begins
+_SCHEME = re.compile("^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
 _ROWS = pa.schema([("item_id", pa.string()), ("part", pa.string()), ("label", pa.string()), ("picture", pa.binary())])
 
 
 def images(spark: SparkSession, source: Source) -> Raw:
-    """A row a file: `file` (its name), `folder` (the name of the one that it lies in), `modified`, and `content`."""
-    path = F.col("path")
+    """A row a file: `file` (its name), `path` (from the source's folder on), `folder` (the name of the one that it lies
+    in, null of the source's own), `modified`, and `content`."""
+    path = _path_of(source)
     rows = _files(spark, source).select(
         F.regexp_extract(path, "([^/]+)$", 1).alias("file"),
-        F.regexp_extract(path, "([^/]+)/[^/]+$", 1).alias("folder"),
+        path.alias("path"),
+        F.when(F.contains(path, F.lit("/")), F.regexp_extract(path, "([^/]+)/[^/]+$", 1)).alias("folder"),
         F.col("modificationTime").alias("modified"),
         "content",
         *(column(name) for name in source.partitions),
@@ -43,18 +53,40 @@ def images(spark: SparkSession, source: Source) -> Raw:
     return Raw(rows, None, rows.dtypes)
 
 
+def _path_of(source: Source) -> Column:
+    """A file's path from the source's folder on, of a pattern from the part on that is one; its name where it is the
+    source itself; the whole of one that lies elsewhere, as the relative path of a store does."""
+    is_url = re.match("[A-Za-z][A-Za-z0-9+.-]*:", source.name) is not None
+    named = _SCHEME.sub("", source.name) if is_url else str(Path(source.name).absolute())
+    parts = posixpath.normpath(named).split("/")
+    if not LITERAL.items() <= source.options.items():
+        parts = list(takewhile(lambda part: not set(part) & set("*?[{\\"), parts))
+    root = "/".join(parts).rstrip("/")
+    whole = F.regexp_replace("path", _SCHEME.pattern, "")
+    below = F.substr(whole, F.lit(len(root.encode("utf-16-le")) // 2 + 2))
+    itself = F.regexp_extract(whole, "([^/]+)$", 1)
+    return F.when(F.startswith(whole, F.lit(f"{root}/")), below).when(whole == root, itself).otherwise(whole)
+
+
 def idx(spark: SparkSession, source: Source) -> Raw:
     """A row a picture: `item_id`, `part`, `label`, `picture` (PNG, grey), and `time`.
 
     Raises:
-        DataError: a part lacks one of its files, or they do not fit together.
+        DataError: a part lacks one of its files, has one twice, or they do not fit together.
     """
-    found = F.regexp_extract(F.col("path"), r"([^/]*?)-?(images-idx3|labels-idx1)-ubyte[^/]*$", 1)
-    is_images = F.col("path").contains("images-idx3")
-    parts = _files(spark, source).groupBy(found.alias("part"))
-    held = parts.agg(
-        F.max(F.when(is_images, F.col("content"))).alias("images"),
-        F.max(F.when(~is_images, F.col("content"))).alias("labels"),
+    name = F.lower(F.regexp_extract("path", "([^/]+)$", 1))
+    which = "^(.*?)-?(images-idx3|labels-idx1)-ubyte[^/]*$"
+    files = _files(spark, source).select(
+        "path",
+        "content",
+        F.regexp_extract("path", "^(.*/)", 1).alias("folder"),
+        F.regexp_extract(name, which, 1).alias("part"),
+        F.regexp_extract(name, which, 2).alias("kind"),
+    )
+    _refuse_more_than_one(source, files)
+    held = files.groupBy("folder", "part").agg(
+        F.max(F.when(F.col("kind") == "images-idx3", F.col("content"))).alias("images"),
+        F.max(F.when(F.col("kind") == "labels-idx1", F.col("content"))).alias("labels"),
     )
     for part, fault in held.mapInArrow(_faults, "part string, fault string").where("fault IS NOT NULL").collect():
         raise DataError(f"'{source.name}' has idx files of the part '{part}' that cannot be read: {fault}")
@@ -66,6 +98,18 @@ def idx(spark: SparkSession, source: Source) -> Raw:
     return Raw(rows, None, rows.dtypes)
 
 
+def _refuse_more_than_one(source: Source, files: DataFrame) -> None:
+    """See that each part has one file of pictures and one of labels: which of several belong together, nobody knows."""
+    counted = files.groupBy("part", "kind").agg(F.count(F.lit(1)), F.min("path"), F.max("path"))
+    for part, kind, count, first, last in counted.where("`count(1)` > 1").orderBy("part", "kind").limit(1).collect():
+        raise DataError(
+            f"'{source.name}' must have one file {kind}-ubyte of the part '{part}'; it has {count:,}, such as "
+            f"'{first}' and '{last}': name the folder of one, or give the parts other names"
+        )
+
+
+# Of small files, which are read whole: at Spark's own 4 MB to open one, 32 of them would be a task and a table's file.
+READING = {"spark.sql.files.openCostInBytes": str(1 << 17)}
 FORMATS: Mapping[str, Callable[[SparkSession, Source], Raw]] = {"images": images, "idx": idx}
 
 
@@ -117,13 +161,15 @@ def _bytes_of(file: bytes | None, dimensions: int, what: str) -> NDArray[np.uint
     if file is None:
         raise DataError(f"there is no file {what}-idx{dimensions}-ubyte")
     try:
-        held = gzip.decompress(file) if file[:2] == b"\x1f\x8b" else file
+        held = gzip.GzipFile(fileobj=io.BytesIO(file)).read(MOST_BYTES + 1) if file[:2] == b"\x1f\x8b" else file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{what} are cut short: {error}") from error
+    if len(held) > MOST_BYTES:
+        raise DataError(f"{what} must have {MOST_BYTES:,} bytes at most; they have more: make several parts of them")
     start = 4 + 4 * dimensions
     if held[:4] != KINDS[dimensions] or len(held) < start:
         raise DataError(f"{what} must begin as idx files of bytes in {dimensions} dimensions do; they do not")
     shape = struct.unpack(f">{dimensions}I", held[4:start])
-    if len(held) - start != (size := int(np.prod(shape))):
+    if len(held) - start != (size := math.prod(shape)):
         raise DataError(f"{what} must have {size:,} bytes, as their first ones say; they have {len(held) - start:,}")
     return np.frombuffer(held, np.uint8, offset=start).reshape(shape)

@@ -88,10 +88,11 @@ def _tell_of_others(place: str, asked: SourceSettings, path: str, found: _Listed
     """
     others, names = found.there - found.files, ", ".join(f"'{name}'" for name in dict.fromkeys(found.others))
     endings = ", ".join(file_endings.endings_of(asked.format))
+    behind = " (and maybe .gz or the like)" if file_endings.compressed_of(asked.format) else ""
     if not found.files:
         raise DataError(
-            f"{place}.path '{path}' is a folder without {asked.format} files: their names end in {endings} (and "
-            f"maybe .gz or the like), and those of the {others:,} files there do not, such as {names}. Correct "
+            f"{place}.path '{path}' is a folder without {asked.format} files: their names end in {endings}{behind}, "
+            f"and those of the {others:,} files there do not, such as {names}. Correct "
             f"{place}.path or {place}.format, or name the files by a pattern, e.g. {path.rstrip('/')}/*"
         )
     if others:

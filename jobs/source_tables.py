@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from cluster.errors import EnvironmentProblem
-from jobs import dispositions, in_place, incoming, ingest_rules, source_files, source_rows, sources
+from jobs import dispositions, in_place, incoming, ingest_rules, picture_sources, source_files, source_rows, sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
@@ -161,8 +161,9 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
     name, source, asked, inputs = table.name, table.source, table.asked, table.inputs
     with step("looking for who was erased"):
         persons = _erased(tables, settings, name)
+    of_pictures = picture_sources.READING if asked.format in picture_sources.FORMATS else {}
     with (
-        session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS),
+        session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS | of_pictures),
         step(f"reading {source.name}"),
         sources.readable(source),
         persisted(_typed(settings, tables, table, persons)) as typed,

@@ -67,13 +67,20 @@ def classes(asked: DataFrame, file: ItemFile, neighbours: int) -> DataFrame:
     def of(key: pa.Array, vectors: Floats) -> pa.RecordBatch:
         items, label, matrix = file.open("item"), file.open("label"), file.open("vector")
         found, _ = top_k(vectors, matrix, min(neighbours, file.rows), ids=items)
-        votes = label[np.searchsorted(items, found)]
-        counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
-        best = np.where(counts == counts.max(axis=1, keepdims=True), votes, np.iinfo(np.int64).max).min(axis=1)
-        share = counts.max(axis=1) / votes.shape[1]
+        best, share = most_frequent(label[np.searchsorted(items, found)])
         return pa.record_batch([key, pa.array(best, pa.int64()), pa.array(share, pa.float64())], ["key", "class", "p"])
 
     return _answered(asked, of, "key string, class bigint, p double")
+
+
+def most_frequent(votes: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """(rows,) the most frequent number of each row, of equally many the smallest, and its share; of (rows, votes)."""
+    held = np.sort(votes, axis=1)
+    place = np.arange(held.shape[1])
+    begins = np.where(np.diff(held, axis=1, prepend=held[:, :1] - 1) != 0, place, 0)
+    alike = place - np.maximum.accumulate(begins, axis=1) + 1  # of a run of equal ones so many so far
+    ends, rows = alike.argmax(axis=1), np.arange(len(held))
+    return held[rows, ends], alike[rows, ends] / held.shape[1]
 
 
 def similar(asked: DataFrame, file: ItemFile, most: int) -> DataFrame:

@@ -69,6 +69,12 @@ class ConvNetConfig(PictureConfig):
         json_schema_extra=choices(1, 2, 4, 7),
     )
 
+    @model_validator(mode="after")
+    def _halved_by_what_is_there(self) -> Self:
+        if self.halved > len(self.widths):
+            raise ValueError(f"halved must be {len(self.widths)} at most, a time for each of widths; got {self.halved}")
+        return self
+
 
 class VisionTransformerConfig(PictureConfig):
     """Hyper-parameters of the vision transformer, training/models/vision_transformer.py."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import builds, replay, store_files, train
-from jobs.artefacts import COMPRESSION, EVALUATION, FEEDBACK, REPLAY, SCORE
+from jobs.artefacts import COMPRESSION, EVALUATION, FEEDBACK, ITEM_FILES, REPLAY, SCORE
 from jobs.console import say
 from jobs.tables import Tables
 from spark_udfs.occurrences import Finder, in_file
@@ -23,7 +23,7 @@ from training.state.json_files import read_json
 from training.state.lock import NAME, only_writer
 
 REPORT, TENSORS = "report.html", ".safetensors"
-LEARNT = ("checkpoints", "trials", "baselines", "replay")  # folders of a run folder
+LEARNT = ("checkpoints", "trials", ITEM_FILES, "replay")  # folders of a run folder
 LOOPS = ("loop/*", "loop/*/nothing_shown", "loop/*/lists_shown")  # run folders that `feedback_round` makes in one
 LOOP, MAKES_LOOPS = re.compile("-loop-[0-9a-f]{12}$"), "feedback_round"
 MADE_ANEW = (COMPRESSION, EVALUATION, REPORT, SCORE, FEEDBACK, REPLAY)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import functions as F
 
 from jobs.ground import Ground
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 WRONG, CLASSES = 24, 20  # pictures, and classes, that are shown
+SIDE = 84  # pixels of such a picture's side, at most
 
 
 def looks(ground: Ground, held: Mapping[str, tuple[DataFrame, DataFrame]]) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _confusion(names: Mapping[int, str], cells: Mapping[tuple[int, int], int]) -
 
 def _surely_wrong(ground: Ground, ours: DataFrame, names: Mapping[int, str]) -> dict[str, Any]:
     options = options_of(ground.settings)
-    wrong = ours.where((F.col("label") > 0) & (F.col("class") != F.col("label")))
+    wrong = ours.where(F.col("class") != F.col("label"))
     shown = wrong.orderBy(F.desc("p"), F.xxhash64("key"), "key").limit(WRONG)
     shape = (options.size, options.size, options.channels)
     return {
@@ -75,10 +78,19 @@ def _surely_wrong(ground: Ground, ours: DataFrame, names: Mapping[int, str]) -> 
         "mistakes, or the shop's.",
         "shown": [
             {
-                "png": base64.b64encode(png(np.frombuffer(row["picture"], np.uint8).reshape(shape))).decode(),
+                "png": base64.b64encode(png(_shown(np.frombuffer(row["picture"], np.uint8).reshape(shape)))).decode(),
                 "words": f"{row['key'][:24]}: {names.get(int(row['label']), 'another')}, taken for "
                 f"{names.get(row['class'], 'another')} ({row['p']:.2f})",
             }
             for row in shown.select("key", "picture", "label", "class", "p").collect()
         ],
     }
+
+
+def _shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture as large as a page needs it: means of squares of a larger one's pixels."""
+    side, _, channels = pixels.shape
+    step = math.ceil(side / SIDE)
+    each = side // step
+    squares = pixels[: each * step, : each * step].reshape(each, step, each, step, channels)
+    return np.asarray(squares.mean(axis=(1, 3)), np.uint8)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs import simulate
+from jobs.artefacts import ITEM_FILES
 from jobs.console import step
 from jobs.ground import Answer, Ground, Slice
 from jobs.task import OURS, TRUTH
@@ -17,7 +18,7 @@ from jobs.tasks import decided_on_spark as decided
 from jobs.tasks import probabilities_on_spark as probabilities
 from jobs.tasks.image_looks import looks
 from jobs.tasks.image_options import options_of
-from jobs.tasks.image_pixels import lines, numbered
+from jobs.tasks.image_pixels import class_of, lines, numbered
 from jobs.tasks.image_scored import by_bundle, score, vectors
 from spark_udfs import classes, features, nearest_vectors
 from spark_udfs.baselines import pixels
@@ -45,7 +46,8 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     read = ground.read
     probabilities.refuse_repeated(read["lines"], "item_id", "pictures", "item")
     taught = features.known_before(cuts.test) & F.col("category").isNotNull()
-    known = read["lines"].where(taught).agg(F.countDistinct("category")).collect()[0][0]
+    named = class_of(options_of(ground.settings).names)
+    known = read["lines"].where(taught).agg(F.countDistinct(named)).collect()[0][0]
     if known < 2:
         raise DataError(
             f"examples must have pictures of two categories at least; before the cut there are {known:,}; map the "
@@ -78,10 +80,11 @@ def contenders(ground: Ground, cut: datetime, bundles: Mapping[str, Path]) -> di
     answers: dict[str, Answer] = {name: partial(_by_bundle, path=str(path)) for name, path in bundles.items()}
     options, ours = options_of(ground.settings), str(bundles[OURS])
     labelled = learnt.select(F.col("item_id").alias("key"), "picture", F.col("label").cast("bigint").alias("label"))
-    drawn = labelled.orderBy(F.xxhash64("key"), "key").limit(options.compared_with)
     with step(f"evaluate: {NEAREST}: vectors of what was learnt from"):
-        held = vectors(drawn, ours).join(drawn.select("key", "label"), on="key", how="inner")
-        file = nearest_vectors.save(held, ground.folder / "vectors", "learnt")
+        drawn = pixels.drawn(labelled, options.compared_with)
+        told = ground.keep("learnt_vectors", lambda: vectors(drawn, ours))  # read twice: checked, and written
+        held = told.join(labelled.select("key", "label"), on="key", how="inner")
+        file = nearest_vectors.save(held, ground.folder / ITEM_FILES, "learnt_vectors")
     answers[NEAREST] = partial(_by_nearest, path=ours, file=file, neighbours=options.neighbours)
     shape = (options.size, options.size, options.channels)
     with step(f"evaluate: fit {REGRESSION}"):
@@ -123,7 +126,10 @@ def _truth(ground: Ground) -> dict[str, Answer]:
 
 
 def judge(ground: Ground, asked: DataFrame, answers: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """How right classes are, and how sure one may be of them."""
+    """How right classes are, and how sure one may be of them. Whose class nobody had before the cut is of one more,
+    which no model says."""
+    unseen = 1 + ground.read["vocabulary_classes"].agg(F.max("index")).collect()[0][0]
+    asked = asked.withColumn("label", F.when(F.col("label") == 0, F.lit(unseen)).otherwise(F.col("label")))
     told = answers.select("model", "key", F.col("class").alias("intent"), "p", F.lit(True).alias("in_scope"))
     told = told.withColumn("scope", F.col("p"))
     found = classes.judge(told, asked, names, resamples=ground.settings.evaluation.bootstrap)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from jobs.artefacts import ITEM_FILES
 from jobs.ground import Ground, Scored
 from jobs.tasks.image_options import options_of
 from jobs.tasks.image_pixels import numbered
@@ -80,7 +81,7 @@ def with_similar(made: DataFrame, ground: Ground) -> DataFrame:
 def _similar(made: DataFrame, ground: Ground, most: int) -> DataFrame:
     """item_id, and `similar`."""
     held = made.select(F.col("item_id").alias("key"), "vector")
-    file = nearest_vectors.save(held, ground.folder / "vectors", "scored")
+    file = nearest_vectors.save(held, ground.folder / ITEM_FILES, "scored_vectors")
     hashed = held.select(F.xxhash64("key").alias("item"), F.col("key").alias("item_id"))
     found = nearest_vectors.similar(held, file, most).join(hashed, on="item", how="inner")
     ranked = F.array_sort(F.collect_list(F.struct("rank", "item_id", "cosine")))

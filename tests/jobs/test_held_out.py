@@ -13,6 +13,7 @@ from deltalake import write_deltalake
 from torch import Tensor, nn
 
 from cluster.launch import launch
+from jobs.held_out import rows_of
 from jobs.validation import validation_of_probabilities
 from tests.jobs.rows_spec import learn, planted, spec_in, write_table
 from training.batch import Batch
@@ -42,6 +43,14 @@ def made(folder: Path, bundles: str, **model: Any) -> tuple[dict[str, Any], Bund
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Bundle:
     return made(folder, "plain")[1]
+
+
+def test_large_pictures_go_through_a_model_a_few_at_a_time() -> None:
+    numbers = [Column("x", Kind.DENSE, length=4), Column("label", Kind.LABEL)]
+    assert rows_of(Schema(tuple(numbers))) == 4096
+    for side, rows in ((28, 1783), (224, 27), (3_000, 1)):
+        picture = Column("picture", Kind.IMAGE, shape=(side, side, 3))
+        assert rows_of(Schema((picture, *numbers))) == rows
 
 
 def fresh(bundle: Bundle) -> dict[str, float]:

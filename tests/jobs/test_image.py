@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pyspark.sql import Row, SparkSession
 
-from jobs import build_examples, evaluate, ingest, report, score, train
+from jobs import build_examples, evaluate, ingest, report, score, train, validation
+from jobs.artefacts import ITEM_FILES
 from jobs.ground import Ground
 from jobs.settings import Settings
 from jobs.settings_sections import ShopSettings
 from jobs.tables import Tables
 from jobs.task import OURS, TRUTH
-from jobs.tasks import image_on_spark
+from jobs.tasks import image, image_looks, image_on_spark
 from spark_udfs import pictures
 from spark_udfs.features import Cuts
 from spark_udfs.png import png
@@ -26,6 +28,8 @@ from spark_udfs.simulated.catalogue import SHAPES
 from spark_udfs.simulated.planted import planted as planted_table
 from tests.training import test_picture_models as drawn
 from training.errors import DataError, SettingsError, TooManyBadRows
+from training.schema import Schema
+from training.world import World
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
@@ -155,8 +159,40 @@ def test_all_pictures_are_scored_with_alarms_and_what_looks_alike(
     assert sum(same) > 0.9 * len(same)
     _similar_are_the_nearest(rows)
     assert score.run(settings, spark)["up_to_date"]
+    kept = {path.name.split("-")[0] for path in (Path(settings.run_dir) / ITEM_FILES).iterdir()}
+    assert {"learnt_vectors", "scored_vectors"} <= kept  # where an erasure looks
+    assert not (Path(settings.run_dir) / "vectors").exists()
     with pytest.raises(SettingsError, match=r"options\.size must be .*, 12; it is 16"):
         score.run(_with(settings, size=16), spark)
+
+
+def test_a_category_that_nobody_had_before_counts_for_wrong(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = spark.createDataFrame([(1, "across"), (2, "down")], "index bigint, id string")
+    labels = [1.0, 1.0, 2.0, 0.0, 0.0]
+    asked = spark.createDataFrame([(f"{n}", label) for n, label in enumerate(labels)], "key string, label float")
+    rows = [(OURS, f"{n}", max(int(label), 1), 0.9) for n, label in enumerate(labels)]
+    answers = spark.createDataFrame(rows, "model string, key string, class bigint, p double")
+    ground = Ground({"vocabulary_classes": numbers}, settings_in(tmp_path), tmp_path)
+    judged = image_on_spark.judge(ground, asked, answers, [OURS])
+    assert judged["users"] == 5
+    assert judged["models"][OURS]["accuracy"]["value"] == pytest.approx(3 / 5)
+    assert judged["models"][OURS]["macro_f1"]["value"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr(validation, "validation_of_rows", lambda *_, **given: taken.update(given))
+    image.validation({}, Schema(()), World())
+    said = torch.tensor([row[2] for row in rows]).float()
+    assert taken["finish"](taken["sums"]({"class": said}, {"label": torch.tensor(labels)})) == {"accuracy": 3 / 5}
+
+
+def test_pictures_on_a_page_are_as_small_as_it_shows_them() -> None:
+    large = np.repeat(np.repeat(np.arange(100, dtype=np.uint8), 3)[:, None, None], 300, axis=1)
+    shown = image_looks._shown(large)
+    assert shown.shape == (75, 75, 1)
+    assert shown[0, 0, 0] == 0
+    assert shown[74, 74, 0] == 98
+    assert image_looks._shown(large[:28, :28]).tobytes() == large[:28, :28].tobytes()
 
 
 def _similar_are_the_nearest(rows: dict[str, Row]) -> None:

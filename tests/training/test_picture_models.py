@@ -115,6 +115,8 @@ def test_other_schemas_and_configs_are_refused() -> None:
         build("vision_transformer", heads=3)
     with pytest.raises(SchemaError, match=r"has the shape \(0, 2, 1\); an image alone has one"):
         Column("picture", Kind.IMAGE, shape=(0, 2, 1))
+    with pytest.raises(SettingsError, match="halved must be 1 at most, a time for each of widths; got 2"):
+        MODELS["conv_net"].Config.parse({"widths": [8], "halved": 2})
     with pytest.raises(SchemaError, match=r"of kind label has the shape \(2, 2, 1\)"):
         Column("label", Kind.LABEL, shape=(2, 2, 1))
     with pytest.raises(SchemaError, match=r"144 bytes a picture, .* 12 x 12 x 1; one has 3:"):

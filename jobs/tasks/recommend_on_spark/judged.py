@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs.artefacts import ITEM_FILES
 from jobs.console import say, step
 from jobs.ground import Answer, Ground
 from jobs.headlines import main_k
 from jobs.settings_lists import asks_questions, evaluation_of
 from jobs.task import OURS
 from jobs.tasks.recommend_on_spark.asked import of_test
-from jobs.tasks.recommend_on_spark.known import ITEM_FILES, catalogue_of_test, indexed, ranks_unsold, sold_before
+from jobs.tasks.recommend_on_spark.known import catalogue_of_test, indexed, ranks_unsold, sold_before
 from spark_udfs import features
 from spark_udfs.baselines.classic import fit_als, interactions, popularity_order
 from spark_udfs.baselines.ease import by_ease, fit_ease, see_that_it_fits

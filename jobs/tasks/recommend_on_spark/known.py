@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 AS_OF = "as_of"  # a column of the table `histories`: the cut that all of them are as of
-ITEM_FILES = "baselines"  # in the run folder: what executors write of items
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 
 

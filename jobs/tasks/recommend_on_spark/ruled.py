@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from jobs.artefacts import ITEM_FILES
 from jobs.console import warn
 from jobs.settings_lists import ListRules, scoring_of
-from jobs.tasks.recommend_on_spark.known import ITEM_FILES
 from jobs.tasks.recommend_on_spark.searched import Lists, Shown
 from spark_udfs.column_types import type_problems
 from spark_udfs.diversity import Diversity

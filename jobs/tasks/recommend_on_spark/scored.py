@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from jobs.artefacts import ITEM_FILES
 from jobs.ground import Ground, Scored
 from jobs.settings_lists import scoring_of
 from jobs.tasks.recommend_on_spark.at_moment import AtMoment, item_ids_of, queries_of, recommendable_of, sold_of
-from jobs.tasks.recommend_on_spark.known import ITEM_FILES, cut_of
+from jobs.tasks.recommend_on_spark.known import cut_of
 from jobs.tasks.recommend_on_spark.ruled import Ruled
 from jobs.tasks.recommend_on_spark.searched import Lists, Searched, Shown, searched
 from spark_udfs.baselines.classic import popularity_order

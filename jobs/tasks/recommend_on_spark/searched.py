@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import functions as F
 
+from jobs.artefacts import ITEM_FILES
 from jobs.console import say, step, warn
-from jobs.tasks.recommend_on_spark.known import ITEM_FILES
 from spark_udfs.indexed import save_index, users_searched_whole
 from spark_udfs.item_index import IndexFile
 from spark_udfs.rules import NO_RULES, Rules
