@@ -1,11 +1,13 @@
-"""Which of a file's columns are most likely ours, by what shops call them."""
+"""Which of a file's columns are most likely ours, by what shops call them, and what numbers look like in them."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
+COMMA = r"[+-]?[\d.]*\d,\d+"  # a number with a decimal comma
 # What shops call our columns; letters and digits alone.
 CALLED = {
     "user_id": (
@@ -50,6 +52,10 @@ CALLED = {
         "ts",
         "date",
         "datetime",
+        "txdatetime",
+        "transactiondate",
+        "transactiontime",
+        "transactiondatetime",
         "invoicedate",
         "eventtime",
         "eventtimestamp",
@@ -71,6 +77,8 @@ CALLED = {
     "label": (
         "fraud",
         "isfraud",
+        "txfraud",
+        "fraudlabel",
         "eventlabel",
         "target",
         "class",
@@ -85,7 +93,7 @@ CALLED = {
     "page": ("pagetype", "event", "eventtype", "action", "type"),
     "picture": ("image", "img", "photo", "content", "imagedata", "bytes"),
     "category": ("folder", "department"),
-    "case_id": ("id", "eventid", "transactionid", "registrationid"),
+    "case_id": ("id", "eventid", "transactionid", "txid", "registrationid"),
     "review_id": ("id", "reviewnumber"),
     "text": ("review", "reviewtext", "comment", "body", "content", "message", "utterance", "query", "instruction"),
     "intent": ("intents", "label", "class", "topic", "category"),
@@ -97,8 +105,18 @@ CALLED = {
 
 def matching(name: str, columns: Sequence[str]) -> str | None:
     """The column that is most likely ours: of the same name, of one that shops use for it, or nearly so."""
-    plain = {re.sub("[^a-z0-9]", "", column.lower()): column for column in columns}
-    names = [re.sub("[^a-z0-9]", "", name), *CALLED.get(name, ())]
+    plain = {_plain(column): column for column in columns}
+    names = [_plain(name), *CALLED.get(name, ())]
     exact = next((plain[called] for called in names if called in plain), None)
     close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
     return exact or (plain[close[0]] if close else None)
+
+
+def alike(columns: Sequence[str]) -> list[str]:
+    """The columns whose names differ from another's in case and signs alone: `matching` cannot tell them apart."""
+    counts = Counter(map(_plain, columns))
+    return [column for column in columns if counts[_plain(column)] > 1]
+
+
+def _plain(column: str) -> str:
+    return re.sub("[^a-z0-9]", "", column.lower())

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs.column_names import matching
+from jobs.column_names import COMMA, alike, matching
 from jobs.file_endings import pattern_of
 from jobs.settings import Settings
 from jobs.task import Task
@@ -45,7 +45,6 @@ RATINGS = "{kind: rating}"
 UTF8 = "utf-8-sig"
 NO_UTF8 = "windows-1252"  # what most files of shops are in that are not UTF-8
 NUMBERS = ("quantity", "price", "rating")
-COMMA = r"[+-]?[\d.]*\d,\d+"  # a number with a decimal comma
 
 
 class Look(NamedTuple):
@@ -88,6 +87,8 @@ def text(task: str, data: str) -> str:
         f"run_dir: out/{task}/run         # checkpoints, bundle, report",
         f"tables: {{root: out/{task}/tables}}",
     ]
+    if twins := alike(list(look.columns)):
+        lines.insert(3, f"# These differ in case and signs alone, rename them before: {_one_line(', '.join(twins))}")
     guessed = TASKS[task].guesses(look.columns)
     source = list(_source(TASKS[task], data, look, guessed))
     return "\n".join([*lines, *source, *_options(TASKS[task], guessed), *_rest(TASKS[task], source)]) + "\n"
@@ -101,7 +102,9 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
         read_of_sales = set(OF_SALES) & set(reads[table])
         # What the task reads of a sale is not to be left out in silence: sums would be 0.
         told = list(
-            _place("  ", data, look, {name: needed or name in read_of_sales for name, needed in EVENTS.items()})
+            _place(
+                "  ", data, look, {name: needed or name in read_of_sales for name, needed in EVENTS.items()}, NUMBERS
+            )
         )
         yield from told
         unmapped = {name for name in EVENTS if f"    # {name}: ???" in told}
@@ -116,7 +119,10 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
         return
     yield "sources:"
     yield f"  {table}:"
-    told = list(_place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}))
+    numbers = [name for name, kind in reads[table].items() if kind.startswith("double")]
+    told = list(
+        _place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}, numbers)
+    )
     if "      time: ???" in told and task.timeless:
         read = [matching(name, list(look.columns)) for name in task.timeless]
         hashed = json.dumps(read) if all(read) else "???"
@@ -148,7 +154,7 @@ def _kinds(said: Sequence[str]) -> Iterator[str]:
     yield from (f"    {json.dumps(word)}: ???" for word in words)
 
 
-def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> Iterator[str]:
+def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str]) -> Iterator[str]:
     """Where the rows lie, how they are written, and which columns are ours."""
     yield f"{indent}path: {json.dumps(data)}"
     yield f"{indent}format: {look.format}"
@@ -173,7 +179,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool]) -> It
             yield f"{indent}  {name}: ???{absent}"
         else:
             yield f"{indent}  # {name}: ???"
-    said = [value for name in NUMBERS for value in look.columns.get(taken.get(name, ""), ())]
+    said = [value for name in numbers for value in look.columns.get(taken.get(name, ""), ())]
     if look.format == "csv" and any(re.fullmatch(COMMA, value.strip()) for value in said):
         yield f'{indent}decimal: ","'
     if taken.get("time") in look.timestamps:

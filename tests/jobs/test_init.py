@@ -168,6 +168,48 @@ def test_card_transactions_need_no_mark(tmp_path: Path) -> None:
     assert settings.sources["cases"].columns["customer_id"] == "Customer ID"
 
 
+TRANSACTIONS = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,CHANNEL,TX_FRAUD,TX_FRAUD_SCENARIO"
+
+
+def transactions(header: str = TRANSACTIONS, amount: str = "57.16") -> str:
+    rows = (f"{n},2018-04-01 00:00:{n},{n % 9},{n % 7},{amount},{n % 2},0,0" for n in range(10, 30))
+    return "\n".join([header, *rows]) + "\n"
+
+
+def test_no_label_and_no_time_is_taken_for_what_cases_share(tmp_path: Path) -> None:
+    data = tmp_path / "transactions.csv"
+    data.write_text(transactions())
+    settings = settings_of("fraud", data)
+    assert settings.sources["cases"].columns["label"] == "TX_FRAUD"
+    assert settings.options.model_dump(include={"entities", "numbers"}) == {
+        "entities": ("customer_id", "terminal_id"),
+        "numbers": ("tx_amount",),
+    }
+    data.write_text(transactions(TRANSACTIONS.replace("TX_FRAUD,", "ZZ,").replace("SCENARIO", "KIND")))
+    text = init.text("fraud", str(data))
+    assert "label: ???" in text
+    assert "tx_amount" in text
+    assert "terminal_id" not in text.split("# The file's columns")[1].split("options:")[1]
+
+
+def test_amounts_with_a_decimal_comma_are_said_to_have_one(tmp_path: Path) -> None:
+    data = tmp_path / "transactions.csv"
+    data.write_text(transactions(amount='"1.057,16"'))
+    settings = settings_of("fraud", data)
+    assert settings.options.model_dump(include={"numbers"}) == {"numbers": ("tx_amount",)}
+    assert settings.sources["cases"].decimal == ","
+
+
+def test_names_that_cannot_be_told_apart_or_are_too_long_are_no_guess(tmp_path: Path) -> None:
+    data = tmp_path / "transactions.csv"
+    data.write_text(transactions(TRANSACTIONS.replace("CUSTOMER_ID", "Card").replace("TERMINAL_ID", "card")))
+    text = init.text("fraud", str(data))
+    assert "# These differ in case and signs alone, rename them before: Card, card" in text
+    assert '"card"' not in text
+    data.write_text(transactions(TRANSACTIONS.replace("CUSTOMER_ID", "c" * 101)))
+    assert settings_of("fraud", data).options.model_dump(include={"entities"}) == {"entities": ("terminal_id",)}
+
+
 def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
     data = tmp_path / "cases.parquet"
     pq.write_table(pa.table({"stamp": ["2025-01-01T10:00:00Z"], "isFraud": [1], "zz": ["x"]}), data)
