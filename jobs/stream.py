@@ -47,10 +47,12 @@ if TYPE_CHECKING:
     from jobs.settings_sources import TableSource
     from jobs.task import Live, Task
 
+BATCH = {"batch": "bigint"}  # the first column, of which Delta keeps statistics whatever a table has
 OF_STREAM = {"arrival_time": "timestamp", "label_time": "timestamp", "what": "string"}
-BY = {"bundle": "string", "batch": "bigint"}
+BY = {"bundle": "string"}
 WHOSE = "millrace.stream"  # the property of a stream's table
-_WORKER = re.compile("worker exited|Broken pipe|Connection reset|ExecutorLost|was lost")  # of what was killed
+# Of what was killed, and of the rows that were held there.
+_WORKER = re.compile("worker exited|Broken pipe|Connection reset|ExecutorLost|was lost|Checkpoint block rdd_")
 _CHANGED = re.compile("DELTA_SCHEMA_CHANGED|DELTA_STREAMING_INCOMPATIBLE|DELTA_SOURCE_TABLE_IGNORE_CHANGES")
 
 
@@ -141,7 +143,8 @@ def _take_table(tables: Tables, live: Live, progress: Progress, columns: Mapping
     """
     if progress.is_new:
         progress.say()
-    fields = {name: kind.removesuffix("?") for name, kind in columns.items()} | OF_STREAM | dict(live.answer) | BY
+    of_rows = {name: kind.removesuffix("?") for name, kind in columns.items()}
+    fields = BATCH | of_rows | OF_STREAM | dict(live.answer) | BY
     schema = ", ".join(f"`{name}` {kind}" for name, kind in fields.items())
     tables.make(live.table, tables.spark.createDataFrame([], schema))
     held = tables.detail(live.table)["properties"].get(WHOSE)

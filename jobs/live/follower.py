@@ -125,7 +125,7 @@ class Follower:
 
     def _settle_if_large(self, number: int) -> None:
         assert self._kept is not None
-        if self._kept.batches >= BATCHES:
+        if number - self._progress.held["kept"]["number"] > BATCHES:
             self._settle(number - 1, *self._kept.all(), self._progress.held["batch"]["seen"])
             self.close()
             self.open()
@@ -236,8 +236,8 @@ class Follower:
         answers = self._task.answers(self._ground, cases, past, self._progress.held["limit"])
         both = kept.join(answers.withColumn("what", F.lit(CASE)), on=[key, "what"], how="left")
         rows = both.select(
-            *self._own, "arrival_time", "label_time", "what", *self._live.answer,
-            F.lit(self._progress.held["bundle"]).alias("bundle"), F.lit(number).cast("bigint").alias("batch"),
+            F.lit(number).cast("bigint").alias("batch"), *self._own, "arrival_time", "label_time", "what",
+            *self._live.answer, F.lit(self._progress.held["bundle"]).alias("bundle"),
         )  # fmt: skip
         self._append(self._live.table, rows.coalesce(1), number)
 

@@ -76,20 +76,15 @@ class Kept:
         frames: of all batches up to some.
         sums: of what was settled by then.
         lines: what rows are kept by.
-
-    Attributes:
-        batches: how many were added since.
     """
 
     def __init__(self, frames: Frames, sums: DataFrame, lines: Lines) -> None:
         self._base, self._sums, self._lines = frames, sums, lines
         self._levels: list[list[Frames]] = []
-        self.batches = 0
         self._tasks = parallelism(sums.sparkSession)
 
     def add(self, frames: Frames) -> None:
         """Take in what a batch adds."""
-        self.batches += 1
         self._put(frames, 0)
 
     def _put(self, frames: Frames, level: int) -> None:

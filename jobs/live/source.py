@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs import ingest_rules, source_rows, sources
+from pyspark.sql.types import StringType, StructField, StructType
+
+from jobs import file_endings, ingest_rules, source_rows, sources
 from jobs.erasure import erased
 from jobs.settings_sources import TableSource
-from jobs.source import LITERAL, Source
+from jobs.source import LITERAL, Raw, Source
 from jobs.table_writes import MICROSECONDS
 from jobs.tables import Tables
 from jobs.task import said_persons
@@ -60,7 +62,11 @@ def opened(spark: SparkSession, tables: Tables, asked: TableSource, table: str, 
     """A stream of what is new: the files, or the rows of a Delta table."""
     assert asked.path is not None
     if asked.format != "delta":
-        of_files = {"maxFilesPerTrigger": str(files), "maxFileAge": EVER}
+        of_files = {
+            "maxFilesPerTrigger": str(files),
+            "maxFileAge": EVER,
+            "pathGlobFilter": file_endings.glob_of(asked.format),
+        }
         return spark.readStream.format("binaryFile").schema(LISTED).options(**of_files).load(asked.path)
     folder, name = sources.delta_place(asked.path)
     newest = Tables(spark, folder).version(name)
@@ -92,11 +98,18 @@ def typed(
         SchemaError: a column is missing.
     """
     wanted = source_rows.wanted_of(asked, columns)
-    if asked.format == "delta":
-        source = Source(asked.path or "", PLACE, asked, [], 0, {}, table=came)
-    else:  # as many as `stream.files` at most
-        paths = tuple(sorted(row["path"] for row in came.select("path").collect()))
-        source = Source(asked.path or "", PLACE, asked, [], 0, LITERAL, files=paths)
-    raw = sources.read(came.sparkSession, source, wanted)
+    raw = _raw(asked, wanted, came)
     rows = source_rows.typed(raw.rows, asked, columns, wanted, raw.malformed)
     return erased.marked(rows, persons, said_persons(settings, table))
+
+
+def _raw(asked: TableSource, wanted: Mapping[str, str], came: DataFrame) -> Raw:
+    if asked.format == "delta":
+        return sources.read(came.sparkSession, Source(asked.path or "", PLACE, asked, [], 0, {}, table=came), wanted)
+    # As many as `stream.files` at most; those without a byte are not among them.
+    paths = tuple(sorted(row["path"] for row in came.select("path").collect()))
+    if not paths:
+        texts = StructType([StructField(name, StringType()) for name in dict.fromkeys(wanted.values())])
+        nothing = came.sparkSession.createDataFrame([], texts)
+        return Raw(nothing, None, nothing.dtypes)
+    return sources.read(came.sparkSession, Source(asked.path or "", PLACE, asked, [], 0, LITERAL, files=paths), wanted)

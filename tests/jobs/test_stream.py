@@ -314,6 +314,32 @@ def test_what_is_no_case_and_no_label_goes_to_quarantine(begun_here: Path, spark
     assert {*told_of(settings, spark)} == {(one[0], "case"), (one[0], "label"), (two[0], "case")}
 
 
+def test_late_cases_move_no_clock_back_and_only_whole_files_are_read(
+    begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second start settles what both have added, and takes a file that is older than those of the first."""
+    settings, moment = copied(begun_here, tmp_path), BEGIN + 10 * DAY
+    incoming = tmp_path / "incoming"
+
+    def at(name: str, hours: float) -> Case:
+        return (name, moment + hours * DAY / 24, None, None, "card of late", "terminal 1", 5.0)
+
+    monkeypatch.setattr(follower, "BATCHES", 3)
+    for number, case in enumerate([at("first", 0), at("late", -10), at("less late", -5)]):
+        put(incoming, f"{number}", [case])
+    assert stream.run(settings, spark)["rows"] == {"case": 3}
+    assert Progress(settings.run_dir).seen == moment.timestamp() * 1e6
+    put(incoming, "3", [at("moved in", 1)])
+    week_ago = time.time() - 10 * 86_400
+    os.utime(incoming / "3.json", (week_ago, week_ago))
+    (incoming / "4.json").touch()
+    (incoming / "5.json.part").write_text((incoming / "3.json").read_text()[:20])
+    assert stream.run(settings, spark)["rows"] == {"case": 1}
+    assert Progress(settings.run_dir).held["kept"]["number"] == 2
+    assert_as_by_batch_job(settings, spark)
+    assert rows_of(settings, spark).columns[0] == "batch"
+
+
 def test_other_columns_end_the_stream_before_anything_of_the_batch_is_written(
     begun_here: Path, spark: SparkSession, tmp_path: Path
 ) -> None:
