@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 BATCH = {"batch": "bigint"}  # the first column, of which Delta keeps statistics whatever a table has
 OF_STREAM = {"arrival_time": "timestamp", "label_time": "timestamp", "what": "string"}
 BY = {"bundle": "string"}
+EVERY = "1 second"  # what came is looked for, which lists a whole folder
 WHOSE = "millrace.stream"  # the property of a stream's table
 # Of what was killed, and of the rows that were held there.
 _WORKER = re.compile("worker exited|Broken pipe|Connection reset|ExecutorLost|was lost|Checkpoint block rdd_")
@@ -139,10 +140,15 @@ def _take_table(tables: Tables, live: Live, progress: Progress, columns: Mapping
     """Make the stream's table, or see that it is this stream's.
 
     Raises:
-        TableError: it is another's, or the columns have changed since.
+        TableError: it is another's, or gone, or the columns have changed since.
     """
     if progress.is_new:
         progress.say()
+    if "kept" in progress.held and not tables.exists(live.table):
+        raise TableError(
+            f"table '{live.table}' at {tables.path(live.table)} is gone, and '{progress.folder}' says that its batches "
+            f"up to {progress.next - 1} are in there: put it back, or rename that folder to begin a new stream"
+        )
     of_rows = {name: kind.removesuffix("?") for name, kind in columns.items()}
     fields = BATCH | of_rows | OF_STREAM | dict(live.answer) | BY
     schema = ", ".join(f"`{name}` {kind}" for name, kind in fields.items())
@@ -150,18 +156,28 @@ def _take_table(tables: Tables, live: Live, progress: Progress, columns: Mapping
     held = tables.detail(live.table)["properties"].get(WHOSE)
     if held is None and not tables.version(live.table):
         delta_sql.set_properties(tables.spark, tables.path(live.table), {WHOSE: progress.held["stream"]})
-    elif held != progress.held["stream"]:
-        raise TableError(
-            f"table '{live.table}' at {tables.path(live.table)} is that of another stream, "
-            f"{held or 'which has no name'}; this one, '{progress.folder}', is {progress.held['stream']}: two would "
-            "answer rows twice. Go on with that stream's run_dir, or set another tables.root"
-        )
+    _refuse_other(tables, live, progress)
     held_columns = tables.read(live.table).columns
     if strangers := sorted(set(fields) ^ set(held_columns)):
         raise TableError(
             f"table '{live.table}' at {tables.path(live.table)} must have the columns of these settings; of "
             f"{', '.join(strangers)} one side knows nothing: put options back, or rename the table's folder and "
             f"'{progress.folder}' to begin a new stream"
+        )
+
+
+def _refuse_other(tables: Tables, live: Live, progress: Progress) -> None:
+    """See that the stream's table is this stream's.
+
+    Raises:
+        TableError: it is another's.
+    """
+    held = tables.detail(live.table)["properties"].get(WHOSE)
+    if held != progress.held["stream"]:
+        raise TableError(
+            f"table '{live.table}' at {tables.path(live.table)} is that of another stream, "
+            f"{held or 'which has no name'}; this one, '{progress.folder}', is {progress.held['stream']}: two would "
+            "answer rows twice. Go on with that stream's run_dir, or set another tables.root"
         )
 
 
@@ -199,10 +215,9 @@ def _query(
 ) -> None:
     came = source.opened(tables.spark, tables, asked, live.follows, settings.stream.files)
     progress.refuse_other()
+    _refuse_other(tables, live, progress)  # two that made it at once have each taken it by now
     writer = came.writeStream.foreachBatch(follower.take).option("checkpointLocation", progress.checkpoint.as_uri())
-    query = writer.trigger(
-        **({"availableNow": True} if settings.stream.once else {"processingTime": "0 seconds"})
-    ).start()
+    query = writer.trigger(**({"availableNow": True} if settings.stream.once else {"processingTime": EVERY})).start()
     say(f"stream: answering what comes into {asked.path}, from batch {progress.next} on")
     try:
         query.awaitTermination()

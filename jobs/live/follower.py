@@ -9,13 +9,13 @@ from pyspark.sql import functions as F
 from jobs import source_tables
 from jobs.erasure.erased import JOB as ERASE
 from jobs.erasure.persons import of_no_person_in
-from jobs.live import source
+from jobs.live import source, tally
 from jobs.live.kept import Frames, Kept, Lines, frames_of, shrunk
 from jobs.sessions import persisted
 from jobs.tasks import TASKS
 from spark_udfs import live, windows
 from spark_udfs.live import CASE, LABEL, Clock
-from spark_udfs.order_lines import ERASED
+from spark_udfs.moments import DAY_US
 from training.errors import SchemaError, TooManyBadRows
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ JOB = "stream"
 HOUR_US = 3_600_000_000
 BATCHES = 200  # after so many what is kept is written anew, without what no row can ask for any more
 AGAIN = "and run `millrace stream` again: it goes on with this batch, of which nothing was written"
-ENOUGH = 100  # rows, of which some must say something in each column that is asked of entities
 
 
 class Follower:
@@ -83,6 +82,7 @@ class Follower:
         held = self._progress.held
         if "kept" not in held:
             self._settle(-1, *self._of_history())
+        self._progress.refuse_other_settings(self._made_by())
         kept = self._progress.held["kept"]
         read = {name: self._read(table, kept["versions"][name]) for name, table in self._live.kept.items()}
         self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self._lines)
@@ -110,6 +110,9 @@ class Follower:
         waiting = live.waiting_of(given.withColumn("what", F.lit(CASE)).unionByName(told), key, entities)
         facts = windows.facts(given, key, entities, numbers).drop("key")
         last = lines.agg(F.unix_micros(F.max("time"))).collect()[0][0]
+        said = lines.agg(F.count(F.lit(1)), *(F.count(name) for name in self._asked_of())).collect()[0]
+        shares = {name: rows / max(said[0], 1) for name, rows in zip(self._asked_of(), said[1:], strict=True)}
+        self._progress.say(shares=shares)
         return Frames(waiting, facts), windows.settled(facts.limit(0), numbers), last
 
     def _settle(self, number: int, frames: Frames, sums: DataFrame, seen: int | None) -> None:
@@ -121,7 +124,15 @@ class Follower:
             name: self._tables.write(self._live.kept[name], rows, mode="overwrite", job=JOB, inputs=inputs)
             for name, rows in made.items()
         }
-        self._progress.say(kept={"number": number, "seen": seen, "versions": versions})
+        self._progress.say(kept={"number": number, "seen": seen, "versions": versions, "settings": self._made_by()})
+
+    def _made_by(self) -> dict[str, Any]:
+        """The settings that decide what is kept of rows."""
+        days = self._task.delay_us(self._settings) / DAY_US
+        return {
+            "entities": list(self._lines.entities), "means": list(self._lines.numbers), "label_delay_days": days,
+            "late_hours": self._settings.stream.late_hours,
+        }  # fmt: skip
 
     def _settle_if_large(self, number: int) -> None:
         assert self._kept is not None
@@ -149,18 +160,34 @@ class Follower:
             raise
 
     def _take(self, came: DataFrame, number: int) -> None:
+        is_again = self._progress.is_begun(number)
         begun = self._progress.begin(number)
         if begun is None:
             return  # all of it is in; Spark had not heard of it
         self._settle_if_large(number)
         clock = self._clock(begun["seen"], begun["now"])
-        rows = source.typed(self._settings, self._asked, self._live.follows, self._columns, came, self._persons)
-        with persisted(rows) as typed:
-            counts = self._sorted_out(typed, clock, number)
-        self._progress.end(clock.after(row["last"] for row in counts if row["what"] == CASE))
+        counts = self._written(number) if is_again else []
+        if not counts:
+            rows = source.typed(self._settings, self._asked, self._live.follows, self._columns, came, self._persons)
+            with persisted(rows) as typed:
+                counts = self._sorted_out(typed, clock, number)
+        last = clock.after(row["last"] for row in counts if row["what"] == CASE)
+        self._progress.end(last, self._tally(counts))
         for row in counts:
             name = row["what"] or row["reason"]
             self.counts[name] = self.counts.get(name, 0) + row["rows"]
+
+    def _written(self, number: int) -> list[Row]:
+        """Keep what the table has of a batch that ended after it was written, for settings may have changed since;
+        returns `_counted`, empty where it was not written."""
+        rows = self._tables.read(self._live.table).where(F.col("batch") == number)
+        counts = self._counted(rows.withColumn("reason", F.lit(None).cast("string")))
+        if counts:
+            self._add(rows)
+        return counts
+
+    def _tally(self, counts: list[Row]) -> dict[str, Any]:
+        return tally.counted(self._progress.held.get("tally", {}), counts, self._asked_of())
 
     def _sorted_out(self, rows: DataFrame, clock: Clock, number: int) -> list[Row]:
         """Write what rows are, and keep it; returns `_counted`."""
@@ -189,30 +216,24 @@ class Follower:
         return [*self._lines.entities, *self._lines.numbers]
 
     def _refuse_bad(self, counts: list[Row], number: int) -> None:
-        """See that rows still are what they were: of a few rows nothing is said.
+        """See that rows still are what they were: of a few nothing is said, and once it is said, they count anew.
 
         Raises:
             TooManyBadRows: too many do not fit.
-            SchemaError: none says anything in a column that is asked of.
+            SchemaError: a column that is asked of says nothing any more.
         """
-        rows = sum(row["rows"] for row in counts)
-        if rows < ENOUGH:
-            return
-        bad = {row["reason"]: row["rows"] for row in counts if row["reason"] not in (None, ERASED, *live.REASONS)}
-        limit, path = self._settings.tables.quarantine_limit, self._asked.path
-        if sum(bad.values()) > limit * rows:
-            listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items()))
-            raise TooManyBadRows(
-                f"{sum(bad.values()):,} of {rows:,} rows of batch {number} of '{path}' are bad, over "
-                f"tables.quarantine_limit {limit:g}: {listed}. Correct what writes them or "
-                f"sources.{self._live.follows}, {AGAIN}"
-            )
-        silent = [name for name in self._asked_of() if not any(row[f"says {name}"] for row in counts)]
+        held, place = self._tally(counts), f"sources.{self._live.follows}"
+        upto = f"up to batch {number} of '{self._asked.path}'"
+        bad = tally.too_many_bad(held, self._settings.tables.quarantine_limit)
+        silent = tally.fallen_silent(held, self._progress.held["shares"])
+        if bad or silent:
+            self._progress.say(tally={})
+        if bad:
+            raise TooManyBadRows(f"{upto} {bad}. Correct what writes them or {place}, {AGAIN}")
         if silent:
             raise SchemaError(
-                f"none of {rows:,} rows of batch {number} of '{path}' says anything in {', '.join(silent)}: a column "
-                f"has another name, or is gone. Correct sources.{self._live.follows}.columns or what writes the rows, "
-                f"{AGAIN}"
+                f"{upto} {silent}: a column has another name, or is gone. Correct {place}.columns or what writes the "
+                f"rows, {AGAIN}"
             )
 
     def _put_aside(self, told: DataFrame, number: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.artefacts import STREAM, read_json, write_json
-from training.errors import TableError
+from training.errors import SettingsError, TableError
 
 FOLDER = "stream"
 
@@ -19,9 +19,10 @@ class Progress:
 
     Attributes:
         held: `stream` (its id), `bundle` (that answers) and `limit` (of alarms); `kept`: the last batch whose rows are
-            in the tables of what is kept, with their versions; `query`: the id of Spark's checkpoint; `batch`: the
-            newest one, with `seen` (the stream's clock before it), `now` (the wall clock then), and `after` (the
-            stream's clock after it) once its rows are in.
+            in the tables of what is kept, with their versions and the settings by which they were made; `shares`: how
+            often the history says a column, and `tally`: what rows say of late (tally.py); `query`: the id of Spark's
+            checkpoint; `batch`: the newest one, with `seen` (the stream's clock before it), `now` (the wall clock
+            then), and `after` (the stream's clock after it) once its rows are in.
     """
 
     def __init__(self, run_dir: str) -> None:
@@ -73,10 +74,32 @@ class Progress:
                 f"{found or 'none'}: put it back, or remove the folder and the stream's tables to begin anew"
             )
 
+    def refuse_other_settings(self, settings: dict[str, Any]) -> None:
+        """See that what is kept was made by the same settings; cases may come less late than they might.
+
+        Raises:
+            SettingsError: it was made by others, and would not be what a batch job finds.
+        """
+        made: dict[str, Any] = self.held["kept"]["settings"]
+        others = [
+            f"{name} {made[name]} and not {value}"
+            for name, value in settings.items()
+            if (value > made[name] if name == "late_hours" else value != made[name])
+        ]
+        if others:
+            raise SettingsError(
+                f"what the stream at '{self._folder}' keeps of the past was made with {', '.join(others)}: put that "
+                "back, or rename this folder and the folders of the stream's tables to begin a new stream"
+            )
+
     def say(self, **values: Any) -> None:
         """Keep values; whole or not at all."""
         self.held |= values
         write_json(self._folder, STREAM, self.held)
+
+    def is_begun(self, number: int) -> bool:
+        """Whether a batch was begun before."""
+        return "batch" in self.held and bool(self.held["batch"]["number"] == number)
 
     def begin(self, number: int) -> dict[str, Any] | None:
         """What decides a batch: the same where it is begun again; None: its rows are in.
@@ -97,6 +120,6 @@ class Progress:
         self.say(batch=begun, query=self._query())
         return begun
 
-    def end(self, after: int | None) -> None:
+    def end(self, after: int | None, tally: dict[str, Any]) -> None:
         """The batch's rows are in."""
-        self.say(batch={**self.held["batch"], "after": after})
+        self.say(batch={**self.held["batch"], "after": after}, tally=tally)

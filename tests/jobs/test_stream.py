@@ -13,10 +13,12 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -350,11 +352,12 @@ def test_other_columns_end_the_stream_before_anything_of_the_batch_is_written(
     right = file.read_text()
     file.write_text(right.replace('"card":', '"card_number":'))
     with pytest.raises(
-        SchemaError, match=r"none of 100 rows of batch 0 of .* says anything in card: a column has another"
+        SchemaError,
+        match=r"batch 0 of .* none of 100 rows says anything in card \(of .* 100% do\): a column has another",
     ):
         stream.run(settings, spark)
     file.write_text(right.replace('"time": "', '"time": "on '))
-    with pytest.raises(TooManyBadRows, match=r"100 of 100 rows of batch 0 .* are bad, .*: time is no timestamp: 100"):
+    with pytest.raises(TooManyBadRows, match=r"batch 0 .* 100 of 100 rows are bad, .*: time is no timestamp: 100"):
         stream.run(settings, spark)
     assert rows_of(settings, spark).isEmpty()
     file.write_text(right)  # put right, it goes on with the same batch
@@ -400,6 +403,34 @@ def test_rows_that_are_added_to_a_delta_table_are_followed(
     said.append(stream.run(settings, spark)["rows"])
     assert sum(sum(rows.values()) for rows in said) == len(came)
     assert_as_by_batch_job(settings, spark)
+
+
+def test_a_stream_whose_table_is_gone_begins_no_other(spark: SparkSession, tmp_path: Path) -> None:
+    progress, task_live = Progress(str(tmp_path / "run")), TASKS["fraud"].live
+    assert task_live is not None
+    progress.say(kept={})
+    tables = Tables(spark, str(tmp_path / "tables"))
+    with pytest.raises(TableError, match=r"table 'fraud_live' at .* is gone, and .*stream' says that its batches"):
+        stream._take_table(tables, task_live, progress, {})
+    assert not tables.exists("fraud_live")
+
+
+def test_a_batch_is_begun_again_once_where_a_worker_or_what_it_held_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    lost = PySparkException("Checkpoint block rdd_12_0 not found! Either the executor that checkpointed it is gone")
+
+    def query(*_: Any) -> None:
+        begun.append("a batch")
+        raise lost
+
+    monkeypatch.setattr(stream, "_query", query)
+    followed = SimpleNamespace(open=lambda: None, close=lambda: None, error=None)
+    given: Any = (settings_in(tmp_path), None, None, None, followed, SimpleNamespace(next=3))
+    with pytest.raises(PySparkException, match="Checkpoint block rdd_12_0 not found"):
+        stream._follow(*given)
+    assert len(begun) == 2
 
 
 @pytest.mark.parametrize(
