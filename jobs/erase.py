@@ -32,6 +32,7 @@ from jobs.erasure.past import Past
 from jobs.erasure.persons import Place
 from jobs.erasure.removal import clean, count, few_tasks, properties, tidy
 from jobs.erasure.scan import Scan, Wanted
+from jobs.live.progress import FOLDER as STREAM
 from jobs.sessions import in_utc, open_session
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -66,12 +67,12 @@ def run(settings: Settings, ids: Iterable[str], spark: SparkSession | None = Non
         DataError: no ids, or one that is too long; or files hold an id after all was done.
         SettingsError: nobody has said which columns of a table of `sources` hold persons' ids.
         TableError: another job wrote to a table meanwhile; or there are no tables of persons below the root.
-        CheckpointError: a training or another erasure is under way.
+        CheckpointError: a training, a stream or another erasure is under way.
         EnvironmentProblem: the session is one of Spark Connect.
     """
     wanted = checked(ids, settings)
     # Before a session starts, which takes a while: a training that began meanwhile would learn from the persons.
-    with only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"):
+    with only_writer(Path(settings.run_dir), say, name=LOCK, what="run folder", who="job"), _no_stream(settings):
         session = open_session(settings, spark)
         _refuse_connect()
         tables = Tables(session, settings.tables.root)
@@ -97,6 +98,16 @@ def _refuse_another_root(tables: Tables, places: Iterable[Place]) -> None:
             f"tables.root '{tables.root}' must hold a table in which persons may stand (events, users, those of "
             "`sources` and the like); it holds none: set it to where the tables lie; nothing was erased"
         )
+
+
+@contextmanager
+def _no_stream(settings: Settings) -> Iterator[None]:
+    """No stream in the run folder: one that runs keeps rows in memory. One of another run folder sees the hashes."""
+    folder = Path(settings.run_dir) / STREAM
+    with ExitStack() as held:
+        if folder.is_dir():
+            held.enter_context(only_writer(folder, say, what="stream's folder", who="stream or erasure"))
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class StreamSettings(Section):
         None, description="what lies there; default: as in sources"
     )
     late_hours: float = Field(
-        24, ge=0, le=8_760, description="how far behind the newest case one may come; later ones go to quarantine"
+        24, ge=0.02, le=8_760, description="how far behind the newest case one may come; later ones go to quarantine"
     )
     files: int = Field(100, ge=1, le=100_000, description="files that are taken in at once, at most")
     once: bool = Field(False, description="end when all that is there now is answered")

@@ -9,8 +9,10 @@ row is answered once: a batch that was begun again has the same rows and the sam
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ from jobs import builds, delta_sql
 from jobs.build_inputs import refuse_other_options
 from jobs.command import main_of
 from jobs.console import say, show_counts, step, warn
-from jobs.erasure import erased
 from jobs.live import source
 from jobs.live.follower import Follower
 from jobs.live.progress import FOLDER, Progress
@@ -54,7 +55,9 @@ EVERY = "1 second"  # what came is looked for, which lists a whole folder
 WHOSE = "millrace.stream"  # the property of a stream's table
 # Of what was killed, and of the rows that were held there.
 _WORKER = re.compile("worker exited|Broken pipe|Connection reset|ExecutorLost|was lost|Checkpoint block rdd_")
-_CHANGED = re.compile("DELTA_SCHEMA_CHANGED|DELTA_STREAMING_INCOMPATIBLE|DELTA_SOURCE_TABLE_IGNORE_CHANGES")
+_CHANGED = re.compile("DELTA_SCHEMA_CHANGED|DELTA_STREAMING_INCOMPATIBLE")
+_REWRITTEN = re.compile("DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE")
+WAIT_S = 1.0  # between two looks at a Delta table that nothing was added to since the history
 
 
 @in_utc
@@ -68,7 +71,8 @@ def run(settings: Settings, spark: SparkSession | None = None) -> dict[str, Any]
         SettingsError: the task's rows are not answered so, or the settings do not suit.
         BundleError: there is no bundle, or it was trained on others.
         LockHeldError: another stream works in this run folder.
-        TableError: the table is another stream's, or nothing was ingested or built.
+        TableError: the table is another stream's, or nothing was ingested or built; or rows of a Delta table that is
+            followed were changed.
         SchemaError: the source has changed its columns. TooManyBadRows: too many rows of a batch do not fit.
         EnvironmentProblem: the session is one of Spark Connect.
     """
@@ -108,7 +112,7 @@ def _followed(settings: Settings, tables: Tables, asked: TableSource, bundle: Pa
         _take_table(tables, live, progress, columns)
     with step("stream: looking for the limit of alarms"):
         _take_bundle(live, progress, ground, bundle)
-    follower = Follower(settings, tables, live, columns, asked, ground, progress, erased.known(tables))
+    follower = Follower(settings, tables, live, columns, asked, ground, progress)
     first = progress.next
     _follow(settings, tables, live, asked, follower, progress)
     show_counts("Rows", follower.counts)
@@ -213,7 +217,14 @@ def _follow(
 def _query(
     settings: Settings, tables: Tables, live: Live, asked: TableSource, follower: Follower, progress: Progress
 ) -> None:
-    came = source.opened(tables.spark, tables, asked, live.follows, settings.stream.files)
+    opened = partial(source.opened, tables, asked, live.follows, settings.stream.files, progress)
+    if (came := opened()) is None:
+        say(f"stream: nothing has come into {asked.path} since the history was read")
+    while came is None:
+        if settings.stream.once:
+            return
+        time.sleep(WAIT_S)
+        came = opened()
     progress.refuse_other()
     _refuse_other(tables, live, progress)  # two that made it at once have each taken it by now
     writer = came.writeStream.foreachBatch(follower.take).option("checkpointLocation", progress.checkpoint.as_uri())
@@ -226,11 +237,19 @@ def _query(
 
 
 def _refuse_changed(error: Exception, asked: TableSource) -> None:
-    """Name a change of the source's columns, which Spark tells at length.
+    """Name a change of the source's columns or rows, which Spark tells at length.
 
     Raises:
-        SchemaError: there was one.
+        SchemaError: the columns have changed.
+        TableError: rows have.
     """
+    if _REWRITTEN.search(str(error)):
+        raise TableError(
+            f"rows of table '{asked.path}' were changed, or some of a file's removed, while they were followed: what "
+            "is new cannot be told from what was written again. Nothing of that commit was answered, and the stream "
+            "cannot go on after it: follow a table that rows are only added to, or ingest the table, remove the "
+            "stream's folder and tables, and begin a new stream"
+        ) from error
     if _CHANGED.search(str(error)):
         raise SchemaError(
             f"the columns of '{asked.path}' have changed while its rows were followed. See that sources still names "

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from spark_udfs import windows
 
 CASE, LABEL = "case", "label"
-AHEAD_US = 3_600_000_000  # a case may lie so far ahead of the wall clock: one far ahead would make all others late
+AHEAD_US = 60_000_000  # a case may lie so far ahead of the wall clock: the others of that time arrive after it
 LATE, AHEAD = "came too late", "lies in the future"
 TWICE, TOLD = "a case that was there before", "a label that was there before"
 LATE_LABEL, NO_CASE = "a label that came too late", "a label without its case"

@@ -118,12 +118,23 @@ class Watch:
         return state(self._tables) != self._known
 
     def before_writing(self) -> None:
-        """Refuse to write what was read before persons were erased.
+        """Refuse to write what was read before persons were erased (`refuse_outdated`).
 
         A job that was killed after its commit has not looked for new hashes: its table is looked through here.
 
         Raises:
             DataError: persons were erased since the job began, or the table had rows of some.
+        """
+        self.refuse_outdated()
+        made = self._tables.made_from(self._name, by=self._job)
+        if made is not None and made.get("erased") != self._known:
+            self._refuse(self._take_out([self._name]))
+
+    def refuse_outdated(self) -> None:
+        """Refuse to write what was read before persons were erased.
+
+        Raises:
+            DataError: persons were erased since the job began.
         """
         if self.is_outdated:
             raise DataError(
@@ -131,9 +142,6 @@ class Watch:
                 f"what it read would bring them back; nothing was written. Run `{self._command}` again once the "
                 "erasure has ended"
             )
-        made = self._tables.made_from(self._name, by=self._job)
-        if made is not None and made.get("erased") != self._known:
-            self._refuse(self._take_out([self._name]))
 
     def after_writing(
         self, names: Iterable[str], batch: str | None = None, *, made: Mapping[str, Any] | None = None

@@ -67,6 +67,11 @@ class Place(NamedTuple):
         return [mark.column for mark in self.marks if mark.how == BY_ID]
 
     @property
+    def says_lines(self) -> bool:
+        """Whether its rows say themselves whose line each is."""
+        return self.has(BY_LINE) and self.has(BY_ID)
+
+    @property
     def is_nameless(self) -> bool:
         """Whether its rows name persons by an index or by a line alone, so that no search for ids finds them."""
         return any(mark.how not in (BY_ID, IN_ROW) for mark in self.marks)
@@ -74,6 +79,8 @@ class Place(NamedTuple):
     @property
     def turn(self) -> int:
         """Which is cleaned before which: what says who a line or an index is of comes after what needs it."""
+        if self.says_lines:
+            return 1
         if self.has(BY_LINE):
             return 0
         if is_vocabulary(self.name):
@@ -99,7 +106,7 @@ def places(settings: Settings, tables: Tables) -> list[Place]:
 
     Raises:
         SettingsError: of a table of `sources` nobody has said which columns hold persons' ids.
-        SchemaError: a column of which that was said is not in the table.
+        SchemaError: a column of which that was said is not in the table, or not in the one of a stream's answers.
     """
     there = [task for task in TASKS.values() if task.name == settings.task or _is_there(task, settings, tables)]
     asked = [(task, settings_as(settings, task)) for task in there]
@@ -119,7 +126,8 @@ def places(settings: Settings, tables: Tables) -> list[Place]:
 
 def lines_of(settings: Settings, held: list[Place], name: str, ids: DataFrame) -> DataFrame:
     """The ids of all lines of persons (a column `value`), by the tables as they are and as what was made of them read
-    them; kept on the executors, for the tables are cleaned later.
+    them, and by what came after these and says itself whose it is (a stream's rows); kept on the executors, for the
+    tables are cleaned later.
 
     Args:
         settings: the pipeline's.
@@ -138,6 +146,10 @@ def lines_of(settings: Settings, held: list[Place], name: str, ids: DataFrame) -
             for table, version in versions.items()
         }
         parts.append(task.lines(read, own).select(F.col(key).alias("value")))
+    for place in held:
+        if place.says_lines and any(mark.task == name for mark in place.marks):
+            rows = _theirs(place.tables.read(place.name), place.by_id, ids)
+            parts.append(rows.select(F.col(key).alias("value")))
     return reduce(DataFrame.union, parts).distinct().localCheckpoint()
 
 
@@ -174,6 +186,7 @@ def _of_tasks(tables: Tables, asked: list[tuple[Task, Settings]]) -> Iterator[Pl
         for name, columns in task.persons(settings).items():
             marked.setdefault(name, []).extend(Mark(column, how, task.name) for column, how in columns.items())
     sources = {name for task, settings in asked for name in task.tables(settings)}
+    followed = {task.live.table: task.live.follows for task, _ in asked if task.live is not None}
     for name, marks in marked.items():
         if not marks or not tables.exists(name):
             continue
@@ -186,6 +199,13 @@ def _of_tasks(tables: Tables, asked: list[tuple[Task, Settings]]) -> Iterator[Pl
                 f"table '{name}' at {tables.path(name)} has no column '{lacking[0]}', by which persons are to be found "
                 f"(sources.{name}.persons); it has {', '.join(held)}: run `millrace ingest` and erase again; "
                 "nothing was erased"
+            )
+        if lacking and name in followed:
+            raise SchemaError(
+                f"table '{name}' at {tables.path(name)} has no column '{lacking[0]}', by which persons are to be found "
+                f"(sources.{followed[name]}.persons): its rows came before that was said. Add the column (ALTER TABLE) "
+                "and fill it from your own rows by their ids, or remove the table and the stream's folder, and erase "
+                "again; nothing was erased"
             )
         there = {mark.column: mark for mark in marks if mark.column in held}
         if there:

@@ -22,8 +22,9 @@ from training.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
+    from jobs.live.progress import Progress
     from jobs.settings import Settings
     from spark_udfs.erased import Erased
 
@@ -58,8 +59,12 @@ def asked_of(settings: Settings, table: str) -> TableSource:
     return asked
 
 
-def opened(spark: SparkSession, tables: Tables, asked: TableSource, table: str, files: int) -> DataFrame:
-    """A stream of what is new: the files, or the rows of a Delta table."""
+def opened(tables: Tables, asked: TableSource, table: str, files: int, progress: Progress) -> DataFrame | None:
+    """A stream of what is new: the files, or the rows of a Delta table; None: it has none since the history was read.
+
+    Of a Delta table that the history is not of, all rows that it has now come first.
+    """
+    spark = tables.spark
     assert asked.path is not None
     if asked.format != "delta":
         of_files = {
@@ -69,11 +74,16 @@ def opened(spark: SparkSession, tables: Tables, asked: TableSource, table: str, 
         }
         return spark.readStream.format("binaryFile").schema(LISTED).options(**of_files).load(asked.path)
     folder, name = sources.delta_place(asked.path)
-    newest = Tables(spark, folder).version(name)
-    reader = spark.readStream.format("delta").option("maxFilesPerTrigger", files)
-    made = tables.made_from(table, "ingest") or {}
-    begin = int(made["files"][0]) + 1 if made.get("source") == asked.path else 0
-    return reader.option("startingVersion", begin if begin <= newest else "latest").load(asked.path)
+    theirs = Tables(spark, folder)
+    if "after_version" not in progress.held:
+        version, *of_table = (tables.made_from(table, "ingest") or {}).get("files", [None])
+        progress.say(after_version=version if of_table == [theirs.id(name)] else None)
+    after: int | None = progress.held["after_version"]
+    # A file that was removed whole brings nothing: rows that the shop keeps no longer.
+    reader = spark.readStream.format("delta").options(maxFilesPerTrigger=files, ignoreDeletes=True)
+    if after is None:
+        return reader.load(asked.path)
+    return reader.option("startingVersion", after + 1).load(asked.path) if theirs.version(name) > after else None
 
 
 def typed(

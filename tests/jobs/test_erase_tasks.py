@@ -74,4 +74,12 @@ def test_what_nobody_has_said_is_asked_before_anything_is_touched(spark: SparkSe
     wrong = settings.model_validate(settings.model_dump() | {"sources": SAID | {"cases": {"persons": ["email"]}}})
     with pytest.raises(SchemaError, match=r"'cases' at .* has no column 'email', .*run `millrace ingest`"):
         erase.run(wrong, [GONE], spark)
-    assert not Tables(spark, settings.tables.root).exists("erased")
+    said, tables = (
+        settings.model_validate(settings.model_dump() | {"sources": SAID}),
+        Tables(spark, settings.tables.root),
+    )
+    live = spark.createDataFrame([("case 9", "::1")], "case_id string, ip_address string")
+    tables.write("fraud_live", live, mode="overwrite", job="stream", inputs={})
+    with pytest.raises(SchemaError, match=r"'fraud_live' at .* has no column 'user_id', .*came before that was said"):
+        erase.run(said, [GONE], spark)
+    assert not tables.exists("erased")

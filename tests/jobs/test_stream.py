@@ -22,17 +22,19 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import build_examples, stream
+from jobs import build_examples, erase, stream
 from jobs.artefacts import LATEST, write_json
-from jobs.live import follower
+from jobs.erasure import erased
+from jobs.live import follower, source
 from jobs.live.follower import Follower
 from jobs.live.progress import Progress
 from jobs.settings import Settings
+from jobs.settings_sources import TableSource
 from jobs.tables import Tables
 from jobs.tasks import TASKS, fraud_on_spark
 from spark_udfs import live, windows
 from spark_udfs.scoring import predict
-from training.errors import LockHeldError, SchemaError, SettingsError, TableError, TooManyBadRows
+from training.errors import DataError, LockHeldError, SchemaError, SettingsError, TableError, TooManyBadRows
 from training.models import MODELS
 from training.state import lock
 from training.state.lock import only_writer
@@ -100,6 +102,8 @@ def put(folder: Path, name: str, cases: Sequence[Case]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{key: told(value) for key, value in zip(NAMES, case, strict=True)} for case in cases]
     (folder / f".{name}").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    newest = max((file.stat().st_mtime for file in folder.glob("*.json")), default=0)
+    os.utime(folder / f".{name}", (max(time.time(), newest + 1),) * 2)  # what comes in one moment comes in any order
     (folder / f".{name}").rename(folder / f"{name}.json")
 
 
@@ -123,6 +127,7 @@ def begun(folder: Path, spark: SparkSession, **sections: Any) -> Settings:
     """A pipeline whose history ends at BEGIN, built, with a bundle."""
     settings = settings_in(folder, **sections)
     history = [as_of(case, BEGIN) for case in planted() if case[1] <= BEGIN]
+    history.append(("of another age", START + 9_999 * DAY, None, None, "card of another age", None, 1.0))
     rows = spark.createDataFrame(history, CASES)
     Tables(spark, settings.tables.root).write("cases", rows, mode="overwrite", job="ingest", inputs={})
     build_examples.run(settings, spark)
@@ -286,11 +291,16 @@ def test_a_driver_and_a_worker_are_killed(begun_here: Path, spark: SparkSession,
     assert_as_by_batch_job(settings, spark)
 
 
-def test_what_is_no_case_and_no_label_goes_to_quarantine(begun_here: Path, spark: SparkSession, tmp_path: Path) -> None:
+def test_what_is_no_case_and_no_label_goes_to_quarantine(
+    begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(follower, "MANY", 11)
+    monkeypatch.setattr(follower, "warn", told.append)
     settings = copied(begun_here, tmp_path)
     old = next(case for case in planted() if BEGIN - 10 * DAY < case[1] < BEGIN - 2 * DAY)
     one, two, three = [case for case in planted() if case[1] > BEGIN + DAY and case[3] is not None][:3]
-    case, ahead = as_of(one, START), datetime.now(UTC) + 2 * DAY
+    case, ahead = as_of(one, START), datetime.now(UTC) + 0.02 * DAY
     batches: list[list[Case]] = [
         [case, one, as_of(two, START)],
         [
@@ -310,6 +320,8 @@ def test_what_is_no_case_and_no_label_goes_to_quarantine(begun_here: Path, spark
         "case": 2, "label": 1, live.LATE: 2, live.TWICE: 1, live.TOLD: 1, live.NO_CASE: 1, live.OTHER: 1, live.AHEAD: 1,
         "case_id is missing": 1,
     }  # fmt: skip
+    (line,) = told
+    assert "3 of the last 11 rows came too late or lie in the future, over tables.quarantine_limit 0.05" in line
     aside = Tables(spark, settings.tables.root).read("quarantine").collect()
     assert sorted(row["reason"] for row in aside).count(live.LATE) == 2
     assert len(aside) == 8
@@ -403,6 +415,24 @@ def test_rows_that_are_added_to_a_delta_table_are_followed(
     said.append(stream.run(settings, spark)["rows"])
     assert sum(sum(rows.values()) for rows in said) == len(came)
     assert_as_by_batch_job(settings, spark)
+    spark.sql(f"UPDATE delta.`{shop}` SET amount = 1 WHERE case_id = '{came[0][0]}'")
+    with pytest.raises(TableError, match=r"rows of table '.*/shop' were changed, .* begin a new stream"):
+        stream.run(settings, spark)
+
+
+def test_a_delta_table_is_followed_from_where_the_history_ended(spark: SparkSession, tmp_path: Path) -> None:
+    tables, shop = Tables(spark, str(tmp_path / "tables")), Tables(spark, str(tmp_path / "shop"))
+    rows = spark.createDataFrame([("case 1",)], "case_id string")
+    shop.write("cases", rows, mode="overwrite", job="shop", inputs={})
+    state = [shop.pin("cases").content, shop.id("cases")]
+    tables.write("cases", rows, mode="overwrite", job="ingest", inputs={"files": state})
+    asked, progress = TableSource(path=shop.path("cases"), format="delta"), Progress(str(tmp_path / "run"))
+    assert source.opened(tables, asked, "cases", 1, progress) is None
+    shop.write("cases", rows.withColumn("case_id", F.lit("case 2")), mode="append", job="shop", inputs={})
+    came = source.opened(tables, asked, "cases", 1, progress)
+    assert came is not None
+    came.writeStream.format("memory").queryName("came").trigger(availableNow=True).start().awaitTermination()
+    assert [row["case_id"] for row in spark.table("came").collect()] == ["case 2"]
 
 
 def test_a_stream_whose_table_is_gone_begins_no_other(spark: SparkSession, tmp_path: Path) -> None:
@@ -431,6 +461,56 @@ def test_a_batch_is_begun_again_once_where_a_worker_or_what_it_held_was_lost(
     with pytest.raises(PySparkException, match="Checkpoint block rdd_12_0 not found"):
         stream._follow(*given)
     assert len(begun) == 2
+
+
+def test_persons_are_erased_and_the_stream_goes_on(
+    begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those who are erased while it is at work, and where an erasure has removed what was kept."""
+    cases = values_in(tmp_path)["sources"]["cases"] | {"persons": ["card"]}
+    settings = copied(begun_here, tmp_path, sources={"cases": cases})
+    tables = Tables(spark, settings.tables.root)
+    came = [case for _, case in events(planted())][:60]
+    in_files(settings, came, 30)
+    monkeypatch.setattr(follower, "BATCHES", 1)
+    stream.run(settings, spark)
+    theirs = F.col("case_id").isin([case[0] for case in came if case[4] == "card 3"])
+    assert not tables.read("fraud_live_waiting").where(theirs).isEmpty()
+    monkeypatch.setattr(lock, "WAIT_S", 0.2)
+    with (
+        only_writer(Path(settings.run_dir) / "stream", print, what="stream's folder", who="stream"),
+        pytest.raises(LockHeldError, match="one stream or erasure at a time may write into stream's folder"),
+    ):
+        erase.run(settings, ["card 3"], spark)
+    erase.run(settings, ["card 3"], spark)
+    assert all(tables.read(name).where(theirs).isEmpty() for name in ("fraud_live", "fraud_live_waiting"))
+    last = max(case[1] for case in came)
+    put(tmp_path / "incoming", "next", [
+        (f"new {number}", last + DAY, None, None, f"card {number}", "terminal 1", 5.0) for number in (3, 5, 7, 9)
+    ])  # fmt: skip
+    begin, write = Progress.begin, Follower._write
+
+    def after_begin(*args: Any) -> Any:
+        erased.remember(tables, ["card 7"])
+        return begin(*args)
+
+    def after_write(*args: Any) -> None:
+        write(*args)
+        erased.remember(tables, ["card 9"])
+
+    with monkeypatch.context() as once:
+        once.setattr(Progress, "begin", after_begin)
+        with pytest.raises(DataError, match=r"while `millrace stream` read them, .*; nothing was written"):
+            stream.run(settings, spark)
+    with monkeypatch.context() as once:
+        once.setattr(Follower, "_write", after_write)
+        with pytest.raises(DataError, match=r"`millrace stream` wrote rows of theirs; .* \(3 of 'fraud_live'\)"):
+            stream.run(settings, spark)
+    progress = Progress(settings.run_dir)
+    progress.say(kept=progress.held["kept"] | {"number": 7, "versions": dict.fromkeys(("waiting", "facts", "sums"), 0)})
+    assert stream.run(settings, spark)["rows"] == {"case": 1}
+    (row,) = rows_of(settings, spark).where("case_id LIKE 'new%'").collect()
+    assert row["reasons"] == by_batch_job(settings, spark)[row["case_id"]]["reasons"]
 
 
 @pytest.mark.parametrize(
