@@ -5,11 +5,11 @@ An example is a picture of before the cut whose category is known. Validation me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks import classed
 from jobs.tasks.image_options import ImageOptions, options_of
 from training.schema import Column, Kind, Schema
 from training.state.names import CLASSES
@@ -97,31 +97,13 @@ def changing(spec: Mapping[str, Any], columns: Schema) -> Transform:
 
 def attached(spec: Mapping[str, Any], columns: Schema, folder: Path) -> dict[str, Path]:  # noqa: ARG001
     """Write what goes with the bundle: the names of its classes by their numbers."""
-    from training.data.snapshot import open_snapshot, read_table
-
-    name = "vocabulary_classes"
-    root, version = spec["tables"]["examples"]["uri"].rpartition("/")[0], spec["build"]["versions"][name]
-    held = read_table(open_snapshot(f"{root}/{name}", version), ["index", "id"]).to_pydict()
-    named = {str(index): of for index, of in zip(held["index"], held["id"], strict=True)}
-    (folder / CLASSES).write_text(json.dumps(named, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    return {CLASSES: folder / CLASSES}
+    return classed.names(spec, "vocabulary_classes", folder / CLASSES)
 
 
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """How often the class of held-out pictures is right; of one that nobody had before, it is not. None where that is
     not asked."""
-    import numpy as np
-
-    from jobs.validation import validation_of_rows
-
-    def sums(found: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-        label = batch["label"]
-        return np.asarray([float((found["class"] == label).sum()), float(len(label))])
-
-    def finish(sums: Any) -> dict[str, float]:
-        return {"accuracy": float(sums[0] / max(sums[1], 1.0))}
-
-    return validation_of_rows(spec, columns, world, width=2, sums=sums, finish=finish)
+    return classed.validation(spec, columns, world, answer="class", unknown_is_wrong=True)
 
 
 def headline(settings: Settings) -> Headline:  # noqa: ARG001

@@ -5,11 +5,11 @@ An example is a message of before the cut whose intent is known. Validation meas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.tasks import classed
 from jobs.tasks.service_options import HAS, ORDERS, VECTORS, ServiceOptions, options_of
 from training.errors import SettingsError
 from training.schema import Column, Kind, Schema
@@ -115,30 +115,12 @@ def refuse_few_to_mix(spec: Mapping[str, Any], ranks: int) -> None:
 
 def attached(spec: Mapping[str, Any], columns: Schema, folder: Path) -> dict[str, Path]:  # noqa: ARG001
     """Write what goes with the bundle: the names of its intents by their numbers."""
-    from training.data.snapshot import open_snapshot, read_table
-
-    name = "vocabulary_intents"
-    root, version = spec["tables"]["examples"]["uri"].rpartition("/")[0], spec["build"]["versions"][name]
-    held = read_table(open_snapshot(f"{root}/{name}", version), ["index", "id"]).to_pydict()
-    named = {str(index): intent for index, intent in zip(held["index"], held["id"], strict=True)}
-    (folder / INTENTS).write_text(json.dumps(named, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    return {INTENTS: folder / INTENTS}
+    return classed.names(spec, "vocabulary_intents", folder / INTENTS)
 
 
 def validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Callable[[Any], dict[str, float]] | None:
     """How often the intent of held-out messages that have one is right; None where that is not asked."""
-    import numpy as np
-
-    from jobs.validation import validation_of_rows
-
-    def sums(found: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-        label = batch["label"]
-        return np.asarray([float(((found["intent"] == label) & (label > 0)).sum()), float((label > 0).sum())])
-
-    def finish(sums: Any) -> dict[str, float]:
-        return {"accuracy": float(sums[0] / max(sums[1], 1.0))}
-
-    return validation_of_rows(spec, columns, world, width=2, sums=sums, finish=finish)
+    return classed.validation(spec, columns, world, answer="intent", unknown_is_wrong=False)
 
 
 def headline(settings: Settings) -> Headline:  # noqa: ARG001
