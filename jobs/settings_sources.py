@@ -26,13 +26,10 @@ def _as_text(value: Any) -> Any:
 
 
 def _encoding(name: str) -> str:
-    """Java's name of what Python and others call latin-1; one whose line ends are no single bytes is refused."""
-    known = ""
+    """Java's name of what Python and others call latin-1."""
     with suppress(LookupError, ValueError):
-        known = codecs.lookup(name).name
-    if known.startswith(("utf-16", "utf-32")):
-        raise ValueError(f"got '{name}', whose lines Spark cannot tell apart; write the file as UTF-8 (iconv -t UTF-8)")
-    return "ISO-8859-1" if known == "iso8859-1" else name
+        return "ISO-8859-1" if codecs.lookup(name).name == "iso8859-1" else name
+    return name
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]

@@ -130,7 +130,6 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (f"{'k' * 900}: 1", r"k{80}\.\.\. \(900 characters\): unknown key"),
         ("training: {metric: foo}", r"training: metric is 'foo'; known: loss, recall_at_10"),
         ("training: {metric_mode: max}", r"training: metric_mode is 'max', and the best epoch by the loss"),
-        ("ingest: {path: a.csv, encoding: utf-16le}", r"ingest\.encoding: .*got .utf-16le., whose lines Spark"),
         ("training: {learning_rate: .inf}", r"training\.learning_rate: .*finite number \(value inf\)"),
         ("training: {timeout_s: .nan}", r"training\.timeout_s: .*finite number \(value nan\)"),
         ("training: {epochs: 90:00}", r"training\.epochs: .* valid integer.* \(value '90:00'\)"),
