@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jobs import builds
 from jobs.console import say
 from training.data.delta_log import has_files
-from training.errors import SnapshotError
+from training.errors import NoTableError, SnapshotError
 
 if TYPE_CHECKING:
     from jobs.tables import Tables
@@ -109,5 +109,5 @@ def has_version(place: str, version: int) -> bool:
     """Whether the table at a place still has all files of a version."""
     try:
         return has_files(place, version)
-    except SnapshotError:  # the log has lost the version, or another table lies here now
+    except (SnapshotError, NoTableError):  # the log has lost it, or another table lies here now
         return False
