@@ -328,6 +328,7 @@ def test_what_is_no_case_and_no_label_goes_to_quarantine(
     assert {*told_of(settings, spark)} == {(one[0], "case"), (one[0], "label"), (two[0], "case")}
 
 
+@pytest.mark.slow
 def test_late_cases_move_no_clock_back_and_only_whole_files_are_read(
     begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +355,7 @@ def test_late_cases_move_no_clock_back_and_only_whole_files_are_read(
     assert rows_of(settings, spark).columns[0] == "batch"
 
 
+@pytest.mark.slow
 def test_other_columns_end_the_stream_before_anything_of_the_batch_is_written(
     begun_here: Path, spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -400,6 +402,7 @@ def test_one_stream_at_a_time_and_on_its_own_table(
         stream.run(settings, spark)
 
 
+@pytest.mark.slow
 def test_rows_that_are_added_to_a_delta_table_are_followed(
     begun_here: Path, spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -435,6 +438,7 @@ def test_a_delta_table_is_followed_from_where_the_history_ended(spark: SparkSess
     assert [row["case_id"] for row in spark.table("came").collect()] == ["case 2"]
 
 
+@pytest.mark.slow
 def test_a_stream_whose_table_is_gone_begins_no_other(spark: SparkSession, tmp_path: Path) -> None:
     progress, task_live = Progress(str(tmp_path / "run")), TASKS["fraud"].live
     assert task_live is not None
@@ -463,6 +467,7 @@ def test_a_batch_is_begun_again_once_where_a_worker_or_what_it_held_was_lost(
     assert len(begun) == 2
 
 
+@pytest.mark.slow
 def test_persons_are_erased_and_the_stream_goes_on(
     begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
