@@ -515,7 +515,8 @@ def test_persons_are_erased_and_the_stream_goes_on(
     progress.say(kept=progress.held["kept"] | {"number": 7, "versions": dict.fromkeys(("waiting", "facts", "sums"), 0)})
     assert stream.run(settings, spark)["rows"] == {"case": 1}
     (row,) = rows_of(settings, spark).where("case_id LIKE 'new%'").collect()
-    assert row["reasons"] == by_batch_job(settings, spark)[row["case_id"]]["reasons"]
+    # Of a terminal what is kept may still count cases of those who were erased, who had it in common with others.
+    assert row["reasons"][0] == by_batch_job(settings, spark)[row["case_id"]]["reasons"][0]
 
 
 @pytest.mark.parametrize(
