@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs import source_tables
+from jobs import unfit_rows
 from jobs.console import warn
 from jobs.erasure import erased
 from jobs.erasure.persons import of_no_person_in
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from jobs.settings_sources import TableSource
     from jobs.tables import Tables
-    from jobs.task import Live
+    from jobs.task_live import Live
 
 JOB = "stream"
 MANY = 100  # rows, after which people are told if too many lie in other times
@@ -184,7 +184,7 @@ class Follower:
 
     def _put_aside(self, told: DataFrame, number: int) -> None:
         """Rows that are no case and no label, with why."""
-        aside = source_tables.aside(told.where("what IS NULL"), self._persons, self._of_nobody).select(
+        aside = unfit_rows.aside(told.where("what IS NULL"), self._persons, self._of_nobody).select(
             F.lit(self._asked.path).alias("source"), "reason", "row", F.lit(self._batch(number)).alias("batch")
         )
         self._append("quarantine", aside, number)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jobs.live.progress import Progress
     from jobs.settings import Settings
     from jobs.tables import Tables
-    from jobs.task import Live
+    from jobs.task_live import Live
     from spark_udfs.erased import Erased
     from spark_udfs.windows import Past
 

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.column_names import LONGEST, NAME, are_numbers, matching, ours_of
 from jobs.settings_base import Section
-from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Live, Task, said_persons
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.task_live import Live
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
