@@ -221,6 +221,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, after: str) -> None:
     monkeypatch.setattr(of, name, ended)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_a_batch_job_whatever_ended_on_the_way(
     begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
