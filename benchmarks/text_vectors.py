@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from cluster.session import build_session  # noqa: E402
 from spark_udfs.text_vectors import text_vectors  # noqa: E402
 from training.errors import WeightsError  # noqa: E402
-from training.state.text_encoder import TOKENS  # noqa: E402
+from training.state.text_tokens import TOKENS  # noqa: E402
 from training.state.text_weights import weights_folder  # noqa: E402
 
 Floats = npt.NDArray[np.float32]

@@ -68,15 +68,18 @@ def refuse_other_options(task: Task, now: Mapping[str, Any], build: Mapping[str,
         whose: what was learnt, or what holds the examples.
 
     Raises:
-        SettingsError: one of `Task.learnt_with` that stands in `now` is another.
+        SettingsError: one of `Task.learnt_with` that stands in `now` is another. An option that stands in one of both
+            alone came later, and has its default in the other.
     """
     then = build.get("inputs", {}).get("options", {})
     for name in task.learnt_with:
-        if name in now and now[name] != then.get(name):
-            place = f"options.{name}" if name in task.options.model_fields else name
+        option = task.options.model_fields.get(name)
+        usual = None if option is None else option.default
+        if (option is not None or name in now) and now.get(name, usual) != then.get(name, usual):
+            place = name if option is None else f"options.{name}"
             raise SettingsError(
-                f"{place} must be what the examples of {whose} were made with, {shown(then.get(name))}; it is "
-                f"{shown(now[name])}: set it back, or run `millrace build-examples` and `millrace train`"
+                f"{place} must be what the examples of {whose} were made with, {shown(then.get(name, usual))}; it is "
+                f"{shown(now.get(name, usual))}: set it back, or run `millrace build-examples` and `millrace train`"
             )
 
 

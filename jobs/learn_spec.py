@@ -68,6 +68,7 @@ def learn_spec(settings: Settings, *, splits: tuple[str, ...], validate: bool) -
         "vocabularies": _vocabularies(settings.tables.root, facts),
         "schema": columns.to_json(),
         "model": settings.model,
+        "options": settings.options.model_dump(mode="json"),
         "training": settings.training.model_dump(exclude=LAUNCHER_KEYS),
         "reader": {
             "workers": settings.training.reader_workers,
@@ -182,7 +183,7 @@ def _columns_for(model: str, columns: Schema) -> Schema:
     if missing:
         raise SettingsError(
             f"model.name '{model}' must have examples with {', '.join(missing)}; those of the build in force have "
-            f"{', '.join(columns.names)}; name another model, or build such examples (examples.form)"
+            f"{', '.join(columns.names)}; name another model, or build such examples ({CONFIGS[model].READS_BY})"
         )
     return columns if CONFIGS[model].READS_ITEMS else columns.without_items()
 

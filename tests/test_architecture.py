@@ -25,7 +25,7 @@ FRONT_DOORS = {
     "deltalake": ("training/data/delta_log.py",),
     "pyroaring": ("training/data/deletion_vectors.py", "training/data/parquet.py"),
     "xxhash": ("training/data/cache.py",),
-    "tokenizers": ("training/state/text_encoder.py",),
+    "tokenizers": ("training/state/text_tokens.py",),
     "horovod": (
         "training/world.py",
         "training/step/sync.py",

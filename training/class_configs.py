@@ -1,4 +1,4 @@
-"""Config of the model of texts in classes."""
+"""Configs of the models of texts in classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from training.encoder_config import TextEncoderConfig
 from training.model_config import ModelConfig, choices, search
 
 
@@ -15,7 +16,7 @@ class TextClassesConfig(ModelConfig):
     FIRST: ClassVar[frozenset[str]] = frozenset(
         {"dim", "dropout", "terms_dropped", "smoothing", "mixed", "calibration", "kept"}
     )
-    READS = ("terms",)
+    READS: ClassVar[tuple[str, ...]] = ("terms",)
 
     dim: int = Field(128, ge=1, le=65_536, description="width of a text's vector", json_schema_extra=choices(64, 128))
     dropout: float = Field(
@@ -45,4 +46,21 @@ class TextClassesConfig(ModelConfig):
         lt=1,
         description="share of the validation days' messages with an intent that stays in scope; where these days have "
         "messages without one too, as many as then tell both apart best",
+    )
+
+
+class TunedTextClassesConfig(TextClassesConfig):
+    """Hyper-parameters of the model that tunes a text encoder, training/models/tuned_text_classes.py."""
+
+    FIRST: ClassVar[frozenset[str]] = TextClassesConfig.FIRST | {"tuned", "rank", "alpha", "encoder"}
+    READS = ("terms", "tokens")
+    READS_BY = "options.tokens_kept"
+
+    tuned: Literal["lora", "whole"] = Field(
+        "lora", description="lora: adapters on the attention's queries and values; whole: all numbers of the encoder"
+    )
+    rank: int = Field(8, ge=1, le=1_024, description="lora: width of an adapter", json_schema_extra=choices(4, 8, 16))
+    alpha: float = Field(16.0, gt=0, le=1e6, description="lora: over `rank` the weight of what an adapter adds")
+    encoder: TextEncoderConfig | None = Field(
+        None, description="what the encoder is; a training reads it from the config.json of options.weights"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from training.class_configs import TextClassesConfig
+from training.class_configs import TextClassesConfig, TunedTextClassesConfig
 from training.identity import without_later
 from training.model_config import ModelConfig, choices, search
 from training.picture_configs import ConvNetConfig, VisionTransformerConfig
@@ -278,6 +278,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "value_mlp": ValueMlpConfig,
     "word_weights": WordWeightsConfig,
     "text_classes": TextClassesConfig,
+    "tuned_text_classes": TunedTextClassesConfig,
     "conv_net": ConvNetConfig,
     "vision_transformer": VisionTransformerConfig,
 }

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks import classed
-from jobs.tasks.service_options import HAS, ORDERS, VECTORS, ServiceOptions, options_of
+from jobs.tasks.service_options import HAS, ORDERS, TOKENS, VECTORS, ServiceOptions, options_of
 from training.errors import SettingsError
 from training.schema import Column, Kind, Schema
 from training.state.names import INTENTS
+from training.state.text_weights import TOKENIZER
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -56,7 +57,10 @@ def decides(settings: Settings) -> dict[str, Any]:
 
     options = options_of(settings)
     held = {name: getattr(options, name) for name in ("terms", "words_kept", "vectors")}
-    weights = weights_digest(weights_folder(options.weights)) if options.vectors else None
+    if options.tokens_kept:  # it came later, and is named only where it is used
+        held["tokens_kept"] = options.tokens_kept
+    reads_weights = options.vectors or options.tokens_kept
+    weights = weights_digest(weights_folder(options.weights)) if reads_weights else None
     rows = {"has": sorted(options.has), "out_of_scope": sorted(options.out_of_scope)}
     return held | rows | {"weights_digest": weights, "rules_of_terms": RULES}
 
@@ -70,11 +74,16 @@ def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -
 
 def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
     """The examples' columns. `sizes` counts the intents, 0, none of them, included."""
+    from training.state.text_config import config_of
+    from training.state.text_weights import weights_folder
+
     options = options_of(settings)
+    size = config_of(weights_folder(options.weights)).vocab_size if options.tokens_kept else None
     return Schema(
         (
             Column("terms", Kind.IDS, vocabulary="terms", size=options.terms + 1),
             *((Column(VECTORS, Kind.DENSE, length=options.vectors),) if options.vectors else ()),
+            *((Column(TOKENS, Kind.IDS, vocabulary=TOKENS, size=size),) if options.tokens_kept else ()),
             Column("label", Kind.LABEL, vocabulary="intents", size=sizes["intents"]),
             Column("time", Kind.TIME),
         )
@@ -84,16 +93,18 @@ def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:
 def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a model of texts in classes on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the
     spec."""
-    from jobs.learning import fit_task, model_of_rows
+    from jobs.learning import fit_task
+    from jobs.tasks.tuned_encoder import start_of
 
     refuse_few_to_mix(spec, world.size)
+    start = start_of(spec, world)
     return fit_task(
-        spec,
+        start.told(spec),
         world,
-        make_model=model_of_rows,
+        make_model=start.model,
         make_validation=validation,
         shown=("loss", *METRICS),
-        make_attachments=attached,
+        make_attachments=lambda *told: attached(*told) | start.attached(told[-1]),
     )
 
 
@@ -154,7 +165,7 @@ TASK = Task(
     options=ServiceOptions,
     reads=reads,
     decides=decides,
-    learnt_with=("terms", "words_kept", "vectors", "weights_digest", "rules_of_terms"),
+    learnt_with=("terms", "words_kept", "vectors", "tokens_kept", "weights_digest", "rules_of_terms"),
     asks=("queries", "vocabulary_intents"),
     kinds=lambda _: {},
     more_ids=more_ids,
@@ -165,7 +176,7 @@ TASK = Task(
     model="text_classes",
     learn="jobs.tasks.service:learn",
     metrics=METRICS,
-    attaches=(INTENTS,),
+    attaches=(INTENTS, TOKENIZER),
     talks="jobs.tasks.service_chat:talk",
     on_spark="jobs.tasks.service_on_spark",
     headline=headline,

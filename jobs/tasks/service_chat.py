@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.tasks.service_answers import known_answers
-from jobs.tasks.service_options import ORDERS, VECTORS, ServiceOptions, options_of
+from jobs.tasks.service_options import ORDERS, TOKENS, VECTORS, ServiceOptions, options_of
 from spark_udfs.dialogue import TURNS, Orders, Reply, Rules, Said, Turn, last_reply
 from spark_udfs.fillings import Order
 from spark_udfs.knowledge import Knowledge, Known
@@ -22,6 +22,7 @@ from spark_udfs.slots import ORDER_NUMBER
 from spark_udfs.text_terms import RULES, terms
 from training.errors import BundleError, NoTableError
 from training.state.names import INTENTS
+from training.state.text_weights import TOKENIZER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from training.batch import Batch
     from training.data.snapshot import Snapshot
     from training.models.base import Model
+    from training.state.bundle import Bundle
+    from training.state.text_tokens import Cutter
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Assistant:
         knowledge: the shop's answers.
         orders: an order's columns by its number; None: the shop has no table of them.
         vectors: of texts by a language model, where the bundle's model wants such.
+        cutter: of texts into tokens, where it wants these.
     """
 
     model: Model
@@ -54,6 +58,7 @@ class Assistant:
     knowledge: Knowledge
     orders: Orders | None
     vectors: Callable[[list[str]], npt.NDArray[np.float32]] | None = None
+    cutter: Cutter | None = None
 
     @classmethod
     def load(cls, bundle: str | Path, tables: str, ruled: ServiceOptions | None = None) -> Assistant:
@@ -87,6 +92,8 @@ class Assistant:
                 f"cut here by rules {RULES}: run `millrace build-examples` and `millrace train`"
             )
         model = held.model()
+        cutter = _cutter(held, model, options)
+        digest = made_with.get("weights_digest")
         return cls(
             model=model,
             intents={int(number): name for number, name in names.items()},
@@ -94,7 +101,8 @@ class Assistant:
             rules=(ruled or options).rules,
             knowledge=Knowledge(_answers(tables, (ruled or options).most_answers)),
             orders=_orders(tables),
-            vectors=_encoder(options.weights, made_with.get("weights_digest")) if options.vectors else None,
+            vectors=_encoder(options.weights, digest) if options.vectors and cutter is None else None,
+            cutter=cutter,
         )
 
     def reply(self, turns: Sequence[Turn], text: str) -> tuple[tuple[Turn, ...], Reply]:
@@ -117,6 +125,9 @@ class Assistant:
         batch: Batch = {"terms": Ragged(held, torch.tensor([0, len(held)]))}
         if self.vectors is not None:
             batch[VECTORS] = torch.from_numpy(self.vectors([text]))
+        if self.cutter is not None:
+            tokens, lengths = self.cutter.tokens([text])
+            batch[TOKENS] = Ragged(torch.from_numpy(tokens), torch.tensor([0, int(lengths[0])]))
         with torch.no_grad():
             found = self.model.predict(batch)
         name = self.intents.get(int(found["intent"]), "")
@@ -166,6 +177,18 @@ def _encoder(weights: str | None, digest: str | None) -> Callable[[list[str]], n
             f"{encoder.digest}: put them back, or run `millrace build-examples` and `millrace train`"
         )
     return encoder.vectors
+
+
+def _cutter(bundle: Bundle, model: Model, options: ServiceOptions) -> Cutter | None:
+    """What cuts texts as a bundle learnt them, by the tokenizer that goes with it; None: it learnt no tokens."""
+    from training.models.tuned_text_classes import TunedTextClasses
+    from training.state.text_tokens import open_tokenizer
+
+    if not isinstance(model, TunedTextClasses):
+        return None
+    file, encoder = bundle.attachment(TOKENIZER), model.config.encoder
+    assert encoder is not None  # the model was built from it
+    return open_tokenizer(str(file), file.read_bytes(), encoder, options.tokens_kept)
 
 
 def _answers(root: str, most: int) -> list[Known]:

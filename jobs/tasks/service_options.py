@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 ORDERS = ("order_number", "email", "status", "delivery", "amount")  # columns of the shop's orders
-VECTORS = "vectors"
+VECTORS, TOKENS = "vectors", "tokens"
 HAS = {"message_id": "string", "conversation": "string?", "arrival_time": "timestamp?"}
 Intent = Annotated[str, Field(min_length=1, max_length=1_000)]
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -63,8 +63,17 @@ class ServiceOptions(Section):
         description="numbers of the vector that a language model gives a message, 384 with the weights of the extra "
         "`text`; 0: messages have none",
     )
+    tokens_kept: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="tokens of a message that model.name tuned_text_classes reads, the first ones, begin and end "
+        "included; 0: messages have none",
+    )
     weights: LocalFolder | None = Field(
-        None, description="a folder with that model's weights; default: those of the extra `text`"
+        None,
+        description="a folder with the weights of the language model that vectors come from, or that is tuned; "
+        "default: those of the extra `text`",
     )
     compared_with: int = Field(
         20_000,
@@ -135,10 +144,11 @@ class ServiceOptions(Section):
 
     @model_validator(mode="after")
     def _of_one_mind(self) -> ServiceOptions:
-        if self.weights is not None and not self.vectors:
+        if self.weights is not None and not (self.vectors or self.tokens_kept):
             raise ValueError(
-                f"weights is '{self.weights}' and vectors is 0, so that nothing would be read from there: set vectors "
-                "to the width of that model's vectors, or leave weights out"
+                f"weights is '{self.weights}', and vectors and tokens_kept are 0, so that nothing would be read from "
+                "there: set vectors to the width of that model's vectors, or tokens_kept to tune it, or leave weights "
+                "out"
             )
         if both := sorted({*self.people} & {*self.out_of_scope}):
             raise ValueError(

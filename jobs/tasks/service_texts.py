@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.tasks import probabilities_on_spark as probabilities
-from jobs.tasks.service_options import VECTORS, options_of
+from jobs.tasks.service_options import TOKENS, VECTORS, options_of
 from spark_udfs import features
 from spark_udfs.terms import terms
+from spark_udfs.text_tokens import text_tokens
 from spark_udfs.text_vectors import text_vectors
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def known_intents(read: Mapping[str, DataFrame], settings: Settings, cut: dateti
 
 def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
     """message_id, conversation (null where messages have none), time, arrival_time, terms (numbers), label (float), and
-    vectors where these are asked for.
+    vectors and tokens (numbers) where these are asked for.
 
     A label is the intent's number: 0 of one that is out of scope, or that nobody had before the cut; null where the
     intent is not known.
@@ -53,6 +54,8 @@ def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
     told = messages.join(F.broadcast(numbers), on="intent", how="left")
     if options.vectors:
         told = text_vectors(told, "text", VECTORS, options.weights)
+    if options.tokens_kept:
+        told = text_tokens(told, "text", TOKENS, options.tokens_kept, options.weights)
     conversation = F.col("conversation") if "conversation" in options.has else F.lit(None).cast("string")
     return told.select(
         "message_id",
@@ -62,4 +65,5 @@ def numbered(ground: Ground, messages: DataFrame) -> DataFrame:
         F.when(F.col("intent").isNotNull(), F.coalesce("number", F.lit(0.0).cast("float"))).alias("label"),
         terms(F.col("text"), options.words_kept, options.terms).alias("terms"),
         *((VECTORS,) if options.vectors else ()),
+        *((TOKENS,) if options.tokens_kept else ()),
     )

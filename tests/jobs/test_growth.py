@@ -99,8 +99,7 @@ def copied(begun: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("days", [(48,), (40, 48)])
+@pytest.mark.parametrize("days", [(48,), pytest.param((40, 48), marks=pytest.mark.slow)])
 def test_it_gives_what_a_build_of_all_rows_gives(
     days: tuple[int, ...],
     spark: SparkSession,

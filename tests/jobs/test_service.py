@@ -19,7 +19,7 @@ from jobs.settings_sections import ShopSettings
 from jobs.settings_sources import TableSource
 from jobs.tables import Tables
 from jobs.task import OURS, TRUTH
-from jobs.tasks import service_on_spark
+from jobs.tasks import service_chat, service_on_spark
 from jobs.tasks.service_chat import Assistant
 from jobs.tasks.service_options import ServiceOptions
 from jobs.tasks.service_replies import answers_of
@@ -31,7 +31,7 @@ from spark_udfs.simulated.planted import planted as planted_table
 from tests.spark_udfs.bundles import two_tower_bundle
 from tests.training.text_models import CONFIG as TINY
 from tests.training.text_models import WORDS, save_folder
-from training.errors import BundleError, DataError, NoTableError, SettingsError
+from training.errors import BundleError, DataError, NoTableError, SettingsError, WeightsError
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
@@ -117,7 +117,8 @@ def settings_in(folder: Path, **sections: Any) -> Settings:
 def settings(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Settings:
     folder = tmp_path_factory.mktemp("service")
     plain = settings_in(folder)
-    beside = {"vectors": TINY["hidden_size"], "weights": str(save_folder(folder / "weights"))}
+    weights = save_folder(folder / "weights", words=(*WORDS, "cancel", "track"))
+    beside = {"vectors": TINY["hidden_size"], "tokens_kept": 12, "weights": str(weights)}
     settings = settings_in(folder, options=plain.options.model_dump() | beside)
     tables = Tables(spark, settings.tables.root)
     for name, rows, schema in (
@@ -140,7 +141,6 @@ def held(settings: Settings, spark: SparkSession, name: str, where: str = "true"
     return {row["message_id"]: row for row in Tables(spark, settings.tables.root).read(name).where(where).collect()}
 
 
-@pytest.mark.slow
 def test_a_bundle_is_asked_with_the_options_that_it_learnt_with(
     settings: Settings, trained: dict[str, Any], spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -151,7 +151,8 @@ def test_a_bundle_is_asked_with_the_options_that_it_learnt_with(
     for changed, words in (
         ({"terms": 6_000}, r"options\.terms must be .* the build in force were made with, 5000; it is 6000: set"),
         ({"words_kept": 7}, r"options\.words_kept must be .*, 100; it is 7"),
-        ({"vectors": 0, "weights": None}, r"options\.vectors must be .*; it is 0"),
+        ({"vectors": 0}, r"options\.vectors must be .*; it is 0"),
+        ({"tokens_kept": 9}, r"options\.tokens_kept must be .*, 12; it is 9"),
     ):
         for job in (evaluate, train):
             with pytest.raises(SettingsError, match=words):
@@ -281,6 +282,38 @@ def _the_terminal_says_the_same(bundle: str, root: str, rows: list[Row], said: d
         chat.run(bundle, root, typed, shown, Settings())
     with pytest.raises(NoTableError):
         chat.run(bundle, f"{root}/nowhere", io.StringIO("x"), shown)
+
+
+def test_the_encoder_of_the_same_messages_is_tuned(
+    settings: Settings,
+    trained: dict[str, Any],
+    spark: SparkSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Spark and in a terminal it says the same, and the terminal opens no weights."""
+    values = settings.model_dump(mode="json")
+    model = {"name": "tuned_text_classes", "dim": 16, "rank": 2}
+    tuned = Settings.model_validate(values | {"model": model, "run_dir": str(tmp_path)})
+    other = _with(tuned, weights=str(save_folder(tmp_path / "other")))
+    with pytest.raises(
+        WeightsError, match=r"whose tokenizer made the examples, of SHA-256 [0-9a-f]{64}; '.*other' has"
+    ):
+        train.run(other, spark)
+    path = train.run(tuned, spark)["bundle_path"]
+    queries = Tables(spark, settings.tables.root).read("queries").where("split = 'test' AND label > 0")
+    asked = queries.withColumnRenamed("message_id", "key")
+    said = {row["key"]: row for row in service_on_spark._by_bundle(asked, "after", path=path).collect()}
+    rows = {row["message_id"]: row for row in queries.collect()}
+    assert any(len(row["tokens"]) > 2 for row in rows.values())
+    assert sum(said[name]["intent"] == row["label"] for name, row in rows.items()) > 0.97 * len(rows)
+    monkeypatch.setattr(service_chat, "_encoder", None)
+    assistant = Assistant.load(path, settings.tables.root)
+    texts = {message[0]: message[4] for message in planted()}
+    for name in sorted(rows)[:20]:
+        found, wanted = assistant.said(texts[name]), said[name]
+        assert (assistant.intents[wanted["intent"]], wanted["in_scope"]) == (found.intent, found.in_scope)
+        assert found.p == pytest.approx(wanted["p"], abs=1e-5)
 
 
 def test_a_bundle_that_does_not_talk_is_named(tmp_path: Path) -> None:

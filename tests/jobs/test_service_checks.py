@@ -13,7 +13,7 @@ from training.errors import SettingsError
 
 
 def test_options_that_do_nothing_or_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="weights is '/w' and vectors is 0, so that nothing would be read"):
+    with pytest.raises(ValidationError, match="weights is '/w', and vectors and tokens_kept are 0, so that nothing"):
         ServiceOptions(weights="/w")
     with pytest.raises(ValidationError, match=r"in people and in out_of_scope; \['a'\] do"):
         ServiceOptions(people=("a", "b"), out_of_scope=("a",))

@@ -14,7 +14,8 @@ import pytest
 
 from tests.training.text_models import CONFIG, WORDS, save_folder, tensors_of, vector
 from training.errors import DataError, WeightsError
-from training.state import text_encoder
+from training.models import text_encoder as network
+from training.state import text_tokens
 from training.state.text_encoder import Encoder, load_encoder
 from training.state.text_weights import IN_PACKAGE, PACKAGE, weights_digest, weights_folder
 
@@ -74,8 +75,8 @@ def test_a_vector_is_the_same_whatever_stands_beside_it(encoder: Encoder, monkey
     texts = [" ".join(rng.choice(WORDS[4:], rng.integers(1, 12))) for _ in range(60)]
     alone = np.concatenate([encoder.vectors([text]) for text in texts])
     np.testing.assert_allclose(encoder.vectors(texts), alone, atol=1e-6)
-    monkeypatch.setattr(text_encoder, "BUDGET", 40)
-    monkeypatch.setattr(text_encoder, "AT_ONCE", 7)
+    monkeypatch.setattr(network, "BUDGET", 40)
+    monkeypatch.setattr(text_tokens, "AT_ONCE", 7)
     by_passes = encoder.vectors(texts[::-1])
     np.testing.assert_allclose(by_passes[::-1], alone, atol=1e-6)
 

@@ -12,6 +12,7 @@ from training.models.ranking import DcnV2, DeepFm, Dlrm, FinalMlp, Fm, LogisticR
 from training.models.row_mlp import RowMlp
 from training.models.sequence import Sequence
 from training.models.text_classes import TextClasses
+from training.models.tuned_text_classes import TunedTextClasses
 from training.models.two_tower import TwoTower
 from training.models.value_mlp import ValueMlp
 from training.models.vision_transformer import VisionTransformer
@@ -36,6 +37,7 @@ MODELS: dict[str, type[Model]] = {
     "value_mlp": ValueMlp,
     "word_weights": WordWeights,
     "text_classes": TextClasses,
+    "tuned_text_classes": TunedTextClasses,
     "conv_net": ConvNet,
     "vision_transformer": VisionTransformer,
 }

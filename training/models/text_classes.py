@@ -58,14 +58,14 @@ class TextClasses(Model):
 
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
-        label, given = _label(schema), _given(schema)
-        self.label, self._given = label.name, given
+        label, width = _label(schema), self._own_width(schema)
+        self.label, self._has_own = label.name, width > 0
         dim, self.count = self.config.dim, cast("int", label.size)
         self.terms = self.table("terms", cast("int", schema["terms"].size), dim, padding_idx=0)
         self.classes = self.table("classes", self.count, dim, std=dim**-0.5)
         self.biases = self.table("biases", self.count, 1)
-        if given is not None:
-            self.from_given = nn.Linear(cast("int", given.length), dim, bias=False)
+        if width:
+            self.from_given = nn.Linear(width, dim, bias=False)
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("threshold", torch.zeros(()))
 
@@ -128,12 +128,23 @@ class TextClasses(Model):
         row_N = torch.repeat_interleave(lengths_B)
         sums_BD = vectors_ND.new_zeros(len(lengths_B), self.config.dim).index_add(0, row_N, vectors_ND)
         text_BD = sums_BD * lengths_B.clamp(min=1).rsqrt()[:, None]
-        if self._given is not None:
+        if self._has_own:
             if drawn is not None:
                 kept_B = uniform(lengths_B.shape, drawn, text_BD.device) >= self.config.terms_dropped
                 text_BD = text_BD * kept_B[:, None]
-            text_BD = text_BD + self.from_given(cast("Tensor", batch[self._given.name]))
+            text_BD = text_BD + self.from_given(self._own(batch))
         return dropped(text_BD, self.config.dropout, drawn)
+
+    def _own_width(self, schema: Schema) -> int:
+        """How many numbers texts' own vectors have; 0: they have none."""
+        given = _given(schema)
+        return 0 if given is None else cast("int", given.length)
+
+    def _own(self, batch: Batch) -> Tensor:
+        """(B, width) texts' own vectors."""
+        given = _given(self.schema)
+        assert given is not None
+        return cast("Tensor", batch[given.name])
 
 
 def scope(logits_BC: Tensor) -> Tensor:

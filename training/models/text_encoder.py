@@ -9,35 +9,14 @@ Shape suffixes: B texts, T tokens of all of them, D width.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.encoder_config import TextEncoderConfig
 from training.models.packed import Packed, attention, packed
 
-_Size = Annotated[int, Field(ge=1, le=2**24)]  # a larger one is no model's; torch would say so in its own words
-
-
-class TextEncoderConfig(BaseModel):
-    """What of a Hugging Face config.json makes the encoder, by its names there; its other keys change no vector."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
-
-    model_type: Literal["bert"]
-    vocab_size: _Size
-    hidden_size: _Size
-    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]  # as many are made before the tensors are looked at
-    num_attention_heads: _Size
-    intermediate_size: _Size
-    max_position_embeddings: _Size
-    type_vocab_size: _Size
-    hidden_act: Literal["gelu"]
-    layer_norm_eps: PositiveFloat = 1e-12
-    position_embedding_type: Literal["absolute"] = "absolute"
-    is_decoder: Literal[False] = False
+BUDGET = 1024  # tokens of one pass, so that what it computes stays in a core's cache
 
 
 class TextEncoder(nn.Module):
@@ -64,7 +43,7 @@ class TextEncoder(nn.Module):
             offsets: (B + 1,) int64; a text has no more tokens than the encoder has places.
         """
         layout = packed(offsets, causal=False)
-        x_TD = self.words(token_T[layout.order]) + self.places(layout.position) + self.kinds.weight[0]
+        x_TD = self.words(token_T[layout.order]) + self.places(layout.position) + self.kinds(token_T.new_zeros(1))
         x_TD = self.norm(x_TD)
         for layer in self.layers:
             x_TD = layer(x_TD, layout)
@@ -72,6 +51,22 @@ class TextEncoder(nn.Module):
         text_T = torch.repeat_interleave(lengths)[layout.order]
         sum_BD = x_TD.new_zeros(len(lengths), x_TD.shape[1]).index_add(0, text_T, x_TD)
         return F.normalize(sum_BD / lengths.clamp(min=1)[:, None], dim=1)
+
+    def in_passes(self, token_T: Tensor, offsets: Tensor) -> Tensor:
+        """The same of any number of texts, about BUDGET tokens at a time: for answers, not for learning.
+
+        The shortest texts come first, so that a pass has few lengths and attention few blocks.
+        """
+        lengths = offsets.diff()
+        by_length = torch.argsort(lengths, stable=True)
+        passes = torch.unique_consecutive(lengths[by_length].cumsum(0) // BUDGET, return_counts=True)[1].tolist()
+        found_BD = torch.zeros(len(lengths), self.norm.normalized_shape[0], device=token_T.device)
+        for rows in torch.split(by_length, passes):
+            own = F.pad(lengths[rows].cumsum(0), (1, 0))
+            places = torch.repeat_interleave(offsets[rows] - own[:-1], lengths[rows])
+            if len(places):
+                found_BD[rows] = self(token_T[places + torch.arange(len(places), device=places.device)], own)
+        return found_BD
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
@@ -89,7 +84,7 @@ class _Layer(nn.Module):
         self.mixed_norm, self.norm = (nn.LayerNorm(width, config.layer_norm_eps) for _ in range(2))
 
     def forward(self, x_TD: Tensor, layout: Packed) -> Tensor:
-        apart = (len(x_TD), self.heads, -1)
+        apart = (len(x_TD), self.heads, x_TD.shape[1] // self.heads)
         query, key, value = (part(x_TD).view(apart) for part in (self.query, self.key, self.value))
         x_TD = self.mixed_norm(x_TD + self.out(attention(query, key, value, layout).flatten(1)))
         normed: Tensor = self.norm(x_TD + self.narrow(F.gelu(self.widen(x_TD))))

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from training.encoder_config import TextEncoderConfig
 from training.errors import WeightsError
-from training.models.text_encoder import TextEncoderConfig
 from training.state.text_weights import CONFIG, MODULES, POOLING
 
 STEPS = ["Transformer", "Pooling", "Normalize"]  # the last may be missing: a vector has length 1 in any case
@@ -39,6 +39,11 @@ def read_config(folder: Path, content: bytes) -> TextEncoderConfig:
     _refuse_other_steps(folder / MODULES)
     _refuse_other_pooling(folder / POOLING)
     return config
+
+
+def config_of(folder: Path) -> TextEncoderConfig:
+    """The encoder that a folder from `weights_folder` describes; errors as of `read_config`."""
+    return read_config(folder, (folder / CONFIG).read_bytes())
 
 
 def _refuse_other_steps(file: Path) -> None:

@@ -23,11 +23,13 @@ def warm_start(model: nn.Module, bundle: Bundle) -> None:
 
     Raises:
         BundleError: the bundle lacks a parameter, or has it of another shape, a vocabulary has shrunk, or the model
-            takes in other columns, or in another order, or adjusts its logits otherwise. Then nothing is changed.
+            takes in other columns, or in another order, adjusts its logits otherwise, or tunes another part of itself.
+            Then nothing is changed.
     """
     _check_vocabularies(getattr(model, "schema", None), bundle)
     _check_columns(model, bundle)
     _check_adjustment(model, bundle)
+    _check_adapters(model, bundle)
     held = {name: bundle.tensor(name) for name in bundle.tensor_names()}
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     sharded = sharded_tables(model)
@@ -94,6 +96,17 @@ def _check_adjustment(model: nn.Module, bundle: Bundle) -> None:
             f"it is {here:g} here and {there:g} in '{bundle.path}'; set model.logit_adjustment to {there:g}, or start "
             "from none"
         )
+
+
+def _check_adapters(model: nn.Module, bundle: Bundle) -> None:
+    """Weights beside which a bundle has adapters are not those that it answers with."""
+    for name in ("tuned", "alpha"):
+        here = getattr(getattr(model, "config", None), name, None)
+        if here is not None and here != (there := bundle.config.get(name)):
+            raise BundleError(
+                f"a bundle to start from must have learnt with the model's {name}; it is {here} here and {there} in "
+                f"'{bundle.path}'; set model.{name} to {there}, or start from none"
+            )
 
 
 def _place(column: Column) -> str:
