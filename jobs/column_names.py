@@ -1,4 +1,4 @@
-"""Which of a file's columns are most likely ours, by what shops call them, and what numbers look like in them."""
+"""Which of a file's columns are most likely ours, by what shops call them, and what their values look like."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+NAME, LONGEST = "[a-z][a-z0-9_]*", 100  # of a column that settings name
 COMMA = r"[+-]?[\d.]*\d,\d+"  # a number with a decimal comma
+YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")  # in small letters
 # What shops call our columns; letters and digits alone.
 CALLED = {
     "user_id": (
@@ -110,6 +112,19 @@ def matching(name: str, columns: Sequence[str]) -> str | None:
     exact = next((plain[called] for called in names if called in plain), None)
     close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
     return exact or (plain[close[0]] if close else None)
+
+
+def ours_of(columns: Sequence[str]) -> dict[str, str]:
+    """Names as ours are written -> columns, of those that can be written so and told apart."""
+    told = [name for name in columns if name not in alike(columns)]
+    made = {re.sub("[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in told}
+    return {name: column for name, column in made.items() if re.fullmatch(NAME, name) and len(name) <= LONGEST}
+
+
+def are_numbers(said: Sequence[str]) -> bool:
+    """Whether all that rows say are numbers, with a decimal point or comma; so do those that say nothing."""
+    number = rf"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|{COMMA}"
+    return all(re.fullmatch(number, text.strip()) for text in said if text.strip())
 
 
 def alike(columns: Sequence[str]) -> list[str]:

@@ -1,9 +1,9 @@
-"""A table's newest commits, read from the files of its log by the driver.
+"""A table's newest commits, and its id, read from the files of its log by the driver.
 
-Delta tells a table's history by two jobs of Spark, whatever is asked of it. What a job of Millrace asks, many times, is
-nearly always the newest commit's version, or what that commit says of itself: the first line of one file. A session of
-Spark Connect has no driver with Hadoop at hand, and a catalogue may keep a store's keys to itself; there, and for
-commits further back, the history is asked (`commits.newest_first`).
+Delta tells a table's history by two jobs of Spark, whatever is asked of it, and its id by another. What a job of
+Millrace asks, many times, is nearly always the newest commit's version, what that commit says of itself, or the table's
+id: the first line of one file. A session of Spark Connect has no driver with Hadoop at hand, and a catalogue may keep a
+store's keys to itself; there, and for commits further back, Delta is asked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql.utils import is_remote
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 AT_MOST = 4  # commits that are read from files, one after the other
+TORN: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError)  # of what is no JSON, or says something else
 NAME = re.compile(r"/_delta_log/(\d{20})\.json(?=[,\]])")
+CHECKSUM = re.compile(r"/_delta_log/(\d{20})\.crc(?=[,\]])")
 
 
 def newest_first(spark: SparkSession, path: str, history: Callable[[int], DataFrame]) -> Iterator[Commit]:
@@ -40,6 +42,25 @@ def newest_first(spark: SparkSession, path: str, history: Callable[[int], DataFr
         yield commit
     if oldest != 0:
         yield from commits.newest_first(history, oldest)
+
+
+def metadata(spark: SparkSession, path: str) -> dict[str, Any] | None:
+    """What the checksum of a table's newest commit says of the table itself: `id` and `partitionColumns`, as Delta has
+    them.
+
+    None where there is none, as after other writers' commits and one that was killed: Delta itself is asked then.
+    """
+    log = f"{path}/_delta_log"
+    if is_remote():
+        return None
+    try:
+        listed = store_files.listing(spark, log)
+        newest = max(map(int, NAME.findall(listed)), default=None)
+        if newest is None or newest not in set(map(int, CHECKSUM.findall(listed))):
+            return None
+        return dict(json.loads(store_files.first_line(spark, f"{log}/{newest:020d}.crc"))["metadata"])
+    except (*TORN, *SPARK_ERRORS, *GONE):
+        return None
 
 
 def _of_files(spark: SparkSession, path: str) -> Iterator[Commit]:
@@ -60,5 +81,5 @@ def _info(line: str) -> dict[str, str | None] | None:
     """What a commit's first line says of it; None where it says something else, as other writers' may."""
     try:
         return dict(json.loads(line)["commitInfo"])
-    except (ValueError, TypeError, KeyError):
+    except TORN:
         return None

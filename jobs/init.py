@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.column_names import COMMA, alike, matching
+from jobs.column_names import COMMA, NO, YES, alike, matching
 from jobs.looked_at import UTF8, Look, look_of, pictures_in
 from jobs.settings import Settings
 from jobs.task import Task
@@ -36,6 +36,7 @@ EVENTS = {"item_id": True, "user_id": True, "time": True, "order_id": False, "qu
 EVENTS |= {"kind": False, "rating": False, "name": False, "category": False}
 RATINGS = "{kind: rating}"
 NUMBERS = ("quantity", "price", "rating")
+MOST_WORDS = 10  # that are asked for
 
 
 def text(task: str, data: str) -> str:
@@ -116,8 +117,7 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
     if "      time: ???" in told:
         yield "    # order_by_hash_of: [text]     # if rows have no time, in place of time and time_format: the columns"
         yield "    #                              # by whose hash rows are held out; not what is to be foretold"
-    flags = [name for name, kind in reads[table].items() if kind.startswith("boolean")]
-    yield from (f"    # words: {{{name}: {{no: 0, yes: 1}}}}   # numbers for words" for name in flags)
+    yield from _words([name for name, kind in reads[table].items() if kind.startswith("boolean")], look)
     yield from _whose()
 
 
@@ -133,6 +133,21 @@ def _kinds(said: Sequence[str]) -> Iterator[str]:
         return
     yield f"  kinds:   # words of the first rows, and maybe there are more: {', '.join(KINDS)}; null: set aside"
     yield from (f"    {json.dumps(word)}: ???" for word in words)
+
+
+def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
+    """What words of flags mean, where they are no numbers and not yes or no: to be said by who knows them."""
+    unknown: dict[str, list[str]] = {}
+    for name in flags:
+        said = look.columns.get(matching(name, list(look.columns)) or "", ())
+        words = sorted({word.strip() for word in said} - {""})
+        if {word.lower() for word in words} - {*YES, *NO}:
+            unknown[name] = words
+    if unknown:
+        yield "    words:   # of the first rows, and maybe there are more: 1 means yes, 0 no"
+    for name, words in unknown.items():
+        yield f"      {name}:"
+        yield from (f"        {json.dumps(word)}: ???" for word in words[:MOST_WORDS])
 
 
 def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, DateType, StructType, TimestampNTZType, TimestampType
 
+from jobs.column_names import NO, YES
 from jobs.settings_sources import NamedSource, TableSource, Wide
 from jobs.source import Raw, column
 from spark_udfs import pictures, typed_texts
@@ -18,7 +19,6 @@ from spark_udfs.moments import DAY_US
 from spark_udfs.terms import alike
 from training.errors import SchemaError
 
-YES, NO = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 MALFORMED = "malformed line"
 BINARY = "binary"  # the type of pictures
 HASHED, HASHED_FROM, HASHED_DAYS = "time", datetime(2000, 1, 1, tzinfo=UTC), 1_000  # of rows without a time
@@ -170,7 +170,7 @@ def _value(held: Column, kind: str, schema: StructType, ours: str, name: str, as
             return typed_texts.in_zone(held.cast("timestamp"), asked.time_zone)
         return typed_texts.time(text, asked.time_format, asked.time_zone)
     if kind == "boolean":
-        return F.when(F.lower(text).isin(YES), True).when(F.lower(text).isin(NO), False)
+        return F.when(F.lower(text).isin(*YES), True).when(F.lower(text).isin(*NO), False)
     if kind in ("double", "float"):
         return typed_texts.number(_place_of(ours)).cast(kind)
     return F.expr(f"try_cast(`{_place_of(ours)}` AS {kind})")

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from cluster.errors import EnvironmentProblem
-from jobs import dispositions, in_place, incoming, ingest_rules, picture_sources, source_files, source_rows, sources
+from jobs import dispositions, in_place, incoming, ingest_rules, picture_sources, source_rows, sources, unfit_rows
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
@@ -25,19 +25,15 @@ from jobs.sessions import persisted, session_settings
 from jobs.settings import Settings
 from jobs.settings_sources import TableSource
 from jobs.source import Source
-from jobs.source_rows import MALFORMED
 from jobs.tables import Tables
 from jobs.task import Task, said_persons
 from spark_udfs import pictures, typed_texts
-from spark_udfs.occurrences import trimmed
-from spark_udfs.order_lines import ERASED, NOT_KEPT, REPLACED
-from training.errors import DataError, SettingsError, TooManyBadRows
+from training.errors import SettingsError
 
 if TYPE_CHECKING:
     from spark_udfs.erased import Erased
 
 JOB = "ingest"
-KEPT = "kept"
 
 
 class _Table(NamedTuple):
@@ -137,8 +133,8 @@ def _ingest(
         counts, version = _take_in(settings, tables, _Table(task, name, columns, asked, source, inputs), watch)
     return {
         "source": source.name,
-        "rows": counts.get(KEPT, 0),
-        "bad": _bad(counts),
+        "rows": counts.get(unfit_rows.KEPT, 0),
+        "bad": unfit_rows.bad(counts),
         "version": version,
         "up_to_date": known,
     }
@@ -168,15 +164,15 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
         sources.readable(source),
         persisted(_typed(settings, tables, table, persons)) as typed,
     ):
-        counts = _counts(tables, table, typed)
-        _check(counts, source.name, f"sources.{name}", settings.tables.quarantine_limit)
+        counts = unfit_rows.counted(tables.spark, table.source, table.asked, table.columns, typed)
+        unfit_rows.check(counts, source.name, f"sources.{name}", settings.tables.quarantine_limit)
         batch = _batch(name, inputs)
         gate.pass_through(
             tables,
             lambda: incoming.of_table(settings, tables, name, table.columns, typed, counts, batch),
             settings.quality,
         )
-        put_aside = aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
+        put_aside = unfit_rows.aside(typed, persons, of_no_person_in(settings, table.task, name)).select(
             F.lit(source.name).alias("source"), "reason", "row", F.lit(batch).alias("batch")
         )
         tally = dispositions.tally(tables, batch, {source.name: counts})
@@ -230,7 +226,7 @@ def _find(
 
 def _is_as_read(source: Source, asked: TableSource, columns: Mapping[str, str], counts: Mapping[str, int]) -> bool:
     """Whether a table can be read where it lies; says why not."""
-    why = in_place.obstacle(source, asked, columns, sum(counts.values()) - counts.get(KEPT, 0))
+    why = in_place.obstacle(source, asked, columns, sum(counts.values()) - counts.get(unfit_rows.KEPT, 0))
     if why is not None:
         say(f"{source.name} is copied, for {why}")
     return why is None
@@ -249,55 +245,6 @@ def _erased(tables: Tables, settings: Settings, name: str) -> Erased | None:
             f"columns of '{name}' hold their ids: name them, or [] if there is none; nothing was written"
         )
     return persons
-
-
-def aside(typed: DataFrame, persons: Erased | None, of_nobody: frozenset[str]) -> DataFrame:
-    """The rows for quarantine; once anybody was erased, none that mentions one, and no text of a malformed line.
-
-    Args:
-        typed: all rows.
-        persons: who was erased.
-        of_nobody: the source's columns whose values say nothing of a person.
-    """
-    rows = typed.where(F.col("reason") != ERASED)
-    if persons is None:
-        return rows
-    row = F.when(F.col("reason") == MALFORMED, NOT_KEPT).otherwise(F.col("row"))
-    return persons.unmentioned(rows.withColumn("row", row), "row", of_nobody, trimmed)
-
-
-def _counts(tables: Tables, table: _Table, typed: DataFrame) -> dict[str, int]:
-    """Rows by reason; columns that no row has are named.
-
-    Raises:
-        DataError: there are bytes that the encoding does not know.
-    """
-    is_replaced = F.max(F.contains("row", F.lit(REPLACED))).alias("is_replaced")
-    is_said = [F.max(F.col(name).isNotNull()).alias(f"says {name}") for name in table.columns]
-    held = typed.groupBy("reason").agg(F.count(F.lit(1)).alias("rows"), is_replaced, *is_said).collect()
-    if any(row["is_replaced"] for row in held):
-        source_files.refuse_undecodable(tables.spark, table.source)
-    said = [name for name in table.columns if any(row[f"says {name}"] for row in held)]
-    if held:
-        source_files.tell_unsaid(table.source, source_rows.wanted_of(table.asked, table.columns), said)
-    return {row["reason"] or KEPT: row["rows"] for row in held}
-
-
-def _bad(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in counts.items() if reason not in (KEPT, ERASED)}
-
-
-def _check(counts: Mapping[str, int], source: str, place: str, limit: float) -> None:
-    rows, bad = sum(counts.values()), _bad(counts)
-    if not rows:
-        raise DataError(f"'{source}' holds no rows; name files that hold some in {place}.path")
-    if sum(bad.values()) > limit * rows:
-        listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
-        broken = f". Values with line breaks want {place}.multiline: true" if MALFORMED in bad else ""
-        raise TooManyBadRows(
-            f"{sum(bad.values()):,} of {rows:,} rows of '{source}' are bad, over tables.quarantine_limit {limit:g}: "
-            f"{listed}{broken}. Correct the file or {place}, or raise the limit; nothing was written"
-        )
 
 
 def _batch(name: str, inputs: Mapping[str, Any]) -> str:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from jobs.ground import Ground
     from jobs.settings import Settings
     from jobs.settings_sources import TableSource
-    from jobs.task import Live, Task
+    from jobs.task import Task
+    from jobs.task_live import Live
 
 BATCH = {"batch": "bigint"}  # the first column, of which Delta keeps statistics whatever a table has
 OF_STREAM = {"arrival_time": "timestamp", "label_time": "timestamp", "what": "string"}

@@ -124,7 +124,7 @@ class TableReads:
         Raises:
             TableError: there is no such table.
         """
-        return str(self.detail(name)["id"])
+        return str(self._metadata(name)["id"])
 
     def ids(self, names: Iterable[str]) -> dict[str, str]:
         """The ids of several tables, by name.
@@ -140,7 +140,11 @@ class TableReads:
         Raises:
             TableError: there is no such table.
         """
-        return list(self.detail(name)["partitionColumns"])
+        return list(self._metadata(name)["partitionColumns"])
+
+    def _metadata(self, name: str) -> Mapping[str, Any]:
+        found = commit_files.metadata(self.spark, self.path(name))
+        return found or self.detail(name).asDict()
 
     def detail(self, name: str) -> Row:
         """What Delta tells of the table: see `delta_sql.detail`.

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.column_names import COMMA, alike, matching
+from jobs.column_names import LONGEST, NAME, are_numbers, matching, ours_of
 from jobs.settings_base import Section
-from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Live, Task, said_persons
+from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.task_live import Live
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ MEAN_DAYS = (1, 7, 30)
 CALENDAR = ("hour_sine", "hour_cosine", "weekend")
 METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
-NAME = "^[a-z][a-z0-9_]*$"
-LONGEST = 100  # letters of a column's name
-Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=LONGEST)]
 MOST_ENTITIES = 20
 MANY_ROWS, FEW_VALUES = 10, 3  # of a column of flags or classes
 HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
@@ -97,20 +96,19 @@ def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     As long as nobody knows which column is the time or the label, none is what cases share: it might be one of these.
     """
     named = {name: matching(name, list(columns)) for name in ("case_id", "time", "label", *HAS)}
-    others = columns.keys() - set(named.values()) - set(alike(list(columns)))
-    own = {re.sub("[^a-z0-9]+", "_", name.lower()).strip("_"): columns[name] for name in columns if name in others}
-    rest = {name: said for name, said in own.items() if re.fullmatch(NAME, name) and _may_be_asked(name)}
+    own = {name: columns[column] for name, column in ours_of(list(columns)).items() if column not in named.values()}
+    rest = {name: said for name, said in own.items() if _may_be_asked(name)}
     numbers = [name for name, said in rest.items() if _are_amounts(said)]
     shared = [name for name, said in rest.items() if name not in numbers and not _are_classes(said)]
     entities = shared[:MOST_ENTITIES] if named["time"] and named["label"] else []
     guessed = {"entities": entities} if entities else {}
-    has = [name for name in HAS if named[name] or name == "case_id"]
+    has = [name for name in HAS if named[name]]
     return guessed | {"numbers": numbers, "means": numbers[:1], "has": has}
 
 
 def _may_be_asked(name: str) -> bool:
     """Whether a column may be known of a case when it comes: not what tells of labels and times."""
-    return name not in OWN and len(name) <= LONGEST and not re.search("fraud|label|class|time|date", name)
+    return name not in OWN and not re.search("fraud|label|class|time|date", name)
 
 
 def _are_classes(said: Sequence[str]) -> bool:
@@ -120,10 +118,7 @@ def _are_classes(said: Sequence[str]) -> bool:
 
 
 def _are_amounts(said: Sequence[str]) -> bool:
-    texts = [text.strip() for text in said if text.strip()]
-    return all(re.fullmatch(rf"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|{COMMA}", text) for text in texts) and any(
-        set(text) & {*".,eE"} for text in texts
-    )
+    return are_numbers(said) and any(set(text) & {*".,eE"} for text in said)
 
 
 def options_of(settings: Settings) -> FraudOptions:

@@ -6,16 +6,20 @@ as of a moment within it, with what was known by then. Validation measures how w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from jobs.column_names import are_numbers, matching, ours_of
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks import decided
-from jobs.tasks.intent_options import HAS, IntentOptions, ids_of, numbers_of, options_of
+from jobs.tasks.intent_options import HAS, OF_SESSIONS, OWN, IntentOptions, ids_of, numbers_of, options_of
 from training.schema import Column, Kind, Schema
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+
+ORDERS = "order|purchase|buy|bought|paid|payment|transaction"  # in words for what ends in one
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
@@ -26,6 +30,29 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
         return {"steps": own | {"page": "string"}}
     held = dict.fromkeys(options.numbers, "double?") | dict.fromkeys(options.flags, "boolean?")
     return {"sessions": own | {"label": "boolean?"} | held | dict.fromkeys(options.ids, "string?")}
+
+
+def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A click stream, where a column says what was done: what is said there is counted, or is an order. Else sessions:
+    numbers, flags, and what else says a few things."""
+    found = {name: matching(name, list(columns)) for name in (*HAS, "time", "page", "label")}
+    if found["page"] and found["session_id"]:
+        return _of_steps(columns[found["page"]], [name for name in HAS if found[name]])
+    taken = {found[name] for name in (*OF_SESSIONS, "time", "label")}
+    own = {name: columns[column] for name, column in ours_of(list(columns)).items() if column not in taken}
+    own = {name: said for name, said in own.items() if name not in OWN and found["label"]}
+    numbers = [name for name, said in own.items() if are_numbers(said)]
+    flags = [name for name, said in own.items() if {text.lower() for text in said} <= {"true", "false"}]
+    texts = [name for name in own if name not in (*numbers, *flags)]
+    ids = [name for name in texts if 2 * len({*own[name]}) <= len(own[name])]
+    return {"has": [name for name in OF_SESSIONS if found[name]], "numbers": numbers, "flags": flags, "ids": ids}
+
+
+def _of_steps(said: Sequence[str], has: list[str]) -> dict[str, Any]:
+    words = sorted({word.strip() for word in said} - {""})
+    orders = [word for word in words if re.search(ORDERS, word.lower())]
+    pages = {name: [word] for name, word in ours_of([word for word in words if word not in orders]).items()}
+    return {"of": "steps", "has": has, "pages": pages, "orders": orders or ["order"]} if pages else {}
 
 
 def kinds(settings: Settings) -> dict[str, str]:
@@ -92,6 +119,7 @@ TASK = Task(
     answer=("session_id", "time", "p", "buys"),
     columns=AnswerColumns("session_id", ((),), ("p",), "p"),
     persons=persons,
+    guesses=guesses,
     demo=Demo("intent_shop", "intent", "sources.sessions.path"),
     simulated={"steps": "steps"},
 )

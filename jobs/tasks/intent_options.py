@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jobs.column_names import LONGEST, NAME
 from jobs.settings_base import Section
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ OF_VISIT = ("steps", "seconds", "gap_seconds", "hour", "is_weekend")  # what is 
 OF_ITEMS = ("items", "items_again")
 OF_USER = ("user_visits", "user_visits_30d", "user_orders", "user_days_since", "user_days_since_order")
 OWN = (*HAS, "time", "page", "label", "label_time", "split", "known_at", "piece", "key", "row_id", "visit", "p", "buys")
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=LONGEST)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -67,6 +67,7 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_whole_and_a_torn_one_is_passed_over(
     table: str, unbroken: dict[str, Any], tmp_path: Path
 ) -> None:

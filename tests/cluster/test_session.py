@@ -59,6 +59,7 @@ def test_a_killed_drivers_jvm_ends_and_leaves_no_log(tmp_path: Path) -> None:
     _wait_until(lambda: not list(temporary.glob("millrace-jvm-*")), 5.0)
 
 
+@pytest.mark.slow
 def test_no_warehouse_is_left_in_the_working_folder(tmp_path: Path) -> None:
     """Unless the user has said where it is to be."""
     code = "from cluster.session import build_session; spark = build_session(master='local[1]', driver_memory='512m');"

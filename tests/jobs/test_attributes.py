@@ -71,6 +71,7 @@ def shop(folder: Path, *lines: str, limit: float = 0.3) -> Settings:
     return Settings.model_validate({"tables": root, "ingest": section})
 
 
+@pytest.mark.slow
 def test_a_click_stream_with_attributes_in_two_other_tables(spark: SparkSession, tmp_path: Path) -> None:
     lines = ("v0;a|b;1.000,5;yes;01.02.2024", 'v1;["c|d"];;0;', "v9;;2;true;01.01.2020", "v8;;two;;")
     settings, tables = shop(tmp_path, *lines), Tables(spark, str(tmp_path / "tables"))
@@ -190,6 +191,7 @@ def test_the_types_of_the_settings_are_ours() -> None:
     assert get_args(AttributeType) == tuple(TYPES)
 
 
+@pytest.mark.slow
 def test_a_price_counts_from_its_time_on(spark: SparkSession, tmp_path: Path) -> None:
     """All rows of a history are kept, the newest stands in the table; each row asks as of its own time."""
     prices = {"table": "products", "columns": {"item_id": "sku", "time": "at", "list_price": "kg"}, "history": True}

@@ -135,6 +135,7 @@ def test_a_second_run_changes_nothing(spark: SparkSession, settings: Settings, b
     assert versions == {name: tables.version(name) for name in names}
 
 
+@pytest.mark.slow
 def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_shop(spark, tmp_path, examples={"validation_days": 9})
     found = silences(spark, monkeypatch)
@@ -142,6 +143,7 @@ def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkey
     assert found == []
 
 
+@pytest.mark.slow
 def test_indices_stay_when_ids_are_added(
     spark: SparkSession, settings: Settings, built: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -227,6 +229,7 @@ def test_bad_events(spark: SparkSession, tmp_path: Path) -> None:
         build_examples.run(settings, spark)
 
 
+@pytest.mark.slow
 def test_what_was_built_while_persons_were_erased_is_not_published(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def later(settings: Settings) -> Settings:
     return settings.model_copy(update={"examples": settings.examples.model_copy(update={"max_history": 3})})
 
 
+@pytest.mark.slow
 def test_a_build_killed_before_its_manifest_leaves_the_one_before_in_force(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def shop(folder: Path, lines: Path, catalogue: str | None) -> Settings:
     return settings.model_copy(update={"tables": tables, "examples": examples, "run_dir": str(folder / "run")})
 
 
+@pytest.mark.slow
 def test_what_jobs_write_has_a_name_and_stays_in_its_folder(spark: SparkSession, schema: str, tmp_path: Path) -> None:
     """Also what was there before; and the schema goes without the files."""
     days = [f"{n},1000{n % 2},mug,1,2024-12-{n + 1:02} 10:00:00,1,{n % 3},UK" for n in range(20)]

@@ -128,6 +128,7 @@ def test_what_is_known_of_user_and_item_is_as_of_the_moment(settings: Settings, 
         assert got["position"] == min(row[3], 3)
 
 
+@pytest.mark.slow
 def test_a_model_finds_the_taste_and_the_look(result: dict[str, Any]) -> None:
     judged = result["protocols"]["after"]
     ours, rate = (judged["models"][name] for name in (OURS, "past_click_rate"))
@@ -140,6 +141,7 @@ def test_a_model_finds_the_taste_and_the_look(result: dict[str, Any]) -> None:
     assert [curve["title"] for curve in result["curves"]] == ["Precision over recall", "Predicted and actual"]
 
 
+@pytest.mark.slow
 def test_candidates_stand_in_the_order_of_what_a_user_likes(trained: Settings, spark: SparkSession) -> None:
     """Of a user's lists the newest; the answer names the bundle that listed them; a second run changes nothing."""
     every = [
@@ -193,6 +195,7 @@ def test_a_candidate_knows_what_an_impression_of_that_moment_knew(
     assert any(row["user_labels"] > 5 for row in found.values())
 
 
+@pytest.mark.slow
 def test_without_candidates_the_last_lists_are_put_into_order(
     trained: Settings, spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def begun(server: str, folder: Path) -> dict[str, dict[str, Any]]:
     return told(server, folder, "session", "tables", "simulate", "ingest", "mistaken")
 
 
+@pytest.mark.slow
 def test_tables_are_what_they_are_elsewhere(begun: dict[str, dict[str, Any]]) -> None:
     found = begun["tables"]
     assert (found["ids"], found["removed"], found["up_to_date"]) == ([0, 1], 1, [False, False, True, True])
@@ -129,6 +130,7 @@ def test_tables_are_what_they_are_elsewhere(begun: dict[str, dict[str, Any]]) ->
     assert "has no version 7 any more (newest: 2)" in gone
 
 
+@pytest.mark.slow
 def test_raw_lines_come_to_tables(begun: dict[str, dict[str, Any]]) -> None:
     found = [begun["session"][name] for name in ("class", "parallelism", "zone")]
     assert found == ["pyspark.sql.connect.session", 2, "UTC"]
@@ -137,6 +139,7 @@ def test_raw_lines_come_to_tables(begun: dict[str, dict[str, Any]]) -> None:
     assert begun["mistaken"]["path"].endswith("nowhere.csv' does not exist; name a file, a folder or a glob")
 
 
+@pytest.mark.slow
 def test_a_client_that_has_ended_leaves_no_session(begun: dict[str, dict[str, Any]], server: str) -> None:
     """The server would keep it for an hour, with what it holds."""
     from pyspark.sql.connect.client import SparkConnectClient

@@ -92,6 +92,7 @@ def last_merge(tables: Tables, name: str) -> dict[str, str]:
     return dict(history["operationMetrics"])
 
 
+@pytest.mark.slow
 def test_batches_in_any_order_make_what_all_events_make(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_events_that_were_made_anew_are_not_added_to_sums_of_others(spark: Spark
         )
 
 
+@pytest.mark.slow
 def test_attributes_are_read_again_only_if_their_source_has_changed(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_what_was_read_before_an_erasure_is_not_written(spark: SparkSession, tmp
     assert Watch(tables, "ingest_feedback", "feedback").inputs == {"erased": erased.state(tables)}
 
 
+@pytest.mark.slow
 def test_what_was_committed_before_an_erasure_began_is_taken_back(spark: SparkSession, tmp_path: Path) -> None:
     tables = events(spark, tmp_path, rules={"now": None}, source="x")
     aside = spark.createDataFrame([("r", "b1"), ("s", "b2")], "row string, batch string")

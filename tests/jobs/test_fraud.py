@@ -161,6 +161,7 @@ def test_cases_after_a_cut_are_held_out_whole(settings: Settings, spark: SparkSe
     assert {*between} == {case[0] for case in planted() if case[2] is not None and VALIDATION <= case[1] <= CUT - DELAY}
 
 
+@pytest.mark.slow
 def test_frauds_that_were_reported_soon_teach_nothing_yet(spark: SparkSession, tmp_path: Path) -> None:
     """Of cases as young only the frauds have a label."""
     options = {"entities": ["address"], "has": ["case_id", "label_time"], "label_delay_days": 30}
@@ -204,6 +205,7 @@ def test_a_model_finds_the_planted_addresses(result: dict[str, Any]) -> None:
     assert 0.5 < ours["predicted_to_actual"]["value"] < 1.6
 
 
+@pytest.mark.slow
 def test_further_bundles_are_judged_beside_the_latest(
     result: dict[str, Any], trained: Settings, spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -99,7 +99,8 @@ def copied(begun: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("days", [(48,), pytest.param((40, 48), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("days", [(48,), (40, 48)])
 def test_it_gives_what_a_build_of_all_rows_gives(
     days: tuple[int, ...],
     spark: SparkSession,

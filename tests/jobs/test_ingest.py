@@ -181,6 +181,7 @@ def test_charges_and_duplicates_are_not_bad(spark: SparkSession, tmp_path: Path)
         ingest_batch._check({"sale": 1, "duplicate": 5, "not_a_product": 5}, 12, "here", limit=0.0)
 
 
+@pytest.mark.slow
 def test_it_reads_nothing_in_silence(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_for(tmp_path, write_lines(tmp_path / "lines.csv", *CLEAN, *DIRTY.values()))
     found = silences(spark, monkeypatch)

@@ -116,6 +116,7 @@ def test_tables_that_were_made_anew_under_their_old_versions_are_others(
     assert ingest_feedback.run(of(settings, FIRST), spark)["viewed"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_it_told_of_its_commit_tells_at_the_next(
     spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_given_outcomes_are_checked_and_bad_ones_set_aside(spark: SparkSession, 
     assert tables.read("quarantine").count() == 3
 
 
+@pytest.mark.slow
 def test_given_outcomes_of_erased_persons_are_dropped(spark: SparkSession, settings: Settings) -> None:
     tables = Tables(spark, settings.tables.root)
     erased.remember(tables, ["u"])

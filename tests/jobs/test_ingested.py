@@ -59,6 +59,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_files_in_several_runs_make_what_one_run_makes(
     spark: SparkSession, tmp_path: Path, read: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_delta_source_that_is_made_anew_under_its_old_versions(spark: SparkSes
     assert Tables(spark, settings.tables.root).read("events").count() == 4
 
 
+@pytest.mark.slow
 def test_a_commit_that_was_cut_off_is_no_version(spark: SparkSession, tmp_path: Path) -> None:
     """Delta would say nothing of it: the version without its rows would be known, and it again once it is restored."""
     columns = {name: name for name in ("order_id", "item_id", "quantity", "time", "price", "user_id")}
@@ -256,6 +258,7 @@ def test_a_commit_that_was_cut_off_is_no_version(spark: SparkSession, tmp_path: 
     assert ingest.run(settings, spark)["raw_rows"] == 2
 
 
+@pytest.mark.slow
 def test_a_delta_source_that_grows_and_is_written_anew(spark: SparkSession, tmp_path: Path) -> None:
     columns = {name: name for name in ("order_id", "item_id", "quantity", "time", "price", "user_id")}
     section = {"path": str(tmp_path / "raw"), "format": "delta", "columns": columns}

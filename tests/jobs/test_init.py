@@ -115,7 +115,6 @@ def test_rows_without_a_time_are_told_of_a_hash(tmp_path: Path) -> None:
     data.write_text("review_id,product,text,label\n1,p," + "long " * 99 + ",0\n")
     text = init.text("sentiment", str(data))
     assert "\n    # order_by_hash_of: [text] " in text
-    assert "\n    # words: {label: {no: 0, yes: 1}} " in text
     assert "long " * 40 not in text, "an example is cut"
     bare = re.sub(r"(?m)^ +(time|time_format): \?\?\?\n", "", text).replace("# order_by_hash_of", "order_by_hash_of")
     (tmp_path / "hashed.yaml").write_text(bare)
@@ -176,6 +175,39 @@ def transactions(header: str = TRANSACTIONS, amount: str = "57.16") -> str:
     return "\n".join([header, *rows]) + "\n"
 
 
+def test_words_of_a_label_are_asked_for(tmp_path: Path) -> None:
+    """And no id, where the file has none."""
+    data = tmp_path / "registrations.csv"
+    data.write_text("ip,e_mail,EVENT_TIMESTAMP,EVENT_LABEL\n" + "1.2.3.4,a@b,2022-01-01,legit\n" * 9)
+    text = init.text("fraud", str(data))
+    assert '      label:\n        "legit": ???\n' in text
+    (tmp_path / "said.yaml").write_text(text.replace('"legit": ???', '"legit": 0'))
+    settings = load_settings(tmp_path / "said.yaml")
+    assert settings.sources["cases"].words == {"label": {"legit": 0}}
+    assert settings.options.model_dump(include={"has", "entities"}) == {"has": (), "entities": ("ip", "e_mail")}
+    data.write_text("ip,e_mail,EVENT_TIMESTAMP,EVENT_LABEL\n1.2.3.4,a@b,2022-01-01,Yes\n")
+    assert " words:" not in init.text("fraud", str(data))
+
+
+def test_a_click_stream_is_learnt_from_by_its_steps(tmp_path: Path) -> None:
+    data = tmp_path / "clicks.csv"
+    rows = "".join(f"v{n % 2},u,i,2026-01-01,{word}\n" for n, word in enumerate(("view", "Add to cart", "purchase")))
+    data.write_text("session,user,item,time,event\n" + rows)
+    settings = settings_of("intent", data)
+    assert settings.options.model_dump(include={"of", "has", "pages", "orders"}) == {
+        "of": "steps",
+        "has": ("session_id", "user_id", "item_id"),
+        "pages": {"add_to_cart": ("Add to cart",), "view": ("view",)},
+        "orders": ("purchase",),
+    }
+    assert settings.sources["steps"].columns["page"] == "event"
+    data.write_text("PageValues,Month,Weekend,Revenue\n" + "0.5,Feb,FALSE,TRUE\n1,Mar,TRUE,FALSE\n" * 4)
+    made = settings_of("intent", data, order_by_hash_of="[PageValues]", time="PageValues", time_format="epoch_s")
+    assert made.options.model_dump(include={"of", "has", "numbers", "flags", "ids"}) == {
+        "of": "sessions", "has": (), "numbers": ("pagevalues",), "flags": ("weekend",), "ids": ("month",),
+    }  # fmt: skip
+
+
 def test_no_label_and_no_time_is_taken_for_what_cases_share(tmp_path: Path) -> None:
     data = tmp_path / "transactions.csv"
     data.write_text(transactions())
@@ -215,10 +247,9 @@ def test_what_is_not_found_is_marked(tmp_path: Path) -> None:
     pq.write_table(pa.table({"stamp": ["2025-01-01T10:00:00Z"], "isFraud": [1], "zz": ["x"]}), data)
     text = init.text("fraud", str(data))
     assert 'label: "isFraud"' in text
-    assert "case_id: ???" in text
-    asked = settings_of("fraud", data, case_id="zz", time="stamp", time_format='"yyyy"')
+    asked = settings_of("fraud", data, time="stamp", time_format='"yyyy"')
     assert asked.model["name"] == "row_mlp"
-    assert asked.sources["cases"].columns["case_id"] == "zz"
+    assert asked.sources["cases"].columns["time"] == "stamp"
 
 
 def test_a_folder_of_pictures_is_begun_with(tmp_path: Path) -> None:

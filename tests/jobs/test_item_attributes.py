@@ -162,6 +162,7 @@ def test_numbers_are_standardised_by_what_was_known(spark: SparkSession, begun: 
     see_numbers(catalogue(spark, settings_for(begun)), prices())
 
 
+@pytest.mark.slow
 def test_what_comes_after_the_cut_changes_nothing_and_what_came_before_is_never_stale(
     spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

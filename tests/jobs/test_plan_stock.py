@@ -170,6 +170,7 @@ def test_what_no_order_can_be_made_of_is_told(spark: SparkSession, root: Path) -
     assert all(json.loads(row["row"])["series_id"] == row["series_id"] for row in found)
 
 
+@pytest.mark.slow
 def test_who_planned_on_other_tables_meanwhile_is_not_undone(
     spark: SparkSession, root: Path, planned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_bundle_that_has_not_forecast_and_a_table_without_rows_are_refused(
         checks.counted(rows, Given(source, source, rows), 0.05)
 
 
+@pytest.mark.slow
 def test_the_simulated_shops_stock_is_read_where_no_other_is_named(spark: SparkSession, tmp_path: Path) -> None:
     """By the pipeline's own settings; with a place for the stock nothing simulated is on its way to it."""
     flags = [f"tables.root={tmp_path}/tables", "shop.items=20", "shop.days=30"]

@@ -80,6 +80,7 @@ def test_nobody_is_shown_what_they_have(rows: dict[str, list[Row]], settings: Se
     assert not bought & {(row["user_id"], row["item_id"]) for of_user in rows.values() for row in of_user}
 
 
+@pytest.mark.slow
 def test_sql_gives_the_same_lists(settings: Settings, spark: SparkSession) -> None:
     bundle, root = latest_bundle(settings.run_dir), settings.tables.root
     assert register(spark, bundle, tables=root) == "recommend"
@@ -293,6 +294,7 @@ def test_everybody_answered_meanwhile_is_not_replaced_by_those_since_a_time(
         score.run(_scoring(lately, since=SINCE), spark)
 
 
+@pytest.mark.slow
 def test_where_settings_are_others_than_the_builds_all_lines_are_read(
     lately: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +346,7 @@ def test_a_time_after_the_moment_and_a_task_that_asks_all_are_refused(lately: Se
         score.run(other, spark)
 
 
+@pytest.mark.slow
 def test_an_erased_users_index_is_nobodys(settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
     tables = Tables(spark, settings.tables.root)
     vocabulary = tables.read("vocabulary_users").persist()
@@ -359,6 +362,7 @@ def test_an_erased_users_index_is_nobodys(settings: Settings, spark: SparkSessio
     assert min(outside) > highest
 
 
+@pytest.mark.slow
 def test_what_is_told_after_the_moment_is_worth_nothing_at_it(spark: SparkSession, tmp_path: Path) -> None:
     """Of a customer all of whose lines are read, too: a view came in late, and still later that it was a purchase."""
 

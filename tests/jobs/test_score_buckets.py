@@ -134,6 +134,7 @@ def planted(scored: Scored, change: Callable[[DataFrame], DataFrame]) -> Scored:
     return Scored(scored.asked, lambda part: change(scored.answer(part)), scored.counts)
 
 
+@pytest.mark.slow
 def test_wrong_answers_are_not_published(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, made = shop(spark, tmp_path), recommend_on_spark.score
     nothing = F.when(F.col("user_id") != "user 3", F.col("score"))
@@ -161,6 +162,7 @@ class Looks:
         raise DataError("persons were erased")
 
 
+@pytest.mark.slow
 def test_buckets_that_another_job_removed_are_made_again_and_none_stays_after_an_erasure(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

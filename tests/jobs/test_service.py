@@ -141,6 +141,7 @@ def held(settings: Settings, spark: SparkSession, name: str, where: str = "true"
     return {row["message_id"]: row for row in Tables(spark, settings.tables.root).read(name).where(where).collect()}
 
 
+@pytest.mark.slow
 def test_a_bundle_is_asked_with_the_options_that_it_learnt_with(
     settings: Settings, trained: dict[str, Any], spark: SparkSession, tmp_path: Path
 ) -> None:

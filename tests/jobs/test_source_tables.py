@@ -246,6 +246,7 @@ def test_persons_are_named_by_texts(spark: SparkSession, tmp_path: Path) -> None
         run(spark, asked, cases=CASES)
 
 
+@pytest.mark.slow
 def test_a_delta_table_that_needs_no_cleaning_is_read_where_it_lies(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

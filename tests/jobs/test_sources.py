@@ -165,6 +165,7 @@ def test_numbers_of_java_alone_are_none(spark: SparkSession, tmp_path: Path) -> 
     assert [event["quantity"] for event in events(spark, settings)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_fields_that_no_line_of_json_has_are_named(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,6 +423,7 @@ def test_a_file_of_one_constant_kind(spark: SparkSession, tmp_path: Path) -> Non
     assert ids[0].isdisjoint(ids[1])  # a constant is a part of the row
 
 
+@pytest.mark.slow
 def test_unknown_words_past_the_limit_are_named(spark: SparkSession, tmp_path: Path) -> None:
     lines = [f"{n},i,u,2024-01-01 10:00:00,1,1,{word}" for n, word in enumerate(["purchase"] * 3 + ["Gift", "gift"])]
     columns = COLUMNS | {"kind": "kind"}

@@ -165,6 +165,23 @@ def test_commits_of_files_are_those_of_the_history(tables: Tables, monkeypatch: 
         assert asked == (version == 5), "the newest commit's first line is not about it: the history tells"
 
 
+def test_an_id_is_read_from_the_newest_commits_checksum(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And asked of Delta where that is torn, or there is none."""
+    for value in (1, 2):
+        tables.write("events", numbers(tables, value), mode="append", job="ingest", inputs={"file": value})
+    told = tables.detail("events")
+    asked: list[str] = []
+    detail = delta_sql.detail
+    monkeypatch.setattr(delta_sql, "detail", lambda spark, path: asked.append(path) or detail(spark, path))
+    assert (tables.id("events"), tables.folders("events"), asked) == (told["id"], [], [])
+    checksum = Path(tables.path("events"), "_delta_log", f"{1:020d}.crc")
+    for break_it in (lambda: checksum.write_text('{"metadata": '), checksum.unlink):
+        checksum.with_name(f".{checksum.name}.crc").unlink(missing_ok=True)
+        break_it()
+        assert tables.id("events") == told["id"]
+    assert len(asked) == 2
+
+
 def test_partitions(tables: Tables) -> None:
     tables.write("examples", numbers(tables, 1, 2), mode="overwrite", job="j", inputs={}, partition_by=["name"])
     assert (Path(tables.path("examples")) / "name=2").is_dir()

@@ -1,0 +1,192 @@
+"""What a stream keeps of the rows before: taken up from the history or its tables, and written anew now and then."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from jobs import moved_builds
+from jobs.erasure import erased
+from jobs.live.kept import Frames, Kept, Lines, frames_of, shrunk
+from jobs.task import said_persons
+from spark_udfs import live, windows
+from spark_udfs.live import CASE, LABEL, Clock
+from spark_udfs.moments import DAY_US
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.erasure.erased import Watch
+    from jobs.ground import Ground
+    from jobs.live.progress import Progress
+    from jobs.settings import Settings
+    from jobs.tables import Tables
+    from jobs.task_live import Live
+    from spark_udfs.erased import Erased
+    from spark_udfs.windows import Past
+
+JOB = "stream"
+HOUR_US = 3_600_000_000
+BATCHES = 200  # after so many what is kept is written anew, without what no row can ask for any more
+
+
+class Held:
+    """What is kept of all batches so far.
+
+    Args:
+        settings: the pipeline's.
+        tables: the pipeline's.
+        task_live: how the task's rows are answered.
+        ground: with the bundle, the vocabularies and the history's `lines`.
+        progress: how far the stream is.
+        watch: keeps out who is erased.
+        persons: who was erased before.
+
+    Attributes:
+        lines: what rows are kept by.
+        asked: the columns that are asked of.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Tables,
+        task_live: Live,
+        ground: Ground,
+        progress: Progress,
+        watch: Watch,
+        persons: Erased | None,
+    ) -> None:
+        self._settings, self._tables, self._live = settings, tables, task_live
+        self._ground, self._progress, self._watch, self._persons = ground, progress, watch, persons
+        self._task = task_live.spark()
+        self.lines = Lines(task_live.key, self._task.entities(settings), self._task.numbers(settings))
+        self.asked = [*self.lines.entities, *self.lines.numbers]
+        self._kept: Kept | None = None
+
+    def open(self) -> None:
+        """Take up what is kept: of the history where nothing is kept yet, else of the tables and the batches since."""
+        self._watch.before_writing()
+        if not self._is_kept():
+            self._settle(-1, *self._of_history())
+        self._progress.refuse_other_settings(self._made_by())
+        kept, at = self._progress.held["kept"], self._kept_at()
+        read = {name: self._tables.read(table, at[name]).persist() for name, table in self._live.kept.items()}
+        self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self.lines)
+        since = (F.col("batch") > kept["number"]) & (F.col("batch") < self._progress.next)
+        rows = self._tables.read(self._live.table).where(since)
+        if not rows.isEmpty():
+            self.add(rows)
+
+    def close(self) -> None:
+        """Let go of what is held in memory."""
+        if self._kept is not None:
+            self._kept.give_back()
+            self._kept = None
+
+    def add(self, rows: DataFrame) -> None:
+        """Keep what rows of the stream's table say."""
+        self._opened.add(frames_of(rows, self._task.given(self._ground, rows), self.lines))
+
+    def waiting(self, keys: DataFrame) -> DataFrame:
+        """What is kept of cases by their key."""
+        return self._opened.waiting(keys)
+
+    def past(self, entities: DataFrame) -> Past:
+        """What is kept of entities (kind, entity)."""
+        return self._opened.past(entities)
+
+    def settle_if_large(self, number: int) -> None:
+        """Write what is kept anew before a batch, where many have come since it was written."""
+        if number - self._progress.held["kept"]["number"] > BATCHES:
+            self._settle(number - 1, *self._opened.all(), self._progress.held["batch"]["seen"])
+            self.close()
+            self.open()
+
+    def clock(self, seen: int | None, now: int) -> Clock:
+        """What rows are judged by, where cases up to `seen` have come."""
+        late = round(self._settings.stream.late_hours * HOUR_US)
+        return Clock(seen, now, late, self._task.delay_us(self._settings))
+
+    @property
+    def _opened(self) -> Kept:
+        assert self._kept is not None
+        return self._kept
+
+    def _is_kept(self) -> bool:
+        """Whether there is something to go on from in which nobody counts who was erased: in the counts of what persons
+        have in common with others, none can be told from another."""
+        kept = self._progress.held.get("kept")
+        if kept is None or kept.get("erased") != self._watch.inputs:
+            return False
+        return None not in self._kept_at().values()
+
+    def _kept_at(self) -> dict[str, int | None]:
+        """The versions in which what is kept is read; None: there is no such one any more."""
+        kept = self._progress.held["kept"]
+        return {name: self._version(table, kept["versions"][name]) for name, table in self._live.kept.items()}
+
+    def _version(self, table: str, version: int) -> int | None:
+        """The newest where that is what was written then, for rows may have been taken out of it; else, after a
+        settling that was killed, the one that was written then."""
+        kept, made = self._progress.held["kept"], self._tables.made_from(table, JOB) or {}
+        if (made.get("stream"), made.get("batch")) == (self._progress.held["stream"], kept["number"]):
+            return self._tables.version(table)
+        return version if moved_builds.has_version(self._tables.path(table), version) else None
+
+    def _of_history(self) -> tuple[Frames, DataFrame, int | None]:
+        lines = self._of_before(self._of_no_erased(self._ground.read["lines"]))
+        given = self._task.given(self._ground, lines)
+        key, entities, numbers = self.lines
+        told = given.where("fraud IS NOT NULL").withColumn("what", F.lit(LABEL))
+        waiting = live.waiting_of(given.withColumn("what", F.lit(CASE)).unionByName(told), key, entities)
+        facts = windows.facts(given, key, entities, numbers).drop("key")
+        now = time.time_ns() // 1_000
+        known = F.when(F.unix_micros("time") <= now + live.AHEAD_US, F.unix_micros("time"))
+        last = lines.agg(F.max(known)).collect()[0][0]
+        said = lines.agg(F.count(F.lit(1)), *(F.count(name) for name in self.asked)).collect()[0]
+        shares = {name: rows / max(said[0], 1) for name, rows in zip(self.asked, said[1:], strict=True)}
+        self._progress.say(shares=shares)
+        return Frames(waiting, facts), windows.settled(facts.limit(0), numbers), last
+
+    def _of_no_erased(self, lines: DataFrame) -> DataFrame:
+        """The history without those whom an erasure knows that has not come to it yet."""
+        if self._persons is None:
+            return lines
+        whose = [name for name in said_persons(self._settings, self._live.follows) if name in lines.columns]
+        reasons = erased.marked(lines.withColumn("reason", F.lit(None).cast("string")), self._persons, whose)
+        return reasons.where("reason IS NULL").drop("reason")
+
+    def _of_before(self, lines: DataFrame) -> DataFrame:
+        """The history without what came by the stream, where a later ingest has read that too."""
+        came, key = self._tables.read(self._live.table), self._live.key
+        cases, labels = (came.where(F.col("what") == what).select(key).distinct() for what in (CASE, LABEL))
+        rest = lines.join(cases, on=key, how="left_anti").join(labels.withColumn("is_told", F.lit(True)), key, "left")
+        return rest.withColumn("label", F.when(F.col("is_told").isNull(), F.col("label"))).drop("is_told")
+
+    def _settle(self, number: int, frames: Frames, sums: DataFrame, seen: int | None) -> None:
+        """Write what is kept as of a batch, without what no row can ask for any more."""
+        frames, sums = shrunk(frames, sums, self.lines, self.clock(seen, 0))
+        inputs: dict[str, Any] = {"stream": self._progress.held["stream"], "batch": number}
+        made = {"waiting": frames.waiting, "facts": frames.facts, "sums": sums}
+        versions = {
+            name: self._tables.write(self._live.kept[name], rows, mode="overwrite", job=JOB, inputs=inputs)
+            for name, rows in made.items()
+        }
+        self._watch.before_publishing()
+        self._progress.say(
+            kept={
+                "number": number, "seen": seen, "versions": versions, "settings": self._made_by(),
+                "erased": self._watch.inputs,
+            }
+        )  # fmt: skip
+
+    def _made_by(self) -> dict[str, Any]:
+        """The settings that decide what is kept of rows."""
+        days = self._task.delay_us(self._settings) / DAY_US
+        return {
+            "entities": list(self.lines.entities), "means": list(self.lines.numbers), "label_delay_days": days,
+            "late_hours": self._settings.stream.late_hours,
+        }  # fmt: skip
