@@ -47,7 +47,7 @@ def inputs_of(task: Task, pins: Mapping[str, Pin], settings: Settings) -> dict[s
             for name in task.tables(settings)
             if name not in task.scored
         },
-        "settings": identity_of(examples, first, {"weights"}) | worth(settings),
+        "settings": identity_of(examples, first, examples.APART) | worth(settings),
         **({"options": options} if (options := _deciding(task, settings)) else {}),
     }
 

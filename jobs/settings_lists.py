@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.places import SourcePath, TableName
+from jobs.places import LocalFolder, SourcePath, TableName
 from jobs.settings_base import Section
 from jobs.settings_sections import EvaluationSettings, EventExamples, ScoringSettings
 from jobs.settings_sources import SourceSettings
@@ -21,7 +21,8 @@ OF_EVENTS = {"item_id", "price", "first_sold", "last_sold"}  # columns of `items
 class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes", "asked"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes", "text_weights", "asked"})
+    APART: ClassVar[frozenset[str]] = EventExamples.APART | {"text_weights"}
 
     form: Literal["purchases", "sequences"] = Field(
         "purchases",
@@ -41,12 +42,17 @@ class ListExamples(EventExamples):
         description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
     )
     item_attributes: dict[
-        Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Literal["id", "ids", "number", "text"]
+        Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Literal["id", "ids", "number", "text", "vector"]
     ] = Field(
         default_factory=dict,
         max_length=100,
         description="columns of the table `items` by which items are known that were never sold, and how each is "
-        "taken, e.g. {category: id, tags: ids, list_price: number, description: text}; see docs/data.md",
+        "taken, e.g. {category: id, tags: ids, list_price: number, title: text, description: vector}; see docs/data.md",
+    )
+    text_weights: LocalFolder | None = Field(
+        None,
+        description="a folder with the weights of the language model that makes vectors of item_attributes taken as "
+        "`vector`; default: those of the extra `text`",
     )
     asked: Literal["customers", "questions"] = Field(
         "customers",
@@ -65,6 +71,20 @@ class ListExamples(EventExamples):
                 "brings, e.g. list_price"
             )
         return asked
+
+    @model_validator(mode="after")
+    def _weights_of_vectors(self) -> Self:
+        if self.text_weights is not None and not self.takes_vectors:
+            raise ValueError(
+                f"text_weights is '{self.text_weights}' and none of item_attributes is taken as vector, so that "
+                "nothing would be read from there: take one so, e.g. {description: vector}, or leave text_weights out"
+            )
+        return self
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether a language model makes a vector of an attribute's texts."""
+        return "vector" in self.item_attributes.values()
 
 
 class ListEvaluation(EvaluationSettings):

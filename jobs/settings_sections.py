@@ -74,9 +74,11 @@ class ExampleSettings(Section):
     Attributes:
         LATER: fields that came later: they are an input of a build only where they are not their default, so that what
             was built before stays.
+        APART: fields that are no input of a build as they stand: what they mean is one.
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset()
+    APART: ClassVar[frozenset[str]] = frozenset()
 
     test_from: Moment | None = Field(
         None, description="what happens from here on is held out; default: the last tenth of the time"
@@ -90,6 +92,8 @@ class ExampleSettings(Section):
 
 class EventExamples(ExampleSettings):
     """Of a task whose lines are events."""
+
+    APART: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     weights: dict[Kind, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(
         default_factory=_purchases,

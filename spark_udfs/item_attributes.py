@@ -1,12 +1,13 @@
 """Attributes of items as numbers, as of a cut: what a model takes in of an item that was never sold.
 
 items, item_history --as_of_cut--> values --listed--> the items that a shop listed then
-values, vocabularies --numbered--> a column an attribute: ids of its values, of hashed words, a standardised number
+values, vocabularies --numbered--> a column an attribute: ids of its values, of hashed words, a standardised number, a
+text's vector
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import or_
@@ -16,13 +17,15 @@ from pyspark.sql import functions as F
 
 from spark_udfs.attributes import TIME, as_of
 from spark_udfs.features import utc
+from spark_udfs.text_vectors import text_vectors
 
-ID, IDS, NUMBER, TEXT = "id", "ids", "number", "text"  # how an attribute is taken
+ID, IDS, NUMBER, TEXT, VECTOR = "id", "ids", "number", "text", "vector"  # how an attribute is taken
 TYPES = {
     ID: {"string", "boolean", "tinyint", "smallint", "int", "bigint"},
     IDS: {"array<string>", "array<int>", "array<bigint>"},
     NUMBER: {"tinyint", "smallint", "int", "bigint", "float", "double"},
     TEXT: {"string"},
+    VECTOR: {"string"},
 }
 PREFIX = "attribute_"  # of columns and vocabularies: an attribute may have any name
 RAW = "_raw_"  # of an attribute's own values beside other columns
@@ -30,6 +33,7 @@ PLACES = {IDS: 16, TEXT: 32}  # of a list; what stands beyond them is left out
 BUCKETS = 65_536  # of words
 FEWEST = 2  # items that must have a value for it to get an index: what one item has, its own vector says
 FARTHEST = 10.0  # standard deviations from the mean
+TEXTS_A_TASK = 2_000  # whose vectors one task computes: some ten seconds for names, a minute for reviews
 
 
 def as_of_cut(items: DataFrame, history: DataFrame | None, names: Mapping[str, str], cut: datetime) -> DataFrame:
@@ -75,16 +79,43 @@ def frequent(values: DataFrame, name: str, taken: str) -> DataFrame:
     return counts.where(F.col("items") >= FEWEST).select("id")
 
 
+def texts_of(tables: Sequence[DataFrame], name: str) -> DataFrame:
+    """`text`: all that some tables say in an attribute, each once."""
+    said = (rows.select(F.col(name).alias("text")) for rows in tables if name in rows.columns)
+    return reduce(DataFrame.union, said).where("text IS NOT NULL").distinct()
+
+
+def vectors_of(texts: DataFrame, weights: str | None) -> DataFrame:
+    """`text` and its `vector` (array<float>), TEXTS_A_TASK to a task.
+
+    Args:
+        texts: `text`, each once.
+        weights: as of `spark_udfs.text_vectors.text_vectors`.
+    """
+    tasks = max(1, -(-texts.count() // TEXTS_A_TASK))
+    # In one order, as a text's neighbours may decide how its vector is rounded.
+    dealt = texts.repartition(tasks, "text").sortWithinPartitions("text")
+    return text_vectors(dealt, "text", "vector", weights)
+
+
 def numbered(
-    rows: DataFrame, values: DataFrame, names: Mapping[str, str], vocabularies: Mapping[str, DataFrame]
+    rows: DataFrame,
+    values: DataFrame,
+    names: Mapping[str, str],
+    vocabularies: Mapping[str, DataFrame],
+    vectors: Mapping[str, DataFrame],
+    width: int,
 ) -> DataFrame:
-    """Rows with a column of each attribute: an id (int, 0 unknown), a list of PLACES of ids, or a number (float).
+    """Rows with a column of each attribute: an id (int, 0 unknown), a list of PLACES of ids, a number (float), or a
+    text's vector (array<float>; zeros where there is no text).
 
     Args:
         rows: `item_id`, each once, and `is_known`, whether its numbers count for what is usual.
         values: from `as_of_cut`.
         names: how each attribute is taken.
         vocabularies: `index` and `id` of the values, by attribute; of those taken as ids.
+        vectors: from `vectors_of`, by attribute; of those taken as vectors.
+        width: of these.
     """
     found = rows.join(values.select("item_id", *(F.col(name).alias(RAW + name) for name in names)), "item_id", "left")
     for name, held in vocabularies.items():
@@ -93,6 +124,8 @@ def numbered(
     for name, taken in names.items():
         if taken == TEXT:
             found = found.withColumn(PREFIX + name, _padded(_words(F.col(RAW + name)), PLACES[TEXT]))
+    for name, held in vectors.items():
+        found = _of_texts(found, held, name, width)
     numbers = [name for name, taken in names.items() if taken == NUMBER]
     if numbers:
         found = _standardised(found, numbers)
@@ -111,6 +144,13 @@ def _of_lists(rows: DataFrame, vocabulary: DataFrame, name: str) -> DataFrame:
     lists = known.agg(F.sort_array(F.collect_list(F.col("index").cast("int"))).alias("_indices"))
     found = rows.join(lists, on="item_id", how="left")
     return found.withColumn(PREFIX + name, _padded(F.col("_indices"), PLACES[IDS])).drop("_indices")
+
+
+def _of_texts(rows: DataFrame, vectors: DataFrame, name: str, width: int) -> DataFrame:
+    of_text = vectors.select(F.col("text").alias("_text"), F.col("vector").alias("_vector"))
+    found = rows.join(of_text, on=F.col(RAW + name) == F.col("_text"), how="left").drop("_text")
+    none = F.array_repeat(F.lit(0.0).cast("float"), width)
+    return found.withColumn(PREFIX + name, F.coalesce("_vector", none)).drop("_vector")
 
 
 def _words(text: Column) -> Column:

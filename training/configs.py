@@ -207,6 +207,7 @@ class SequenceConfig(ModelConfig):
         {"dim", "layers", "heads", "blocks", "places", "dropout", "negatives", "batch_negatives"}
     )
     READS = ("history", "history_age", "history_before")
+    READS_ITEMS = True
 
     dim: int = Field(
         64, ge=2, le=65_536, description="width of items and tokens", json_schema_extra=choices(64, 128, 256)
@@ -230,6 +231,12 @@ class SequenceConfig(ModelConfig):
     )
     batch_negatives: int = Field(
         1024, ge=0, le=2**31 - 1, description="a batch's targets that are drawn beside them, for all its targets"
+    )
+    id_dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="with examples.item_attributes: share of a step's items that are known by their attributes alone",
     )
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from jobs.settings_lists import (
 )
 from jobs.settings_sections import weights_of
 from jobs.task import BY_ID, AnswerColumns, Demo, Headline, Task
+from jobs.tasks.recommend_attributes import columns_of_items, decides
 from training.metrics.of_lists import names_at
 from training.schema import Column, Kind, Schema
 from training.state.names import ITEMS
@@ -65,8 +66,7 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
     lines are targets. Attributes of items that are asked for are columns of items.
     """
     users, items = sizes["users"], sizes["items"]
-    attributes = {} if settings is None else examples_of(settings).item_attributes
-    of_items = _of_items(sizes, attributes) if attributes else ()
+    of_items = () if settings is None else columns_of_items(sizes, settings)
     stretches = settings is not None and in_sequences(settings)
     differ = settings is not None and len(set(weights_of(settings.examples).values())) > 1
     history = (
@@ -87,20 +87,6 @@ def schema(sizes: Mapping[str, int], settings: Settings | None = None) -> Schema
             *of_items,
         )
     )
-
-
-def _of_items(sizes: Mapping[str, int], attributes: Mapping[str, str]) -> tuple[Column, ...]:
-    """The columns of the catalogue that attributes are, by their names."""
-    from spark_udfs.item_attributes import BUCKETS, NUMBER, PLACES, PREFIX, TEXT
-
-    def column(name: str, taken: str) -> Column:
-        if taken == NUMBER:
-            return Column(name, Kind.DENSE, of_item=True)
-        size = BUCKETS + 1 if taken == TEXT else sizes.get(name, 1)
-        kind = Kind.IDS if taken in PLACES else Kind.ID
-        return Column(name, kind, vocabulary=name, size=size, length=PLACES.get(taken), of_item=True)
-
-    return tuple(column(PREFIX + name, attributes[name]) for name in sorted(attributes))
 
 
 def query_schema(columns: Schema) -> Schema:
@@ -288,6 +274,7 @@ TASK = Task(
     anew=anew,
     looked_up=("items", *OF_SOURCES),
     more_ids=more_ids,
+    decides=decides,
     since=True,
     beside=rule_tables,
 )

@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -20,15 +22,23 @@ from jobs.settings import Settings
 from jobs.tables import Tables
 from jobs.tasks import TASKS
 from spark_udfs.features import Cuts
+from tests.training.text_models import CONFIG as TINY
+from tests.training.text_models import save_folder, tensors_of
 from training.configs import CONFIGS
-from training.errors import SchemaError, SettingsError
+from training.errors import SchemaError, SettingsError, WeightsError
 from training.schema import Schema
+from training.state.text_encoder import load_encoder
 
 START, TASTES, USERS = datetime(2025, 1, 1, tzinfo=UTC), 4, 40
 VALIDATION, TEST, END = 40, 50, 60
-ATTRIBUTES = {"category": "id", "tags": "ids", "list_price": "number", "description": "text", "name": "id"}
+ATTRIBUTES = {"category": "id", "tags": "ids", "list_price": "number", "description": "text", "name": "id",
+              "story": "vector"}  # fmt: skip
+STORIES = ("red lantern", "blue paper", "a cafe", "paper lantern")  # of tastes, in words that the tiny encoder knows
 EVENTS = "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp"
-ITEMS = "item_id string, name string, category string, tags array<string>, list_price double, description string"
+ITEMS = (
+    "item_id string, name string, category string, tags array<string>, list_price double, description string, "
+    "story string"
+)
 OLD, MIDDLE, NEW = (
     [f"{letter}{number}" for number in range(count)] for letter, count in (("o", 24), ("m", 4), ("n", 8))
 )
@@ -69,9 +79,10 @@ def items(category: str = "c") -> list[tuple[Any, ...]]:
 
     def of(item: str) -> tuple[Any, ...]:
         if item == ODD:
-            return item, item, "unique", None, newest[item], None
+            return item, item, "unique", None, newest[item], None, None
         name = None if item == "o0" else f"{category}{taste(item)}"
-        return item, item, name, [f"t{taste(item)}", "all", None], newest[item], f"Thing, of taste-{taste(item)}!"
+        told = f"Thing, of taste-{taste(item)}!", "" if item == "o0" else STORIES[taste(item)]
+        return item, item, name, [f"t{taste(item)}", "all", None], newest[item], *told
 
     return [of(item) for item in newest]
 
@@ -86,7 +97,7 @@ def write(spark: SparkSession, settings: Settings, prices: list[tuple[str, datet
 
 def settings_for(folder: Path, **examples: Any) -> Settings:
     asked = {"test_from": day(TEST).replace(tzinfo=None), "validation_days": TEST - VALIDATION, "max_history": 20}
-    asked |= {"rows_per_group": 100, "item_attributes": ATTRIBUTES, **examples}
+    asked |= {"rows_per_group": 100, "item_attributes": ATTRIBUTES, "text_weights": str(folder / "weights"), **examples}
     return Settings(
         **{
             "tables": {"root": str(folder / "tables")},
@@ -109,6 +120,7 @@ def begun(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path
     tables.write("events", bought, mode="overwrite", job="ingest", inputs={})
     tables.write("users", bought.select("user_id").distinct(), mode="overwrite", job="ingest", inputs={})
     write(spark, settings, prices())
+    save_folder(folder / "weights")
     build_examples.run(settings, spark)
     return folder
 
@@ -146,6 +158,41 @@ def test_attributes_are_as_of_each_cut(spark: SparkSession, begun: Path) -> None
     assert set(odd["attribute_tags"]) == set(odd["attribute_description"]) == {0}
     assert (rows["validation m0"]["count"], rows["validation m0"]["listed"]) == (0, True)
     assert rows["test m0"]["count"] > 0
+
+
+def test_a_text_has_its_vector_by_the_weights_that_are_there(spark: SparkSession, begun: Path, tmp_path: Path) -> None:
+    """Zeros where there is none; by other weights examples are made anew, by the same ones elsewhere they are not."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    settings = settings_for(tmp_path)
+    see_vectors(catalogue(spark, settings), tmp_path / "weights")
+    before = build_examples.run(settings, spark)
+    assert before["versions"] == build_examples.run(settings_for(begun), spark)["versions"]
+    other = {name: -2 * tensor for name, tensor in tensors_of(TINY).items()}
+    shutil.rmtree(tmp_path / "weights")
+    save_folder(tmp_path / "weights", tensors=other)
+    after = build_examples.run(settings, spark)
+    assert after["inputs"]["options"] != before["inputs"]["options"]
+    see_vectors(catalogue(spark, settings), tmp_path / "weights")
+
+
+def see_vectors(rows: dict[str, dict[str, Any]], weights: Path) -> None:
+    wanted = load_encoder(weights).vectors([*STORIES, ""])
+    for split, item in (("test", "n5"), ("validation", "m2"), ("test", "o3")):
+        np.testing.assert_allclose(rows[f"{split} {item}"]["attribute_story"], wanted[taste(item)], atol=1e-6)
+    for item in ("o0", ODD):
+        assert rows[f"test {item}"]["attribute_story"] == [0.0] * TINY["hidden_size"]
+
+
+def test_weights_are_asked_for_before_anything_is_built(tmp_path: Path) -> None:
+    task = TASKS["recommend"]
+    with pytest.raises(WeightsError, match=r"nowhere' lacks config\.json.*name one in the layout of Hugging Face"):
+        task.decides(settings_for(tmp_path, text_weights=str(tmp_path / "nowhere")))
+    words = {"description": "text"}
+    with pytest.raises(
+        ValidationError, match=r"text_weights is '.*weights' and none of .* is taken as vector, .*leave"
+    ):
+        settings_for(tmp_path, item_attributes=words)
+    assert task.decides(settings_for(tmp_path, item_attributes=words, text_weights=None)) == {}
 
 
 def see_numbers(rows: dict[str, dict[str, Any]], prices: list[tuple[str, datetime, float]]) -> None:
@@ -250,7 +297,7 @@ def _spec_schema(settings: Settings) -> Schema:
     [
         ({"colour": "id"}, r"'items'; it has no colour, but category, .*Bring them in by ingest\.items"),
         (
-            {"list_price": "id", "tags": "text"},
+            {"list_price": "id", "tags": "vector"},
             r"'list_price' is double, 'tags' is array<string>\. Take them as another",
         ),
     ],
@@ -259,9 +306,9 @@ def test_attributes_that_the_table_does_not_have_so(
     spark: SparkSession, begun: Path, asked: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SchemaError, match=message):
-        build_examples.run(settings_for(begun, item_attributes=asked), spark)
+        build_examples.run(settings_for(begun, item_attributes=asked | {"story": "vector"}), spark)
 
 
 def test_what_events_say_of_all_times_is_no_attribute(tmp_path: Path) -> None:
     with pytest.raises((SettingsError, ValueError), match=r"price: of all events, those after the cut too"):
-        settings_for(tmp_path, item_attributes={"price": "number"})
+        settings_for(tmp_path, item_attributes={"price": "number"}, text_weights=None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from training.batch import Batch, Ragged
 from training.fit import FitSettings, fit
@@ -19,7 +20,7 @@ from training.tables.sharded import Tables
 from training.world import World
 
 TASTES, OLD, NEW = 4, 32, 8  # indices 1..OLD were sold, OLD + 1 .. OLD + NEW were not; 0 is unknown
-ITEMS, WORDS = OLD + NEW + 1, 9
+ITEMS, WORDS, WIDTH = OLD + NEW + 1, 9, 12
 
 
 def of_taste(items: Tensor) -> Tensor:
@@ -42,9 +43,15 @@ def schema_of(categories: int) -> Schema:
     )
 
 
+def with_vectors(columns: tuple[Column, ...]) -> Schema:
+    """Columns of rows, and of items a text's vector alone."""
+    return Schema((*columns, Column("attribute_story", Kind.DENSE, length=WIDTH, of_item=True)))
+
+
 _ITEM = torch.arange(ITEMS)
 _SOLD = ((_ITEM > 0) & (_ITEM <= OLD)).float()
 SCHEMA = schema_of(TASTES + 1)
+SEQUENCES = (*tuple(SCHEMA)[1:3], Column("history_before", Kind.DENSE, ragged=True))
 FEATURES: dict[str, Tensor] = {
     "user_count": 20 * _SOLD,
     "recent_count": 5 * _SOLD,
@@ -52,6 +59,18 @@ FEATURES: dict[str, Tensor] = {
     "attribute_price": (_ITEM % 7 - 3) / 2,  # says nothing of the taste
     "attribute_words": torch.stack([_ITEM % (WORDS - 1) + 1, _ITEM * 5 % WORDS, 0 * _ITEM], dim=1),
 }
+
+
+def stories(of: Tensor = _ITEM, noise: float = 0.5) -> Tensor:
+    """(ITEMS, WIDTH), of length 1: a text's vector lies about its item's taste; zeros of the unknown item.
+
+    Args:
+        of: of each item the one whose taste its text tells.
+        noise: that no taste explains, against the taste's own length.
+    """
+    draws = torch.Generator().manual_seed(5)
+    tastes, own = torch.randn(TASTES, WIDTH, generator=draws), torch.randn(ITEMS, WIDTH, generator=draws)
+    return F.normalize(tastes[of_taste(of)] + noise * own, dim=1) * (_ITEM > 0)[:, None]
 
 
 def two_tower(
@@ -85,6 +104,20 @@ def batch_of(seed: int, rows: int, tastes: list[int] | None = None, part: slice 
         "new": torch.ones(len(target)),
         "age": torch.full((len(target),), 10.0),
         "weight": torch.ones(len(target)),
+    }
+
+
+def in_sequence(batch: Batch) -> Batch:
+    """With the same as stretches of lines, a target the last: what models of sequences learn from."""
+    history, target = cast("Ragged", batch["history"]), cast("Tensor", batch["target"])
+    lines = torch.cat([history.values.reshape(len(target), -1), target[:, None]], dim=1)
+    offsets = torch.arange(0, lines.numel() + 1, lines.shape[1])
+    before = torch.arange(lines.shape[1]).repeat(len(target)).float()
+    ages = lines.shape[1] - 1 - before
+    return {
+        "history": Ragged(lines.reshape(-1), offsets),
+        "history_age": Ragged(ages, offsets),
+        "history_before": Ragged(before, offsets),
     }
 
 

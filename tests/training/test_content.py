@@ -15,14 +15,20 @@ from tests.training.content import (
     NEW,
     OLD,
     SCHEMA,
+    SEQUENCES,
     TASTES,
     batch_of,
+    in_sequence,
     of_taste,
+    stories,
     train_on_ranks,
     two_tower,
+    with_vectors,
 )
 from tests.training.learning import training_losses
 from training.errors import SchemaError
+from training.models.bert4rec import Bert4Rec
+from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
 from training.schema import Schema
 from training.state.warm_start import warm_start
@@ -36,7 +42,7 @@ def trained(schema: Schema, **config: Any) -> TwoTower:
 
 
 @torch.no_grad()
-def found_new(model: TwoTower) -> float:
+def found_new(model: TwoTower | Sequence) -> float:
     """Of the new items that customers of a taste get first, the share that is of it; they know some old ones alone."""
     queries = model.queries(batch_of(9_999, rows=TASTES, tastes=list(range(TASTES))))
     scores = queries @ model.item_matrix().T
@@ -59,6 +65,42 @@ def test_new_items_are_found_by_their_category() -> None:
     assert (of_taste(top) == torch.arange(TASTES)[:, None]).double().mean() > 0.8
     assert (top > OLD).any(dim=1).all()
     assert not (best(by_ids, ITEMS // TASTES) > OLD).any()
+
+
+def found_by_stories(kind: type[TwoTower] | type[Sequence], stories: Tensor) -> float:
+    """How many of the new items are found by texts' vectors alone."""
+    columns = SEQUENCES if issubclass(kind, Sequence) else tuple(SCHEMA)
+    torch.manual_seed(0)
+    features = {"user_count": FEATURES["user_count"], "recent_count": FEATURES["recent_count"]}
+    config = kind.Config.parse({"dim": 16, "negatives": 64})
+    model = kind(config, with_vectors(columns), {**features, "attribute_story": stories}).train()
+    as_read = in_sequence if issubclass(kind, Sequence) else dict
+    list(training_losses(model, lambda seed: as_read(batch_of(seed, rows=64)), 120, sparse_rate=0.02))
+    return found_new(model.eval())
+
+
+@pytest.mark.parametrize("kind", [TwoTower, Sequence, Bert4Rec])
+def test_new_items_are_found_by_their_texts_vectors(kind: type[TwoTower] | type[Sequence]) -> None:
+    assert found_by_stories(kind, stories()) > 0.8
+
+
+def test_new_items_whose_vectors_tell_another_taste_go_to_its_customers() -> None:
+    items = torch.arange(ITEMS)
+    swapped = torch.where(items > OLD, items + 1, items)  # the taste of the next
+    assert found_by_stories(TwoTower, stories(swapped)) < 0.2
+
+
+def test_a_text_that_is_missing_adds_nothing() -> None:
+    held = stories()
+    held[OLD + 1] = 0
+    torch.manual_seed(0)
+    schema = with_vectors(tuple(SCHEMA))
+    model = two_tower(schema, {**FEATURES, "attribute_story": held}).train()
+    list(training_losses(model, lambda seed: batch_of(seed, rows=64), 20, sparse_rate=0.02))
+    matrix = model.eval().item_matrix()
+    assert torch.isfinite(matrix).all()
+    assert not matrix[OLD + 1, : model.config.dim].any()
+    assert matrix[OLD + 2, : model.config.dim].any()
 
 
 def test_what_was_not_sold_is_no_candidate_and_its_own_vector_says_nothing() -> None:
@@ -108,11 +150,13 @@ def test_all_items_may_be_known_by_content_alone_for_a_step() -> None:
         ({"attribute_category": torch.full((41,), 5)}, r"got shape \(41,\), or values that do not fit"),
         ({"attribute_words": torch.zeros(41, 2)}, r"'attribute_words' .* \(3,\) ids below 9; got shape \(41, 2\)"),
         ({"attribute_price": torch.full((41,), torch.inf)}, r"'attribute_price' .* one finite numbers"),
+        ({"attribute_story": torch.zeros(41, 7)}, r"'attribute_story' .* \(12,\) finite numbers; got shape \(41, 7\)"),
     ],
 )
 def test_attributes_must_fit(given: dict[str, Tensor], message: str) -> None:
+    schema = with_vectors(SCHEMA.columns) if "attribute_story" in given else SCHEMA
     with pytest.raises(SchemaError, match=message):
-        two_tower(SCHEMA, FEATURES | given)
+        two_tower(schema, FEATURES | given)
 
 
 def test_a_training_goes_on_from_attributes_that_have_grown(tmp_path: Any) -> None:

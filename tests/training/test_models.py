@@ -39,6 +39,7 @@ OF_ITEMS = (
     Column("category", Kind.ID, "category", 4, of_item=True),
     Column("words", Kind.IDS, "words", 9, length=3, of_item=True),
     Column("price", Kind.DENSE, of_item=True),
+    Column("story", Kind.DENSE, length=5, of_item=True),
 )
 
 
@@ -54,7 +55,7 @@ class Normed(TwoTower):
 
 
 class Described(TwoTower):
-    """Items have attributes: a category, words, and a number."""
+    """Items have attributes: a category, words, a number, and a text's vector."""
 
     def __init__(self, config: ModelConfig, schema: Schema, *given: Any) -> None:
         super().__init__(config, Schema((*schema, *OF_ITEMS)), *given)
@@ -164,7 +165,8 @@ def item_features() -> dict[str, Tensor]:
     counts = torch.full((ITEMS + 1,), 20.0)
     items = torch.arange(ITEMS + 1)
     of_items = {"category": items % 4, "words": torch.stack([items % 9, items % 5, 0 * items], 1), "price": items / 60}
-    return {"count": counts, "user_count": counts, "recent_count": counts / 4, **of_items}
+    story = {"story": torch.sin(items[:, None] * torch.arange(1, 6))}
+    return {"count": counts, "user_count": counts, "recent_count": counts / 4, **of_items, **story}
 
 
 def build(name: str, **config: object) -> RetrievalModel:

@@ -1,8 +1,8 @@
 """What the attributes of items add to their vectors, so that an item is known before it was ever sold.
 
-A value of an attribute (a brand, a word of a text) is a row of the attribute's table, a number a direction. An item's
-content is their sum, of a list's values their mean. Values that nobody knows, and attributes that are missing, add
-nothing.
+A value of an attribute (a brand, a word of a text) is a row of the attribute's table, a number a direction; a vector,
+that of a text by a language model that stays as it is, goes through a matrix. An item's content is their sum, of a
+list's values their mean. Values that nobody knows, and attributes that are missing, add nothing.
 
 Shape suffixes: U items, W places of all attributes together, N numbers, E width.
 """
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from training.batch import Ragged
 from training.errors import SchemaError
+from training.models.draws import uniform
 from training.schema import Column, Kind
 from training.tables.sharded import Table, Tables
 
@@ -65,7 +66,10 @@ class ItemContent(nn.Module):
         self.tables = nn.ModuleDict(
             {column.name: table(column.name, column.size or 1, width, padding_idx=0) for column in of_ids}
         )
-        self.directions = nn.ParameterDict({column.name: nn.Parameter(torch.zeros(width)) for column in of_numbers})
+        lengths = {column.name: () if column.length is None else (column.length,) for column in of_numbers}
+        self.directions = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(*length, width)) for name, length in lengths.items()}
+        )
         places = [_values(column, items, given).to(torch.int32) for column in of_ids]
         numbers = [_values(column, items, given).float() for column in of_numbers]
         self.register_buffer("places", torch.cat([torch.zeros(items, 0, dtype=torch.int32), *places], dim=1))
@@ -95,8 +99,23 @@ class ItemContent(nn.Module):
         ]
         if self.directions:
             with torch.autocast(ids.device.type, enabled=False):
-                parts.append(self.numbers[ids] @ torch.stack(tuple(self.directions.values())))
+                rows = [one.reshape(-1, one.shape[-1]) for one in self.directions.values()]
+                parts.append(self.numbers[ids] @ torch.cat(rows))
         return torch.stack(parts).sum(dim=0)
+
+
+def known_by_ids(is_sold: Tensor, left_out: float, generator: torch.Generator | None) -> Tensor:
+    """(U, 1) float: 1 where an item's own rows count beside its content, 0 where it is content alone.
+
+    Args:
+        is_sold: (U,) bool, whether there was something for them to learn.
+        left_out: share of the others, whichever they are, whose own rows are left out too, so that content learns to
+            stand alone (DropoutNet, Volkovs et al. 2017).
+        generator: of what is drawn.
+    """
+    if left_out > 0:
+        is_sold = is_sold & (uniform(is_sold.shape, generator, is_sold.device) >= left_out)
+    return is_sold[:, None].float()
 
 
 def _values(column: Column, items: int, given: Mapping[str, Tensor] | None) -> Tensor:

@@ -7,6 +7,9 @@ tokens learns from all of them. A line's query is the token of the last line tha
 (`history_before`): lines of one moment say nothing of each other, and a line that arrived late nothing of those before
 its arrival. Item vectors are the same in the input and in the score.
 
+Where the schema says something of items, an item's vector is its own and its content (training/models/content.py); one
+that was not sold before the training cut is content alone and no candidate, as in two towers.
+
 Shape suffixes: L lines of the batch, T tokens (lines that a query looks at), N targets, C candidates, U distinct items,
 D dim.
 """
@@ -24,6 +27,7 @@ from training.batch import Batch, Ragged
 from training.configs import ModelConfig, SequenceConfig
 from training.models.base import RetrievalModel, matrix_of
 from training.models.blocks import BLOCKS, EPS, SasrecBlock, turns_of
+from training.models.content import ItemContent, known_by_ids
 from training.models.draws import dropped
 from training.models.losses import draw_candidates, sampled_softmax, softmax_piece
 from training.models.packed import packed
@@ -38,7 +42,8 @@ class Sequence(RetrievalModel):
 
     Reads the columns history, history_age and history_before of a batch, and history_weight where the schema has it; a
     query needs the first two. Of a query's history every line is looked at. Lines of unknown items are passed over.
-    Item feature: `user_count`, purchases before the training cut: how often an item is a target.
+    Item features: `user_count`, purchases before the training cut: how often an item is a target; and what the schema
+    says of items.
 
     Attributes:
         CAUSAL: whether a token looks at itself and those before it alone, or at all of its sequence.
@@ -65,6 +70,9 @@ class Sequence(RetrievalModel):
         dim, block = self.config.dim, BLOCKS[self.config.blocks]
         items = cast(int, schema["history"].size)
         self.items = self.table("items", items, dim, std=dim**-0.5)
+        self.content: ItemContent | None = None
+        if schema.of_items:
+            self.content = ItemContent(schema.of_items, items, dim, item_features, self.table)
         self.has_weights = "history_weight" in schema
         self.blocks = nn.ModuleList(
             block(dim, self.config.heads, self.config.dropout) for _ in range(self.config.layers)
@@ -82,10 +90,12 @@ class Sequence(RetrievalModel):
         candidates = draw_candidates(
             learnt.targets, self.target_shares, self.config.negatives, generator, self.config.batch_negatives
         )
+        if self.content is not None:
+            candidates = candidates.only(self._sold[candidates.items])
         ids = torch.cat([candidates.items, learnt.targets, history.values[tokens.kept]])
         distinct, where = torch.unique(ids, return_inverse=True)
         where_C, where_N, where_T = where.split([len(candidates.items), len(learnt.targets), int(tokens.offsets[-1])])
-        (items_UD,) = look_up((self.items, distinct))
+        items_UD = self._vectors(distinct, generator)
         drop = generator if self.training else None
         seen_TD = self._seen(items_UD[where_T], learnt)
         query_ND = self._encoded(seen_TD, -days[tokens.kept], tokens.offsets, drop)[learnt.queries]
@@ -116,17 +126,31 @@ class Sequence(RetrievalModel):
         """(items, D + 1): the last column is 0 but for the unknown item."""
 
         def rows(ids: Tensor) -> Tensor:
-            return F.pad(look_up((self.items, ids))[0], (0, 1))
+            return F.pad(self._vectors(ids, None), (0, 1))
 
         return matrix_of(rows, self.items.num_embeddings, self.config.dim, self.item_features.device)
+
+    def _vectors(self, ids: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(U, D) of items, with what their content adds; in one exchange."""
+        asked = [] if self.content is None else self.content.asked(ids)
+        rows_UD, *of_content = look_up((self.items, ids), *((own.table, own.values) for own in asked))
+        if self.content is None:
+            return rows_UD
+        own = known_by_ids(self._sold[ids], self.config.id_dropout if self.training else 0.0, generator)
+        content_UD: Tensor = self.content(ids, asked, of_content)
+        return own.to(rows_UD) * rows_UD + content_UD
+
+    @property
+    def _sold(self) -> Tensor:
+        """(items,) bool: sold to a customer before the training cut, so that there was something to learn."""
+        return self.item_features[:, 0] > 0
 
     def _asked(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the known items of queries' histories: (T, D) vectors, (T,) times in days, (rows + 1,) offsets."""
         history, days = cast(Ragged, batch["history"]), cast(Ragged, batch["history_age"]).values
         tokens = tokens_of(history, history.values > 0)
         distinct, where = torch.unique(history.values[tokens.kept], return_inverse=True)
-        (items_UD,) = look_up((self.items, distinct))
-        return items_UD[where], -days[tokens.kept], tokens.offsets
+        return self._vectors(distinct, None)[where], -days[tokens.kept], tokens.offsets
 
     def _learnt(self, history: Ragged, known_before: Tensor, generator: torch.Generator | None) -> Learnt:  # noqa: ARG002
         """What a batch teaches; see `learnt_forwards`."""

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from training.batch import Batch, Ragged
 from training.configs import ModelConfig, TwoTowerConfig
 from training.models.base import RetrievalModel, matrix_of
-from training.models.content import ItemContent
+from training.models.content import ItemContent, known_by_ids
 from training.models.draws import uniform
 from training.models.losses import draw_candidates, sampled_loss, softmax_piece
 from training.models.pairs import bpr
@@ -173,10 +173,7 @@ class TwoTower(RetrievalModel):
         if self.content is None:
             return besides, F.normalize(rows_UD, dim=1), None
         content_UD, biases_UK = self.content(ids, asked, of_content).tensor_split([self.config.dim], dim=1)
-        is_own = self._sold[ids]
-        if self.training and self.config.id_dropout > 0:
-            is_own = is_own & (uniform(is_own.shape, generator, is_own.device) >= self.config.id_dropout)
-        own = is_own[:, None].to(rows_UD.dtype)
+        own = known_by_ids(self._sold[ids], self.config.id_dropout if self.training else 0.0, generator).to(rows_UD)
         directions_UD = F.normalize(own * rows_UD + content_UD, dim=1, eps=LEAST_LENGTH)
         return besides, directions_UD, _Added(own, biases_UK)
 

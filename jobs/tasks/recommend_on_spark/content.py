@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.settings_lists import examples_of
+from jobs.tasks.recommend_attributes import vectors_width
 from jobs.tasks.recommend_items import LISTED
 from spark_udfs import item_attributes
-from spark_udfs.item_attributes import ID, IDS, PREFIX, TYPES
+from spark_udfs.item_attributes import ID, IDS, PREFIX, TYPES, VECTOR
 from training.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -77,6 +78,16 @@ def with_attributes(ground: Ground, rows: DataFrame, cut: datetime) -> DataFrame
     is_listed = (F.col("count") > 0) | F.coalesce("_is_told", F.lit(False))
     known = marked.withColumn(LISTED, is_listed).drop("_is_told").withColumn("is_known", F.col(LISTED))
     held = {name: read[f"vocabulary_{PREFIX}{name}"] for name, taken in asked.items() if taken in (ID, IDS)}
+    vectors = {name: _vectors(ground, name) for name, taken in asked.items() if taken == VECTOR}
     values = values_of(read, ground.settings, cut)
-    made = item_attributes.numbered(known, values, asked, held).drop("is_known")
+    width = vectors_width(ground.settings)
+    made = item_attributes.numbered(known, values, asked, held, vectors, width).drop("is_known")
     return ground.keep(f"attributes as of {cut}", lambda: made)
+
+
+def _vectors(ground: Ground, name: str) -> DataFrame:
+    """Of an attribute's texts of all times, computed once for both cuts."""
+    read, weights = ground.read, examples_of(ground.settings).text_weights
+    tables = [read[table] for table in ("items", "item_history") if table in read]
+    texts = ground.keep(f"texts of {name}", lambda: item_attributes.texts_of(tables, name))
+    return ground.keep(f"vectors of {name}", lambda: item_attributes.vectors_of(texts, weights))
