@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 
 STALL_VARIABLE = "MILLRACE_STALL_S"
 _POLL_S = 0.0002
+BROADCAST = 2**30  # numbers at a time: Horovod counts them by an int
 _MEET_S = 0.5  # how often ranks meet while one of them works apart
 
 
@@ -232,8 +234,9 @@ class HorovodWorld(World):
         return finish
 
     def broadcast(self, tensor: Tensor, root: int = 0, name: str = "broadcast") -> Tensor:
-        handle = self._guard(name, lambda: self._hvd.broadcast_async_(tensor, root, name=name))
-        self._wait(handle, name)
+        for piece in torch.split(tensor.detach().view(-1), BROADCAST) if tensor.numel() > BROADCAST else (tensor,):
+            handle = self._guard(name, partial(self._hvd.broadcast_async_, piece, root, name=name))
+            self._wait(handle, name)
         return tensor
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ def all_calls(spec: dict[str, Any], world: World) -> dict[str, Any]:
         "any_of_some": world.agree_any(me == 0),
         "any_of_none": world.agree_any(False),
     }
+    with patch("training.world.BROADCAST", 4):
+        assert world.broadcast(torch.arange(10).view(5, 2) + 100 * me, world.size - 1)[4].tolist() == [
+            100 * (world.size - 1) + number for number in (8, 9)
+        ]
     sent = torch.arange(world.size * (world.size + 1) // 2) + 100 * me  # r + 1 rows for rank r
     received, counts = world.all_to_all(sent, torch.arange(world.size) + 1)
     first = me * (me + 1) // 2
