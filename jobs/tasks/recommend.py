@@ -148,6 +148,7 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     import torch
 
     from jobs.pinned import place
+    from jobs.tasks.recommend_items import by_index
     from training.data.snapshot import open_snapshot, read_table
     from training.errors import SettingsError
     from training.models import MODELS, RetrievalModel
@@ -161,17 +162,8 @@ def _model(spec: Mapping[str, Any], columns: Schema, tables: Tables) -> Retrieva
     config = {key: value for key, value in spec["model"].items() if key != "name"}
     widths = dict.fromkeys(model_type.FEATURES) | {column.name: column.length for column in columns.of_items}
     catalogue = read_table(open_snapshot(**place(spec, "catalogue")), ["item", *widths])
-    items = torch.tensor(catalogue["item"].to_numpy())
-
-    def of_items(name: str, width: int | None) -> torch.Tensor:
-        """(items,) or (items, width); 0 where the catalogue has no row."""
-        shape = () if width is None else (width,)
-        held = catalogue[name].combine_chunks()
-        values = torch.tensor((held if width is None else held.flatten()).to_numpy(zero_copy_only=False))
-        empty = torch.zeros(columns["history"].size or 1, *shape, dtype=values.dtype)
-        return empty.index_copy(0, items, values.reshape(-1, *shape))
-
-    features = {name: of_items(name, width) for name, width in widths.items()}
+    items, count = torch.tensor(catalogue["item"].to_numpy()), columns["history"].size or 1
+    features = {name: by_index(catalogue[name], items, count, width) for name, width in widths.items()}
     return model_type(model_type.Config.parse(config), columns, features, tables)
 
 

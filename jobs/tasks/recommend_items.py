@@ -1,4 +1,7 @@
-"""What a bundle knows of its items, beside their vectors: ids, names and which may be recommended. Imports no Spark."""
+"""What is read of the catalogue: columns by the items' indices, and what a bundle knows of items beside their vectors.
+
+That is ids, names and which may be recommended. Imports no Spark.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from training.state.names import ITEMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from training.schema import Schema
 
@@ -51,3 +55,25 @@ def _items(catalogue: pa.Table) -> pa.Table:
             "recent_customers": catalogue["recent_customers"],
         }
     )
+
+
+def by_index(column: pa.ChunkedArray, items: Tensor, count: int, width: int | None) -> Tensor:
+    """(count,) or (count, width): a column of the catalogue by the items' indices; 0 where it has no row.
+
+    A chunk at a time: lists in one array have 2^31 numbers at most, and would be in memory twice.
+
+    Args:
+        column: numbers, or lists of `width` numbers.
+        items: (rows,) their indices.
+        count: of indices, the unknown item's included.
+        width: of the lists; None: numbers.
+    """
+    import torch
+
+    shape = () if width is None else (width,)
+    number = column.type if width is None else column.type.value_type
+    found = torch.zeros(count, *shape, dtype=getattr(torch, str(number.to_pandas_dtype().__name__)))
+    for chunk, own in zip(column.chunks, torch.split(items, [len(chunk) for chunk in column.chunks]), strict=True):
+        values = (chunk if width is None else chunk.flatten()).to_numpy(zero_copy_only=False)
+        found.index_copy_(0, own, torch.tensor(values).reshape(-1, *shape))
+    return found
