@@ -148,6 +148,7 @@ def _of_lists(rows: DataFrame, vocabulary: DataFrame, name: str) -> DataFrame:
 
 def _of_texts(rows: DataFrame, vectors: DataFrame, name: str, width: int) -> DataFrame:
     of_text = vectors.select(F.col("text").alias("_text"), F.col("vector").alias("_vector"))
+    of_text = of_text.hint("merge")  # Spark counts an array as one number: it would broadcast these, a gigabyte or so
     found = rows.join(of_text, on=F.col(RAW + name) == F.col("_text"), how="left").drop("_text")
     none = F.array_repeat(F.lit(0.0).cast("float"), width)
     return found.withColumn(PREFIX + name, F.coalesce("_vector", none)).drop("_vector")
