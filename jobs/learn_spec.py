@@ -141,7 +141,7 @@ def _start_from(settings: Settings) -> dict[str, str] | None:
 
 
 def check_start(spec: Mapping[str, Any], cut: str) -> None:
-    """See that the bundle to start from has not learnt from what lies behind a cut, and means ids by the same numbers.
+    """See that the bundle to start from has not learnt from what lies behind a cut, and means the same by its numbers.
 
     Args:
         spec: from `learn_spec`.
@@ -161,6 +161,14 @@ def check_start(spec: Mapping[str, Any], cut: str) -> None:
             f"training.start_from must be a bundle that has learnt from nothing behind the {cut} cut, "
             f"{now['cuts'][cut]}; '{start['name']}' was trained on what was known before {trained_to}: it has seen "
             "the answers. Name an older bundle, or move examples.test_from"
+        )
+    texts_then, texts_now = (build.get("inputs", {}).get("options", {}).get("weights_digest") for build in (then, now))
+    if texts_then and texts_now and texts_then != texts_now:
+        raise SettingsError(
+            "training.start_from must be a bundle that has learnt from texts' vectors by the weights of the build in "
+            f"force, whose digest is {texts_now}; those of '{start['name']}' were made by {texts_then}: what it has "
+            "learnt of them says nothing of these. Build with its weights (examples.text_weights, or options.weights), "
+            "or start from none"
         )
     held = {kind: table for kind, table in made.get("vocabularies", {}).items() if kind in spec["vocabularies"]}
     for kind in sorted({*held, *then.get("numbers", {})}):

@@ -462,6 +462,12 @@ MARCH, APRIL, MAY = (f"2025-0{month}-01T00:00:00+00:00" for month in (3, 4, 5))
         ),
         ({"build": {"numbers": {"items": {"ids": 7, "hash": "b"}}}}, "test", "same items by its numbers; those of 'tw"),
         ({"vocabularies": {"users": "v9"}}, "test", "same users by its numbers; those of 'two_.*made elsewhere, or an"),
+        (
+            {"build": {"inputs": {"options": {"weights_digest": "f0"}}}},
+            "test",
+            "digest is e1; .* made by f0: .* from none",
+        ),
+        ({"build": {"inputs": {"options": {"weights_digest": "e1"}}}}, "test", None),
         ({"build": {"cuts": {"test": APRIL}}, "vocabularies": {"users": "v1", "other": "v0"}}, "test", None),
         ({"build": {"cuts": {"test": MARCH}}}, "validation", None),
         ({"build": {"numbers": {"items": {"ids": 7, "hash": "a"}}}, "vocabularies": {"items": "v9"}}, "test", None),
@@ -479,6 +485,7 @@ def test_a_bundle_to_start_from_has_seen_no_answer_and_means_the_same_ids(
         **{"tensors": {"w": torch.ones(2)}, "provenance": made, "settings": {}, "metrics": {}},
     )
     build = {"cuts": {"test": APRIL, "validation": MARCH}, "numbers": {"items": {"ids": 7, "hash": "a"}}}
+    build |= {"inputs": {"options": {"weights_digest": "e1"}}}
     vocabularies = {"users": "v1", "items": "v2"}
     spec = {"start_from": {"name": bundle.name, "path": str(bundle.path)}, "build": build, "vocabularies": vocabularies}
     if words is None:
