@@ -134,6 +134,7 @@ def test_rows_of_one_id_without_a_time_are_bad_but_for_one(spark: SparkSession) 
     assert sort_out(spark, timed, "item_id string, time string, brand string") == expected
 
 
+@pytest.mark.slow
 def test_bad_rows_past_the_limit_stop_and_name_the_settings(spark: SparkSession, tmp_path: Path) -> None:
     settings = shop(tmp_path, "v0;;two;;", "v1;;;;", limit=0.2)
     with pytest.raises(TooManyBadRows, match=r"1 of 2 rows of '.*visitors.csv' .* ingest.users\[0\]\.columns and"):

@@ -143,6 +143,7 @@ def test_the_span_is_of_all_lines(spark: SparkSession) -> None:
     assert held.span(added.limit(0)) == [first, last]
 
 
+@pytest.mark.slow
 def test_after_an_erasure_the_sums_are_made_anew(
     spark: SparkSession, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +159,7 @@ def test_after_an_erasure_the_sums_are_made_anew(
     assert rows.agg(F.sum("count")).collect()[0][0] == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["events", "histories"])
 def test_versions_of_a_table_that_was_made_anew_are_others(
     spark: SparkSession,
@@ -180,6 +182,7 @@ def test_versions_of_a_table_that_was_made_anew_are_others(
     assert "others lie there now" in capsys.readouterr().err.replace("other tables lie", "others lie")
 
 
+@pytest.mark.slow
 def test_why_a_build_is_made_of_all_rows(
     spark: SparkSession,
     begun: Path,

@@ -217,6 +217,7 @@ def test_the_mapping_is_checked_whole(spark: SparkSession, tmp_path: Path) -> No
         ingest.run(settings_for(tmp_path, "x.csv", columns={"item_id": "Item", "colour": "Colour"}), spark)
 
 
+@pytest.mark.slow
 def test_erased_persons_are_dropped_counted_and_written_nowhere(spark: SparkSession, tmp_path: Path) -> None:
     mentioned = "15,10001,asked by 7,1,,1.75,8,7"  # another's bad row that names the erased person in a field
     lines = (CLEAN[0], CLEAN[2], CLEAN[0], "9,10001,mug,1,never,1,7,UK", DIRTY["malformed_line"], mentioned)

@@ -125,6 +125,7 @@ def test_a_day_without_a_line(spark: SparkSession, tmp_path: Path) -> None:
         ingest.run(settings_for(tmp_path / "other", tmp_path / "lines" / "b.csv.gz"), spark)
 
 
+@pytest.mark.slow
 def test_a_new_file_that_does_not_go_with_those_of_before_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "lines", "a")
     settings = settings_for(tmp_path, tmp_path / "lines")
@@ -210,6 +211,7 @@ def test_a_row_that_lay_in_the_future_is_kept_when_it_comes_again(
     assert again["all"] == {"raw_rows": 4, "dispositions": {"sale": 2, "duplicate": 1, "future_time": 1}}
 
 
+@pytest.mark.slow
 def test_a_file_that_was_refused_is_read_anew(spark: SparkSession, tmp_path: Path) -> None:
     """By the same Spark: what it holds of a path is not what lies there later."""
     lines = write_lines(tmp_path / "lines.csv", DIRTY["missing_time"])

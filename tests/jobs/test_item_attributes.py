@@ -139,6 +139,7 @@ def ids(spark: SparkSession, settings: Settings, name: str) -> dict[str, int]:
     return {row["id"]: row["index"] for row in rows}
 
 
+@pytest.mark.slow
 def test_attributes_are_as_of_each_cut(spark: SparkSession, begun: Path) -> None:
     settings = settings_for(begun)
     rows, categories = catalogue(spark, settings), ids(spark, settings, "attribute_category")
@@ -160,6 +161,7 @@ def test_attributes_are_as_of_each_cut(spark: SparkSession, begun: Path) -> None
     assert rows["test m0"]["count"] > 0
 
 
+@pytest.mark.slow
 def test_a_text_has_its_vector_by_the_weights_that_are_there(spark: SparkSession, begun: Path, tmp_path: Path) -> None:
     """Zeros where there is none; by other weights examples are made anew, by the same ones elsewhere they are not."""
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
@@ -205,6 +207,7 @@ def see_numbers(rows: dict[str, dict[str, Any]], prices: list[tuple[str, datetim
             assert found == pytest.approx(min((price - mean) / deviation, 10.0), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_numbers_are_standardised_by_what_was_known(spark: SparkSession, begun: Path) -> None:
     see_numbers(catalogue(spark, settings_for(begun)), prices())
 
@@ -273,6 +276,7 @@ def test_new_items_are_recommended_on_their_first_day(spark: SparkSession, begun
     assert sum(same) / len(same) > 0.7
 
 
+@pytest.mark.slow
 def test_models_that_know_ids_alone_learn_from_the_same_build(spark: SparkSession, begun: Path) -> None:
     """Their schema, and so their bundle, says nothing of items."""
     settings = settings_for(begun)

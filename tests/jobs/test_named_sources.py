@@ -104,6 +104,7 @@ def two(tmp_path: Path, **section: Any) -> Settings:
     return Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}, "ingest": {"sources": listed}})
 
 
+@pytest.mark.slow
 def test_dataframes_of_several_sources_become_events(spark: SparkSession, tmp_path: Path) -> None:
     settings, tables = two(tmp_path), Tables(spark, str(tmp_path / "tables"))
     frames = {"sales": sales(spark, "u,'1'", "u 2", "u 2"), "clicks": views(spark, "i/1", "j")}
@@ -126,6 +127,7 @@ def test_dataframes_of_several_sources_become_events(spark: SparkSession, tmp_pa
         ingest.run(settings, spark, frames=frames | {"carts": frames["clicks"]})
 
 
+@pytest.mark.slow
 def test_a_row_that_two_sources_have_is_one_and_each_has_its_own_limit(spark: SparkSession, tmp_path: Path) -> None:
     listed = [{"table": name, "columns": SALES} for name in ("old", "new")]
     settings = Settings.model_validate({"tables": {"root": str(tmp_path / "tables")}, "ingest": {"sources": listed}})

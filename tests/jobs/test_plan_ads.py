@@ -66,6 +66,7 @@ def test_a_day_is_planned_once(spark: SparkSession, root: Path) -> None:
     assert outlook["campaign_id"][0] in Path(again["page"]).read_text()
 
 
+@pytest.mark.slow
 def test_feedback_changes_the_steps_to_come(spark: SparkSession, root: Path) -> None:
     """Half the budget is gone in the first hour: the rest of the day is bid for with less, and the hour stays."""
     before, outlook = rows_of(spark, root, "ads_plan"), rows_of(spark, root, "ads_outlook")
