@@ -108,10 +108,14 @@ CALLED = {
 def matching(name: str, columns: Sequence[str]) -> str | None:
     """The column that is most likely ours: of the same name, of one that shops use for it, or nearly so."""
     plain = {_plain(column): column for column in columns}
-    names = [_plain(name), *CALLED.get(name, ())]
-    exact = next((plain[called] for called in names if called in plain), None)
-    close = difflib.get_close_matches(names[0], plain, n=1, cutoff=0.8)
-    return exact or (plain[close[0]] if close else None)
+    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8)
+    return called(name, columns) or (plain[close[0]] if close else None)
+
+
+def called(name: str, columns: Sequence[str]) -> str | None:
+    """The column of the same name as ours, or of one that shops use for it."""
+    plain = {_plain(column): column for column in columns}
+    return next((plain[one] for one in (_plain(name), *CALLED.get(name, ())) if one in plain), None)
 
 
 def ours_of(columns: Sequence[str]) -> dict[str, str]:

@@ -37,6 +37,11 @@ EVENTS |= {"kind": False, "rating": False, "name": False, "category": False}
 RATINGS = "{kind: rating}"
 NUMBERS = ("quantity", "price", "rating")
 MOST_WORDS = 10  # that are asked for
+OTHER_WORD = "the other word, which the first rows do not have"
+UNQUOTED = (
+    "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"  # what stands in no YAML
+)
+THOUSANDS = r"[+-]?\d{1,3}(,\d{3})+"
 
 
 def text(task: str, data: str) -> str:
@@ -107,7 +112,7 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
     )
     if "      time: ???" in told and task.timeless:
         read = [matching(name, list(look.columns)) for name in task.timeless]
-        hashed = json.dumps(read) if all(read) else "???"
+        hashed = _quoted(read) if all(read) else "???"
         yield from (line for line in told if line.split(":")[0].strip() not in ("time", "time_format"))
         yield f"    order_by_hash_of: {hashed}   # no time was found: a hash of these says what is held out"
         yield "    hash_without_numbers: true   # near copies lie on one side"
@@ -132,7 +137,7 @@ def _kinds(said: Sequence[str]) -> Iterator[str]:
         yield "  # kinds: {add_to_cart: cart}       # our kinds by the shop's own words, where there are several"
         return
     yield f"  kinds:   # words of the first rows, and maybe there are more: {', '.join(KINDS)}; null: set aside"
-    yield from (f"    {json.dumps(word)}: ???" for word in words)
+    yield from (f"    {_quoted(word)}: ???" for word in words)
 
 
 def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
@@ -142,20 +147,22 @@ def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
         said = look.columns.get(matching(name, list(look.columns)) or "", ())
         words = sorted({word.strip() for word in said} - {""})
         if {word.lower() for word in words} - {*YES, *NO}:
-            unknown[name] = words
+            unknown[name] = words if len(words) > 1 else [*words, OTHER_WORD]
     if unknown:
         yield "    words:   # of the first rows, and maybe there are more: 1 means yes, 0 no"
     for name, words in unknown.items():
         yield f"      {name}:"
-        yield from (f"        {json.dumps(word)}: ???" for word in words[:MOST_WORDS])
+        yield from (f"        {_quoted(word)}: ???" for word in words[:MOST_WORDS])
+        if len(words) > MOST_WORDS:
+            yield f"        # and {len(words) - MOST_WORDS} more, which are to be named too"
 
 
 def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str]) -> Iterator[str]:
     """Where the rows lie, how they are written, and which columns are ours."""
-    yield f"{indent}path: {json.dumps(data)}"
+    yield f"{indent}path: {_quoted(data)}"
     yield f"{indent}format: {look.format}"
     if look.format == "csv" and look.delimiter != ",":
-        yield f"{indent}delimiter: {json.dumps(look.delimiter)}"
+        yield f"{indent}delimiter: {_quoted(look.delimiter)}"
     if look.format == "csv" and any("\n" in value for values in look.columns.values() for value in values):
         yield f"{indent}multiline: true   # values hold line breaks"
     if look.encoding != UTF8:
@@ -167,7 +174,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
         if found:
             taken[name] = found
             some = [cut(value) for value in look.columns[found] if value][:3]
-            yield f"{indent}  {name}: {json.dumps(found)}   # e.g. {_one_line(', '.join(some))}"
+            yield f"{indent}  {name}: {_quoted(found)}   # e.g. {_one_line(', '.join(some))}"
         elif needed:
             absent = (
                 f"   # if the shop has none: leave it out, and constants: {{{name}: null}}" if name in OF_SALES else ""
@@ -176,7 +183,8 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
         else:
             yield f"{indent}  # {name}: ???"
     said = [value for name in numbers for value in look.columns.get(taken.get(name, ""), ())]
-    if look.format == "csv" and any(re.fullmatch(COMMA, value.strip()) for value in said):
+    commas = [value.strip() for value in said if re.fullmatch(COMMA, value.strip())]
+    if look.format == "csv" and any(not re.fullmatch(THOUSANDS, value) for value in commas):
         yield f'{indent}decimal: ","'
     if taken.get("time") in look.timestamps:
         return
@@ -184,6 +192,11 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
     yield f"{indent}time_format: {json.dumps(pattern) if pattern else '???'}"
     if pattern and not pattern.startswith("epoch") and not pattern.endswith("XXX"):
         yield f"{indent}time_zone: UTC   # of times that name none"
+
+
+def _quoted(value: object) -> str:
+    """A value as YAML has it: as JSON does, whose signs beyond 16 bits YAML would read as two."""
+    return re.sub(UNQUOTED, lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _one_line(text: str) -> str:
@@ -200,7 +213,7 @@ def _options(task: Task, guessed: Mapping[str, Any]) -> Iterator[str]:
         default = guessed.get(name, field.get_default(call_default_factory=True))
         shown = list(default) if isinstance(default, tuple) else default
         mark = "guessed from the columns, correct it: " if name in guessed else ""
-        yield f"  {name}: {json.dumps(shown)}   # {mark}{field.description}"
+        yield f"  {name}: {_quoted(shown)}   # {mark}{field.description}"
 
 
 def _rest(task: Task, source: Sequence[str]) -> Iterator[str]:

@@ -101,7 +101,8 @@ def _lines(path: Path) -> tuple[list[str], str]:
 
 def _texts(values: Sequence[object]) -> list[str]:
     held = ["" if value is None else value for value in values]
-    return [f"{len(value):,} bytes" if isinstance(value, bytes) else str(value) for value in held]
+    texts = [str(value).lower() if isinstance(value, bool) else value for value in held]  # as Spark says them
+    return [f"{len(value):,} bytes" if isinstance(value, bytes) else str(value) for value in texts]
 
 
 def _json_columns(lines: Sequence[str]) -> dict[str, list[str]]:

@@ -9,11 +9,12 @@ from pyspark.sql import functions as F
 
 from jobs import moved_builds
 from jobs.erasure import erased
-from jobs.live.kept import Frames, Kept, Lines, frames_of, shrunk
+from jobs.live.kept import Frames, Kept, Lines, frames_of, shrunk, together
 from jobs.task import said_persons
 from spark_udfs import live, windows
 from spark_udfs.live import CASE, LABEL, Clock
 from spark_udfs.moments import DAY_US
+from training.errors import SchemaError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -64,14 +65,17 @@ class Held:
         self._task = task_live.spark()
         self.lines = Lines(task_live.key, self._task.entities(settings), self._task.numbers(settings))
         self.asked = [*self.lines.entities, *self.lines.numbers]
+        self._whose = said_persons(settings, task_live.follows)
         self._kept: Kept | None = None
 
     def open(self) -> None:
-        """Take up what is kept: of the history where nothing is kept yet, else of the tables and the batches since."""
+        """Take up what is kept: of the history and all batches where nothing is kept that can be gone on from, else of
+        the tables and the batches since."""
         self._watch.before_writing()
+        if "kept" in self._progress.held:
+            self._progress.refuse_other_settings(self._made_by())
         if not self._is_kept():
-            self._settle(-1, *self._of_history())
-        self._progress.refuse_other_settings(self._made_by())
+            self._take_up()
         kept, at = self._progress.held["kept"], self._kept_at()
         read = {name: self._tables.read(table, at[name]).persist() for name, table in self._live.kept.items()}
         self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self.lines)
@@ -119,7 +123,7 @@ class Held:
         """Whether there is something to go on from in which nobody counts who was erased: in the counts of what persons
         have in common with others, none can be told from another."""
         kept = self._progress.held.get("kept")
-        if kept is None or kept.get("erased") != self._watch.inputs:
+        if kept is None or (kept.get("erased") or {}) != self._erased():
             return False
         return None not in self._kept_at().values()
 
@@ -136,27 +140,53 @@ class Held:
             return self._tables.version(table)
         return version if moved_builds.has_version(self._tables.path(table), version) else None
 
-    def _of_history(self) -> tuple[Frames, DataFrame, int | None]:
-        lines = self._of_before(self._of_no_erased(self._ground.read["lines"]))
-        given = self._task.given(self._ground, lines)
+    def _erased(self) -> dict[str, Any]:
+        """What tells those whom nothing may count that is kept: other persons, or other columns that say who one is."""
+        return self._watch.inputs and {**self._watch.inputs, "persons": list(self._whose)}
+
+    def _take_up(self) -> None:
+        """Keep what the history and the batches so far say."""
+        frames, seen = self._of_history()
+        number = self._progress.next - 1
+        if number >= 0:
+            came = self._of_no_erased(self._tables.read(self._live.table).where(F.col("batch") <= number))
+            frames = together([frames, frames_of(came, self._task.given(self._ground, came), self.lines)])
+        none = windows.settled(frames.facts.limit(0), self.lines.numbers)
+        self._settle(number, frames, none, self._progress.seen if seen is None or number >= 0 else seen)
+
+    def _of_history(self) -> tuple[Frames, int | None]:
+        """What the history says, and the time of its last case. Taken up anew it is what it was at first: what an
+        ingest has read since comes by the stream, and is to be answered."""
+        lines = self._of_no_erased(self._ground.read["lines"])
+        now = time.time_ns() // 1_000
+        known = F.when(F.unix_micros("time") <= now + live.AHEAD_US, F.unix_micros("time"))
+        if "history" not in self._progress.held:
+            said = lines.agg(F.max(known), F.count(F.lit(1)), *(F.count(name) for name in self.asked)).collect()[0]
+            shares = {name: rows / max(said[1], 1) for name, rows in zip(self.asked, said[2:], strict=True)}
+            self._progress.say(shares=shares, history=said[0])
+        else:
+            lines = lines.where(F.unix_micros("time") <= F.lit(self._progress.held["history"]).cast("bigint"))
+        given = self._task.given(self._ground, self._of_before(lines))
         key, entities, numbers = self.lines
         told = given.where("fraud IS NOT NULL").withColumn("what", F.lit(LABEL))
         waiting = live.waiting_of(given.withColumn("what", F.lit(CASE)).unionByName(told), key, entities)
         facts = windows.facts(given, key, entities, numbers).drop("key")
-        now = time.time_ns() // 1_000
-        known = F.when(F.unix_micros("time") <= now + live.AHEAD_US, F.unix_micros("time"))
-        last = lines.agg(F.max(known)).collect()[0][0]
-        said = lines.agg(F.count(F.lit(1)), *(F.count(name) for name in self.asked)).collect()[0]
-        shares = {name: rows / max(said[0], 1) for name, rows in zip(self.asked, said[1:], strict=True)}
-        self._progress.say(shares=shares)
-        return Frames(waiting, facts), windows.settled(facts.limit(0), numbers), last
+        return Frames(waiting, facts), self._progress.held["history"]
 
-    def _of_no_erased(self, lines: DataFrame) -> DataFrame:
-        """The history without those whom an erasure knows that has not come to it yet."""
+    def _of_no_erased(self, rows: DataFrame) -> DataFrame:
+        """Rows without those whom an erasure knows that has not come to them yet.
+
+        Raises:
+            SchemaError: a column that says who one is is not in the history.
+        """
         if self._persons is None:
-            return lines
-        whose = [name for name in said_persons(self._settings, self._live.follows) if name in lines.columns]
-        reasons = erased.marked(lines.withColumn("reason", F.lit(None).cast("string")), self._persons, whose)
+            return rows
+        if lacking := [name for name in self._whose if name not in rows.columns]:
+            raise SchemaError(
+                f"table '{self._live.follows}' has no column '{lacking[0]}', by which erased persons are kept out "
+                f"(sources.{self._live.follows}.persons): run `millrace ingest`, and start the stream again"
+            )
+        reasons = erased.marked(rows.withColumn("reason", F.lit(None).cast("string")), self._persons, self._whose)
         return reasons.where("reason IS NULL").drop("reason")
 
     def _of_before(self, lines: DataFrame) -> DataFrame:
@@ -179,7 +209,7 @@ class Held:
         self._progress.say(
             kept={
                 "number": number, "seen": seen, "versions": versions, "settings": self._made_by(),
-                "erased": self._watch.inputs,
+                "erased": self._erased(),
             }
         )  # fmt: skip
 

@@ -58,6 +58,11 @@ def frames_of(rows: DataFrame, given: DataFrame, lines: Lines) -> Frames:
     )
 
 
+def together(frames: Sequence[Frames]) -> Frames:
+    """Several as one."""
+    return Frames(*(_one(each) for each in zip(*frames, strict=True)))
+
+
 def shrunk(frames: Frames, sums: DataFrame, lines: Lines, clock: Clock) -> tuple[Frames, DataFrame]:
     """What still counts for cases from the clock's horizon on: frames without what is settled, and sums with it."""
     if clock.horizon is None or clock.seen is None:
@@ -94,8 +99,7 @@ class Kept:
         mine = self._levels[level]
         mine.append(Frames(*(each.coalesce(1 if not level else self._tasks).localCheckpoint() for each in frames)))
         if len(mine) == TOGETHER:
-            together = Frames(*(_one(each) for each in zip(*mine, strict=True)))
-            self._put(together, level + 1)
+            self._put(together(mine), level + 1)
             mine.clear()
 
     def waiting(self, keys: DataFrame) -> DataFrame:
@@ -110,8 +114,7 @@ class Kept:
 
     def all(self) -> tuple[Frames, DataFrame]:
         """All of it."""
-        every = self._all()
-        return Frames(*(_one(each) for each in zip(*every, strict=True))), self._sums
+        return together(self._all()), self._sums
 
     def give_back(self) -> None:
         """Let go of what is held in memory."""

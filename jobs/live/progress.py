@@ -18,13 +18,13 @@ class Progress:
     """A stream's file, read and written.
 
     Attributes:
-        held: `stream` (its id), `bundle` (that answers) and `limit` (of alarms); `kept`: the last batch whose rows are
-            in the tables of what is kept, with their versions, the settings by which they were made, and who was
-            `erased` by then; `shares`: how often the history says a column, and `tally`: what rows say of late
-            (tally.py); `after_version`: the version of the Delta table that is followed at which the history was read
-            (null: it is of another); `query`: the id of Spark's checkpoint; `batch`: the newest one, with `seen` (the
-            stream's clock before it), `now` (the wall clock then), and `after` (the stream's clock after it) once its
-            rows are in.
+        held: `stream` (its id), `bundle` (that answers) and `limit` (of alarms); `history`: the time of the last case
+            of the history when that was taken up first; `kept`: the last batch whose rows are in the tables of what is
+            kept, with their versions, the settings by which they were made, and who was `erased` by then; `shares`: how
+            often the history says a column, and `tally`: what rows say of late (tally.py); `after_version`: the version
+            of the Delta table that is followed at which the history was read (null: it is of another); `query`: the id
+            of Spark's checkpoint; `batch`: the newest one, with `seen` (the stream's clock before it), `now` (the wall
+            clock then), and `after` (the stream's clock after it) once its rows are in.
     """
 
     def __init__(self, run_dir: str) -> None:

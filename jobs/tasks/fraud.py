@@ -32,7 +32,7 @@ CALENDAR = ("hour_sine", "hour_cosine", "weekend")
 METRICS = ("average_precision", "auc")
 SHOWN = ("loss", *METRICS)
 Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=LONGEST)]
-MOST_ENTITIES = 20
+MOST_ENTITIES, MOST_NUMBERS = 20, 500
 MANY_ROWS, FEW_VALUES = 10, 3  # of a column of flags or classes
 HAS: dict[str, str] = {"case_id": "string", "arrival_time": "timestamp?", "label_time": "timestamp?"}
 OWN = ("case_id", "time", "arrival_time", "label", "label_time", "fraud", "weight", "split", "known_at", "piece")
@@ -47,7 +47,7 @@ class FraudOptions(Section):
         max_length=MOST_ENTITIES,
         description="columns of `cases` that many cases share; the first one is the main one",
     )
-    numbers: tuple[Name, ...] = Field((), max_length=500, description="columns of `cases` that are numbers")
+    numbers: tuple[Name, ...] = Field((), max_length=MOST_NUMBERS, description="columns of `cases` that are numbers")
     means: tuple[Name, ...] = Field(
         (),
         max_length=20,
@@ -103,7 +103,7 @@ def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     entities = shared[:MOST_ENTITIES] if named["time"] and named["label"] else []
     guessed = {"entities": entities} if entities else {}
     has = [name for name in HAS if named[name]]
-    return guessed | {"numbers": numbers, "means": numbers[:1], "has": has}
+    return guessed | {"numbers": numbers[:MOST_NUMBERS], "means": numbers[:1], "has": has}
 
 
 def _may_be_asked(name: str) -> bool:

@@ -24,6 +24,7 @@ from spark_udfs import features, windows
 from spark_udfs.moments import DAY_US
 from spark_udfs.scoring import predict
 from spark_udfs.simulated.fraud import PAYMENTS
+from training.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,9 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
 
     A fraud is often reported soon, and that there was none shows only when no report can come any more: of young cases
     with a label most are frauds, which says nothing about young cases.
+
+    Raises:
+        DataError: all examples have one label.
     """
     cases = _cases(ground)
 
@@ -139,6 +143,12 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
         cases.where(F.col("time") >= F.lit(cuts.test)).withColumn("split", F.lit(features.TEST)),
     ]
     taught_then = cases.where(taught(cuts.test)).withColumn("delayed", _delayed(options_of(ground.settings)))
+    frauds, others = taught_then.agg(F.count_if(F.col("label") == 1), F.count_if(F.col("label") == 0)).collect()[0]
+    if not frauds or not others:
+        raise DataError(
+            f"examples must have cases of both labels; before the cut there are {frauds:,} frauds and {others:,} "
+            "others; see that sources.cases.words names all words of the label, or move examples.test_from"
+        )
     known_at = features.last_of("time", "arrival_time", "label_time", "delayed")
     return {
         "queries": held_out[0].unionByName(held_out[1]),

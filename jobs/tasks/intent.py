@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.column_names import are_numbers, matching, ours_of
+from jobs.column_names import LONGEST, NAME, are_numbers, called, ours_of
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks import decided
 from jobs.tasks.intent_options import HAS, OF_SESSIONS, OWN, IntentOptions, ids_of, numbers_of, options_of
@@ -19,7 +19,15 @@ from training.schema import Column, Kind, Schema
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-ORDERS = "order|purchase|buy|bought|paid|payment|transaction"  # in words for what ends in one
+# Names of steps that are a purchase, and what names of columns have in them that may tell of one, or of whom it was.
+ORDERS = {
+    *("order", "orders", "purchase", "purchases", "purchased", "buy", "bought", "paid", "transaction", "order_placed"),
+    *("place_order", "order_complete", "order_completed", "purchase_complete", "purchase_completed"),
+    *("checkout_complete", "checkout_completed"),
+}
+TELLING = "purchase|order|revenue|bought|convert|customer|account|email|e_mail|user_id|label|time|date"
+MOST, MOST_IDS, LONGEST_WORD = 500, 100, 200  # as the options have it
+NOT_FOUND = "???"  # what only the shop knows
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
@@ -33,26 +41,46 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A click stream, where a column says what was done: what is said there is counted, or is an order. Else sessions:
-    numbers, flags, and what else says a few things."""
-    found = {name: matching(name, list(columns)) for name in (*HAS, "time", "page", "label")}
-    if found["page"] and found["session_id"]:
-        return _of_steps(columns[found["page"]], [name for name in HAS if found[name]])
-    taken = {found[name] for name in (*OF_SESSIONS, "time", "label")}
-    own = {name: columns[column] for name, column in ours_of(list(columns)).items() if column not in taken}
-    own = {name: said for name, said in own.items() if name not in OWN and found["label"]}
-    numbers = [name for name, said in own.items() if are_numbers(said)]
-    flags = [name for name, said in own.items() if {text.lower() for text in said} <= {"true", "false"}]
-    texts = [name for name in own if name not in (*numbers, *flags)]
-    ids = [name for name in texts if 2 * len({*own[name]}) <= len(own[name])]
-    return {"has": [name for name in OF_SESSIONS if found[name]], "numbers": numbers, "flags": flags, "ids": ids}
+    """A click stream, where no column is a label, one says what was done, and sessions have several rows.
+
+    Else sessions: numbers, flags, and what else says a few things; none that may tell of an order or of a person.
+    """
+    found = {name: called(name, list(columns)) for name in (*HAS, "time", "page", "label")}
+    session = found["session_id"]
+    said = [] if session is None else [text for text in columns[session] if text.strip()]
+    if found["page"] and not found["label"] and len({*said}) < len(said) and (steps := _of_steps(columns, found)):
+        return steps
+    asked = {name: [text.strip() for text in columns[column]] for name, column in ours_of(list(columns)).items()}
+    taken = {called(name, list(columns)) for name in (*HAS, "time", "label", "order_id")}
+    own = {
+        name: [text for text in asked[name] if text]
+        for name, column in ours_of(list(columns)).items()
+        if found["label"] and column not in taken and name not in OWN and not re.search(TELLING, name)
+    }
+    own = {name: texts for name, texts in own.items() if texts}
+    numbers = [name for name, texts in own.items() if are_numbers(texts)]
+    flags = [name for name, texts in own.items() if {text.lower() for text in texts} <= {"true", "false"}]
+    others = [name for name in own if name not in (*numbers, *flags)]
+    ids = [name for name in others if 2 * len({*own[name]}) <= len(own[name])]
+    has = [name for name in OF_SESSIONS if found[name]]
+    return {"has": has, "numbers": numbers[:MOST], "flags": flags[:MOST], "ids": ids[:MOST_IDS]}
 
 
-def _of_steps(said: Sequence[str], has: list[str]) -> dict[str, Any]:
-    words = sorted({word.strip() for word in said} - {""})
-    orders = [word for word in words if re.search(ORDERS, word.lower())]
-    pages = {name: [word] for name, word in ours_of([word for word in words if word not in orders]).items()}
-    return {"of": "steps", "has": has, "pages": pages, "orders": orders or ["order"]} if pages else {}
+def _of_steps(columns: Mapping[str, Sequence[str]], found: Mapping[str, str | None]) -> dict[str, Any]:
+    """Steps by what they say; words that differ in case and signs alone are one. Empty: they are numbers alone."""
+    words = sorted({word.strip() for word in columns[found["page"] or ""]} - {""})
+    pages: dict[str, list[str]] = {}
+    for word in words:
+        plain = re.sub("[^a-z0-9]+", "_", word.lower()).strip("_")
+        name = plain if re.fullmatch(NAME, plain) and len(plain) <= LONGEST else f"page_{words.index(word)}"
+        pages.setdefault(name, []).append(word)
+    if not pages or are_numbers(words):
+        return {}
+    orders = [word for name, of in pages.items() if name in ORDERS for word in of]
+    counted = {name: of for name, of in pages.items() if name not in ORDERS and max(map(len, of)) <= LONGEST_WORD}
+    has = [name for name in HAS if found[name]]
+    of_all = {"of": "steps", "has": has, "pages": dict(list(counted.items())[:MOST_IDS])}
+    return {**of_all, "orders": orders or [NOT_FOUND]} if counted else {}
 
 
 def kinds(settings: Settings) -> dict[str, str]:

@@ -58,7 +58,7 @@ def asked_for(line: str) -> list[str]:
 
 
 def unknown_settings(text: str) -> list[str]:
-    models = set().union(*(config.model_fields for config in CONFIGS.values()))
+    models = {"name"}.union(*(config.model_fields for config in CONFIGS.values()))
     found = []
     for section, key in FLAG.findall(text):
         field = Settings.model_fields.get(section)

@@ -180,10 +180,13 @@ def test_words_of_a_label_are_asked_for(tmp_path: Path) -> None:
     data = tmp_path / "registrations.csv"
     data.write_text("ip,e_mail,EVENT_TIMESTAMP,EVENT_LABEL\n" + "1.2.3.4,a@b,2022-01-01,legit\n" * 9)
     text = init.text("fraud", str(data))
-    assert '      label:\n        "legit": ???\n' in text
-    (tmp_path / "said.yaml").write_text(text.replace('"legit": ???', '"legit": 0'))
+    said = text.replace('"legit": ???', '"legit": 0')
+    (tmp_path / "said.yaml").write_text(said)
+    with pytest.raises(SettingsError, match=r"words\.label\.the other word, which .*: \?\?\? stands"):
+        load_settings(tmp_path / "said.yaml")
+    (tmp_path / "said.yaml").write_text(re.sub('"the other word.*": ...', '"fraud": 1', said))
     settings = load_settings(tmp_path / "said.yaml")
-    assert settings.sources["cases"].words == {"label": {"legit": 0}}
+    assert settings.sources["cases"].words == {"label": {"legit": 0, "fraud": 1}}
     assert settings.options.model_dump(include={"has", "entities"}) == {"has": (), "entities": ("ip", "e_mail")}
     data.write_text("ip,e_mail,EVENT_TIMESTAMP,EVENT_LABEL\n1.2.3.4,a@b,2022-01-01,Yes\n")
     assert " words:" not in init.text("fraud", str(data))
@@ -201,6 +204,27 @@ def test_a_click_stream_is_learnt_from_by_its_steps(tmp_path: Path) -> None:
         "orders": ("purchase",),
     }
     assert settings.sources["steps"].columns["page"] == "event"
+    rows = "".join(
+        f"v{n % 2},2026-01-01,{word}\n" for n, word in enumerate(("Home", "home", "view 😀", "payment_info"))
+    )
+    data.write_text("session,time,event\n" + rows)
+    with pytest.raises(SettingsError, match=r"options\.orders\.0: \?\?\? stands"):
+        settings_of("intent", data)
+    data.write_text("session,time,event\n" + rows + "v1,2026-01-01,order\n")
+    assert settings_of("intent", data).options.model_dump(include={"pages"})["pages"] == {
+        "home": ("Home", "home"), "payment_info": ("payment_info",), "view": ("view 😀",),
+    }  # fmt: skip
+
+
+def test_a_row_a_session_is_no_click_stream(tmp_path: Path) -> None:
+    """Where a column is a label, or no session has two rows; what tells of an order or of whom it is, is left out."""
+    data = tmp_path / "sessions.csv"
+    rows = "".join(f"{n},2026-01-0{n + 1},new,{n / 4},,u{n},{n % 2}\n" for n in range(8))
+    data.write_text("id,time,type,seconds,empty,customer_id,revenue\n" + rows)
+    made = settings_of("intent", data)
+    assert made.options.model_dump(include={"of", "has", "numbers", "flags", "ids"}) == {
+        "of": "sessions", "has": ("session_id",), "numbers": ("seconds",), "flags": (), "ids": ("type",),
+    }  # fmt: skip
     data.write_text("PageValues,Month,Weekend,Revenue\n" + "0.5,Feb,FALSE,TRUE\n1,Mar,TRUE,FALSE\n" * 4)
     made = settings_of("intent", data, order_by_hash_of="[PageValues]", time="PageValues", time_format="epoch_s")
     assert made.options.model_dump(include={"of", "has", "numbers", "flags", "ids"}) == {

@@ -512,9 +512,14 @@ def test_persons_are_erased_and_the_stream_goes_on(
         once.setattr(Follower, "_write", after_write)
         with pytest.raises(DataError, match=r"`millrace stream` wrote rows of theirs; .* \(1 of 'fraud_live'\)"):
             stream.run(settings, spark)
+    ingested = [(f"new {number}", last + DAY, None, None, f"card {number}", "terminal 1", 5.0) for number in (5, 6)]
+    rows = spark.createDataFrame(ingested, CASES)  # an ingest has read them too, before they came by the stream
+    tables.write("cases", rows, mode="append", job="ingest", inputs={})
     assert stream.run(settings, spark)["rows"] == {"case": 1}
     (row,) = rows_of(settings, spark).where("case_id LIKE 'new%'").collect()
+    assert Progress(settings.run_dir).held["shares"]["card"] > 0.9
     # Of the terminal too, which those who were erased had in common with others.
+    tables.remove("cases", rows.select("case_id"), job="ingest", inputs={})
     assert row["reasons"] == by_batch_job(settings, spark)[row["case_id"]]["reasons"]
 
 
