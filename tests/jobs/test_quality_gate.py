@@ -191,6 +191,7 @@ def test_good_is_what_was_written_each_number_by_its_last_verdict(spark: SparkSe
     assert verdicts.written(tables, "cases", "c") == ({"here": 2_000}, 2)  # in whose place another comes
 
 
+@pytest.mark.slow
 def test_events_are_held_against_the_batches_before(spark: SparkSession, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()

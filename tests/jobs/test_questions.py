@@ -107,6 +107,7 @@ def test_of_one_who_asked_too_much_the_newest_lines_count(spark: SparkSession, a
     assert [(len(row["history"]), len(row["seen"])) for row in rows] == [(3, 3)] * 8
 
 
+@pytest.mark.slow
 def test_they_are_judged_one_by_one_by_all_who_can_answer(spark: SparkSession, asked: Asked) -> None:
     result = evaluate.run(asked.settings, spark)["protocols"]
     assert list(result) == ["new", "any"]

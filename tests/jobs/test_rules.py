@@ -39,6 +39,7 @@ def written(spark: SparkSession, folder: Path, columns: str, rows: list[tuple[An
     return {"path": str(folder)}
 
 
+@pytest.mark.slow
 def test_the_job_gives_what_is_left_of_each_list_asked_for_alone(spark: SparkSession, tmp_path: Path) -> None:
     settings = small_shop(spark, tmp_path)
     tables = Tables(spark, settings.tables.root)
