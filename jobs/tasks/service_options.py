@@ -34,6 +34,7 @@ QUESTIONS: dict[Literal["order_number", "email"], str] = {
     "order_number": "Which order is it about? Please send its number.",
     "email": "Which e-mail address did you order with?",
 }
+FEWEST_TOKENS = 3  # of a text that a model reads
 
 
 class ServiceOptions(Section):
@@ -144,6 +145,11 @@ class ServiceOptions(Section):
 
     @model_validator(mode="after")
     def _of_one_mind(self) -> ServiceOptions:
+        if 0 < self.tokens_kept < FEWEST_TOKENS:
+            raise ValueError(
+                f"tokens_kept must be 0, or {FEWEST_TOKENS} at least, for two are a text's begin and end; it is "
+                f"{self.tokens_kept}: raise it"
+            )
         if self.weights is not None and not (self.vectors or self.tokens_kept):
             raise ValueError(
                 f"weights is '{self.weights}', and vectors and tokens_kept are 0, so that nothing would be read from "

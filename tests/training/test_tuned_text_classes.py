@@ -142,6 +142,11 @@ def test_a_bundle_answers_without_the_weights_that_it_started_from(tuned: TunedT
     other = TunedTextClasses(TunedTextClasses.Config.parse(config), SCHEMA)
     with pytest.raises(BundleError, match=rf"model's tuned; it is {config['tuned']} here and {tuned.config.tuned} in"):
         warm_start(other, held)
+    assert tuned.config.encoder is not None
+    shape = tuned.config.encoder.model_dump() | {"layer_norm_eps": 0.5}
+    other = TunedTextClasses(TunedTextClasses.Config.parse(tuned.config.model_dump() | {"encoder": shape}), SCHEMA)
+    with pytest.raises(BundleError, match=r"model's encoder; it is .*'layer_norm_eps': 0\.5"):
+        warm_start(other, held)
 
 
 def test_two_ranks_end_as_one_with_batches_added_up_or_in_bfloat16(folder: Path) -> None:

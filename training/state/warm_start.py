@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -99,9 +100,14 @@ def _check_adjustment(model: nn.Module, bundle: Bundle) -> None:
 
 
 def _check_adapters(model: nn.Module, bundle: Bundle) -> None:
-    """Weights beside which a bundle has adapters are not those that it answers with."""
-    for name in ("tuned", "alpha"):
-        here = getattr(getattr(model, "config", None), name, None)
+    """Weights beside which a bundle has adapters are not those that it answers with, and mean nothing to an encoder of
+    other heads."""
+    config = getattr(model, "config", None)
+    named = {name: getattr(config, name, None) for name in ("tuned", "alpha", "encoder")}
+    if named["tuned"] == "whole":
+        del named["alpha"]
+    for name, held in named.items():
+        here = held.model_dump() if isinstance(held, BaseModel) else held
         if here is not None and here != (there := bundle.config.get(name)):
             raise BundleError(
                 f"a bundle to start from must have learnt with the model's {name}; it is {here} here and {there} in "
