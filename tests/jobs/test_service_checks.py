@@ -13,7 +13,7 @@ from training.errors import SettingsError
 
 
 def test_options_that_do_nothing_or_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="tokens_kept must be 0, or 3 at least, .*; it is 2: raise it"):
+    with pytest.raises(ValidationError, match=r"tokens_kept must be 0, or 3 at least, .*; it is 2: raise it"):
         ServiceOptions(tokens_kept=2)
     with pytest.raises(ValidationError, match="weights is '/w', and vectors and tokens_kept are 0, so that nothing"):
         ServiceOptions(weights="/w")
