@@ -109,6 +109,7 @@ def test_orders_are_those_worked_out_by_hand(spark: SparkSession, root: Path, pl
     assert "large" in page
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing_and_other_stock_replaces_all(
     spark: SparkSession, root: Path, planned: dict[str, Any]
 ) -> None:

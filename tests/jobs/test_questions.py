@@ -91,6 +91,7 @@ def test_nothing_is_learnt_from_those_who_are_asked(spark: SparkSession, asked: 
         assert (row["seen"], row["truth"]) == (sorted(had[user][:4]), sorted(had[user][4:6]))
 
 
+@pytest.mark.slow
 def test_of_one_who_asked_too_much_the_newest_lines_count(spark: SparkSession, asked: Asked, tmp_path: Path) -> None:
     """At a cut at which customers from whom is learnt have too many lines too."""
     tables, cuts = Tables(spark, asked.settings.tables.root), asked.manifest["cuts"]

@@ -61,6 +61,7 @@ def see_same(rows: list[Row], others: list[Row]) -> None:
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in others], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_score_that_was_broken_off_goes_on_and_publishes_the_same(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from training.errors import SettingsError
 EVERYBODY = {*(f"user {user}" for user in range(USERS)), LOOKER, NEWCOMER}
 
 
+@pytest.mark.slow
 def test_what_an_index_finds_is_what_was_measured_and_too_little_is_refused(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -409,6 +409,7 @@ def test_a_shop_s_own_words_are_kinds_and_only_sales_need_prices(spark: SparkSes
     assert [tuple(row) for row in unknown] == [("wishlist", 2), (None, 1)]
 
 
+@pytest.mark.slow
 def test_a_file_of_one_constant_kind(spark: SparkSession, tmp_path: Path) -> None:
     """As MovieLens has it: user, item, rating, timestamp, and nothing of sales."""
     path = csv(tmp_path / "u.data", "196::242::3::881250949", "186::302::x::891717742", header="user::item::stars::at")

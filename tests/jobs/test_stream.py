@@ -292,6 +292,7 @@ def test_a_driver_and_a_worker_are_killed(begun_here: Path, spark: SparkSession,
     assert_as_by_batch_job(settings, spark)
 
 
+@pytest.mark.slow
 def test_what_is_no_case_and_no_label_goes_to_quarantine(
     begun_here: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
