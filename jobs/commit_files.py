@@ -58,7 +58,8 @@ def metadata(spark: SparkSession, path: str) -> dict[str, Any] | None:
         newest = max(map(int, NAME.findall(listed)), default=None)
         if newest is None or newest not in set(map(int, CHECKSUM.findall(listed))):
             return None
-        return dict(json.loads(store_files.first_line(spark, f"{log}/{newest:020d}.crc"))["metadata"])
+        told = json.loads(store_files.first_line(spark, f"{log}/{newest:020d}.crc"))["metadata"]
+        return {name: told[name] for name in ("id", "partitionColumns")}
     except (*TORN, *SPARK_ERRORS, *GONE):
         return None
 

@@ -175,11 +175,12 @@ def test_an_id_is_read_from_the_newest_commits_checksum(tables: Tables, monkeypa
     monkeypatch.setattr(delta_sql, "detail", lambda spark, path: asked.append(path) or detail(spark, path))
     assert (tables.id("events"), tables.folders("events"), asked) == (told["id"], [], [])
     checksum = Path(tables.path("events"), "_delta_log", f"{1:020d}.crc")
-    for break_it in (lambda: checksum.write_text('{"metadata": '), checksum.unlink):
+    torn = [lambda text=text: checksum.write_text(text) for text in ('{"metadata": ', '{"metadata": {}}')]
+    for break_it in (*torn, checksum.unlink):
         checksum.with_name(f".{checksum.name}.crc").unlink(missing_ok=True)
         break_it()
         assert tables.id("events") == told["id"]
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_partitions(tables: Tables) -> None:
