@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from jobs.places import LocalFolder, SourcePath, TableName
 from jobs.settings_base import Section
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 
 OF_EVENTS = {"item_id", "price", "first_sold", "last_sold"}  # columns of `items` that are no attributes
+TAKEN_AS = ("id", "ids", "number", "text", "vector")
+_GIVEN = re.compile(r"vector\(([1-9][0-9]{0,4})\)")  # a vector that the column holds, and of how many numbers it is
+
+
+def _taken_as(taken: str) -> str:
+    if taken not in TAKEN_AS and not _GIVEN.fullmatch(taken):
+        raise ValueError(
+            f"an attribute is taken as {', '.join(TAKEN_AS)} or vector(N), of N numbers that the column holds, at most "
+            f"99,999, e.g. vector(64); got '{taken}'"
+        )
+    return taken
 
 
 class ListExamples(EventExamples):
@@ -42,12 +54,13 @@ class ListExamples(EventExamples):
         description="customers that are asked at a cut, about; of a shop with more, a hash draws so many",
     )
     item_attributes: dict[
-        Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Literal["id", "ids", "number", "text", "vector"]
+        Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Annotated[str, AfterValidator(_taken_as)]
     ] = Field(
         default_factory=dict,
         max_length=100,
         description="columns of the table `items` by which items are known that were never sold, and how each is "
-        "taken, e.g. {category: id, tags: ids, list_price: number, title: text, description: vector}; see docs/data.md",
+        "taken, e.g. {category: id, tags: ids, list_price: number, title: text, description: vector, picture: "
+        "vector(64)}; see docs/data.md",
     )
     text_weights: LocalFolder | None = Field(
         None,
@@ -85,6 +98,12 @@ class ListExamples(EventExamples):
     def takes_vectors(self) -> bool:
         """Whether a language model makes a vector of an attribute's texts."""
         return "vector" in self.item_attributes.values()
+
+    @property
+    def given_vectors(self) -> dict[str, int]:
+        """Of how many numbers the vectors are that columns hold, by attribute."""
+        found = {name: _GIVEN.fullmatch(taken) for name, taken in self.item_attributes.items()}
+        return {name: int(match[1]) for name, match in found.items() if match}
 
 
 class ListEvaluation(EvaluationSettings):

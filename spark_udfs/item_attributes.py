@@ -2,7 +2,7 @@
 
 items, item_history --as_of_cut--> values --listed--> the items that a shop listed then
 values, vocabularies --numbered--> a column an attribute: ids of its values, of hashed words, a standardised number, a
-text's vector
+text's vector, or the vector that the table has (a picture's, a sound's)
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from pyspark.sql import functions as F
 
 from spark_udfs.attributes import TIME, as_of
 from spark_udfs.features import utc
+from spark_udfs.given_vectors import fit
 from spark_udfs.text_vectors import text_vectors
 
 ID, IDS, NUMBER, TEXT, VECTOR = "id", "ids", "number", "text", "vector"  # how an attribute is taken
+GIVEN = "vector(N)"  # a vector as the column holds it
 TYPES = {
     ID: {"string", "boolean", "tinyint", "smallint", "int", "bigint"},
     IDS: {"array<string>", "array<int>", "array<bigint>"},
     NUMBER: {"tinyint", "smallint", "int", "bigint", "float", "double"},
     TEXT: {"string"},
     VECTOR: {"string"},
+    GIVEN: {"array<float>", "array<double>", "array<int>", "array<bigint>"},
 }
 PREFIX = "attribute_"  # of columns and vocabularies: an attribute may have any name
 RAW = "_raw_"  # of an attribute's own values beside other columns
@@ -104,18 +107,18 @@ def numbered(
     names: Mapping[str, str],
     vocabularies: Mapping[str, DataFrame],
     vectors: Mapping[str, DataFrame],
-    width: int,
+    widths: Mapping[str, int],
 ) -> DataFrame:
     """Rows with a column of each attribute: an id (int, 0 unknown), a list of PLACES of ids, a number (float), or a
-    text's vector (array<float>; zeros where there is no text).
+    vector (array<float>; zeros where there is none).
 
     Args:
         rows: `item_id`, each once, and `is_known`, whether its numbers count for what is usual.
         values: from `as_of_cut`.
         names: how each attribute is taken.
         vocabularies: `index` and `id` of the values, by attribute; of those taken as ids.
-        vectors: from `vectors_of`, by attribute; of those taken as vectors.
-        width: of these.
+        vectors: from `vectors_of`, by attribute; of those whose texts are taken as vectors.
+        widths: of vectors, by attribute.
     """
     found = rows.join(values.select("item_id", *(F.col(name).alias(RAW + name) for name in names)), "item_id", "left")
     for name, held in vocabularies.items():
@@ -124,8 +127,10 @@ def numbered(
     for name, taken in names.items():
         if taken == TEXT:
             found = found.withColumn(PREFIX + name, _padded(_words(F.col(RAW + name)), PLACES[TEXT]))
+        elif taken == GIVEN:
+            found = found.withColumn(PREFIX + name, _or_zeros(fit(F.col(RAW + name), widths[name]), widths[name]))
     for name, held in vectors.items():
-        found = _of_texts(found, held, name, width)
+        found = _of_texts(found, held, name, widths[name])
     numbers = [name for name, taken in names.items() if taken == NUMBER]
     if numbers:
         found = _standardised(found, numbers)
@@ -150,8 +155,11 @@ def _of_texts(rows: DataFrame, vectors: DataFrame, name: str, width: int) -> Dat
     of_text = vectors.select(F.col("text").alias("_text"), F.col("vector").alias("_vector"))
     of_text = of_text.hint("merge")  # Spark counts an array as one number: it would broadcast these, a gigabyte or so
     found = rows.join(of_text, on=F.col(RAW + name) == F.col("_text"), how="left").drop("_text")
-    none = F.array_repeat(F.lit(0.0).cast("float"), width)
-    return found.withColumn(PREFIX + name, F.coalesce("_vector", none)).drop("_vector")
+    return found.withColumn(PREFIX + name, _or_zeros(F.col("_vector"), width)).drop("_vector")
+
+
+def _or_zeros(vector: Column, width: int) -> Column:
+    return F.coalesce(vector, F.array_repeat(F.lit(0.0).cast("float"), width))
 
 
 def _words(text: Column) -> Column:

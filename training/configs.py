@@ -98,6 +98,13 @@ class TwoTowerConfig(ModelConfig):
         lt=1,
         description="with examples.item_attributes: share of a step's items that are known by their attributes alone",
     )
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="with examples.item_attributes: share of a step's items from which an attribute is left out, each "
+        "attribute for itself",
+    )
 
     @model_validator(mode="after")
     def _others(self) -> Self:
@@ -237,6 +244,13 @@ class SequenceConfig(ModelConfig):
         ge=0,
         lt=1,
         description="with examples.item_attributes: share of a step's items that are known by their attributes alone",
+    )
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="with examples.item_attributes: share of a step's items from which an attribute is left out, each "
+        "attribute for itself",
     )
 
     @model_validator(mode="after")

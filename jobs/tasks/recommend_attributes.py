@@ -20,37 +20,41 @@ def columns_of_items(sizes: Mapping[str, int], settings: Settings) -> tuple[Colu
         settings: which are asked for.
 
     Raises:
-        WeightsError: as of `vectors_width`.
+        WeightsError: as of `vector_widths`.
     """
     asked = examples_of(settings).item_attributes
     if not asked:
         return ()
-    from spark_udfs.item_attributes import BUCKETS, NUMBER, PLACES, PREFIX, TEXT, VECTOR
+    from spark_udfs.item_attributes import BUCKETS, NUMBER, PLACES, PREFIX, TEXT
 
-    lengths = {NUMBER: None, VECTOR: vectors_width(settings)}
+    widths = vector_widths(settings)
 
-    def column(name: str, taken: str) -> Column:
-        if taken in lengths:
-            return Column(name, Kind.DENSE, length=lengths[taken], of_item=True)
+    def column(asked_for: str, taken: str) -> Column:
+        name = PREFIX + asked_for
+        if taken == NUMBER or asked_for in widths:
+            return Column(name, Kind.DENSE, length=widths.get(asked_for), of_item=True)
         size = BUCKETS + 1 if taken == TEXT else sizes.get(name, 1)
         kind = Kind.IDS if taken in PLACES else Kind.ID
         return Column(name, kind, vocabulary=name, size=size, length=PLACES.get(taken), of_item=True)
 
-    return tuple(column(PREFIX + name, asked[name]) for name in sorted(asked))
+    return tuple(column(name, asked[name]) for name in sorted(asked))
 
 
-def vectors_width(settings: Settings) -> int:
-    """Numbers of the vector that a language model makes of a text; 0 where attributes have none.
+def vector_widths(settings: Settings) -> dict[str, int]:
+    """Numbers of the vectors that attributes are taken as: those of columns, and those of texts by a language model.
 
     Raises:
-        WeightsError: there are no weights, or they are not known here.
+        WeightsError: there are no weights for texts, or they are not known here.
     """
-    if not examples_of(settings).takes_vectors:
-        return 0
+    examples = examples_of(settings)
+    if not examples.takes_vectors:
+        return examples.given_vectors
     from training.state.text_config import config_of
     from training.state.text_weights import weights_folder
 
-    return config_of(weights_folder(examples_of(settings).text_weights)).hidden_size
+    width = config_of(weights_folder(examples.text_weights)).hidden_size
+    of_texts = [name for name, taken in examples.item_attributes.items() if taken == "vector"]
+    return examples.given_vectors | dict.fromkeys(of_texts, width)
 
 
 def decides(settings: Settings) -> dict[str, Any]:

@@ -25,19 +25,19 @@ from spark_udfs.features import Cuts
 from tests.training.text_models import CONFIG as TINY
 from tests.training.text_models import save_folder, tensors_of
 from training.configs import CONFIGS
-from training.errors import SchemaError, SettingsError, WeightsError
+from training.errors import SchemaError, SettingsError, TooManyBadRows, WeightsError
 from training.schema import Schema
 from training.state.text_encoder import load_encoder
 
 START, TASTES, USERS = datetime(2025, 1, 1, tzinfo=UTC), 4, 40
 VALIDATION, TEST, END = 40, 50, 60
 ATTRIBUTES = {"category": "id", "tags": "ids", "list_price": "number", "description": "text", "name": "id",
-              "story": "vector"}  # fmt: skip
+              "story": "vector", "look": "vector(3)"}  # fmt: skip
 STORIES = ("red lantern", "blue paper", "a cafe", "paper lantern")  # of tastes, in words that the tiny encoder knows
 EVENTS = "event_id string, user_id string, item_id string, kind string, time timestamp, arrival_time timestamp"
 ITEMS = (
     "item_id string, name string, category string, tags array<string>, list_price double, description string, "
-    "story string"
+    "story string, look array<double>"
 )
 OLD, MIDDLE, NEW = (
     [f"{letter}{number}" for number in range(count)] for letter, count in (("o", 24), ("m", 4), ("n", 8))
@@ -79,9 +79,10 @@ def items(category: str = "c") -> list[tuple[Any, ...]]:
 
     def of(item: str) -> tuple[Any, ...]:
         if item == ODD:
-            return item, item, "unique", None, newest[item], None, None
+            return item, item, "unique", None, newest[item], None, None, None
         name = None if item == "o0" else f"{category}{taste(item)}"
-        told = f"Thing, of taste-{taste(item)}!", "" if item == "o0" else STORIES[taste(item)]
+        look = None if item == "o0" else [1.0, float(taste(item)), -0.5]
+        told = f"Thing, of taste-{taste(item)}!", "" if item == "o0" else STORIES[taste(item)], look
         return item, item, name, [f"t{taste(item)}", "all", None], newest[item], *told
 
     return [of(item) for item in newest]
@@ -157,6 +158,8 @@ def test_attributes_are_as_of_each_cut(spark: SparkSession, begun: Path) -> None
     assert (old["attribute_category"], odd["attribute_category"]) == (0, 0)
     assert ids(spark, settings, "attribute_name") == {}  # no two items have one
     assert set(odd["attribute_tags"]) == set(odd["attribute_description"]) == {0}
+    assert new["attribute_look"] == [1.0, 1.0, -0.5]
+    assert old["attribute_look"] == odd["attribute_look"] == [0.0] * 3
     assert (rows["validation m0"]["count"], rows["validation m0"]["listed"]) == (0, True)
     assert rows["test m0"]["count"] > 0
 
@@ -311,6 +314,41 @@ def test_attributes_that_the_table_does_not_have_so(
 ) -> None:
     with pytest.raises(SchemaError, match=message):
         build_examples.run(settings_for(begun, item_attributes=asked | {"story": "vector"}), spark)
+
+
+def with_looks(spark: SparkSession, looks: list[Any], kind: str = "array<double>") -> dict[str, DataFrame]:
+    rows = [(f"i{number}", look) for number, look in enumerate(looks)]
+    return {"items": spark.createDataFrame(rows, f"item_id string, look {kind}")}
+
+
+@pytest.mark.parametrize(
+    ("looks", "kind", "message"),
+    [
+        (["1|2"], "string", r"'look' is string.*say their type in ingest\.items \(types\)"),
+        ([None, []], "array<double>", r"look takes vectors from column 'look' .* no item has one; see that ingest"),
+        ([[1.0, 2.0], [1.0]], "array<double>", r"look is vector\(2\), and 1 of 2 vectors .* from 1 to 2; name"),
+        ([[1.0, 2.0], [1.0, float("nan")]], "array<double>", r"1 of 2 vectors of .*look have .* NaN .* over .*0\.05"),
+    ],
+)  # fmt: skip
+def test_vectors_that_a_table_brings_must_be_some(
+    spark: SparkSession, tmp_path: Path, looks: list[Any], kind: str, message: str
+) -> None:
+    settings = settings_for(tmp_path, item_attributes={"look": "vector(2)"}, text_weights=None)
+    with pytest.raises((SchemaError, TooManyBadRows), match=message):
+        TASKS["recommend"].more_ids(with_looks(spark, looks, kind), settings, day(TEST))
+
+
+def test_a_vector_that_is_none_is_told_and_taken_as_missing(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(tmp_path, item_attributes={"look": "vector(2)"}, text_weights=None)
+    TASKS["recommend"].more_ids(with_looks(spark, [*([[1.0, 2.0]] * 30), [1.0, None]]), settings, day(TEST))
+    assert "1 vectors of examples.item_attributes.look have a number that is null" in capsys.readouterr().err
+
+
+def test_vectors_of_no_length_are_no_way_to_take_an_attribute(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"or vector\(N\).*e\.g\. vector\(64\); got 'vector\(0\)'"):
+        settings_for(tmp_path, item_attributes={"look": "vector(0)"}, text_weights=None)
 
 
 def test_what_events_say_of_all_times_is_no_attribute(tmp_path: Path) -> None:

@@ -28,10 +28,12 @@ from tests.training.content import (
 from tests.training.learning import training_losses
 from training.errors import SchemaError
 from training.models.bert4rec import Bert4Rec
+from training.models.content import ItemContent
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
 from training.schema import Schema
 from training.state.warm_start import warm_start
+from training.tables.sharded import Tables, look_up
 from training.world import World
 
 
@@ -101,6 +103,64 @@ def test_a_text_that_is_missing_adds_nothing() -> None:
     assert torch.isfinite(matrix).all()
     assert not matrix[OLD + 1, : model.config.dim].any()
     assert matrix[OLD + 2, : model.config.dim].any()
+
+
+def of_two(stories: Tensor, left_out: float = 0.0) -> ItemContent:
+    """Content of a category and a text's vector, with weights that are drawn."""
+    given = {"attribute_category": FEATURES["attribute_category"], "attribute_story": stories}
+    columns = [column for column in with_vectors(SCHEMA.columns).of_items if column.name in given]
+    torch.manual_seed(0)
+    content = ItemContent(columns, ITEMS, 16, given, Tables(), left_out)
+    with torch.no_grad():
+        for weight in content.parameters():
+            weight += torch.randn(weight.shape)
+    return content
+
+
+def of_items(content: ItemContent, ids: Tensor, seed: int = 0) -> Tensor:
+    asked = content.asked(ids)
+    found = look_up(*((own.table, own.values) for own in asked))
+    return content(ids, asked, found, torch.Generator().manual_seed(seed))
+
+
+def test_what_is_missing_of_an_item_leaves_the_rest_as_it_is() -> None:
+    held, ids = stories(), torch.tensor([3, 4])
+    held[3] = 0
+    content = of_two(held).eval()
+    row = content.tables["attribute_category"].weight[FEATURES["attribute_category"][ids]]  # type: ignore[index]
+    found = of_items(content, ids)
+    torch.testing.assert_close(found[0], row[0])
+    assert not torch.allclose(found[1], row[1])
+
+
+def test_vectors_of_any_model_teach_alike() -> None:
+    """Wherever their middle lies and however long they are; one that is missing, zeros, stays so and moves nothing."""
+    held = stories()
+    held[7] = 0
+    there = held.any(dim=1, keepdim=True)
+    moved = torch.where(there, 1e6 * held - 3e6, 0.0)
+    plain, other = (of_two(each).numbers for each in (held, moved))
+    torch.testing.assert_close(plain, other, rtol=1e-3, atol=1e-3)
+    assert not plain[7].any()
+    assert float(plain[there[:, 0]].square().sum(dim=1).mean()) == pytest.approx(1.0, abs=1e-3)
+    assert float(plain.sum(dim=0).abs().max()) < 1e-3
+    assert not of_two(torch.where(there, torch.full_like(held, 0.1), 0.0)).numbers.any()  # all alike: nothing is told
+
+
+def test_a_left_out_attribute_adds_nothing_and_an_item_is_never_left_without_any() -> None:
+    held = stories()
+    held[5] = 0
+    content, ids = of_two(held, left_out=0.5).train(), torch.arange(1, ITEMS)
+    found, again, other = (of_items(content, ids, seed) for seed in (1, 1, 2))
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    whole = of_items(content.eval(), ids)
+    category = content.tables["attribute_category"].weight[FEATURES["attribute_category"][ids]]  # type: ignore[index]
+    ways = torch.stack([whole, category, whole - category])  # both, the one, the other
+    near = (found - ways).abs().amax(dim=2) < 1e-4
+    assert near.any(dim=0).all()
+    assert near[:, ids != 5].any(dim=1).all()
+    assert near[0, ids == 5].all()  # it has a category alone, which stays
 
 
 def test_what_was_not_sold_is_no_candidate_and_its_own_vector_says_nothing() -> None:

@@ -47,6 +47,9 @@ class ItemContent(nn.Module):
         given: each column's values, a row an item: (items,) or (items, length); None: zeros, for a state that is
             loaded afterwards.
         table: makes the tables.
+        left_out: share of a step's items from which an attribute is left out while training, each attribute for
+            itself, so that those which an item has learn to stand without the others (modality dropout, as ModDrop of
+            Neverova et al. 2016). An item that would have none left keeps all.
 
     Raises:
         SchemaError: the values of a column are missing, or do not fit it.
@@ -56,9 +59,16 @@ class ItemContent(nn.Module):
     numbers: Tensor
 
     def __init__(
-        self, columns: Sequence[Column], items: int, width: int, given: Mapping[str, Tensor] | None, table: Tables
+        self,
+        columns: Sequence[Column],
+        items: int,
+        width: int,
+        given: Mapping[str, Tensor] | None,
+        table: Tables,
+        left_out: float = 0.0,
     ) -> None:
         super().__init__()
+        self.left_out = left_out
         of_ids = [column for column in columns if column.kind is not Kind.DENSE]
         of_numbers = [column for column in columns if column.kind is Kind.DENSE]
         self.widths = [column.length or 1 for column in of_ids]
@@ -71,7 +81,11 @@ class ItemContent(nn.Module):
             {name: nn.Parameter(torch.zeros(*length, width)) for name, length in lengths.items()}
         )
         places = [_values(column, items, given).to(torch.int32) for column in of_ids]
-        numbers = [_values(column, items, given).float() for column in of_numbers]
+        numbers = [
+            _values(column, items, given).float() if column.length is None else _centred(_values(column, items, given))
+            for column in of_numbers
+        ]
+        self.lengths = [column.length or 1 for column in of_numbers]
         self.register_buffer("places", torch.cat([torch.zeros(items, 0, dtype=torch.int32), *places], dim=1))
         self.register_buffer("numbers", torch.cat([torch.zeros(items, 0), *numbers], dim=1))
 
@@ -85,23 +99,45 @@ class ItemContent(nn.Module):
             found.append(Asked(cast(Table, table), values, Ragged(where, offsets)))
         return found
 
-    def forward(self, ids: Tensor, asked: Sequence[Asked], found: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, ids: Tensor, asked: Sequence[Asked], found: Sequence[Tensor], generator: torch.Generator | None
+    ) -> Tensor:
         """(U, E): what is added to the items' vectors.
 
         Args:
             ids: (U,)
             asked: what `asked` gave of them.
             found: the rows that were looked up, for each.
+            generator: of what is left out.
         """
+        numbers = self.numbers[ids]
         parts = [
             F.embedding_bag(own.where.values, rows, own.where.offsets, mode="mean", include_last_offset=True)
             for own, rows in zip(asked, found, strict=True)
         ]
+        if self.training and self.left_out > 0:
+            kept = self._kept(asked, numbers, generator)
+            parts = [part * kept[name].to(part) for name, part in zip(self.tables, parts, strict=True)]
+            numbers = numbers * torch.cat([numbers[:, :0], *self._spread(kept)], dim=1)
         if self.directions:
             with torch.autocast(ids.device.type, enabled=False):
                 rows = [one.reshape(-1, one.shape[-1]) for one in self.directions.values()]
-                parts.append(self.numbers[ids] @ torch.cat(rows))
+                parts.append(numbers @ torch.cat(rows))
         return torch.stack(parts).sum(dim=0)
+
+    def _kept(self, asked: Sequence[Asked], numbers: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """(U, 1) bool of each attribute: whether it says something of an item, and stays."""
+        names = [*self.tables, *self.directions]
+        has = [own.where.offsets.diff() > 0 for own in asked]
+        has += [(own != 0).any(dim=1) for own in torch.split(numbers, self.lengths, dim=1)]
+        has_UM = torch.stack(has, dim=1)
+        stays_UM = has_UM & (uniform(has_UM.shape, generator, has_UM.device) >= self.left_out)
+        stays_UM = stays_UM | ~stays_UM.any(dim=1, keepdim=True)
+        return dict(zip(names, torch.split(stays_UM, 1, dim=1), strict=True))
+
+    def _spread(self, kept: Mapping[str, Tensor]) -> list[Tensor]:
+        """(U, length) of each attribute that is a number or a vector."""
+        return [kept[name].expand(-1, length) for name, length in zip(self.directions, self.lengths, strict=True)]
 
 
 def known_by_ids(is_sold: Tensor, left_out: float, generator: torch.Generator | None) -> Tensor:
@@ -130,6 +166,19 @@ def _values(column: Column, items: int, given: Mapping[str, Tensor] | None) -> T
             "catalogue and the examples together"
         )
     return values.reshape(items, -1)
+
+
+def _centred(vectors: Tensor) -> Tensor:
+    """Vectors less their mean, and of length 1 on the mean: what all of them share tells no item from another, and
+    vectors of any model teach as fast. Zeros are no vector: they stay, and count for neither."""
+    if vectors.is_meta:
+        return vectors.float()
+    there = (vectors != 0).any(dim=1, keepdim=True)
+    count = there.sum().clamp(min=1)
+    vectors = vectors.float() / vectors.abs().amax().float().clamp(min=1e-30)
+    moved = (vectors - vectors.sum(dim=0) / count) * there
+    usual, length = ((each.square().sum() / count).sqrt() for each in (vectors, moved))
+    return torch.where(length > 1e-5 * usual, moved / length, torch.zeros_like(moved))  # else all but rounding is one
 
 
 def _fits(column: Column, values: Tensor) -> bool:

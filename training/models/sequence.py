@@ -72,7 +72,9 @@ class Sequence(RetrievalModel):
         self.items = self.table("items", items, dim, std=dim**-0.5)
         self.content: ItemContent | None = None
         if schema.of_items:
-            self.content = ItemContent(schema.of_items, items, dim, item_features, self.table)
+            self.content = ItemContent(
+                schema.of_items, items, dim, item_features, self.table, self.config.modality_dropout
+            )
         self.has_weights = "history_weight" in schema
         self.blocks = nn.ModuleList(
             block(dim, self.config.heads, self.config.dropout) for _ in range(self.config.layers)
@@ -137,7 +139,7 @@ class Sequence(RetrievalModel):
         if self.content is None:
             return rows_UD
         own = known_by_ids(self._sold[ids], self.config.id_dropout if self.training else 0.0, generator)
-        content_UD: Tensor = self.content(ids, asked, of_content)
+        content_UD: Tensor = self.content(ids, asked, of_content, generator)
         return own.to(rows_UD) * rows_UD + content_UD
 
     @property

@@ -98,7 +98,14 @@ class TwoTower(RetrievalModel):
         self.register_buffer("drift_days", torch.tensor(self.config.drift_days))
         self.content: ItemContent | None = None
         if schema.of_items:
-            self.content = ItemContent(schema.of_items, items, dim + self.biases_each, item_features, self.table)
+            self.content = ItemContent(
+                schema.of_items,
+                items,
+                dim + self.biases_each,
+                item_features,
+                self.table,
+                self.config.modality_dropout,
+            )
             sold = self._sold[:, None].float()
             usual = (torch.log1p(self.item_features) * sold).sum(dim=0) / sold.sum().clamp(min=1)
             self.register_buffer("usual_features", usual)
@@ -172,7 +179,7 @@ class TwoTower(RetrievalModel):
         besides, rows_UD, of_content = found[: len(others)], found[len(others)], found[len(others) + 1 :]
         if self.content is None:
             return besides, F.normalize(rows_UD, dim=1), None
-        content_UD, biases_UK = self.content(ids, asked, of_content).tensor_split([self.config.dim], dim=1)
+        content_UD, biases_UK = self.content(ids, asked, of_content, generator).tensor_split([self.config.dim], dim=1)
         own = known_by_ids(self._sold[ids], self.config.id_dropout if self.training else 0.0, generator).to(rows_UD)
         directions_UD = F.normalize(own * rows_UD + content_UD, dim=1, eps=LEAST_LENGTH)
         return besides, directions_UD, _Added(own, biases_UK)

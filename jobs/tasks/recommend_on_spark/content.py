@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from jobs.console import say
 from jobs.settings_lists import examples_of
-from jobs.tasks.recommend_attributes import vectors_width
+from jobs.tasks.recommend_attributes import vector_widths
 from jobs.tasks.recommend_items import LISTED
-from spark_udfs import item_attributes
-from spark_udfs.item_attributes import ID, IDS, PREFIX, TYPES, VECTOR
-from training.errors import SchemaError
+from spark_udfs import given_vectors, item_attributes
+from spark_udfs.item_attributes import GIVEN, ID, IDS, PREFIX, TYPES, VECTOR
+from training.errors import SchemaError, TooManyBadRows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -28,7 +29,7 @@ def values_of(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) 
     Raises:
         SchemaError: table `items` lacks one, or has it of a type that cannot be taken so.
     """
-    asked, items = examples_of(settings).item_attributes, read["items"]
+    asked, items = _asked(settings), read["items"]
     held = {field.name: field.dataType.simpleString() for field in items.schema.fields}
     missing = [name for name in asked if name not in held]
     if missing:
@@ -56,11 +57,17 @@ def listed(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> 
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> dict[str, DataFrame]:
-    """Ids of listed items, and of the values of attributes, by vocabulary."""
-    asked = examples_of(settings).item_attributes
+    """Ids of listed items, and of the values of attributes, by vocabulary.
+
+    Raises:
+        SchemaError: as of `values_of`; a column's vectors are not all of the length that is asked for, or it has none.
+        TooManyBadRows: too many vectors have numbers that are none.
+    """
+    asked = _asked(settings)
     if not asked:
         return {}
     values, there = values_of(read, settings, cut), listed(read, settings, cut)
+    _look_into(values, settings)
     found = {} if there is None else {"items": there.select(F.col("item_id").alias("id"))}
     of_ids = {name: taken for name, taken in asked.items() if taken in (ID, IDS)}
     return found | {PREFIX + name: item_attributes.frequent(values, name, taken) for name, taken in of_ids.items()}
@@ -68,7 +75,7 @@ def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -
 
 def with_attributes(ground: Ground, rows: DataFrame, cut: datetime) -> DataFrame:
     """A catalogue with LISTED and a column of each attribute, as of its cut; as it is where none is asked for."""
-    asked, read = examples_of(ground.settings).item_attributes, ground.read
+    asked, read = _asked(ground.settings), ground.read
     if not asked:
         return rows
     there = listed(read, ground.settings, cut)
@@ -80,9 +87,39 @@ def with_attributes(ground: Ground, rows: DataFrame, cut: datetime) -> DataFrame
     held = {name: read[f"vocabulary_{PREFIX}{name}"] for name, taken in asked.items() if taken in (ID, IDS)}
     vectors = {name: _vectors(ground, name) for name, taken in asked.items() if taken == VECTOR}
     values = values_of(read, ground.settings, cut)
-    width = vectors_width(ground.settings)
-    made = item_attributes.numbered(known, values, asked, held, vectors, width).drop("is_known")
+    widths = vector_widths(ground.settings)
+    made = item_attributes.numbered(known, values, asked, held, vectors, widths).drop("is_known")
     return ground.keep(f"attributes as of {cut}", lambda: made)
+
+
+def _asked(settings: Settings) -> dict[str, str]:
+    """How each attribute is taken; vectors that columns hold as GIVEN, however long."""
+    examples = examples_of(settings)
+    return examples.item_attributes | dict.fromkeys(examples.given_vectors, GIVEN)
+
+
+def _look_into(values: DataFrame, settings: Settings) -> None:
+    """Of vectors that columns hold: what cannot be right is refused, and what is left out is said."""
+    widths, limit = examples_of(settings).given_vectors, settings.tables.quarantine_limit
+    for name, told in (given_vectors.look_into(values, widths) if widths else {}).items():
+        place, width = f"examples.item_attributes.{name}", widths[name]
+        if not told.items:
+            raise SchemaError(
+                f"{place} takes vectors from column '{name}' of table 'items', and as of the test cut no item has one; "
+                "see that ingest.items brings them (types: numbers, where they are texts), or leave it out"
+            )
+        if told.others:
+            raise SchemaError(
+                f"{place} is vector({width}), and {told.others:,} of {told.items:,} vectors have another length, from "
+                f"{told.least} to {told.greatest}; name the length that they have, and bring vectors of one model alone"
+            )
+        if told.unfit > limit * told.items:
+            raise TooManyBadRows(
+                f"{told.unfit:,} of {told.items:,} vectors of {place} have a number that is null, NaN or infinite, "
+                f"over tables.quarantine_limit {limit:g}; correct column '{name}' of table 'items', or raise the limit"
+            )
+        if told.unfit:
+            say(f"{told.unfit:,} vectors of {place} have a number that is null, NaN or infinite: taken as missing")
 
 
 def _vectors(ground: Ground, name: str) -> DataFrame:
