@@ -130,8 +130,9 @@ def nearest_by(parts: Callable[[str], list[str]]) -> Answer:
         held, others, count = _numbered(parts, learnt, asked)
         texts = texts_of(held, learnt["label"].tolist(), count)
         flat = np.asarray([term for one in others for term in one], np.int64)
-        label, cosine = nearest(texts, flat, np.concatenate([[0], np.cumsum([len(one) for one in others])]))
-        return label, cosine, cosine
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in others])])
+        label, inside, outside = nearest(texts, flat, offsets)
+        return label, inside, inside - outside
 
     return answer
 

@@ -11,7 +11,7 @@ from jobs.settings_base import Section
 
 
 class StreamSettings(Section):
-    """Rows answered as they come: see docs/fraud.md. How they are written stands in `sources`, with the history's."""
+    """Rows answered as they come: see docs/fraud.md and docs/service.md. How they are written stands in `sources`, with the history's."""
 
     path: SourcePath | None = Field(
         None, description="a folder into which files are moved, each whole; or a Delta table that rows are added to"
@@ -20,7 +20,7 @@ class StreamSettings(Section):
         None, description="what lies there; default: as in sources"
     )
     late_hours: float = Field(
-        24, ge=0.02, le=8_760, description="how far behind the newest case one may come; later ones go to quarantine"
+        24, ge=0.02, le=8_760, description="how far behind the newest row one may come; later ones go to quarantine"
     )
     files: int = Field(100, ge=1, le=100_000, description="files that are taken in at once, at most")
     once: bool = Field(False, description="end when all that is there now is answered")

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from jobs.task_live import Live
 
 BATCH = {"batch": "bigint"}  # the first column, of which Delta keeps statistics whatever a table has
-OF_STREAM = {"arrival_time": "timestamp", "label_time": "timestamp", "what": "string"}
 BY = {"bundle": "string"}
 EVERY = "1 second"  # what came is looked for, which lists a whole folder
 WHOSE = "millrace.stream"  # the property of a stream's table
@@ -111,7 +110,7 @@ def _followed(settings: Settings, tables: Tables, asked: TableSource, bundle: Pa
         progress = Progress(settings.run_dir)
         columns = _columns(settings, task, live)
         _take_table(tables, live, progress, columns)
-    with step("stream: looking for the limit of alarms"):
+    with step("stream: taking up the bundle"):
         _take_bundle(live, progress, ground, bundle)
     follower = Follower(settings, tables, live, columns, asked, ground, progress)
     first = progress.next
@@ -137,7 +136,7 @@ def _ground(settings: Settings, tables: Tables, task: Task, bundle: Path) -> Gro
 
 def _columns(settings: Settings, task: Task, live: Live) -> dict[str, str]:
     """What is read of a row, with its types."""
-    columns = dict(task.reads(settings)[live.follows])
+    columns = {name: kind for name, kind in task.reads(settings)[live.follows].items() if name not in live.unread}
     return columns | {name: "string?" for name in said_persons(settings, live.follows) if name not in columns}
 
 
@@ -155,7 +154,7 @@ def _take_table(tables: Tables, live: Live, progress: Progress, columns: Mapping
             f"up to {progress.next - 1} are in there: put it back, or rename that folder to begin a new stream"
         )
     of_rows = {name: kind.removesuffix("?") for name, kind in columns.items()}
-    fields = BATCH | of_rows | OF_STREAM | dict(live.answer) | BY
+    fields = BATCH | of_rows | live.said | dict(live.answer) | BY
     schema = ", ".join(f"`{name}` {kind}" for name, kind in fields.items())
     tables.make(live.table, tables.spark.createDataFrame([], schema))
     held = tables.detail(live.table)["properties"].get(WHOSE)

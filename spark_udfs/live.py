@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_udfs import windows
@@ -20,7 +20,8 @@ LATE, AHEAD = "came too late", "lies in the future"
 TWICE, TOLD = "a case that was there before", "a label that was there before"
 LATE_LABEL, NO_CASE = "a label that came too late", "a label without its case"
 OTHER = "a label whose row is not that of its case"
-REASONS = (LATE, AHEAD, TWICE, TOLD, LATE_LABEL, NO_CASE, OTHER)
+THERE = "came before"
+REASONS = (LATE, AHEAD, TWICE, TOLD, LATE_LABEL, NO_CASE, OTHER, THERE)
 WAITING = ("at", "known", "same", "told")
 
 
@@ -68,13 +69,13 @@ def sorted_out(rows: DataFrame, waiting: DataFrame, key: str, entities: Sequence
         a reason) and the reason.
     """
     time, is_label = F.unix_micros("time"), F.col("label").isNotNull()
-    seen = F.lit(clock.seen).cast("bigint")
+    seen = _seen(clock)
     arrived = F.unix_micros("arrival_time") if "arrival_time" in rows.columns else time
     reported = F.unix_micros("label_time") if "label_time" in rows.columns else F.lit(None).cast("bigint")
     fault = F.coalesce(
         "reason",
-        F.when(time > clock.now + AHEAD_US, AHEAD),
-        F.when(~is_label & (time < seen - clock.late), LATE),
+        F.when(_is_ahead(clock), AHEAD),
+        F.when(~is_label & _is_late(clock), LATE),
         F.when(is_label & (time + clock.delay + clock.late < seen), LATE_LABEL),
     )
     came = rows.withColumns(
@@ -113,6 +114,39 @@ def sorted_out(rows: DataFrame, waiting: DataFrame, key: str, entities: Sequence
         "row",
         told.alias("reason"),
     )
+
+
+def told_apart(rows: DataFrame, there: DataFrame, key: str, what: str, clock: Clock) -> DataFrame:
+    """Tell of each row whether it is taken in: it came before no other of its key, neither late nor ahead of time.
+
+    Args:
+        rows: `key`, time and others; row (as it came) and reason (why it is none; null: it is one).
+        there: `key`, those of the rows that were taken in before.
+        key: the column that names a row.
+        what: what a row that is taken in is called.
+        clock: what rows are judged by.
+
+    Returns:
+        The rows with `what` (null where there is a reason) and the reason.
+    """
+    fault = F.coalesce("reason", F.when(_is_ahead(clock), AHEAD), F.when(_is_late(clock), LATE))
+    in_order = Window.partitionBy(key).orderBy(F.col("reason").isNotNull(), "time", "row")
+    judged = rows.withColumn("reason", fault).join(there.withColumn("was", F.lit(True)), on=key, how="left")
+    again = F.col("was").isNotNull() | (F.row_number().over(in_order) > 1)
+    told = judged.withColumn("reason", F.coalesce("reason", F.when(again, THERE))).drop("was")
+    return told.withColumn("what", F.when(F.col("reason").isNull(), F.lit(what)))
+
+
+def _seen(clock: Clock) -> Column:
+    return F.lit(clock.seen).cast("bigint")
+
+
+def _is_ahead(clock: Clock) -> Column:
+    return F.unix_micros("time") > clock.now + AHEAD_US
+
+
+def _is_late(clock: Clock) -> Column:
+    return F.unix_micros("time") < _seen(clock) - clock.late
 
 
 def waiting_of(rows: DataFrame, key: str, entities: Sequence[str]) -> DataFrame:

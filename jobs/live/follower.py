@@ -12,11 +12,11 @@ from jobs.erasure import erased
 from jobs.erasure.persons import of_no_person_in
 from jobs.live import source, tally
 from jobs.live.held import Held
+from jobs.live.threads import Threads
 from jobs.sessions import persisted
 from jobs.task import said_persons
 from jobs.tasks import TASKS
 from spark_udfs import live
-from spark_udfs.live import CASE, Clock
 from training.errors import SchemaError, TooManyBadRows
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jobs.settings_sources import TableSource
     from jobs.tables import Tables
     from jobs.task_live import Live
+    from spark_udfs.live import Clock
 
 JOB = "stream"
 MANY = 100  # rows, after which people are told if too many lie in other times
@@ -66,11 +67,10 @@ class Follower:
         persons = said_persons(settings, task_live.follows)
         self._watch = erased.Watch(tables, JOB, task_live.table, persons)  # before it is asked who was erased
         self._persons = erased.known(tables)
-        self._task = task_live.spark()
-        self._held = Held(settings, tables, task_live, ground, progress, self._watch, self._persons)
-        self._lines = self._held.lines
+        keep = Held if task_live.thread is None else Threads
+        self._held: Held | Threads = keep(settings, tables, task_live, ground, progress, self._watch, self._persons)
         self._of_nobody = of_no_person_in(settings, TASKS[settings.task], task_live.follows)
-        self._own = [name for name in columns if name not in ("arrival_time", "label_time")]
+        self._own = [name for name in columns if name not in task_live.said]
         self._came = self._astray = 0
         self.error: Exception | None = None
         self.counts: dict[str, int] = {}
@@ -104,7 +104,7 @@ class Follower:
             rows = source.typed(self._settings, self._asked, self._live.follows, self._columns, came, self._persons)
             with persisted(rows) as typed:
                 counts = self._sorted_out(typed, clock, number)
-        last = clock.after(row["last"] for row in counts if row["what"] == CASE)
+        last = clock.after(row["last"] for row in counts if row["what"] == TASKS[self._settings.task].row)
         self._progress.end(last, self._tally(counts))
         for row in counts:
             name = row["what"] or row["reason"]
@@ -116,7 +116,7 @@ class Follower:
         rows = self._tables.read(self._live.table).where(F.col("batch") == number)
         counts = self._counted(rows.withColumn("reason", F.lit(None).cast("string")))
         if counts:
-            self._held.add(rows)
+            self._held.add(rows, rows)
         return counts
 
     def _tally(self, counts: list[Row]) -> dict[str, Any]:
@@ -124,18 +124,17 @@ class Follower:
 
     def _sorted_out(self, rows: DataFrame, clock: Clock, number: int) -> list[Row]:
         """Write what rows are, and keep it; returns `_counted`."""
-        key = self._live.key
-        waiting = self._held.waiting(rows.select(key).distinct())
-        told = live.sorted_out(rows, waiting, key, self._lines.entities, clock).localCheckpoint()
+        told = self._held.sorted_out(rows, clock).localCheckpoint()
         counts = self._counted(told)
         self._refuse_bad(counts, number)
         self._tell_astray(counts)
         if any(row["what"] is None for row in counts):
             self._put_aside(told, number)
         kept = told.where("what IS NOT NULL").drop("row", "reason")
-        self._write(kept, number)
+        answered = self._held.answered(kept)
+        self._write(answered, number)
         self._watch.after_writing([self._live.table], self._batch(number))
-        self._held.add(kept)
+        self._held.add(kept, answered)
         return counts
 
     def _counted(self, told: DataFrame) -> list[Row]:
@@ -183,7 +182,7 @@ class Follower:
         self._came = self._astray = 0
 
     def _put_aside(self, told: DataFrame, number: int) -> None:
-        """Rows that are no case and no label, with why."""
+        """Rows that are not taken in, with why."""
         aside = unfit_rows.aside(told.where("what IS NULL"), self._persons, self._of_nobody).select(
             F.lit(self._asked.path).alias("source"), "reason", "row", F.lit(self._batch(number)).alias("batch")
         )
@@ -193,19 +192,10 @@ class Follower:
         """What quarantine calls a batch."""
         return f"{self._progress.held['stream'][:12]}-{number}"
 
-    def _write(self, kept: DataFrame, number: int) -> None:
-        """Cases with their answers, and labels as they are, in one commit."""
-        key, given = self._live.key, self._task.given(self._ground, kept)
-        cases = given.where("fraud IS NULL")
-        shared = [F.struct(F.lit(name).alias("kind"), F.col(name).alias("entity")) for name in self._lines.entities]
-        touched = cases.select(F.explode(F.array(*shared)).alias("of")).select("of.*").distinct()
-        past = self._held.past(touched)
-        labels = live.facts_of(given.where("fraud IS NOT NULL"), *self._lines)
-        past = past._replace(facts=past.facts.unionByName(labels.drop("key")))
-        answers = self._task.answers(self._ground, cases, past, self._progress.held["limit"])
-        both = kept.join(answers.withColumn("what", F.lit(CASE)), on=[key, "what"], how="left")
-        rows = both.select(
-            F.lit(number).cast("bigint").alias("batch"), *self._own, "arrival_time", "label_time", "what",
+    def _write(self, answered: DataFrame, number: int) -> None:
+        """All that is taken in, with its answers, in one commit."""
+        rows = answered.select(
+            F.lit(number).cast("bigint").alias("batch"), *self._own, *self._live.said,
             *self._live.answer, F.lit(self._progress.held["bundle"]).alias("bundle"),
         )  # fmt: skip
         self._append(self._live.table, rows.coalesce(1), number)

@@ -1,9 +1,9 @@
-"""What a stream keeps of the rows before: taken up from the history or its tables, and written anew now and then."""
+"""What a stream keeps of cases before: taken up from the history or its tables, and written anew now and then."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import functions as F
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from jobs.live.progress import Progress
     from jobs.settings import Settings
     from jobs.tables import Tables
-    from jobs.task_live import Live
+    from jobs.task_live import Live, OfCases
     from spark_udfs.erased import Erased
-    from spark_udfs.windows import Past
 
 JOB = "stream"
 HOUR_US = 3_600_000_000
@@ -34,7 +33,7 @@ BATCHES = 200  # after so many what is kept is written anew, without what no row
 
 
 class Held:
-    """What is kept of all batches so far.
+    """What is kept of all batches so far of cases and their labels, and how they are answered by it.
 
     Args:
         settings: the pipeline's.
@@ -46,7 +45,6 @@ class Held:
         persons: who was erased before.
 
     Attributes:
-        lines: what rows are kept by.
         asked: the columns that are asked of.
     """
 
@@ -62,9 +60,9 @@ class Held:
     ) -> None:
         self._settings, self._tables, self._live = settings, tables, task_live
         self._ground, self._progress, self._watch, self._persons = ground, progress, watch, persons
-        self._task = task_live.spark()
-        self.lines = Lines(task_live.key, self._task.entities(settings), self._task.numbers(settings))
-        self.asked = [*self.lines.entities, *self.lines.numbers]
+        self._task = cast("OfCases", task_live.spark())
+        self._lines = Lines(task_live.key, self._task.entities(settings), self._task.numbers(settings))
+        self.asked = [*self._lines.entities, *self._lines.numbers]
         self._whose = said_persons(settings, task_live.follows)
         self._kept: Kept | None = None
 
@@ -78,11 +76,11 @@ class Held:
             self._take_up()
         kept, at = self._progress.held["kept"], self._kept_at()
         read = {name: self._tables.read(table, at[name]).persist() for name, table in self._live.kept.items()}
-        self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self.lines)
+        self._kept = Kept(Frames(read["waiting"], read["facts"]), read["sums"], self._lines)
         since = (F.col("batch") > kept["number"]) & (F.col("batch") < self._progress.next)
         rows = self._tables.read(self._live.table).where(since)
         if not rows.isEmpty():
-            self.add(rows)
+            self.add(rows, rows)
 
     def close(self) -> None:
         """Let go of what is held in memory."""
@@ -90,17 +88,26 @@ class Held:
             self._kept.give_back()
             self._kept = None
 
-    def add(self, rows: DataFrame) -> None:
-        """Keep what rows of the stream's table say."""
-        self._opened.add(frames_of(rows, self._task.given(self._ground, rows), self.lines))
+    def add(self, rows: DataFrame, answered: DataFrame) -> None:  # noqa: ARG002
+        """Keep what rows say; answers of the past change no other."""
+        self._opened.add(frames_of(rows, self._task.given(self._ground, rows), self._lines))
 
-    def waiting(self, keys: DataFrame) -> DataFrame:
-        """What is kept of cases by their key."""
-        return self._opened.waiting(keys)
+    def sorted_out(self, rows: DataFrame, clock: Clock) -> DataFrame:
+        """Typed rows with what each is: a case, a label, or neither."""
+        waiting = self._opened.waiting(rows.select(self._lines.key).distinct())
+        return live.sorted_out(rows, waiting, self._lines.key, self._lines.entities, clock)
 
-    def past(self, entities: DataFrame) -> Past:
-        """What is kept of entities (kind, entity)."""
-        return self._opened.past(entities)
+    def answered(self, kept: DataFrame) -> DataFrame:
+        """Cases and labels, the cases with their answers."""
+        given, lines = self._task.given(self._ground, kept), self._lines
+        cases = given.where("fraud IS NULL")
+        shared = [F.struct(F.lit(name).alias("kind"), F.col(name).alias("entity")) for name in lines.entities]
+        touched = cases.select(F.explode(F.array(*shared)).alias("of")).select("of.*").distinct()
+        past = self._opened.past(touched)
+        labels = live.facts_of(given.where("fraud IS NOT NULL"), *lines)
+        past = past._replace(facts=past.facts.unionByName(labels.drop("key")))
+        answers = self._task.answers(self._ground, cases, past, self._progress.held["limit"])
+        return kept.join(answers.withColumn("what", F.lit(CASE)), on=[lines.key, "what"], how="left")
 
     def settle_if_large(self, number: int) -> None:
         """Write what is kept anew before a batch, where many have come since it was written."""
@@ -150,8 +157,8 @@ class Held:
         number = self._progress.next - 1
         if number >= 0:
             came = self._of_no_erased(self._tables.read(self._live.table).where(F.col("batch") <= number))
-            frames = together([frames, frames_of(came, self._task.given(self._ground, came), self.lines)])
-        none = windows.settled(frames.facts.limit(0), self.lines.numbers)
+            frames = together([frames, frames_of(came, self._task.given(self._ground, came), self._lines)])
+        none = windows.settled(frames.facts.limit(0), self._lines.numbers)
         self._settle(number, frames, none, self._progress.seen if seen is None or number >= 0 else seen)
 
     def _of_history(self) -> tuple[Frames, int | None]:
@@ -167,7 +174,7 @@ class Held:
         else:
             lines = lines.where(F.unix_micros("time") <= F.lit(self._progress.held["history"]).cast("bigint"))
         given = self._task.given(self._ground, self._of_before(lines))
-        key, entities, numbers = self.lines
+        key, entities, numbers = self._lines
         told = given.where("fraud IS NOT NULL").withColumn("what", F.lit(LABEL))
         waiting = live.waiting_of(given.withColumn("what", F.lit(CASE)).unionByName(told), key, entities)
         facts = windows.facts(given, key, entities, numbers).drop("key")
@@ -198,7 +205,7 @@ class Held:
 
     def _settle(self, number: int, frames: Frames, sums: DataFrame, seen: int | None) -> None:
         """Write what is kept as of a batch, without what no row can ask for any more."""
-        frames, sums = shrunk(frames, sums, self.lines, self.clock(seen, 0))
+        frames, sums = shrunk(frames, sums, self._lines, self.clock(seen, 0))
         inputs: dict[str, Any] = {"stream": self._progress.held["stream"], "batch": number}
         made = {"waiting": frames.waiting, "facts": frames.facts, "sums": sums}
         versions = {
@@ -217,6 +224,6 @@ class Held:
         """The settings that decide what is kept of rows."""
         days = self._task.delay_us(self._settings) / DAY_US
         return {
-            "entities": list(self.lines.entities), "means": list(self.lines.numbers), "label_delay_days": days,
+            "entities": list(self._lines.entities), "means": list(self._lines.numbers), "label_delay_days": days,
             "late_hours": self._settings.stream.late_hours,
         }  # fmt: skip

@@ -1,26 +1,24 @@
 """What a stream keeps of the rows before: in the session's memory and disk, and in tables to begin again from.
 
 Facts of the last weeks stay as they are; what adds nothing more is added up, a row an entity; what no row can ask for
-any more is dropped. What each batch adds lies in frames of its own, and eight of a size are made one.
+any more is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.live.levels import Levels, union
 from jobs.sessions import parallelism
 from spark_udfs import live, windows
 
 if TYPE_CHECKING:
     from spark_udfs.live import Clock
     from spark_udfs.windows import Past
-
-TOGETHER = 8  # frames of a size that are made one
 
 
 class Lines(NamedTuple):
@@ -60,7 +58,7 @@ def frames_of(rows: DataFrame, given: DataFrame, lines: Lines) -> Frames:
 
 def together(frames: Sequence[Frames]) -> Frames:
     """Several as one."""
-    return Frames(*(_one(each) for each in zip(*frames, strict=True)))
+    return Frames(*(union(each) for each in zip(*frames, strict=True)))
 
 
 def shrunk(frames: Frames, sums: DataFrame, lines: Lines, clock: Clock) -> tuple[Frames, DataFrame]:
@@ -85,22 +83,12 @@ class Kept:
 
     def __init__(self, frames: Frames, sums: DataFrame, lines: Lines) -> None:
         self._base, self._sums, self._lines = frames, sums, lines
-        self._levels: list[list[Frames]] = []
         self._tasks = parallelism(sums.sparkSession)
+        self._added = Levels(self._tasks)
 
     def add(self, frames: Frames) -> None:
         """Take in what a batch adds."""
-        self._put(frames, 0)
-
-    def _put(self, frames: Frames, level: int) -> None:
-        """Held as rows, without the plan by which they were made: plans would have each other within them."""
-        if level == len(self._levels):
-            self._levels.append([])
-        mine = self._levels[level]
-        mine.append(Frames(*(each.coalesce(1 if not level else self._tasks).localCheckpoint() for each in frames)))
-        if len(mine) == TOGETHER:
-            self._put(together(mine), level + 1)
-            mine.clear()
+        self._added.add(frames)
 
     def waiting(self, keys: DataFrame) -> DataFrame:
         """What is kept of cases by their key."""
@@ -122,11 +110,7 @@ class Kept:
             frame.unpersist()
 
     def _all(self) -> list[Frames]:
-        return [self._base, *(frames for level in reversed(self._levels) for frames in level)]
+        return [self._base, *(Frames(*frames) for frames in self._added.all())]
 
     def _among(self, frames: Sequence[DataFrame], wanted: DataFrame, on: list[str]) -> DataFrame:
-        return _one(frames).coalesce(self._tasks).join(F.broadcast(wanted), on=on, how="left_semi")
-
-
-def _one(frames: Sequence[DataFrame]) -> DataFrame:
-    return reduce(DataFrame.unionByName, frames)
+        return union(frames).coalesce(self._tasks).join(F.broadcast(wanted), on=on, how="left_semi")

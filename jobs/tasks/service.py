@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
+from jobs.task_live import Live
 from jobs.tasks import classed
 from jobs.tasks.service_options import HAS, ORDERS, TOKENS, VECTORS, ServiceOptions, options_of
 from training.errors import SettingsError
@@ -155,6 +156,7 @@ def persons(settings: Settings) -> dict[str, dict[str, str]]:
     """The columns that the settings name; what is made of messages has no id but the message's."""
     held = {table: dict.fromkeys(said_persons(settings, table), BY_ID) for table in ("messages", "orders", "answers")}
     of_lines = {name: {"message_id": BY_LINE} for name in ("examples", "queries", "replies")}
+    of_lines["replies_live"] = {"message_id": BY_LINE, **held["messages"]}
     return {table: columns for table, columns in held.items() if columns} | (of_lines if held["messages"] else {})
 
 
@@ -203,4 +205,23 @@ TASK = Task(
     simulated={"messages": "messages"},
     training=TRAINING,
     timeless=("text",),
+    live=Live(
+        follows="messages",
+        key="message_id",
+        table="replies_live",
+        answer={
+            "intent": "string",
+            "confidence": "double",
+            "in_scope": "boolean",
+            "scope": "double",
+            "reply": "string",
+            "reply_text": "string",
+            "used": "array<struct<table: string, id: string>>",
+            "why": "string",
+            "summary": "string",
+        },
+        on_stream="jobs.tasks.service_live",
+        thread="conversation",
+        unread=("intent",),
+    ),
 )

@@ -225,15 +225,20 @@ def score(ground: Ground, moment: datetime) -> Scored:
     Raises:
         SettingsError: people are to answer an intent that no message had.
     """
-    _refuse_unknown_people(ground)
+    refuse_unknown_people(ground)
     not_learnt = F.col("intent").isNull() | features.known_since(ground.cut or moment)
     asked = ground.keep(
         "asked", lambda: numbered(ground, ground.read["lines"].where(features.known_before(moment) & not_learnt))
     )
-    return Scored(asked, partial(_answered, ground), _counts, finish=partial(with_replies, ground=ground))
+    return Scored(asked, partial(answered, ground), _counts, finish=partial(with_replies, ground=ground))
 
 
-def _refuse_unknown_people(ground: Ground) -> None:
+def refuse_unknown_people(ground: Ground) -> None:
+    """See that people's intents are known ones.
+
+    Raises:
+        SettingsError: people are to answer an intent that no message had.
+    """
     people, numbers = options_of(ground.settings).people, ground.read["vocabulary_intents"]
     known = {row["id"] for row in numbers.where(F.col("id").isin(*people)).select("id").collect()} if people else set()
     if unknown := sorted({*people} - known):
@@ -243,7 +248,7 @@ def _refuse_unknown_people(ground: Ground) -> None:
         )
 
 
-def _answered(ground: Ground, messages: DataFrame) -> DataFrame:
+def answered(ground: Ground, messages: DataFrame) -> DataFrame:
     """What is said of messages: the intent by its name, whether in scope or not; who answers looks at both."""
     numbers = ground.read["vocabulary_intents"].select(F.col("index").alias("intent"), F.col("id").alias("name"))
     found = _by_bundle(messages.withColumnRenamed("message_id", "key"), OURS, path=str(ground.bundle))
