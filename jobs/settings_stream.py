@@ -11,7 +11,7 @@ from jobs.settings_base import Section
 
 
 class StreamSettings(Section):
-    """Rows answered as they come: see docs/fraud.md and docs/service.md. How they are written stands in `sources`, with the history's."""
+    """Rows answered as they come: docs/fraud.md, docs/service.md. How they are written stands in `sources`."""
 
     path: SourcePath | None = Field(
         None, description="a folder into which files are moved, each whole; or a Delta table that rows are added to"
