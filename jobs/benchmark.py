@@ -23,7 +23,7 @@ from cluster.session import TO_SCORE
 from jobs import build_examples, evaluate, ingest, train, tune
 from jobs.artefacts import write_json
 from jobs.console import say, step
-from jobs.interactions import interactions
+from jobs.interactions import interactions, refuse_nothing
 from jobs.memory import PeakMemory
 from jobs.protocols import PROTOCOLS, Asked, Protocol, held_out_of, refuse_what_does_not_fit
 from jobs.sessions import in_utc, open_session, persisted
@@ -93,6 +93,8 @@ def run_benchmark(
     flags = [*(flags_of_file(file) if file else ()), *flags]
     model = model or _model_of(flags)
     refuse_what_does_not_fit(protocol, test, held_out, flags)
+    for each in (place, *(() if test is None else (test,))):
+        refuse_nothing(each)
     held = PROTOCOLS[protocol]
     usually = [*USUALLY, *held.usual, f"examples.form={form_of(model)}"]
     settings = load_settings(None, [*usually, *flags, *held.flags, *ALWAYS, f"model.name={model}"])

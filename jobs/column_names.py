@@ -101,7 +101,12 @@ CALLED = {
     "intent": ("intents", "label", "class", "topic", "category"),
     "message_id": ("id", "messagenumber"),
     "product": ("productid", "item", "itemid", "sku", "asin"),
-    "series_id": ("series", "productcode", "product", "sku", "item", "store"),
+    "series_id": ("series", "productcode", "product", "productid", "sku", "item", "itemid", "store"),
+    "branch": ("store", "storeid", "storenbr", "shop", "shopid", "branchid", "warehouse", "outlet", "location"),
+}
+# What shops call the opposite of ours: of these, yes is our no.
+OPPOSITE = {
+    "label": ("recommended", "recommend", "recommendedind", "isrecommended", "wouldrecommend", "satisfied", "happy"),
 }
 
 
@@ -110,6 +115,12 @@ def matching(name: str, columns: Sequence[str]) -> str | None:
     plain = {_plain(column): column for column in columns}
     close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8)
     return called(name, columns) or (plain[close[0]] if close else None)
+
+
+def opposite(name: str, columns: Sequence[str]) -> str | None:
+    """The column that says the opposite of ours."""
+    plain = {_plain(column): column for column in columns}
+    return next((plain[one] for one in OPPOSITE.get(name, ()) if one in plain), None)
 
 
 def called(name: str, columns: Sequence[str]) -> str | None:

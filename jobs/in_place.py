@@ -40,7 +40,7 @@ def obstacle(source: Source, asked: TableSource, columns: Mapping[str, str], set
         return "it is no Delta table, which has versions"
     if asked.order_by_hash_of:
         return "its times are made"
-    if asked.words or asked.wide or any(name != of_source for name, of_source in asked.columns.items()):
+    if asked.words or asked.wide or asked.joined or any(name != of_source for name, of_source in asked.columns.items()):
         return "its columns or words are not the task's own"
     held = {field.name: field.dataType.simpleString() for field in source.table.schema.fields}
     wanted = {name: kind.removesuffix("?") for name, kind in columns.items()}

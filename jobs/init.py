@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.column_names import COMMA, NO, YES, alike, matching
+from jobs.column_names import COMMA, NO, YES, alike, called, matching, opposite
 from jobs.looked_at import UTF8, Look, look_of, pictures_in
 from jobs.settings import Settings
 from jobs.task import Task
@@ -66,13 +66,14 @@ def text(task: str, data: str) -> str:
     look = look or look_of(path)
     if not look.columns:
         raise DataError(f"'{data}' has no columns; name a file with a header and rows")
+    home = f"out/{task}-{_plain_name(path)}"  # of these data: those of another file would take their place
     lines = [
         f"# Settings for the task '{task}': {TASKS[task].what}.",
         "# Go through the marks ??? first; then: millrace doctor --settings FILE, millrace run --settings FILE",
         f"# The file's columns: {_one_line(', '.join(look.columns))}",
         f"task: {task}",
-        f"run_dir: out/{task}/run         # checkpoints, bundle, report",
-        f"tables: {{root: out/{task}/tables}}",
+        f"run_dir: {_quoted(f'{home}/run')}         # checkpoints, bundle, report",
+        f"tables: {{root: {_quoted(f'{home}/tables')}}}",
     ]
     if twins := alike(list(look.columns)):
         lines.insert(3, f"# These differ in case and signs alone, rename them before: {_one_line(', '.join(twins))}")
@@ -107,23 +108,40 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
     yield "sources:"
     yield f"  {table}:"
     numbers = [name for name, kind in reads[table].items() if kind.startswith("double")]
-    told = list(
-        _place("    ", data, look, {name: not kind.endswith("?") for name, kind in reads[table].items()}, numbers)
-    )
+    needed = {name: not kind.endswith("?") for name, kind in reads[table].items()}
+    parts = _parts(look) if "series_id" in needed else None
+    if parts:
+        del needed["series_id"]
+    told = list(_place("    ", data, look, needed, numbers))
+    if parts:
+        yield f"    joined: {{series_id: {_quoted(parts)}}}   # a series is one of these in one of those"
+    words = list(_words([name for name, kind in reads[table].items() if kind.startswith("boolean")], look))
     if "      time: ???" in told and task.timeless:
         read = [matching(name, list(look.columns)) for name in task.timeless]
         hashed = _quoted(read) if all(read) else "???"
         yield from (line for line in told if line.split(":")[0].strip() not in ("time", "time_format"))
         yield f"    order_by_hash_of: {hashed}   # no time was found: a hash of these says what is held out"
         yield "    hash_without_numbers: true   # near copies lie on one side"
+        yield from words
         yield from _whose()
         return
     yield from told
     if "      time: ???" in told:
         yield "    # order_by_hash_of: [text]     # if rows have no time, in place of time and time_format: the columns"
         yield "    #                              # by whose hash rows are held out; not what is to be foretold"
-    yield from _words([name for name, kind in reads[table].items() if kind.startswith("boolean")], look)
+    yield from words
     yield from _whose()
+
+
+def _parts(look: Look) -> list[str] | None:
+    """The columns that name a product and a branch, where a file has both."""
+    branch = called("branch", list(look.columns))
+    product = called("series_id", [name for name in look.columns if name != branch])
+    return [branch, product] if branch and product else None
+
+
+def _plain_name(path: Path) -> str:
+    return re.sub("[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-") or "data"
 
 
 def _whose() -> Iterator[str]:
@@ -144,9 +162,12 @@ def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
     """What words of flags mean, where they are no numbers and not yes or no: to be said by who knows them."""
     unknown: dict[str, list[str]] = {}
     for name in flags:
-        said = look.columns.get(matching(name, list(look.columns)) or "", ())
+        own, other = matching(name, list(look.columns)), opposite(name, list(look.columns))
+        said = look.columns.get(own or other or "", ())
         words = sorted({word.strip() for word in said} - {""})
-        if {word.lower() for word in words} - {*YES, *NO}:
+        if not own and words and not {word.lower() for word in words} - {*YES, *NO}:
+            yield f"    words: {{{name}: {{{', '.join(_turned(word) for word in words)}}}}}   # the opposite"
+        elif {word.lower() for word in words} - {*YES, *NO}:
             unknown[name] = words if len(words) > 1 else [*words, OTHER_WORD]
     if unknown:
         yield "    words:   # of the first rows, and maybe there are more: 1 means yes, 0 no"
@@ -155,6 +176,10 @@ def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
         yield from (f"        {_quoted(word)}: ???" for word in words[:MOST_WORDS])
         if len(words) > MOST_WORDS:
             yield f"        # and {len(words) - MOST_WORDS} more, which are to be named too"
+
+
+def _turned(word: str) -> str:
+    return f"{_quoted(word)}: {int(word.lower() in NO)}"
 
 
 def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str]) -> Iterator[str]:
@@ -169,9 +194,13 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
         yield f"{indent}encoding: {look.encoding}   # its bytes are no UTF-8"
     taken: dict[str, str] = {}
     yield f"{indent}columns:"
+    columns = list(look.columns)
+    sure = {name: found for name in wanted if (found := called(name, columns) or opposite(name, columns))}
     for name, needed in wanted.items():
-        found = matching(name, [column for column in look.columns if column not in taken.values()])
-        if found:
+        found = sure.get(name) or matching(
+            name, [one for one in columns if one not in (*taken.values(), *sure.values())]
+        )
+        if found and found not in taken.values():
             taken[name] = found
             some = [cut(value) for value in look.columns[found] if value][:3]
             yield f"{indent}  {name}: {_quoted(found)}   # e.g. {_one_line(', '.join(some))}"

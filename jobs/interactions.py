@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LINES = 1_000  # of a file, that are looked at
 DELIMITERS = ("::", "\t", ";", "|", ",", " ")
 BY_PLACE = {2: ("user", "item"), 3: ("user", "item", "time"), 4: ("user", "item", "rating", "time")}
+FILES = (".csv", ".txt", ".tsv", ".dat", ".data", ".inter", ".gz", ".parquet")  # by these a name is no table's
 OUR_NAMES = {"user": "user_id", "item": "item_id", "time": "time"}
 BLANK = " "
 OF_LISTS = (BLANK, "\t")  # between the items of lists, which may all be of one length
@@ -75,6 +76,19 @@ def interactions(spark: SparkSession, place: str, named: Mapping[str, str]) -> D
         (F.col(PLACE) if PLACE in rows.columns else F.lit(None).cast(OF_PLACES)).alias("position"),
     )
     return _checked(of_all, place, has_time="time" in columns)
+
+
+def refuse_nothing(place: str) -> None:
+    """See, before anything is started, that a file is there and is not empty.
+
+    Raises:
+        DataError: it is not, or it is.
+    """
+    path = Path(place)
+    if not path.exists() and ("/" in place or path.suffix in FILES):
+        raise DataError(f"there is no file '{place}'; name one of this machine, or a table of the catalogue")
+    if path.is_file() and not path.stat().st_size:
+        raise DataError(f"'{place}' is empty; name a file with rows of a user and an item")
 
 
 def _rows(spark: SparkSession, place: str, named: Mapping[str, str]) -> DataFrame:

@@ -138,6 +138,11 @@ class TableSource(NamedSource):
         description="rows that differ in numbers, e-mail addresses, {{placeholders}} and letters' size alone have one "
         "hash, so that they lie on one side of every cut",
     )
+    joined: dict[str, Annotated[tuple[Text, ...], Field(min_length=2, max_length=100)]] = Field(
+        default_factory=dict,
+        description="ids that several of the source's columns make together, by the task's names, e.g. {series_id: "
+        "[store, product]}: their texts with / between; null where one of them is",
+    )
     in_place: bool = Field(
         False, description="a Delta table that needs no cleaning is not copied: its files are read where they lie"
     )
@@ -152,6 +157,8 @@ class TableSource(NamedSource):
     def _one_time(self) -> Self:
         if self.order_by_hash_of and ("time" in self.columns or (self.wide is not None and self.wide.time == "time")):
             raise ValueError("order_by_hash_of makes `time`, which columns or wide name too; set one of them")
+        if both := sorted({*self.joined} & {*self.columns}):
+            raise ValueError(f"columns and joined both name {', '.join(both)}; leave it out of one of them")
         if self.hash_without_numbers and not self.order_by_hash_of:
             raise ValueError("hash_without_numbers is about the hash of order_by_hash_of, which is not set; set it too")
         return self

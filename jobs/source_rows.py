@@ -29,7 +29,8 @@ def wanted_of(asked: TableSource, columns: Mapping[str, str]) -> dict[str, str]:
     made = set() if asked.wide is None else {asked.wide.time, asked.wide.value}
     if asked.order_by_hash_of:
         made.add(HASHED)
-    return {name: asked.columns.get(name, name) for name in columns if name not in made}
+    own = {name: asked.columns.get(name, name) for name in columns if name not in made and name not in asked.joined}
+    return own | {f"{name}[{at}]": part for name, parts in asked.joined.items() for at, part in enumerate(parts)}
 
 
 def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFrame:
@@ -99,6 +100,19 @@ def ordered(
     return rows.withColumn(HASHED, F.timestamp_micros(F.lit(int(HASHED_FROM.timestamp()) * 1_000_000) + since))
 
 
+def _joined(asked: NamedSource) -> dict[str, Column]:
+    """The ids that several columns make together: no two of different parts are equal, as signs in parts are marked."""
+    joined = asked.joined if isinstance(asked, TableSource) else {}
+    made = {}
+    for name, parts in joined.items():
+        texts = [F.trim(column(part).cast("string")) for part in parts]
+        marked = [F.regexp_replace(text, r"([/\\])", r"\\$1") for text in texts]
+        said = [F.when(text != "", marks) for text, marks in zip(texts, marked, strict=True)]
+        first, *others = said
+        made[name] = F.concat(first, *(part for other in others for part in (F.lit("/"), other)))
+    return made
+
+
 def typed(
     rows: DataFrame, asked: NamedSource, columns: Mapping[str, str], wanted: Mapping[str, str], malformed: str | None
 ) -> DataFrame:
@@ -116,6 +130,10 @@ def typed(
         files of pictures, which can be read; in `row` their SHA-256 stands for them.
     """
     values, reasons = [], []
+    shown = [_shown(field.name, isinstance(field.dataType, BinaryType)) for field in rows.schema.fields]
+    joined = {f"joined into {name}": value for name, value in _joined(asked).items()}
+    rows = rows.withColumns(joined)
+    wanted = {**wanted, **{name.removeprefix("joined into "): name for name in joined}}
     texts = {name: F.trim(column(wanted[name]).cast("string")) for name in columns}
     with_texts = rows.select(
         *(column(name) for name in rows.columns),
@@ -134,7 +152,6 @@ def typed(
             reasons.append(F.when(~F.coalesce(is_there, F.lit(False)), F.lit(f"{name} is missing")))
     if malformed is not None:
         reasons.insert(0, F.when(column(malformed).isNotNull(), F.lit(MALFORMED)))
-    shown = [_shown(field.name, isinstance(field.dataType, BinaryType)) for field in rows.schema.fields]
     return with_texts.select(*values, F.to_json(F.struct(*shown)).alias("row"), F.coalesce(*reasons).alias("reason"))
 
 

@@ -96,12 +96,17 @@ def _refuse_strangers(settings: Settings, task: Task, reads: Mapping[str, Mappin
         f"sources.{name} is no table of task '{task.name}', which reads {', '.join(reads)}" for name in strangers
     ]
     for table, source in settings.sources.items():
-        for section, named in (("columns", source.columns), ("words", source.words)):
+        for section, named in (("columns", source.columns), ("words", source.words), ("joined", source.joined)):
             problems += [
                 f"sources.{table}.{section} has the unknown name '{name}'; task '{task.name}' reads "
                 f"{', '.join(reads[table])}"
                 for name in sorted(set(named) - set(reads.get(table, named)))
             ]
+        problems += [
+            f"sources.{table}.joined has '{name}', which is a {reads[table][name]}; ids are texts"
+            for name in source.joined
+            if not reads.get(table, {}).get(name, "string").startswith("string")
+        ]
         problems += [
             f"sources.{table}.persons has '{column}', which is a {reads[table][column]}; ids are texts"
             for column in source.persons or ()
@@ -143,7 +148,8 @@ def _ingest(
 def _inputs(source: Source, asked: TableSource, columns: Mapping[str, str]) -> dict[str, Any]:
     """What decides the rows."""
     # So that what was made before there was such a thing stays.
-    unused = {name for name in ("in_place", "order_by_hash_of", "hash_without_numbers") if not getattr(asked, name)}
+    later = ("in_place", "order_by_hash_of", "hash_without_numbers", "joined")
+    unused = {name for name in later if not getattr(asked, name)}
     return {
         "source": source.name,
         "files": source.state,

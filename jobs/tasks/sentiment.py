@@ -6,9 +6,10 @@ vocabularies that those reviews make. Validation measures how well a model ranks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from jobs.column_names import called
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks import decided
 from jobs.tasks.sentiment_options import HAS, SentimentOptions, options_of
@@ -29,6 +30,11 @@ def reads(settings: Settings) -> dict[str, dict[str, str]]:
     options = options_of(settings)
     own = {name: kind for name, kind in HAS.items() if name in options.has}
     return {"reviews": own | {"time": "timestamp", "text": "string", "label": "boolean?"}}
+
+
+def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Which further columns a file has."""
+    return {"has": [name for name in HAS if called(name, list(columns))]}
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
@@ -99,4 +105,6 @@ TASK = Task(
     persons=persons,
     demo=Demo("sentiment_shop", "sentiment", "sources.reviews.path"),
     simulated={"reviews": "reviews"},
+    timeless=("text",),
+    guesses=guesses,
 )

@@ -110,18 +110,41 @@ def test_what_a_task_reads_of_a_sale_is_asked_for(tmp_path: Path) -> None:
     assert settings_of("customers", data, price="zz").ingest.columns["price"] == "zz"
 
 
-def test_rows_without_a_time_are_told_of_a_hash(tmp_path: Path) -> None:
+def test_reviews_without_a_time_are_held_out_by_a_hash(tmp_path: Path) -> None:
     data = tmp_path / "reviews.csv"
     data.write_text("review_id,product,text,label\n1,p," + "long " * 99 + ",0\n")
     text = init.text("sentiment", str(data))
-    assert "\n    # order_by_hash_of: [text] " in text
     assert "long " * 40 not in text, "an example is cut"
-    bare = re.sub(r"(?m)^ +(time|time_format): \?\?\?\n", "", text).replace("# order_by_hash_of", "order_by_hash_of")
-    (tmp_path / "hashed.yaml").write_text(bare)
+    (tmp_path / "hashed.yaml").write_text(text)
     reviews = load_settings(tmp_path / "hashed.yaml").sources["reviews"]
     assert (reviews.order_by_hash_of, "time" in reviews.columns) == (("text",), False)
     (tmp_path / "timed.csv").write_text("review_id,product,text,label,time\n1,p,t,0,2026-01-01\n")
     assert "order_by_hash_of" not in init.text("sentiment", str(tmp_path / "timed.csv"))
+    (tmp_path / "cases.csv").write_text("case_id,address,label\n1,a,0\n2,a,1\n")
+    assert "\n    # order_by_hash_of: [text] " in init.text("fraud", str(tmp_path / "cases.csv"))
+
+
+def test_a_column_that_says_the_opposite_is_turned(tmp_path: Path) -> None:
+    """And no column is taken for two of ours, nor for one that it is only nearly called like."""
+    data = tmp_path / "reviews.csv"
+    data.write_text("Review,Recommended\ngood,1\nbad,0\n")
+    text = init.text("sentiment", str(data))
+    (tmp_path / "made.yaml").write_text(text)
+    settings = load_settings(tmp_path / "made.yaml")
+    reviews = settings.sources["reviews"]
+    assert reviews.columns == {"text": "Review", "label": "Recommended"}
+    assert reviews.words == {"label": {"0": 1, "1": 0}}
+    assert settings.options.model_dump()["has"] == ()
+    assert settings.run_dir == "out/sentiment-reviews/run"
+
+
+def test_products_in_branches_are_series_of_both(tmp_path: Path) -> None:
+    data = tmp_path / "sales.csv"
+    data.write_text("store,product,week,units\nA,P1,2025-01-06,3\n")
+    (tmp_path / "made.yaml").write_text(init.text("demand", str(data)))
+    sales = load_settings(tmp_path / "made.yaml").sources["sales"]
+    assert sales.joined == {"series_id": ("store", "product")}
+    assert sales.columns == {"time": "week", "quantity": "units"}
 
 
 def test_a_column_that_is_hashed_and_was_not_found_is_asked_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.interactions import Text, interactions, written
+from jobs.interactions import Text, interactions, refuse_nothing, written
 from training.errors import DataError
 
 Found = list[tuple[str, str, float | None]]
@@ -125,3 +125,15 @@ def test_what_is_not_there_is_said(spark: SparkSession, tmp_path: Path) -> None:
     for name in ("no.such_table", str(tmp_path / "none.csv")):
         with pytest.raises(DataError, match="cannot be read as interactions"):
             interactions(spark, name, {})
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").touch()
+    for place, words in (
+        ("nosuch.csv", "there is no file 'nosuch.csv'"),
+        (f"{tmp_path}/nowhere", "there is no file"),
+        (f"{tmp_path}/empty.csv", "is empty; name a file with rows"),
+    ):
+        with pytest.raises(DataError, match=words):
+            refuse_nothing(place)
+    refuse_nothing("main.shop.events")

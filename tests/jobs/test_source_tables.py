@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from datetime import datetime
@@ -69,6 +70,30 @@ def test_columns_come_by_name_and_type_and_once(spark: SparkSession, tmp_path: P
     ]
     again = run(spark, asked, cases=CASES)
     assert (again["up_to_date"], again["tables"]["cases"]["version"]) == (True, 0)
+
+
+def test_several_columns_make_an_id(spark: SparkSession, tmp_path: Path) -> None:
+    """No two of different parts are one, and a part that is missing makes none."""
+    (tmp_path / "sales.csv").write_text(
+        "series_id,store,product\nx,A, P1 \nx,A/B,C\nx,A,B/C\nx,A\\,B\nx,,P1\n", encoding="utf-8"
+    )
+    source = {"path": str(tmp_path / "sales.csv"), "joined": {"series_id": ["store", "product"]}}
+    made = run(spark, settings(tmp_path, sales=source), sales={"series_id": "string"})
+    assert made["tables"]["sales"]["bad"] == {"series_id is missing": 1}
+    tables = Tables(spark, f"{tmp_path}/tables")
+    assert {row[0] for row in tables.read("sales").collect()} == {"A/P1", r"A\/B/C", r"A/B\/C", r"A\\/B"}
+    told = tables.read("quarantine").collect()[0]["row"]
+    assert json.loads(told) == {"series_id": "x", "product": "P1"}
+    for joined, columns, words in (
+        ({"series_id": ["store", "nowhere"]}, {}, "nowhere"),
+        ({"other": ["store", "product"]}, {}, r"sources\.sales\.joined has the unknown name 'other'"),
+        ({"time": ["store", "product"]}, {"series_id": "store"}, r"sales\.joined has 'time', which is a timestamp"),
+    ):
+        asked = settings(tmp_path, sales=source | {"joined": joined, "columns": columns})
+        with pytest.raises((SettingsError, SchemaError), match=words):
+            run(spark, asked, sales={"series_id": "string"} | ({"time": "timestamp"} if columns else {}))
+    with pytest.raises(ValidationError, match="columns and joined both name series_id"):
+        settings(tmp_path, sales=source | {"columns": {"series_id": "store"}})
 
 
 def test_rows_without_a_time_are_put_in_an_order_by_a_hash(spark: SparkSession, tmp_path: Path) -> None:
