@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.column_names import COMMA, NO, YES, alike, called, matching, opposite
+from jobs.column_names import COMMA, NO, YES, alike, are_numbers, called, matching, opposite
 from jobs.looked_at import UTF8, Look, look_of, pictures_in
 from jobs.settings import Settings
 from jobs.task import Task
@@ -37,6 +38,7 @@ EVENTS |= {"kind": False, "rating": False, "name": False, "category": False}
 RATINGS = "{kind: rating}"
 NUMBERS = ("quantity", "price", "rating")
 MOST_WORDS = 10  # that are asked for
+MANY_PERIODS = 8  # columns of one name with a number behind
 OTHER_WORD = "the other word, which the first rows do not have"
 UNQUOTED = (
     "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"  # what stands in no YAML
@@ -64,8 +66,9 @@ def text(task: str, data: str) -> str:
             f"'{data}' is no file of this machine; name one of the files that hold the rows, or a folder of pictures"
         )
     look = look or look_of(path)
-    if not look.columns:
-        raise DataError(f"'{data}' has no columns; name a file with a header and rows")
+    if not look.columns or not (path.is_dir() or any(look.columns.values())):
+        lacking = "rows" if look.columns else "columns"
+        raise DataError(f"'{data}' has no {lacking}; name a file with a header and rows")
     home = f"out/{task}-{_plain_name(path)}"  # of these data: those of another file would take their place
     lines = [
         f"# Settings for the task '{task}': {TASKS[task].what}.",
@@ -91,7 +94,12 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
         # What the task reads of a sale is not to be left out in silence: sums would be 0.
         told = list(
             _place(
-                "  ", data, look, {name: needed or name in read_of_sales for name, needed in EVENTS.items()}, NUMBERS
+                "  ",
+                data,
+                look,
+                {name: needed or name in read_of_sales for name, needed in EVENTS.items()},
+                NUMBERS,
+                of_events=True,
             )
         )
         yield from told
@@ -112,7 +120,12 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
     parts = _parts(look) if "series_id" in needed else None
     if parts:
         del needed["series_id"]
-    told = list(_place("    ", data, look, needed, numbers))
+    periods = _periods(look) if {"time", "quantity"} <= set(needed) else None
+    if periods:
+        needed = {name: kind for name, kind in needed.items() if name not in ("time", "quantity")}
+    told = list(_place("    ", data, look, needed, numbers, of_events=False))
+    if periods:
+        yield f"    wide: {{prefix: {_quoted(periods)}, start: ???, days: ???}}   # when the column of number 0 begins"
     if parts:
         yield f"    joined: {{series_id: {_quoted(parts)}}}   # a series is one of these in one of those"
     words = list(_words([name for name, kind in reads[table].items() if kind.startswith("boolean")], look))
@@ -138,6 +151,14 @@ def _parts(look: Look) -> list[str] | None:
     branch = called("branch", list(look.columns))
     product = called("series_id", [name for name in look.columns if name != branch])
     return [branch, product] if branch and product else None
+
+
+def _periods(look: Look) -> str | None:
+    """What names of columns begin with that are one number a period, where a file has many such."""
+    found = [re.fullmatch(r"(.*\D)\d+", name) for name, said in look.columns.items() if are_numbers(said)]
+    counted = Counter(one[1] for one in found if one)
+    prefix, count = max(counted.items(), key=lambda one: one[1], default=("", 0))
+    return prefix if count >= MANY_PERIODS else None
 
 
 def _plain_name(path: Path) -> str:
@@ -182,7 +203,9 @@ def _turned(word: str) -> str:
     return f"{_quoted(word)}: {int(word.lower() in NO)}"
 
 
-def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str]) -> Iterator[str]:
+def _place(
+    indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbers: Sequence[str], *, of_events: bool
+) -> Iterator[str]:
     """Where the rows lie, how they are written, and which columns are ours."""
     yield f"{indent}path: {_quoted(data)}"
     yield f"{indent}format: {look.format}"
@@ -206,7 +229,9 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
             yield f"{indent}  {name}: {_quoted(found)}   # e.g. {_one_line(', '.join(some))}"
         elif needed:
             absent = (
-                f"   # if the shop has none: leave it out, and constants: {{{name}: null}}" if name in OF_SALES else ""
+                f"   # if the shop has none: leave it out, and constants: {{{name}: null}}"
+                if name in OF_SALES and of_events
+                else ""
             )
             yield f"{indent}  {name}: ???{absent}"
         else:
@@ -215,7 +240,7 @@ def _place(indent: str, data: str, look: Look, wanted: Mapping[str, bool], numbe
     commas = [value.strip() for value in said if re.fullmatch(COMMA, value.strip())]
     if look.format == "csv" and any(not re.fullmatch(THOUSANDS, value) for value in commas):
         yield f'{indent}decimal: ","'
-    if taken.get("time") in look.timestamps:
+    if "time" not in wanted or taken.get("time") in look.timestamps:
         return
     pattern = _pattern([value for value in look.columns.get(taken.get("time", ""), ()) if value])
     yield f"{indent}time_format: {json.dumps(pattern) if pattern else '???'}"

@@ -272,5 +272,7 @@ def maker(name: str) -> str:
 
     made_by = {table.name: "simulate" for scene in SCENES.values() for table in scene}
     made_by |= {task.table: "score" for task in TASKS.values()} | MADE_BY
+    # Tables that tasks read are made of the shop's own sources, or of the simulated shop's, by ingest.
+    made_by |= {name.rstrip("?"): "ingest" for task in TASKS.values() for name in task.simulated}
     made_by |= {task.live.table: "stream" for task in TASKS.values() if task.live is not None}
     return made_by.get(name, "ingest").replace("_", "-")

@@ -102,8 +102,9 @@ def guesses(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     shared = [name for name, said in rest.items() if name not in numbers and not _are_classes(said)]
     entities = shared[:MOST_ENTITIES] if named["time"] and named["label"] else []
     guessed = {"entities": entities} if entities else {}
+    means = [name for name in numbers[:MOST_NUMBERS] if re.search("amount|price|value", name)] or numbers
     has = [name for name in HAS if named[name]]
-    return guessed | {"numbers": numbers[:MOST_NUMBERS], "means": numbers[:1], "has": has}
+    return guessed | {"numbers": numbers[:MOST_NUMBERS], "means": means[:1], "has": has}
 
 
 def _may_be_asked(name: str) -> bool:

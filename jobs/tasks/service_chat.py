@@ -20,7 +20,7 @@ from spark_udfs.fillings import Order
 from spark_udfs.knowledge import Knowledge, Known
 from spark_udfs.slots import ORDER_NUMBER
 from spark_udfs.text_terms import RULES, terms
-from training.errors import BundleError, NoTableError
+from training.errors import BundleError, DataError, NoTableError
 from training.state.names import INTENTS
 from training.state.text_weights import TOKENIZER
 
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from training.state.bundle import Bundle
     from training.state.text_tokens import Cutter
 
+NO_ANSWERS = (
+    "there is no table 'answers', so nothing is replied: name a file of intents and answers in sources.answers and run "
+    "`millrace ingest`"
+)
+
 
 @dataclass(frozen=True)
 class Assistant:
@@ -45,7 +50,7 @@ class Assistant:
         intents: names by number.
         options: that it was trained with.
         rules: of its conversations.
-        knowledge: the shop's answers.
+        knowledge: the shop's answers; None: it has none, and what customers want is said alone.
         orders: an order's columns by its number; None: the shop has no table of them.
         vectors: of texts by a language model, where the bundle's model wants such.
         cutter: of texts into tokens, where it wants these.
@@ -55,14 +60,14 @@ class Assistant:
     intents: dict[int, str]
     options: ServiceOptions
     rules: Rules
-    knowledge: Knowledge
+    knowledge: Knowledge | None
     orders: Orders | None
     vectors: Callable[[list[str]], npt.NDArray[np.float32]] | None = None
     cutter: Cutter | None = None
 
     @classmethod
     def load(cls, bundle: str | Path, tables: str, ruled: ServiceOptions | None = None) -> Assistant:
-        """Open a bundle and the tables `answers` and, if it is there, `orders`, at their newest versions.
+        """Open a bundle and, if they are there, the tables `answers` and `orders`, at their newest versions.
 
         Args:
             bundle: its folder.
@@ -72,7 +77,7 @@ class Assistant:
         Raises:
             BundleError: it is none, is torn, of another task, or learnt with other weights or rules than there are now.
             DataError: there are more answers than may be held.
-            NoTableError: there is no table `answers`.
+            NoTableError: there are neither answers nor messages.
         """
         from training.state.bundle import load_bundle
 
@@ -99,7 +104,7 @@ class Assistant:
             intents={int(number): name for number, name in names.items()},
             options=options,
             rules=(ruled or options).rules,
-            knowledge=Knowledge(_answers(tables, (ruled or options).most_answers)),
+            knowledge=_knowledge(tables, (ruled or options).most_answers),
             orders=_orders(tables),
             vectors=_encoder(options.weights, digest) if options.vectors and cutter is None else None,
             cutter=cutter,
@@ -111,7 +116,12 @@ class Assistant:
         Args:
             turns: the conversation so far; what is given back is that of the next message.
             text: the message.
+
+        Raises:
+            DataError: the shop has no answers.
         """
+        if self.knowledge is None:
+            raise DataError(NO_ANSWERS)
         own = (*turns, Turn(text, self.said(text)))[-TURNS:]
         return own, last_reply(own, self.knowledge, self.orders and cache(self.orders), self.rules)
 
@@ -149,6 +159,12 @@ def talk(
         settings: whose rules hold; None: those that the bundle was trained with.
     """
     assistant = Assistant.load(bundle, tables, None if settings is None else options_of(settings))
+    if assistant.knowledge is None:
+        say(f"{NO_ANSWERS}; here is what customers want")
+        for text in messages:
+            found = assistant.said(text)
+            say(f"{found.intent} ({found.p:.0%}){'' if found.in_scope else ', out of scope'}")
+        return
     say(f"rules of {'the bundle (--settings takes those of a file)' if settings is None else 'the settings'}")
     turns: tuple[Turn, ...] = ()
     for text in messages:
@@ -191,10 +207,19 @@ def _cutter(bundle: Bundle, model: Model, options: ServiceOptions) -> Cutter | N
     return open_tokenizer(str(file), file.read_bytes(), encoder, options.tokens_kept)
 
 
-def _answers(root: str, most: int) -> list[Known]:
+def _knowledge(root: str, most: int) -> Knowledge | None:
+    try:
+        held = _open(root, "answers")
+    except NoTableError:
+        _open(root, "messages")  # that the root is right
+        return None
+    return Knowledge(_answers(held, most))
+
+
+def _answers(held: Snapshot, most: int) -> list[Known]:
     from training.data.snapshot import read_table
 
-    table = read_table(_open(root, "answers"))
+    table = read_table(held)
     own = table["answer_id"].to_pylist() if "answer_id" in table.column_names else [None] * table.num_rows
     return known_answers(zip(own, table["intent"].to_pylist(), table["answer"].to_pylist(), strict=True), most)
 

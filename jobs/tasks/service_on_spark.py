@@ -269,11 +269,13 @@ def answered(ground: Ground, messages: DataFrame) -> DataFrame:
 
 
 def _counts(written: DataFrame) -> dict[str, int]:
-    """messages; those of them that are out of scope; and the replies by their kind, where there are such."""
+    """messages; those of them that are out of scope; and the replies by their kind, where the shop has answers."""
     kinds = {"answered": ANSWER, "asked_back": ASK, "handed_over": HAND_OVER}
     made = written.agg(
         F.count(F.lit(1)).alias("messages"),
         F.count_if(~F.col("in_scope")).alias("out_of_scope"),
         *(F.count_if(F.col("reply") == kind).alias(name) for name, kind in kinds.items()),
     )
-    return dict(made.collect()[0].asDict())
+    counts = dict(made.collect()[0].asDict())
+    has_answers = any(counts[name] for name in kinds)  # each message gets one of them where the shop has answers
+    return counts if has_answers else {name: count for name, count in counts.items() if name not in kinds}

@@ -147,6 +147,17 @@ def test_products_in_branches_are_series_of_both(tmp_path: Path) -> None:
     assert sales.columns == {"time": "week", "quantity": "units"}
 
 
+def test_a_column_a_period_is_wide(tmp_path: Path) -> None:
+    data = tmp_path / "sales.csv"
+    data.write_text("item_id," + ",".join(f"d_{day}" for day in range(9)) + "\nP1," + ",".join("1" * 9) + "\n")
+    text = init.text("demand", str(data))
+    assert '    wide: {prefix: "d_", start: ???, days: ???}' in text
+    assert "time" not in text.split("options:")[0].split("columns:")[1]
+    data.write_text("item_id,week,units\n")
+    with pytest.raises(DataError, match="has no rows; name a file with a header and rows"):
+        init.text("demand", str(data))
+
+
 def test_a_column_that_is_hashed_and_was_not_found_is_asked_for(tmp_path: Path) -> None:
     data = tmp_path / "messages.csv"
     data.write_text("foo,intent\nwhere is it,track\n")

@@ -279,6 +279,15 @@ def _the_terminal_says_the_same(bundle: str, root: str, rows: list[Row], said: d
     other = settings_in(Path(root), options={"people": ["cancel"], "handed_over": "By\x1b people."})
     chat.run(bundle, root, io.StringIO(f"please cancel stop {number}\n"), ruled := io.StringIO(), other)
     assert ruled.getvalue().splitlines()[:2] == ["rules of the settings", "> By  people."]
+    alone = Path(root).parent / "messages alone"
+    alone.mkdir()
+    (alone / "messages").symlink_to(f"{root}/messages")
+    chat.run(bundle, str(alone), io.StringIO("please cancel stop\nweather poem\n"), told := io.StringIO())
+    first, one, other, _ = told.getvalue().splitlines()
+    assert first.startswith("there is no table 'answers', so nothing is replied: name a file")
+    assert one.startswith("> cancel (")
+    assert "out of scope" not in one
+    assert other.endswith("%), out of scope")
     with pytest.raises(SettingsError, match="task, service; they are of recommend"):
         chat.run(bundle, root, typed, shown, Settings())
     with pytest.raises(NoTableError):
