@@ -99,7 +99,7 @@ wheel: install
 lock:
 	@test -x $(BIN)/uv || $(MAKE) -s install
 	@for line in $(LINES); do \
-	    VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra text --extra images --universal --python-version 3.11 \
+	    VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra text --extra decoder --extra images --universal --python-version 3.11 \
 	        --no-emit-index-url --no-annotate --no-header --constraint cluster/lines/$$line.in -o cluster/lines/$$line.lock || exit 1; \
 	done
 

@@ -58,7 +58,17 @@ class SimulateSettings(Section):
 
     scenes: tuple[
         Literal[
-            "fraud", "demand", "impressions", "reviews", "messages", "items", "pictures", "ads", "pacing", "visits"
+            "fraud",
+            "demand",
+            "impressions",
+            "reviews",
+            "messages",
+            "items",
+            "pictures",
+            "ads",
+            "pacing",
+            "visits",
+            "texts",
         ],
         ...,
     ] = Field((), max_length=100, description="scenes whose raw tables are made too")

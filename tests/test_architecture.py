@@ -25,7 +25,8 @@ FRONT_DOORS = {
     "deltalake": ("training/data/delta_log.py",),
     "pyroaring": ("training/data/deletion_vectors.py", "training/data/parquet.py"),
     "xxhash": ("training/data/cache.py",),
-    "tokenizers": ("training/state/text_tokens.py",),
+    "tokenizers": ("training/state/text_tokens.py", "training/state/text_pieces.py"),
+    "gguf": ("training/state/gguf_files.py",),
     "horovod": (
         "training/world.py",
         "training/step/sync.py",

@@ -47,7 +47,7 @@ def test_a_lock_holds_what_the_bounds_and_its_line_ask_for(line: str, python: st
     assert python in SpecifierSet(PROJECT["requires-python"])
     lines = [
         *PROJECT["dependencies"],
-        *(one for extra in ("dev", "text") for one in PROJECT["optional-dependencies"][extra]),
+        *(one for extra in ("dev", "text", "decoder") for one in PROJECT["optional-dependencies"][extra]),
     ]
     wanted = [Requirement(text) for text in lines] + requirements(ROOT / "cluster" / "lines" / f"{line}.in")
     outside = {str(one): versions.get(one.name) for one in wanted if versions.get(one.name, "0") not in one.specifier}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from training.class_configs import TextClassesConfig, TunedTextClassesConfig
+from training.decoder_config import DecoderConfig
 from training.identity import without_later
 from training.model_config import ModelConfig, choices, search
 from training.picture_configs import ConvNetConfig, VisionTransformerConfig
@@ -302,6 +303,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "tuned_text_classes": TunedTextClassesConfig,
     "conv_net": ConvNetConfig,
     "vision_transformer": VisionTransformerConfig,
+    "decoder": DecoderConfig,
 }
 
 

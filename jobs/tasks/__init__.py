@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.task import Task
-from jobs.tasks import click, customers, demand, fraud, image, intent, recommend, sentiment, service
+from jobs.tasks import click, customers, demand, fraud, image, intent, product_texts, recommend, sentiment, service
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -17,5 +17,6 @@ TASKS: dict[str, Task] = {
         intent.TASK,
         service.TASK,
         image.TASK,
+        product_texts.TASK,
     )
 }

@@ -12,6 +12,7 @@ from spark_udfs.simulated.messages import MESSAGES
 from spark_udfs.simulated.planted import Planted
 from spark_udfs.simulated.reviews import REVIEWS
 from spark_udfs.simulated.stock import PRODUCT_ARRIVALS, PRODUCT_STOCK
+from spark_udfs.simulated.texts import TEXTS
 from spark_udfs.simulated.visits import STEPS
 
 SCENES: dict[str, tuple[Planted, ...]] = {
@@ -25,4 +26,5 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "ads": (CAMPAIGNS, AUCTIONS),
     "pacing": (ad_days.BUDGETS, ad_days.OPPORTUNITIES),
     "visits": (STEPS,),
+    "texts": (TEXTS,),
 }

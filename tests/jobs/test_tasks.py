@@ -32,6 +32,7 @@ from tests.jobs import (
     test_fraud,
     test_image,
     test_intent,
+    test_product_texts,
     test_sentiment,
     test_service,
 )
@@ -212,6 +213,26 @@ def visits() -> World:
     return World(test_intent.settings_in, tables, {"steps": later}, "user 7", persons)
 
 
+def records() -> World:
+    """More products, and texts that people said something of, of which some is not known yet."""
+    cut = test_product_texts.CUT
+    at = [(cut + timedelta(days=1), None), (cut - timedelta(days=3), cut + timedelta(days=2))]
+    later = [
+        (f"later {n} {time}", time, arrival, f"Lamp {n}", "red", "12 cm", None, "Never said before.", f"u{n}")
+        for n in range(10)
+        for time, arrival in at
+    ]
+    verdicts = [(f"item {n}", cut - timedelta(days=30), None, "edit", f"Edited {n}.") for n in range(20)]
+    late = [(f"item {n}", time, arrival, "accept", "Later.") for n in range(10) for time, arrival in at]
+    persons = {"products": TableSource(persons=("user_id",))}
+    tables = {
+        "products": (test_product_texts.planted(), test_product_texts.PRODUCTS),
+        "verdicts": (verdicts, test_product_texts.VERDICTS),
+    }
+    made = {"products": later, "verdicts": late}
+    return World(test_product_texts.settings_in, tables, made, "u7", persons)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "recommend": shop,
     "click": lists,
@@ -222,6 +243,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "service": messages,
     "image": pictures,
     "intent": visits,
+    "product_texts": records,
 }
 
 
@@ -233,6 +255,8 @@ def test_every_task_has_a_world() -> None:
 def name(request: pytest.FixtureRequest) -> str:
     if request.param == "image":
         pytest.importorskip("PIL")
+    if request.param == "product_texts":
+        pytest.importorskip("tokenizers")
     return str(request.param)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from training.models.base import Model, RetrievalModel
 from training.models.bert4rec import Bert4Rec
 from training.models.conv_net import ConvNet
+from training.models.decoder import TextDecoder
 from training.models.matrix_factorisation import MatrixFactorisation
 from training.models.multi_task import MultiTask
 from training.models.quantile_mlp import QuantileMlp
@@ -40,4 +41,5 @@ MODELS: dict[str, type[Model]] = {
     "tuned_text_classes": TunedTextClasses,
     "conv_net": ConvNet,
     "vision_transformer": VisionTransformer,
+    "decoder": TextDecoder,
 }

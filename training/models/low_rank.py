@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.decoder_network import Decoder
 from training.models.text_encoder import TextEncoder
 
 MAPS = ("query", "value")  # of each layer's attention, those that the paper found best for few numbers
@@ -26,10 +27,11 @@ class LowRankLinear(nn.Linear):
         outputs: width of y.
         rank: width between `down` and `up`.
         scale: alpha / rank.
+        bias: whether there is a b.
     """
 
-    def __init__(self, inputs: int, outputs: int, rank: int, scale: float) -> None:
-        super().__init__(inputs, outputs)
+    def __init__(self, inputs: int, outputs: int, rank: int, scale: float, *, bias: bool) -> None:
+        super().__init__(inputs, outputs, bias=bias)
         self.scale = scale
         self.down = nn.Parameter(torch.empty(rank, inputs))
         self.up = nn.Parameter(torch.zeros(outputs, rank))
@@ -39,12 +41,13 @@ class LowRankLinear(nn.Linear):
         return super().forward(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
 
 
-def adapt(encoder: TextEncoder, rank: int, alpha: float) -> None:
-    """Give an encoder's attention adapters, which alone are tuned from then on."""
-    encoder.requires_grad_(False)
-    for layer in encoder.layers:
+def adapt(network: TextEncoder | Decoder, rank: int, alpha: float) -> None:
+    """Give a network's attention adapters, which alone are tuned from then on."""
+    network.requires_grad_(False)
+    for layer in network.layers:
         for name in MAPS:
             held = cast("nn.Linear", getattr(layer, name))
-            adapted = LowRankLinear(held.in_features, held.out_features, rank, alpha / rank)
+            has_bias = held.bias is not None
+            adapted = LowRankLinear(held.in_features, held.out_features, rank, alpha / rank, bias=has_bias)
             adapted.weight, adapted.bias = held.weight, held.bias
             setattr(layer, name, adapted)

@@ -9,7 +9,7 @@ Tensors are memory-mapped where they are float32: processes of one host share th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,17 +17,16 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.encoder_config import TextEncoderConfig
 from training.errors import WeightsError
 from training.models.text_encoder import TextEncoder
+from training.state.tensor_files import read_tensors
 from training.state.text_config import read_config
 from training.state.text_tokens import Cutter, open_tokenizer
 from training.state.text_weights import CONFIG, TENSORS, TOKENIZER, digest_of
 
-_DTYPES = {"F64", "F32", "F16", "BF16"}  # a number of another kind is the real one by a scale that is not known here
 _UNUSED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}  # counts, and an answer not asked for
 _BEFORE = {
     "words": "embeddings.word_embeddings",
@@ -140,17 +139,8 @@ def _bare(config: TextEncoderConfig) -> TextEncoder:
 
 
 def _tensors(file: Path, opened: BinaryIO, model: TextEncoder) -> dict[str, Tensor]:
-    """The model's tensors by its own names, from the file that is open: by its path another may lie there by now."""
-    wanted = {_published(name): (name, list(tensor.shape)) for name, tensor in model.state_dict().items()}
-    try:
-        with safe_open(f"/dev/fd/{opened.fileno()}", framework="pt") as tensors:
-            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            shapes = {name: list(one.get_shape()) for name, one in found.items()}
-            dtypes = {name: one.get_dtype() for name, one in found.items()}
-            _refuse_misfits(file, {name: shape for name, (_, shape) in wanted.items()}, shapes, dtypes)
-            return {own: tensors.get_tensor(name).float() for name, (own, _) in wanted.items()}
-    except SafetensorError as error:
-        raise WeightsError(f"'{file}' must be a whole safetensors file; {error}; copy it again") from error
+    wanted = {name: (_published(name), list(tensor.shape)) for name, tensor in model.state_dict().items()}
+    return read_tensors(file, opened, wanted, _UNUSED)
 
 
 def _published(name: str) -> str:
@@ -159,20 +149,3 @@ def _published(name: str) -> str:
     if first == "layers":
         return f"encoder.layer.{rest[0]}.{_IN_LAYER[rest[1]]}.{kind}"
     return f"{_BEFORE[first]}.{kind}"
-
-
-def _refuse_misfits(
-    file: Path, wanted: Mapping[str, list[int]], found: Mapping[str, list[int]], dtypes: Mapping[str, str]
-) -> None:
-    problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    problems += [f"{name} is not known" for name in found.keys() - wanted.keys() - _UNUSED]
-    both = wanted.keys() & found.keys()
-    problems += [f"{name} is {found[name]}, not {wanted[name]}" for name in both if found[name] != wanted[name]]
-    known = ", ".join(sorted(_DTYPES))
-    problems += [f"{name} is {dtypes[name]}, not one of {known}" for name in both if dtypes[name] not in _DTYPES]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(
-            f"'{file}' must hold the {len(wanted)} tensors that its {CONFIG} asks for, and no others; "
-            f"{', '.join(sorted(problems)[:3])}{more}; take the two from one model, saved as an encoder alone"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -82,27 +82,8 @@ def open_tokenizer(file: str, content: bytes, config: TextEncoderConfig, most: i
         WeightsError: it is no tokenizer, has a number that the encoder has no vector for, or leaves no place for a
             text; or `tokenizers` is not installed.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise WeightsError(
-            "texts are cut into tokens by the package tokenizers; it is not installed; pip install 'millrace[text]'"
-        ) from error
-    try:
-        described = json.loads(content)["model"]
-        tokenizer: Any = Tokenizer.from_str(content.decode())
-    except Exception as error:  # what the package raises has no type of its own
-        raise WeightsError(
-            f"'{file}' must be a tokenizer of the package tokenizers; {error!r:.200}; take another"
-        ) from error
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if not 0 <= largest < config.vocab_size:
-        raise WeightsError(
-            f"'{file}' must number its tokens from 0 to {config.vocab_size - 1}, as the weights have a vector for "
-            f"each; its largest number is {largest}; take the tokenizer that belongs to the weights"
-        )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = tokenizer_of(file, content, config.vocab_size)
+    described = json.loads(content)["model"]
     always, most = tokenizer.encode("").ids, min(most, config.max_position_embeddings)
     if most <= len(always):
         raise WeightsError(
@@ -113,3 +94,39 @@ def open_tokenizer(file: str, content: bytes, config: TextEncoderConfig, most: i
     tokenizer.encode_special_tokens = True  # "[SEP]" in somebody's text is five letters and signs, and ends nothing
     unknown = described.get("unk_id", tokenizer.token_to_id(described.get("unk_token") or ""))
     return Cutter(tokenizer, [*always, *([] if unknown is None else [unknown])])
+
+
+def tokenizer_of(file: str, content: bytes, size: int) -> Tokenizer:
+    """A tokenizer that fills no text up and cuts none off.
+
+    Args:
+        file: where it was read, for errors.
+        content: of a tokenizer.json.
+        size: how many tokens the model has vectors for.
+
+    Raises:
+        WeightsError: it is no tokenizer, or has a number that the model has no vector for; or `tokenizers` is not
+            installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise WeightsError(
+            "texts are cut into tokens by the package tokenizers; it is not installed; pip install 'millrace[text]'"
+        ) from error
+    try:
+        json.loads(content)["model"]
+        tokenizer = Tokenizer.from_str(content.decode())
+    except Exception as error:  # what the package raises has no type of its own
+        raise WeightsError(
+            f"'{file}' must be a tokenizer of the package tokenizers; {error!r:.200}; take another"
+        ) from error
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if not 0 <= largest < size:
+        raise WeightsError(
+            f"'{file}' must number its tokens from 0 to {size - 1}, as the weights have a vector for "
+            f"each; its largest number is {largest}; take the tokenizer that belongs to the weights"
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
