@@ -75,6 +75,15 @@ def test_descriptions_tell_the_taste_as_planted(rows: dict[str, Any]) -> None:
         assert told == [catalogue.WORDS[number] for number in numbers]
 
 
+def test_a_text_and_a_shape_tell_more_of_the_taste_than_either() -> None:
+    shop, items = Shop(items=1_200, tastes=12), np.arange(1_200)
+    taste = tastes.taste_of_item(items, shop)
+    by_text = catalogue.taste_posterior(items, shop)
+    of_shape = np.arange(shop.tastes) % len(catalogue.SHAPES) == (taste % len(catalogue.SHAPES))[:, None]
+    right = [(told.argmax(axis=1) == taste).mean() for told in (by_text, of_shape, by_text * of_shape)]
+    assert right == pytest.approx([0.72, 0.5, 0.91], abs=0.02)
+
+
 def test_pictures_show_their_shape_and_colour() -> None:
     """By the mean over many pictures: an empty middle is a ring's alone; the ink is the item's colour."""
     items = np.arange(800)
