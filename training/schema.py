@@ -49,6 +49,8 @@ class Column:
         fill: the value that replaces null in scalars and in lists' elements; None refuses null.
         of_item: whether it says something of an item, in the catalogue, and is no column of rows and batches.
         shape: for images: height, width and channels of pixels, a byte each, row by row; None: bytes of any kind.
+        weighed_by: for ids of an item: the column of items, of as many places, by whose ids it is learnt what each of
+            its values counts; None: all count alike.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Column:
     fill: float | int | None = None
     of_item: bool = False
     shape: tuple[int, int, int] | None = None
+    weighed_by: str | None = None
 
     def __post_init__(self) -> None:
         is_id = self.kind in (Kind.ID, Kind.IDS)
@@ -98,6 +101,13 @@ class Schema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SchemaError(f"column names must be unique; these stand twice: {', '.join(twice)}")
+        lengths = {column.name: column.length for column in self.of_items if column.kind is Kind.IDS}
+        for column in self.columns:
+            if column.weighed_by is not None and lengths.get(column.weighed_by, 0) != lengths.get(column.name):
+                raise SchemaError(
+                    f"column '{column.name}' must be weighed by one of ids of items that has as many places; "
+                    f"'{column.weighed_by}' is none; build the examples again"
+                )
 
     def __iter__(self) -> Iterator[Column]:
         return (column for column in self.columns if not column.of_item)

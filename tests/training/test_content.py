@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -31,10 +31,12 @@ from training.models.bert4rec import Bert4Rec
 from training.models.content import ItemContent
 from training.models.sequence import Sequence
 from training.models.two_tower import TwoTower
-from training.schema import Schema
+from training.schema import Column, Kind, Schema
 from training.state.warm_start import warm_start
 from training.tables.sharded import Tables, look_up
 from training.world import World
+
+_ITEM = torch.arange(ITEMS)
 
 
 def trained(schema: Schema, **config: Any) -> TwoTower:
@@ -217,6 +219,56 @@ def test_attributes_must_fit(given: dict[str, Tensor], message: str) -> None:
     schema = with_vectors(SCHEMA.columns) if "attribute_story" in given else SCHEMA
     with pytest.raises(SchemaError, match=message):
         two_tower(schema, FEATURES | given)
+
+
+def of_a_graph(relation: Tensor | None = None) -> tuple[Schema, dict[str, Tensor]]:
+    """Items with three neighbours: one tells the taste, two of another relation tell nothing."""
+    told = torch.stack([of_taste(_ITEM) + 1, _ITEM % 7 + 5, _ITEM * 3 % 5 + 12], dim=1) * (_ITEM > 0)[:, None]
+    by = torch.tensor([1, 2, 2]) * (told > 0) if relation is None else relation
+    columns = (
+        Column("graph", Kind.IDS, "graph", 17, length=3, of_item=True, weighed_by="graph_path"),
+        Column("graph_path", Kind.IDS, "graph_path", 3, length=3, of_item=True),
+    )
+    held = {name: FEATURES[name] for name in ("user_count", "recent_count")}
+    return Schema((*SCHEMA, *columns)), held | {"graph": told, "graph_path": by}
+
+
+def test_the_relation_that_tells_the_taste_counts_more() -> None:
+    schema, features = of_a_graph()
+    assert Schema.from_json(schema.to_json()) == schema
+    model = two_tower(schema, features).train()
+    list(training_losses(model, lambda seed: batch_of(seed, rows=64), 120, sparse_rate=0.02))
+    assert found_new(model.eval()) > 0.9
+    assert model.content is not None
+    unknown, taste, other = cast("Tensor", model.content.tables["graph_path"].weight)[:, 0].tolist()
+    assert unknown == 0
+    assert taste > other + 0.1
+
+
+def test_an_items_neighbours_count_by_their_weights() -> None:
+    """Against the sum as it is written; an item without neighbours has none."""
+    schema, features = of_a_graph()
+    model = two_tower(schema, features)
+    content = model.content
+    assert content is not None
+    drawn = torch.Generator().manual_seed(1)
+    tables = {name: cast("Tensor", table.weight) for name, table in content.tables.items()}
+    with torch.no_grad():
+        for weight in tables.values():
+            weight[1:] = torch.randn(weight[1:].shape, generator=drawn)
+    ids = torch.tensor([5, 0, 9])
+    asked = content.asked(ids)
+    found = content(ids, asked, look_up(*((own.table, own.values) for own in asked)), None)
+    worth = tables["graph_path"][features["graph_path"][ids], 0].softmax(dim=1)
+    wanted = (worth[:, :, None] * tables["graph"][features["graph"][ids]]).sum(dim=1)
+    torch.testing.assert_close(found, wanted * (ids > 0)[:, None])
+
+
+def test_what_weighs_a_list_must_fit_it() -> None:
+    with pytest.raises(SchemaError, match=r"'graph' and 'graph_path' must have values at the same places"):
+        two_tower(*of_a_graph(torch.ones(ITEMS, 3, dtype=torch.int64)))
+    with pytest.raises(SchemaError, match=r"'graph' must be weighed by one of ids .*; 'x' is none"):
+        Schema((Column("graph", Kind.IDS, "graph", 9, length=3, of_item=True, weighed_by="x"),))
 
 
 def test_a_training_goes_on_from_attributes_that_have_grown(tmp_path: Any) -> None:

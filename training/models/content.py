@@ -2,7 +2,8 @@
 
 A value of an attribute (a brand, a word of a text) is a row of the attribute's table, a number a direction; a vector,
 that of a text by a language model that stays as it is, goes through a matrix. An item's content is their sum, of a
-list's values their mean. Values that nobody knows, and attributes that are missing, add nothing.
+list's values their mean, where each may count by a learnt weight of its kind, as a graph's neighbours do by the
+relations that lead to them. Values that nobody knows, and attributes that are missing, add nothing.
 
 Shape suffixes: U items, W places of all attributes together, N numbers, E width.
 """
@@ -72,15 +73,24 @@ class ItemContent(nn.Module):
         of_ids = [column for column in columns if column.kind is not Kind.DENSE]
         of_numbers = [column for column in columns if column.kind is Kind.DENSE]
         self.widths = [column.length or 1 for column in of_ids]
-        # They start at zero: what no sale has taught adds nothing.
+        self.weighed_by = {column.name: column.weighed_by for column in of_ids if column.weighed_by is not None}
+        weights = {*self.weighed_by.values()}
+        self.summed = [column.name for column in of_ids if column.name not in weights]
+        # They start at zero: what no sale has taught adds nothing, and of a list's values each counts alike.
         self.tables = nn.ModuleDict(
-            {column.name: table(column.name, column.size or 1, width, padding_idx=0) for column in of_ids}
+            {
+                column.name: table(column.name, column.size or 1, 1, padding_idx=0, dense=True)
+                if column.name in weights
+                else table(column.name, column.size or 1, width, padding_idx=0)
+                for column in of_ids
+            }
         )
         lengths = {column.name: () if column.length is None else (column.length,) for column in of_numbers}
         self.directions = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(*length, width)) for name, length in lengths.items()}
         )
         places = [_values(column, items, given).to(torch.int32) for column in of_ids]
+        _refuse_apart(self.weighed_by, dict(zip(self.tables, places, strict=True)))
         numbers = [
             _values(column, items, given).float() if column.length is None else _centred(_values(column, items, given))
             for column in of_numbers
@@ -111,13 +121,12 @@ class ItemContent(nn.Module):
             generator: of what is left out.
         """
         numbers = self.numbers[ids]
-        parts = [
-            F.embedding_bag(own.where.values, rows, own.where.offsets, mode="mean", include_last_offset=True)
-            for own, rows in zip(asked, found, strict=True)
-        ]
+        where = dict(zip(self.tables, (own.where for own in asked), strict=True))
+        rows_of = dict(zip(self.tables, found, strict=True))
+        parts = [_mean(where[name], rows_of[name], self._log_weights(name, where, rows_of)) for name in self.summed]
         if self.training and self.left_out > 0:
-            kept = self._kept(asked, numbers, generator)
-            parts = [part * kept[name].to(part) for name, part in zip(self.tables, parts, strict=True)]
+            kept = self._kept(where, numbers, generator)
+            parts = [part * kept[name].to(part) for name, part in zip(self.summed, parts, strict=True)]
             numbers = numbers * torch.cat([numbers[:, :0], *self._spread(kept)], dim=1)
         if self.directions:
             with torch.autocast(ids.device.type, enabled=False):
@@ -125,10 +134,12 @@ class ItemContent(nn.Module):
                 parts.append(numbers @ torch.cat(rows))
         return torch.stack(parts).sum(dim=0)
 
-    def _kept(self, asked: Sequence[Asked], numbers: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _kept(
+        self, where: Mapping[str, Ragged], numbers: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """(U, 1) bool of each attribute: whether it says something of an item, and stays."""
-        names = [*self.tables, *self.directions]
-        has = [own.where.offsets.diff() > 0 for own in asked]
+        names = [*self.summed, *self.directions]
+        has = [where[name].offsets.diff() > 0 for name in self.summed]
         has += [(own != 0).any(dim=1) for own in torch.split(numbers, self.lengths, dim=1)]
         has_UM = torch.stack(has, dim=1)
         stays_UM = has_UM & (uniform(has_UM.shape, generator, has_UM.device) >= self.left_out)
@@ -138,6 +149,24 @@ class ItemContent(nn.Module):
     def _spread(self, kept: Mapping[str, Tensor]) -> list[Tensor]:
         """(U, length) of each attribute that is a number or a vector."""
         return [kept[name].expand(-1, length) for name, length in zip(self.directions, self.lengths, strict=True)]
+
+    def _log_weights(self, name: str, where: Mapping[str, Ragged], rows_of: Mapping[str, Tensor]) -> Tensor | None:
+        """Of each value of a column's lists the logarithm of what it counts; None: all count alike."""
+        by = self.weighed_by.get(name)
+        return None if by is None else rows_of[by][where[by].values, 0]
+
+
+def _mean(where: Ragged, rows: Tensor, log_weights: Tensor | None) -> Tensor:
+    """(U, E): of each list the mean of its rows, zeros of none; by weights, which add up to 1 in each list."""
+    if log_weights is None:
+        return F.embedding_bag(where.values, rows, where.offsets, mode="mean", include_last_offset=True)
+    items, own = len(where.offsets) - 1, torch.repeat_interleave(where.offsets.diff())
+    highest = log_weights.new_zeros(items).scatter_reduce(0, own, log_weights.detach(), "amax", include_self=False)
+    weights = torch.exp(log_weights - highest[own])
+    shares = weights / weights.new_zeros(items).index_add(0, own, weights)[own]
+    return F.embedding_bag(
+        where.values, rows, where.offsets, mode="sum", per_sample_weights=shares, include_last_offset=True
+    )
 
 
 def known_by_ids(is_sold: Tensor, left_out: float, generator: torch.Generator | None) -> Tensor:
@@ -179,6 +208,15 @@ def _centred(vectors: Tensor) -> Tensor:
     moved = (vectors - vectors.sum(dim=0) / count) * there
     usual, length = ((each.square().sum() / count).sqrt() for each in (vectors, moved))
     return torch.where(length > 1e-5 * usual, moved / length, torch.zeros_like(moved))  # else all but rounding is one
+
+
+def _refuse_apart(weighed_by: Mapping[str, str], places: Mapping[str, Tensor]) -> None:
+    for name, by in weighed_by.items():
+        if not places[name].is_meta and not torch.equal(places[name] > 0, places[by] > 0):
+            raise SchemaError(
+                f"columns '{name}' and '{by}' must have values at the same places of an item, as the one weighs the "
+                "other; they have not: build the catalogue and the examples together"
+            )
 
 
 def _fits(column: Column, values: Tensor) -> bool:
