@@ -224,7 +224,7 @@ def records() -> World:
     ]
     verdicts = [(f"item {n}", cut - timedelta(days=30), None, "edit", f"Edited {n}.") for n in range(20)]
     late = [(f"item {n}", time, arrival, "accept", "Later.") for n in range(10) for time, arrival in at]
-    persons = {"products": TableSource(persons=("user_id",))}
+    persons = {"products": TableSource(persons=("user_id",)), "verdicts": TableSource(persons=())}
     tables = {
         "products": (test_product_texts.planted(), test_product_texts.PRODUCTS),
         "verdicts": (verdicts, test_product_texts.VERDICTS),
