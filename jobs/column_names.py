@@ -90,8 +90,6 @@ CALLED = {
         "converted",
         "clicked",
         "unhappy",
-        "sentiment",
-        "polarity",
     ),
     "session_id": ("session", "sessionnumber", "visit", "visitid", "id"),
     "page": ("pagetype", "event", "eventtype", "action", "type"),
@@ -108,7 +106,17 @@ CALLED = {
 }
 # What shops call the opposite of ours: of these, yes is our no.
 OPPOSITE = {
-    "label": ("recommended", "recommend", "recommendedind", "isrecommended", "wouldrecommend", "satisfied", "happy"),
+    "label": (
+        "recommended",
+        "recommend",
+        "recommendedind",
+        "isrecommended",
+        "wouldrecommend",
+        "satisfied",
+        "happy",
+        "sentiment",
+        "polarity",
+    ),
 }
 
 

@@ -120,7 +120,8 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
     parts = _parts(look) if "series_id" in needed else None
     if parts:
         del needed["series_id"]
-    periods = _periods(look) if {"time", "quantity"} <= set(needed) else None
+    has_times = called("time", list(look.columns))  # then numbered columns are what else is known of a row
+    periods = None if has_times or not {"time", "quantity"} <= set(needed) else _periods(look)
     if periods:
         needed = {name: kind for name, kind in needed.items() if name not in ("time", "quantity")}
     told = list(_place("    ", data, look, needed, numbers, of_events=False))
@@ -147,7 +148,9 @@ def _source(task: Task, data: str, look: Look, guessed: Mapping[str, Any]) -> It
 
 
 def _parts(look: Look) -> list[str] | None:
-    """The columns that name a product and a branch, where a file has both."""
+    """The columns that name a product and a branch, where a file has both and does not name series itself."""
+    if re.fullmatch(r"series\W?_?(id)?", (called("series_id", list(look.columns)) or "").lower()):
+        return None
     branch = called("branch", list(look.columns))
     product = called("series_id", [name for name in look.columns if name != branch])
     return [branch, product] if branch and product else None
@@ -181,19 +184,21 @@ def _kinds(said: Sequence[str]) -> Iterator[str]:
 
 def _words(flags: Sequence[str], look: Look) -> Iterator[str]:
     """What words of flags mean, where they are no numbers and not yes or no: to be said by who knows them."""
-    unknown: dict[str, list[str]] = {}
+    unknown, turned = dict[str, list[str]](), dict[str, str]()
     for name in flags:
-        own, other = matching(name, list(look.columns)), opposite(name, list(look.columns))
-        said = look.columns.get(own or other or "", ())
+        columns = list(look.columns)  # the same one is taken as `_place` takes
+        other = None if called(name, columns) else opposite(name, columns)
+        said = look.columns.get(other or matching(name, columns) or "", ())
         words = sorted({word.strip() for word in said} - {""})
-        if not own and words and not {word.lower() for word in words} - {*YES, *NO}:
+        turned[name] = "   # the column says the opposite: 0 where it says yes" if other else ""
+        if other and words and not {word.lower() for word in words} - {*YES, *NO}:
             yield f"    words: {{{name}: {{{', '.join(_turned(word) for word in words)}}}}}   # the opposite"
         elif {word.lower() for word in words} - {*YES, *NO}:
             unknown[name] = words if len(words) > 1 else [*words, OTHER_WORD]
     if unknown:
         yield "    words:   # of the first rows, and maybe there are more: 1 means yes, 0 no"
     for name, words in unknown.items():
-        yield f"      {name}:"
+        yield f"      {name}:{turned[name]}"
         yield from (f"        {_quoted(word)}: ???" for word in words[:MOST_WORDS])
         if len(words) > MOST_WORDS:
             yield f"        # and {len(words) - MOST_WORDS} more, which are to be named too"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from pyspark.sql import Column, DataFrame
@@ -30,7 +30,8 @@ def wanted_of(asked: TableSource, columns: Mapping[str, str]) -> dict[str, str]:
     if asked.order_by_hash_of:
         made.add(HASHED)
     own = {name: asked.columns.get(name, name) for name in columns if name not in made and name not in asked.joined}
-    return own | {f"{name}[{at}]": part for name, parts in asked.joined.items() for at, part in enumerate(parts)}
+    joined = {name: parts for name, parts in asked.joined.items() if name in columns}
+    return own | {f"{name}[{at}]": part for name, parts in joined.items() for at, part in enumerate(parts)}
 
 
 def melted(raw: Raw, wide: Wide, place: str, wanted: dict[str, str]) -> DataFrame:
@@ -100,11 +101,13 @@ def ordered(
     return rows.withColumn(HASHED, F.timestamp_micros(F.lit(int(HASHED_FROM.timestamp()) * 1_000_000) + since))
 
 
-def _joined(asked: NamedSource) -> dict[str, Column]:
+def _joined(asked: NamedSource, columns: Collection[str]) -> dict[str, Column]:
     """The ids that several columns make together: no two of different parts are equal, as signs in parts are marked."""
     joined = asked.joined if isinstance(asked, TableSource) else {}
     made = {}
     for name, parts in joined.items():
+        if name not in columns:
+            continue  # a stream does not read all that the history has
         texts = [F.trim(column(part).cast("string")) for part in parts]
         marked = [F.regexp_replace(text, r"([/\\])", r"\\$1") for text in texts]
         said = [F.when(text != "", marks) for text, marks in zip(texts, marked, strict=True)]
@@ -126,13 +129,14 @@ def typed(
         malformed: the column that holds a malformed line, if there may be one.
 
     Returns:
-        Our columns with their types, `row` (JSON of the source's columns) and `reason` (null: the row fits). Bytes are
-        files of pictures, which can be read; in `row` their SHA-256 stands for them.
+        Our columns with their types, `row` (JSON of the source's columns, and of ids that were joined) and `reason`
+        (null: the row fits). Bytes are files of pictures, which can be read; in `row` their SHA-256 stands for them.
     """
     values, reasons = [], []
-    shown = [_shown(field.name, isinstance(field.dataType, BinaryType)) for field in rows.schema.fields]
-    joined = {f"joined into {name}": value for name, value in _joined(asked).items()}
+    joined = {f"joined into {name}": value for name, value in _joined(asked, columns).items()}
     rows = rows.withColumns(joined)
+    # With the ids that were joined: an erasure looks for whole ones in what lies in quarantine.
+    shown = [_shown(field.name, isinstance(field.dataType, BinaryType)) for field in rows.schema.fields]
     wanted = {**wanted, **{name.removeprefix("joined into "): name for name in joined}}
     texts = {name: F.trim(column(wanted[name]).cast("string")) for name in columns}
     with_texts = rows.select(

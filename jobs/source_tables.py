@@ -19,7 +19,7 @@ from jobs import dispositions, in_place, incoming, ingest_rules, picture_sources
 from jobs.console import say, show_table, step
 from jobs.erasure import erased
 from jobs.erasure.erased import Watch
-from jobs.erasure.persons import of_no_person_in
+from jobs.erasure.persons import known_to, of_no_person_in
 from jobs.quality import gate
 from jobs.sessions import persisted, session_settings
 from jobs.settings import Settings
@@ -162,7 +162,7 @@ def _take_in(settings: Settings, tables: Tables, table: _Table, watch: Watch) ->
     """Read, type, check, then write: quarantine, dispositions, and the table; its rows by reason, and its version."""
     name, source, asked, inputs = table.name, table.source, table.asked, table.inputs
     with step("looking for who was erased"):
-        persons = _erased(tables, settings, name)
+        persons = known_to(tables, settings, name)
     of_pictures = picture_sources.READING if asked.format in picture_sources.FORMATS else {}
     with (
         session_settings(tables.spark, ingest_rules.CORRECT_TIMES | sources.AS_TEXTS | of_pictures),
@@ -236,21 +236,6 @@ def _is_as_read(source: Source, asked: TableSource, columns: Mapping[str, str], 
     if why is not None:
         say(f"{source.name} is copied, for {why}")
     return why is None
-
-
-def _erased(tables: Tables, settings: Settings, name: str) -> Erased | None:
-    """Who was erased.
-
-    Raises:
-        SettingsError: somebody was, and nobody has said by which columns that is told here.
-    """
-    persons = erased.known(tables)
-    if persons is not None and settings.sources.get(name, TableSource()).persons is None:
-        raise SettingsError(
-            f"persons were erased from the tables at {tables.root}, and sources.{name}.persons does not say which "
-            f"columns of '{name}' hold their ids: name them, or [] if there is none; nothing was written"
-        )
-    return persons
 
 
 def _batch(name: str, inputs: Mapping[str, Any]) -> str:

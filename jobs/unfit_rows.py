@@ -53,7 +53,10 @@ def counted(
         source_files.refuse_undecodable(spark, source)
     said = [name for name in columns if any(row[f"says {name}"] for row in held)]
     if held:
-        source_files.tell_unsaid(source, source_rows.wanted_of(asked, columns), said)
+        wanted = source_rows.wanted_of(asked, columns)
+        own = {name: field for name, field in wanted.items() if name in columns}
+        parts = {name: ", ".join(asked.joined[name]) for name in columns if name in asked.joined}
+        source_files.tell_unsaid(source, own | parts, said)
     return {row["reason"] or KEPT: row["rows"] for row in held}
 
 

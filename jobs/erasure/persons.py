@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import builds, moved_builds, store_files
+from jobs.erasure import erased
 from jobs.erasure.removal import is_vocabulary
 from jobs.settings import EVENTS
 from jobs.settings_sources import TableSource
@@ -27,6 +28,7 @@ from training.errors import SchemaError, SettingsError
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from jobs.tables import Tables
+    from spark_udfs.erased import Erased
 
 RAW, QUARANTINE, USER = "order_lines", "quarantine", "user_id"
 IN_ROW = "row"  # somewhere in a row that is JSON
@@ -99,6 +101,21 @@ def of_no_person_in(settings: Settings, task: Task, name: str) -> frozenset[str]
     reads = {table.removesuffix("?"): columns for table, columns in task.reads(settings).items()}[name]
     others = [column for column, kind in reads.items() if kind.removesuffix("?") != "string"]
     return frozenset(asked.columns.get(column, column) for column in others)
+
+
+def known_to(tables: Tables, settings: Settings, name: str) -> Erased | None:
+    """Who was erased, before rows of a table are read.
+
+    Raises:
+        SettingsError: somebody was, and nobody has said by which columns that is told here.
+    """
+    persons = erased.known(tables)
+    if persons is not None and settings.sources.get(name, TableSource()).persons is None:
+        raise SettingsError(
+            f"persons were erased from the tables at {tables.root}, and sources.{name}.persons does not say which "
+            f"columns of '{name}' hold their ids: name them, or [] if there is none; nothing was written"
+        )
+    return persons
 
 
 def places(settings: Settings, tables: Tables) -> list[Place]:

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from jobs import unfit_rows
 from jobs.console import warn
 from jobs.erasure import erased
-from jobs.erasure.persons import of_no_person_in
+from jobs.erasure.persons import known_to, of_no_person_in
 from jobs.live import source, tally
 from jobs.live.held import Held
 from jobs.live.threads import Threads
@@ -66,7 +66,7 @@ class Follower:
         self._asked, self._ground, self._progress = asked, ground, progress
         persons = said_persons(settings, task_live.follows)
         self._watch = erased.Watch(tables, JOB, task_live.table, persons)  # before it is asked who was erased
-        self._persons = erased.known(tables)
+        self._persons = known_to(tables, settings, task_live.follows)
         keep = Held if task_live.thread is None else Threads
         self._held: Held | Threads = keep(settings, tables, task_live, ground, progress, self._watch, self._persons)
         self._of_nobody = of_no_person_in(settings, TASKS[settings.task], task_live.follows)

@@ -116,7 +116,9 @@ class Threads:
         return replace(self._ground, read={**self._ground.read, **newest})
 
     def _take_up(self) -> None:
-        rows, seen = self._tables.read(self._live.table), self._progress.seen
+        # A batch that was written and not noted comes again, and is added then.
+        is_noted, seen = F.col("batch") < self._progress.next, self._progress.seen
+        rows = self._tables.read(self._live.table).where(is_noted)
         if seen is not None:
             rows = rows.where(F.col("time") >= F.timestamp_micros(F.lit(seen - self._late)))
         self._base, self._opened_at = rows.select(self._columns).persist(), self._progress.next

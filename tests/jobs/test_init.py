@@ -136,6 +136,12 @@ def test_a_column_that_says_the_opposite_is_turned(tmp_path: Path) -> None:
     assert reviews.words == {"label": {"0": 1, "1": 0}}
     assert settings.options.model_dump()["has"] == ()
     assert settings.run_dir == "out/sentiment-reviews/run"
+    data.write_text("Review,Labels,sentiment\ngood,a,1\nbad,b,0\n")
+    text = init.text("sentiment", str(data))
+    assert 'label: "sentiment"' in text
+    assert 'words: {label: {"0": 1, "1": 0}}' in text
+    data.write_text("Review,sentiment\ngood,positive\nbad,negative\n")
+    assert "label:   # the column says the opposite: 0 where it says yes" in init.text("sentiment", str(data))
 
 
 def test_products_in_branches_are_series_of_both(tmp_path: Path) -> None:
@@ -145,6 +151,8 @@ def test_products_in_branches_are_series_of_both(tmp_path: Path) -> None:
     sales = load_settings(tmp_path / "made.yaml").sources["sales"]
     assert sales.joined == {"series_id": ("store", "product")}
     assert sales.columns == {"time": "week", "quantity": "units"}
+    data.write_text("series_id,store,week,units\nA,S,2025-01-06,3\n")
+    assert 'series_id: "series_id"' in init.text("demand", str(data))
 
 
 def test_a_column_a_period_is_wide(tmp_path: Path) -> None:
@@ -153,6 +161,10 @@ def test_a_column_a_period_is_wide(tmp_path: Path) -> None:
     text = init.text("demand", str(data))
     assert '    wide: {prefix: "d_", start: ???, days: ???}' in text
     assert "time" not in text.split("options:")[0].split("columns:")[1]
+    data.write_text(
+        "item_id,week,units," + ",".join(f"lag{n}" for n in range(9)) + "\nP1,2025-01-06,3" + ",1" * 9 + "\n"
+    )
+    assert "wide:" not in init.text("demand", str(data))
     data.write_text("item_id,week,units\n")
     with pytest.raises(DataError, match="has no rows; name a file with a header and rows"):
         init.text("demand", str(data))

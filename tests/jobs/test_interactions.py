@@ -136,4 +136,5 @@ def test_a_file_that_is_not_there_is_told_before_anything_starts(tmp_path: Path)
     ):
         with pytest.raises(DataError, match=words):
             refuse_nothing(place)
-    refuse_nothing("main.shop.events")
+    for place in ("main.shop.events", "s3a://shop/events.parquet", f"{tmp_path}/*.parquet"):
+        refuse_nothing(place)

@@ -6,19 +6,22 @@ import json
 import os
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import stream
+from jobs.erasure.erased import Watch
+from jobs.ground import Ground
 from jobs.live import threads
 from jobs.live.progress import FOLDER, Progress
 from jobs.settings import Settings
 from jobs.tables import Tables
+from jobs.task_live import Live
 from jobs.tasks import TASKS, service_on_spark
 from jobs.tasks.service_replies import with_replies
 from jobs.tasks.service_texts import numbered
@@ -146,3 +149,54 @@ def test_rows_that_are_not_answered_are_told_apart(spark: SparkSession) -> None:
 def test_messages_without_ids_are_not_answered_as_they_come(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"options\.has must name message_id and conversation where messages"):
         stream.run(streaming(test_service.settings_in(tmp_path), tmp_path, has=["arrival_time"]))
+
+
+class _Counting:
+    """A task whose answers are what a message's conversation is remembered by."""
+
+    def __init__(self) -> None:
+        self.before: list[list[str]] = []
+
+    def remembered(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def begin(self, ground: Any) -> None:
+        """Nothing is to be refused."""
+
+    def answers(self, ground: Any, rows: DataFrame, before: DataFrame) -> DataFrame:
+        self.before.append(sorted(row["message_id"] for row in before.collect()))
+        return rows.select("message_id", F.lit("told").alias("reply"))
+
+
+def test_a_conversation_has_each_message_once(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a batch that was written and not noted, and of batches that came since what is kept was read."""
+    task, at = _Counting(), datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(Live, "spark", lambda _: task)
+    asked, held = test_service.settings_in(tmp_path), TASKS["service"].live
+    assert held is not None
+    tables, progress = Tables(spark, asked.tables.root), Progress(asked.run_dir)
+
+    def batch(number: int) -> DataFrame:
+        row = (number, f"m{number}", "c", at + timedelta(seconds=number), "text")
+        return spark.createDataFrame(
+            [row], "batch bigint, message_id string, conversation string, time timestamp, text string"
+        )
+
+    def write(number: int) -> None:
+        tables.append_batch(held.table, batch(number), stream="s", number=number, job="stream", inputs={})
+
+    progress.say(batch={"number": 0, "seen": None, "now": 0})
+    write(0)
+    kept = threads.Threads(
+        asked, tables, held, Ground({}, asked, tmp_path), progress, Watch(tables, "stream", held.table), None
+    )
+    kept.open()
+    kept.add(batch(0), batch(0))  # as the follower does with what it finds written
+    for number in (1, 2):
+        answered = kept.answered(batch(number))
+        write(number)
+        kept.add(batch(number), answered)
+    assert task.before == [["m0"], ["m0", "m1"]]
+    kept.close()

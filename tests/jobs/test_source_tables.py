@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
-from jobs import ingest, source_tables
+from jobs import ingest, source_rows, source_tables
 from jobs.erasure import erased
 from jobs.settings import Settings
 from jobs.tables import Tables
@@ -75,15 +75,19 @@ def test_columns_come_by_name_and_type_and_once(spark: SparkSession, tmp_path: P
 def test_several_columns_make_an_id(spark: SparkSession, tmp_path: Path) -> None:
     """No two of different parts are one, and a part that is missing makes none."""
     (tmp_path / "sales.csv").write_text(
-        "series_id,store,product\nx,A, P1 \nx,A/B,C\nx,A,B/C\nx,A\\,B\nx,,P1\n", encoding="utf-8"
+        "series_id,store,product,n\nx,A, P1 ,1\nx,A/B,C,1\nx,A,B/C,1\nx,A\\,B,1\nx,,P1,1\nx,A,P2,no\n",
+        encoding="utf-8",
     )
     source = {"path": str(tmp_path / "sales.csv"), "joined": {"series_id": ["store", "product"]}}
-    made = run(spark, settings(tmp_path, sales=source), sales={"series_id": "string"})
-    assert made["tables"]["sales"]["bad"] == {"series_id is missing": 1}
+    made = run(spark, settings(tmp_path, sales=source), sales={"series_id": "string", "n": "bigint"})
+    assert made["tables"]["sales"]["bad"] == {"series_id is missing": 1, "n is no bigint": 1}
     tables = Tables(spark, f"{tmp_path}/tables")
     assert {row[0] for row in tables.read("sales").collect()} == {"A/P1", r"A\/B/C", r"A/B\/C", r"A\\/B"}
-    told = tables.read("quarantine").collect()[0]["row"]
-    assert json.loads(told) == {"series_id": "x", "product": "P1"}
+    told = [json.loads(row["row"]) for row in tables.read("quarantine").orderBy("reason").collect()]
+    assert told[0]["joined into series_id"] == "A/P2", "an erasure finds the whole id in quarantine"
+    assert told[1] == {"series_id": "x", "product": "P1", "n": "1"}
+    asked = settings(tmp_path, sales=source).sources["sales"]
+    assert source_rows.wanted_of(asked, {"n": "bigint"}) == {"n": "n"}
     for joined, columns, words in (
         ({"series_id": ["store", "nowhere"]}, {}, "nowhere"),
         ({"other": ["store", "product"]}, {}, r"sources\.sales\.joined has the unknown name 'other'"),
