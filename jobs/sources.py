@@ -103,6 +103,7 @@ def read(
     *,
     typed: bool = False,
     binary: Collection[str] = (),
+    later: Collection[str] = (),
 ) -> Raw:
     """Read what was listed.
 
@@ -112,6 +113,7 @@ def read(
         columns: the source's names, by ours.
         typed: whether all columns keep their types, not times alone.
         binary: the source's columns of bytes that stay such.
+        later: those of ours that the source may lack; they are null then.
 
     Raises:
         SchemaError: a column is missing, or the header has one twice.
@@ -129,7 +131,8 @@ def read(
         rows = spark.read.options(**source.read_options, mergeSchema="true").parquet(*source.paths)
         raw = Raw(rows, None, rows.dtypes)
     held = raw.rows.columns
-    missing = [f"'{column}' (our {name})" for name, column in columns.items() if column not in held]
+    lacking = {name: column for name, column in columns.items() if column not in held}
+    missing = [f"'{column}' (our {name})" for name, column in lacking.items() if name not in later]
     if missing:
         names = [name for name in held if name != raw.malformed]
         other = len(names) == 1 and next((mark for mark in (";", "\t", "|", ",") if mark in names[0]), None)
@@ -144,7 +147,8 @@ def read(
     if typed:
         return raw
     texts = [_text(field, binary) for field in raw.rows.schema.fields]
-    return raw._replace(rows=raw.rows.select(*texts))
+    nothing = [F.lit(None).cast("string").alias(column) for column in lacking.values()]
+    return raw._replace(rows=raw.rows.select(*texts, *nothing))
 
 
 @contextmanager

@@ -70,7 +70,8 @@ class Live:
         on_stream: the module that is its `OfCases` or, with a `thread`, its `OfThreads`; a name, so that importing a
             task loads no Spark.
         thread: the column that says which rows belong together.
-        unread: columns of `follows` that a row does not have when it comes.
+        unread: columns of `follows` that are not read of a row that comes.
+        later: columns that rows may lack as long as nobody knows what they say.
     """
 
     follows: str
@@ -80,6 +81,7 @@ class Live:
     on_stream: str
     thread: str | None = None
     unread: Sequence[str] = ()
+    later: Sequence[str] = ()
 
     def spark(self) -> OnStream:
         """What is done with rows."""

@@ -101,7 +101,9 @@ class Follower:
         clock = self._held.clock(begun["seen"], begun["now"])
         counts = self._written(number) if is_again else []
         if not counts:
-            rows = source.typed(self._settings, self._asked, self._live.follows, self._columns, came, self._persons)
+            rows = source.typed(
+                self._settings, self._asked, self._live.follows, self._columns, came, self._persons, self._live.later
+            )
             with persisted(rows) as typed:
                 counts = self._sorted_out(typed, clock, number)
         last = clock.after(row["last"] for row in counts if row["what"] == TASKS[self._settings.task].row)

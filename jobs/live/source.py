@@ -20,7 +20,7 @@ from jobs.task import said_persons
 from training.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pyspark.sql import DataFrame
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from spark_udfs.erased import Erased
 
-PLACE = "stream"
 EVER = "36500d"  # Spark passes over what is a week older than the newest, where it is not told
 LISTED = "path string, modificationTime timestamp, length bigint, content binary"  # Spark's of files as they are
 # What a batch is planned under: a second's rows are few, and planning anew after each stage takes longer than they do.
@@ -93,6 +92,7 @@ def typed(
     columns: Mapping[str, str],
     came: DataFrame,
     persons: Erased | None,
+    later: Collection[str],
 ) -> DataFrame:
     """What came in a batch, typed: the task's columns, `row` (as it came) and `reason` (null: the row fits).
 
@@ -103,23 +103,26 @@ def typed(
         columns: types, by column.
         came: a batch of `opened`.
         persons: who was erased.
+        later: columns that rows may lack.
 
     Raises:
-        SchemaError: a column is missing.
+        SchemaError: another column is missing.
     """
     wanted = source_rows.wanted_of(asked, columns)
-    raw = _raw(asked, wanted, came)
+    raw = _raw(asked, f"sources.{table}", wanted, came, later)
     rows = source_rows.typed(raw.rows, asked, columns, wanted, raw.malformed)
     return erased.marked(rows, persons, said_persons(settings, table))
 
 
-def _raw(asked: TableSource, wanted: Mapping[str, str], came: DataFrame) -> Raw:
+def _raw(asked: TableSource, place: str, wanted: Mapping[str, str], came: DataFrame, later: Collection[str]) -> Raw:
     if asked.format == "delta":
-        return sources.read(came.sparkSession, Source(asked.path or "", PLACE, asked, [], 0, {}, table=came), wanted)
+        table = Source(asked.path or "", place, asked, [], 0, {}, table=came)
+        return sources.read(came.sparkSession, table, wanted, later=later)
     # As many as `stream.files` at most; those without a byte are not among them.
     paths = tuple(sorted(row["path"] for row in came.select("path").collect()))
     if not paths:
         texts = StructType([StructField(name, StringType()) for name in dict.fromkeys(wanted.values())])
         nothing = came.sparkSession.createDataFrame([], texts)
         return Raw(nothing, None, nothing.dtypes)
-    return sources.read(came.sparkSession, Source(asked.path or "", PLACE, asked, [], 0, LITERAL, files=paths), wanted)
+    files = Source(asked.path or "", place, asked, [], 0, LITERAL, files=paths)
+    return sources.read(came.sparkSession, files, wanted, later=later)

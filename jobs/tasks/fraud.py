@@ -246,5 +246,6 @@ TASK = Task(
         table="fraud_live",
         answer={"p": "double", "alarm": "boolean", "reasons": "array<string>"},
         on_stream="jobs.tasks.fraud_live",
+        later=("label", "label_time"),
     ),
 )

@@ -357,6 +357,18 @@ def test_late_cases_move_no_clock_back_and_only_whole_files_are_read(
     assert rows_of(settings, spark).columns[0] == "batch"
 
 
+def test_new_rows_may_lack_the_label_and_nothing_else(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("case_id,time,card\na,2025-01-01,c\n")
+    asked = TableSource.model_validate({"path": str(tmp_path), "format": "csv", "time_format": "yyyy-MM-dd"})
+    columns = {"case_id": "string", "time": "timestamp", "card": "string?", "label": "boolean?"}
+    came = spark.createDataFrame([(str(tmp_path / "new.csv"),)], "path string")
+    later = TASKS["fraud"].live.later  # type: ignore[union-attr]
+    row = source.typed(settings_in(tmp_path), asked, "cases", columns, came, None, later).collect()[0]
+    assert (row["case_id"], row["label"], row["reason"]) == ("a", None, None)
+    with pytest.raises(SchemaError, match=r"has no column 'terminal' .* Correct sources\.cases\.columns"):
+        source.typed(settings_in(tmp_path), asked, "cases", columns | {"terminal": "string?"}, came, None, later)
+
+
 @pytest.mark.slow
 def test_other_columns_end_the_stream_before_anything_of_the_batch_is_written(
     begun_here: Path, spark: SparkSession, tmp_path: Path
