@@ -63,7 +63,8 @@ def run(
         same for each), `raw_rows`, `odd_ids` (kept rows whose ids may be one in several forms) and `unknown_kinds`
         (rows by the words that are mapped to no kind, the most frequent ones); `all`: `dispositions` and `raw_rows` of
         all batches of which the events consist; `attributes` (rows by disposition of the sources of each table),
-        `up_to_date`, and `versions` of the tables.
+        `tables` (what `source_tables.ingest` says of those that `sources` bring), `up_to_date`, and `versions` of the
+        tables of events, items and users.
 
     Raises:
         SettingsError: `columns` miss a name, have an unknown one or one twice; a pattern, a zone or the encoding is
@@ -86,8 +87,12 @@ def run(
         spark = open_session(settings, spark)
         tables = Tables(spark, settings.tables.root, settings.tables.catalogue)
         return source_tables.ingest(settings, tables, task, given)
-    if settings.sources:
-        raise SettingsError(f"sources is for tasks that read tables of their own; '{task.name}' reads {EVENTS}: ingest")
+    if strangers := sorted(set(settings.sources) - set(task.given)):
+        own = f", and of {', '.join(task.given)}" if task.given else ""
+        raise SettingsError(
+            f"sources is for tasks that read tables of their own{own}; '{task.name}' reads {EVENTS}: ingest, in place "
+            f"of sources.{strangers[0]}"
+        )
     of_attributes = attributes.rules_of(settings.ingest)
     rules = {
         place: ingest_rules.rules_of(place, settings.ingest, asked) for place, asked in settings.ingest.events().items()
@@ -108,6 +113,7 @@ def run(
         else:
             say(f"events are up to date with {name}")
         made = descriptions.describe(settings, tables, described, watch)
+        beside = source_tables.ingest(settings, tables, task, given) if settings.sources else {"tables": {}}
         of_users = [table for table in descriptions.OF_USERS if tables.exists(table)]
         watch.after_writing([EVENTS, *of_users], batch.name)
         told = _told(tables, batch.name)
@@ -115,7 +121,8 @@ def run(
         "source": name,
         **told,
         "attributes": made.attributes,
-        "up_to_date": not batch.readings,
+        "tables": beside["tables"],
+        "up_to_date": not batch.readings and beside.get("up_to_date", True),
         "versions": made.versions,
     }
 

@@ -52,9 +52,10 @@ def found_of(tables: Tables, task: Task, settings: Settings) -> Found:
     made_of, build = pinned(tables, task, settings), builds.published(tables)
     builds.refuse_other_task(tables, build, task.name)
     built = build["versions"]
-    pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built}
+    pins = made_of | {name: tables.pin(name) for name in task.asks if name not in built and not name.endswith("?")}
     pins |= {name: tables.pin(name) for name in task.scored if tables.exists(name)}
-    named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in task.asks if name in built)]
+    asks = [name.removesuffix("?") for name in task.asks]
+    named = [*(f"vocabulary_{kind}" for kind in task.kinds(settings)), *(name for name in asks if name in built)]
     of_build = {name: built[name] for name in named}
     builds.refuse_others(tables, build, of_build)
     read = {name: tables.read(name, version) for name, version in of_build.items()}

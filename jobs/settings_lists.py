@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from jobs.places import LocalFolder, SourcePath, TableName
 from jobs.settings_base import Section
+from jobs.settings_graph import TRIPLES, GraphSettings, refuse_facts
 from jobs.settings_sections import EvaluationSettings, EventExamples, ScoringSettings
 from jobs.settings_sources import SourceSettings
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 
-OF_EVENTS = {"item_id", "price", "first_sold", "last_sold"}  # columns of `items` that are no attributes
 TAKEN_AS = ("id", "ids", "number", "text", "vector")
 _GIVEN = re.compile(r"vector\(([1-9][0-9]{0,4})\)")  # a vector that the column holds, and of how many numbers it is
 
@@ -33,7 +33,7 @@ def _taken_as(taken: str) -> str:
 class ListExamples(EventExamples):
     """Lines to examples: what is held out, and how much history an example carries."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes", "text_weights", "asked"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"form", "item_attributes", "text_weights", "asked", "graph"})
     APART: ClassVar[frozenset[str]] = EventExamples.APART | {"text_weights"}
 
     form: Literal["purchases", "sequences"] = Field(
@@ -67,6 +67,9 @@ class ListExamples(EventExamples):
         description="a folder with the weights of the language model that makes vectors of item_attributes taken as "
         "`vector`; default: those of the extra `text`",
     )
+    graph: GraphSettings | None = Field(
+        None, description="items are known by a knowledge graph: see below; default: by sources.triples, if it is set"
+    )
     asked: Literal["customers", "questions"] = Field(
         "customers",
         description="who is asked at the cuts: the customers who are learnt from, or, held out, those with events of "
@@ -77,12 +80,7 @@ class ListExamples(EventExamples):
     @field_validator("item_attributes")
     @classmethod
     def _attributes(cls, asked: dict[str, str]) -> dict[str, str]:
-        facts = sorted(OF_EVENTS & asked.keys())
-        if facts:
-            raise ValueError(
-                f"{', '.join(facts)}: of all events, those after the cut too; name attributes that ingest.items "
-                "brings, e.g. list_price"
-            )
+        refuse_facts(asked)
         return asked
 
     @model_validator(mode="after")
@@ -219,7 +217,7 @@ class ListRules(Section):
 class ListScoring(ScoringSettings):
     """Top-K for every user."""
 
-    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules", "index", "reasons"}
+    LATER: ClassVar[frozenset[str]] = ScoringSettings.LATER | {"rules", "index", "reasons", "paths"}
 
     k: int = Field(20, ge=1, le=100_000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out what the user has bought")
@@ -234,6 +232,10 @@ class ListScoring(ScoringSettings):
         ge=0,
         le=100,
         description="of each item so many of the customer's own that add most to its score: a column `reasons`",
+    )
+    paths: bool = Field(
+        False,
+        description="a column `path`: the triples of the graph that join an item to one that the customer has bought",
     )
     rules: ListRules = Field(ListRules(), description="what the shop rules of lists: see below")
 
@@ -265,6 +267,12 @@ def examples_of(settings: Settings) -> ListExamples:
     """How examples are made, of a task of lists."""
     assert isinstance(settings.examples, ListExamples)
     return settings.examples
+
+
+def graph_of(settings: Settings) -> GraphSettings | None:
+    """The graph by which items are known; None: there is none."""
+    given = GraphSettings() if TRIPLES in settings.sources else None
+    return examples_of(settings).graph or given
 
 
 def in_sequences(settings: Settings) -> bool:

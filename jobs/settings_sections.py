@@ -65,6 +65,7 @@ class SimulateSettings(Section):
             "messages",
             "items",
             "pictures",
+            "graph",
             "ads",
             "pacing",
             "visits",

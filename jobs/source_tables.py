@@ -59,7 +59,8 @@ class _Table(NamedTuple):
 def ingest(
     settings: Settings, tables: Tables, task: Task, frames: Mapping[str, DataFrame] | None = None
 ) -> dict[str, Any]:
-    """Bring in every table that the task reads; of `frames`, rows by name, those that `sources.TABLE.table` names.
+    """Bring in every table that the task reads, or, beside events, those that it is given so; of `frames`, rows by
+    name, those that `sources.TABLE.table` names.
 
     Returns:
         `tables`: by name its `source`, `rows`, `bad` rows by reason, `version` and `up_to_date`; `up_to_date`: whether
@@ -73,6 +74,7 @@ def ingest(
         QualityError: a table differs from what it was, and such a one is not to be written.
     """
     reads = {name.removesuffix("?"): dict(columns) for name, columns in task.reads(settings).items()}
+    reads = {name: columns for name, columns in reads.items() if name in (task.given or reads)}
     for name, columns in reads.items():
         for of_persons in said_persons(settings, name):
             columns.setdefault(of_persons, "string?")  # one that the task does not read is kept for an erasure

@@ -138,7 +138,8 @@ class Task:
             whose type does may be null.
         options: the section of the settings that only this task has; `settings.options` is one of these.
         examples, evaluation, scoring: these sections, with what the task has beside what all have.
-        asks: more tables, which scoring alone reads; those of the build in force as it names them.
+        asks: more tables, which scoring alone reads; those of the build in force as it names them. One whose name ends
+            in "?" is a build's alone, and may be missing there.
         kinds: settings -> vocabulary -> the column of the lines whose ids it numbers. A line without one of them counts
             for no vocabulary, and for no cut.
         more_ids: (tables read, settings, the test cut) -> vocabulary -> ids (a column `id`) that it has beside those of
@@ -170,6 +171,7 @@ class Task:
         talks: "module:function", which replies to messages in a terminal: (bundle's folder, tables' root, messages,
             what says a line, settings whose rules hold or None); none: the task's bundles do not talk.
         looked_up: of the tables that it reads those that change no example and are looked up anew.
+        given: of the tables that it reads beside events those that `sources` bring.
         scored: of the tables that it reads those that scoring alone needs; each may be missing.
         beside: settings -> tables that are the shop's own, which scoring reads where they lie, by the place in the
             settings that names each.
@@ -222,6 +224,7 @@ class Task:
     talks: str | None = None
     live: Live | None = None
     looked_up: Sequence[str] = ()
+    given: Sequence[str] = ()
     scored: Sequence[str] = ()
     beside: Callable[[Settings], Mapping[str, SourceSettings]] = lambda _: {}
     guesses: Callable[[Mapping[str, Sequence[str]]], Mapping[str, Any]] = lambda _: {}

@@ -56,19 +56,28 @@ def as_of_cut(items: DataFrame, history: DataFrame | None, names: Mapping[str, s
     return now.join(as_of(asked, history, "item_id", timed).drop(TIME), on="item_id", how="inner")
 
 
-def listed(values: DataFrame, of_sources: DataFrame, history: DataFrame | None, cut: datetime) -> DataFrame:
+def told(values: DataFrame) -> DataFrame:
+    """`item_id` of items with one attribute or more.
+
+    Args:
+        values: from `as_of_cut`.
+    """
+    is_told = reduce(or_, (F.col(name).isNotNull() for name in values.columns if name != "item_id"))
+    return values.where(is_told).select("item_id")
+
+
+def listed(told: DataFrame, of_sources: DataFrame, history: DataFrame | None, cut: datetime) -> DataFrame:
     """`item_id`: the items of which a source said something by a cut.
 
     An item whose history begins later was not there yet; one that has none counts as always listed.
 
     Args:
-        values: from `as_of_cut`.
+        told: item_id, of those of which something is known.
         of_sources: item_id, of those that sources of attributes have.
         history: item_id, TIME; None: no source has one.
         cut: as of when.
     """
-    is_told = reduce(or_, (F.col(name).isNotNull() for name in values.columns if name != "item_id"))
-    there = values.where(is_told).select("item_id").join(of_sources, on="item_id", how="left_semi")
+    there = told.join(of_sources, on="item_id", how="left_semi")
     if history is None:
         return there
     first = history.groupBy("item_id").agg(F.min(TIME).alias("first"))
@@ -126,7 +135,7 @@ def numbered(
         found = (_of_lists if names[name] == IDS else _of_values)(found, of_value, name)
     for name, taken in names.items():
         if taken == TEXT:
-            found = found.withColumn(PREFIX + name, _padded(_words(F.col(RAW + name)), PLACES[TEXT]))
+            found = found.withColumn(PREFIX + name, padded(_buckets(F.col(RAW + name)), PLACES[TEXT]))
         elif taken == GIVEN:
             found = found.withColumn(PREFIX + name, _or_zeros(fit(F.col(RAW + name), widths[name]), widths[name]))
     for name, held in vectors.items():
@@ -148,7 +157,7 @@ def _of_lists(rows: DataFrame, vocabulary: DataFrame, name: str) -> DataFrame:
     known = each.join(vocabulary, on=F.col("value").cast("string") == F.col("id"), how="inner").groupBy("item_id")
     lists = known.agg(F.sort_array(F.collect_list(F.col("index").cast("int"))).alias("_indices"))
     found = rows.join(lists, on="item_id", how="left")
-    return found.withColumn(PREFIX + name, _padded(F.col("_indices"), PLACES[IDS])).drop("_indices")
+    return found.withColumn(PREFIX + name, padded(F.col("_indices"), PLACES[IDS])).drop("_indices")
 
 
 def _of_texts(rows: DataFrame, vectors: DataFrame, name: str, width: int) -> DataFrame:
@@ -162,13 +171,18 @@ def _or_zeros(vector: Column, width: int) -> Column:
     return F.coalesce(vector, F.array_repeat(F.lit(0.0).cast("float"), width))
 
 
-def _words(text: Column) -> Column:
-    """The buckets, from 1, of a text's distinct words, upper and lower case as one."""
-    words = F.array_distinct(F.filter(F.split(F.lower(text), r"[^\p{L}\p{N}]+"), lambda word: word != ""))
-    return F.transform(words, lambda word: (F.pmod(F.xxhash64(word), F.lit(BUCKETS)) + 1).cast("int"))
+def words_of(text: Column) -> Column:
+    """A text's distinct words, in lower case."""
+    return F.array_distinct(F.filter(F.split(F.lower(text), r"[^\p{L}\p{N}]+"), lambda word: word != ""))
 
 
-def _padded(numbers: Column, places: int) -> Column:
+def _buckets(text: Column) -> Column:
+    """The buckets, from 1, of a text's words."""
+    return F.transform(words_of(text), lambda word: (F.pmod(F.xxhash64(word), F.lit(BUCKETS)) + 1).cast("int"))
+
+
+def padded(numbers: Column, places: int) -> Column:
+    """A list of so many numbers; zeros where there are fewer."""
     held = F.coalesce(numbers, F.array().cast("array<int>"))
     return F.slice(F.concat(held, F.array_repeat(F.lit(0), places)), 1, places)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.headlines import JUDGED, main_k
 from jobs.settings_base import Section
+from jobs.settings_graph import TRIPLES
 from jobs.settings_lists import (
     ListEvaluation,
     ListExamples,
@@ -19,6 +20,7 @@ from jobs.settings_lists import (
     asks_questions,
     evaluation_of,
     examples_of,
+    graph_of,
     in_sequences,
     rule_tables,
 )
@@ -54,6 +56,7 @@ EVENTS = {
     "time": "timestamp", "arrival_time": "timestamp",
 }  # fmt: skip
 FEEDBACK = {"user_id": "string", "item_id": "string", "outcome": "string", "outcome_time": "timestamp"}
+TRIPLE = {"head": "string", "relation": "string", "tail": "string"}
 OF_SOURCES = ("item_attributes", "item_history")  # what sources of attributes say of items
 LISTED_FIRST = ("recall_at_20", "ndcg_at_20", "hit_rate_at_20")
 SHOWN = ("loss", *LISTED_FIRST, *(ANY + name for name in LISTED_FIRST))
@@ -190,18 +193,20 @@ def _validation(spec: Mapping[str, Any], columns: Schema, world: World) -> Calla
 
 
 def reads(settings: Settings) -> dict[str, dict[str, str]]:
-    """Events, the items' names, what feedback has brought, and what says since when attributes hold that are asked for.
+    """Events, the items' names, what feedback has brought, and what says since when attributes hold that are asked for;
+    and the triples of a source.
 
     Which of their columns in `items` are fit is told with what to do (`recommend_on_spark.content`).
     """
     tables = {"events": EVENTS, "items": {"item_id": "string", "name": "string"}, "feedback?": FEEDBACK}
-    if examples_of(settings).item_attributes:
+    if examples_of(settings).item_attributes or graph_of(settings):
         tables |= {f"{name}?": {"item_id": "string"} for name in OF_SOURCES}
-    return tables
+    return tables | ({TRIPLES: TRIPLE} if TRIPLES in settings.sources else {})
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> Mapping[str, DataFrame]:
-    """Of attributes of items that are asked for: the items that were listed, and values, by vocabulary."""
+    """Of attributes of items that are asked for: the items that were listed, and values, by vocabulary; and of a graph
+    the pairs of path and entity."""
     from jobs.tasks.recommend_on_spark import content
 
     return content.more_ids(read, settings, cut)
@@ -241,7 +246,7 @@ TASK = Task(
     row="purchase",
     options=Section,
     reads=reads,
-    asks=("users", "catalogue"),
+    asks=("users", "catalogue", "neighbours?"),
     kinds=lambda _: {"users": "user_id", "items": "item_id"},
     numbers=lambda _: ("items",),
     key=("user", "time", "target", "known_at", "history"),
@@ -264,7 +269,8 @@ TASK = Task(
     demo=Demo("shop", "online_retail", "ingest.path", closes_the_loop=True),
     grows=("events",),
     anew=anew,
-    looked_up=("items", *OF_SOURCES),
+    looked_up=("items", *OF_SOURCES, TRIPLES),
+    given=(TRIPLES,),
     more_ids=more_ids,
     decides=decides,
     since=True,

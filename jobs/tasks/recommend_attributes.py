@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.settings_lists import examples_of
+from jobs.settings_lists import examples_of, graph_of
 from training.schema import Column, Kind
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def columns_of_items(sizes: Mapping[str, int], settings: Settings) -> tuple[Column, ...]:
-    """The columns of the catalogue that attributes are, by their names; none where none is asked for.
+    """The columns of the catalogue that attributes are, by their names, and a graph; none where none is asked for.
 
     Args:
         sizes: counts each vocabulary's indices.
@@ -22,6 +22,23 @@ def columns_of_items(sizes: Mapping[str, int], settings: Settings) -> tuple[Colu
     Raises:
         WeightsError: as of `vector_widths`.
     """
+    return (*_of_attributes(sizes, settings), *_of_graph(sizes, settings))
+
+
+def _of_graph(sizes: Mapping[str, int], settings: Settings) -> tuple[Column, ...]:
+    graph = graph_of(settings)
+    if graph is None:
+        return ()
+    from spark_udfs.graph import GRAPH, GRAPH_PATH, PATHS
+
+    size, places = sizes.get(GRAPH, 1), graph.places
+    return (
+        Column(GRAPH, Kind.IDS, vocabulary=GRAPH, size=size, length=places, of_item=True, weighed_by=GRAPH_PATH),
+        Column(GRAPH_PATH, Kind.IDS, vocabulary=GRAPH_PATH, size=PATHS + 1, length=places, of_item=True),
+    )
+
+
+def _of_attributes(sizes: Mapping[str, int], settings: Settings) -> tuple[Column, ...]:
     asked = examples_of(settings).item_attributes
     if not asked:
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spark_udfs.simulated import ad_days
 from spark_udfs.simulated.ads import AUCTIONS, CAMPAIGNS
+from spark_udfs.simulated.brands import BRAND_TRIPLES, ITEM_BRANDS
 from spark_udfs.simulated.catalogue import ITEMS, PICTURES
 from spark_udfs.simulated.demand import PRODUCT_DAYS
 from spark_udfs.simulated.fraud import PAYMENTS, REGISTRATIONS
@@ -23,6 +24,7 @@ SCENES: dict[str, tuple[Planted, ...]] = {
     "messages": (MESSAGES,),
     "items": (ITEMS,),
     "pictures": (PICTURES,),
+    "graph": (ITEM_BRANDS, BRAND_TRIPLES),
     "ads": (CAMPAIGNS, AUCTIONS),
     "pacing": (ad_days.BUDGETS, ad_days.OPPORTUNITIES),
     "visits": (STEPS,),

@@ -1,24 +1,25 @@
-"""What `examples.item_attributes` asks for: attributes of items as of a cut, for items that were never sold too."""
+"""By what items are known that were never sold: attributes as of a cut (`examples.item_attributes`), and a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import reduce
 from typing import TYPE_CHECKING
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.console import say
-from jobs.settings_lists import examples_of
+from jobs.settings_lists import examples_of, graph_of
 from jobs.tasks.recommend_attributes import vector_widths
 from jobs.tasks.recommend_items import LISTED
+from jobs.tasks.recommend_on_spark import knowledge
 from spark_udfs import given_vectors, item_attributes
 from spark_udfs.item_attributes import GIVEN, ID, IDS, PREFIX, TYPES, VECTOR
 from training.errors import SchemaError, TooManyBadRows
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
     from jobs.ground import Ground
     from jobs.settings import Settings
 
@@ -48,48 +49,61 @@ def values_of(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) 
 
 
 def listed(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> DataFrame | None:
-    """`item_id` of the items that sources of attributes listed at a cut; None where no attributes are asked for, or
-    there is no such source."""
-    if not examples_of(settings).item_attributes or "item_attributes" not in read:
+    """`item_id` of the items that sources of attributes listed at a cut; None where neither attributes nor a graph are
+    asked for, or there is no such source."""
+    if not _is_asked(settings) or "item_attributes" not in read:
         return None
-    values = values_of(read, settings, cut)
-    return item_attributes.listed(values, read["item_attributes"], read.get("item_history"), cut)
+    told = knowledge.told(read, settings, cut)
+    if examples_of(settings).item_attributes:
+        told.append(item_attributes.told(values_of(read, settings, cut)))
+    every = reduce(DataFrame.union, told).distinct()
+    return item_attributes.listed(every, read["item_attributes"], read.get("item_history"), cut)
 
 
 def more_ids(read: Mapping[str, DataFrame], settings: Settings, cut: datetime) -> dict[str, DataFrame]:
-    """Ids of listed items, and of the values of attributes, by vocabulary.
+    """Ids of listed items, of the values of attributes, and of a graph, by vocabulary.
 
     Raises:
         SchemaError: as of `values_of`; a column's vectors are not all of the length that is asked for, or it has none.
         TooManyBadRows: too many vectors have numbers that are none.
     """
-    asked = _asked(settings)
-    if not asked:
-        return {}
-    values, there = values_of(read, settings, cut), listed(read, settings, cut)
-    _look_into(values, settings)
+    asked, there = _asked(settings), listed(read, settings, cut)
     found = {} if there is None else {"items": there.select(F.col("item_id").alias("id"))}
+    found |= knowledge.more_ids(read, settings, cut)
+    if not asked:
+        return found
+    values = values_of(read, settings, cut)
+    _look_into(values, settings)
     of_ids = {name: taken for name, taken in asked.items() if taken in (ID, IDS)}
     return found | {PREFIX + name: item_attributes.frequent(values, name, taken) for name, taken in of_ids.items()}
 
 
 def with_attributes(ground: Ground, rows: DataFrame, cut: datetime) -> DataFrame:
-    """A catalogue with LISTED and a column of each attribute, as of its cut; as it is where none is asked for."""
+    """A catalogue with LISTED and a column of each attribute, and of a graph, as of its cut; as it is where neither is
+    asked for."""
     asked, read = _asked(ground.settings), ground.read
-    if not asked:
+    if not _is_asked(ground.settings):
         return rows
     there = listed(read, ground.settings, cut)
     marked = rows.withColumn("_is_told", F.lit(None).cast("boolean"))
     if there is not None:
         marked = rows.join(there.withColumn("_is_told", F.lit(True)), on="item_id", how="left")
     is_listed = (F.col("count") > 0) | F.coalesce("_is_told", F.lit(False))
-    known = marked.withColumn(LISTED, is_listed).drop("_is_told").withColumn("is_known", F.col(LISTED))
+    known = marked.withColumn(LISTED, is_listed).drop("_is_told")
+    if not asked:
+        return ground.keep(f"attributes as of {cut}", lambda: knowledge.with_graph(ground, known, cut))
     held = {name: read[f"vocabulary_{PREFIX}{name}"] for name, taken in asked.items() if taken in (ID, IDS)}
     vectors = {name: _vectors(ground, name) for name, taken in asked.items() if taken == VECTOR}
     values = values_of(read, ground.settings, cut)
     widths = vector_widths(ground.settings)
-    made = item_attributes.numbered(known, values, asked, held, vectors, widths).drop("is_known")
-    return ground.keep(f"attributes as of {cut}", lambda: made)
+    counted = known.withColumn("is_known", F.col(LISTED))
+    made = item_attributes.numbered(counted, values, asked, held, vectors, widths).drop("is_known")
+    return ground.keep(f"attributes as of {cut}", lambda: knowledge.with_graph(ground, made, cut))
+
+
+def _is_asked(settings: Settings) -> bool:
+    """Whether items are known by more than who bought them."""
+    return bool(examples_of(settings).item_attributes) or graph_of(settings) is not None
 
 
 def _asked(settings: Settings) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from jobs.ground import Before, Ground
 from jobs.settings_lists import asks_questions, examples_of, in_sequences
 from jobs.tasks.recommend_items import LISTED
+from jobs.tasks.recommend_on_spark import knowledge
 from jobs.tasks.recommend_on_spark.asked import questions
 from jobs.tasks.recommend_on_spark.content import with_attributes
 from jobs.tasks.recommend_on_spark.known import (
@@ -62,6 +63,7 @@ def examples(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
     }
     made = _Made(ground, cuts, sold, met, drawn(ground))
     return {
+        **_graph(ground, cuts),
         "catalogue": made.catalogue(),
         "histories": _dated(held, since),
         "queries": made.held_out() if asks_questions(ground.settings) else made.queries(both, known, cap),
@@ -125,6 +127,7 @@ def go_on(ground: Ground, cuts: Cuts, before: Before) -> dict[str, DataFrame]:
     of_test = both.of(lambda rows: rows.join(touched[features.TEST], on="user", how="left_semi"))
     later = {"histories": _dated(both.as_of(cuts.validation), cuts.validation)} if is_old else {}
     return {
+        **_graph(ground, cuts),
         "catalogue": made.catalogue(),
         **later,
         "queries": made.queries(both, theirs, cap),
@@ -152,6 +155,11 @@ def _sold_later(
         split: with_attributes(ground, ground.keep(f"catalogue {split}", partial(later, split, cut)), cut)
         for split, (cut, _) in _asked(cuts).items()
     }
+
+
+def _graph(ground: Ground, cuts: Cuts) -> dict[str, DataFrame]:
+    knowledge.count(ground, cuts.test)
+    return knowledge.tables_of(ground, {split: cut for split, (cut, _) in _asked(cuts).items()})
 
 
 def _asked(cuts: Cuts) -> dict[str, tuple[datetime, datetime | None]]:

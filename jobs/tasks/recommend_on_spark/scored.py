@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from jobs.artefacts import ITEM_FILES
 from jobs.ground import Ground, Scored
 from jobs.settings_lists import scoring_of
+from jobs.tasks.recommend_on_spark import knowledge
 from jobs.tasks.recommend_on_spark.at_moment import AtMoment, item_ids_of, queries_of, recommendable_of, sold_of
 from jobs.tasks.recommend_on_spark.known import cut_of
 from jobs.tasks.recommend_on_spark.ruled import Ruled
@@ -53,6 +54,8 @@ def score(ground: Ground, moment: datetime) -> Scored:
     """
     if scoring_of(ground.settings).reasons:
         check_reasons(str(ground.bundle))
+    if scoring_of(ground.settings).paths:
+        knowledge.refuse_without(ground)
     before = ground.before
     asked = _Asked(ground, moment, before, None if before is None else cut_of(before.read["histories"]))
     queries = queries_of(asked)
@@ -66,7 +69,8 @@ def score(ground: Ground, moment: datetime) -> Scored:
 
 
 def _more(ground: Ground) -> tuple[str, ...]:
-    return (REASONS,) if scoring_of(ground.settings).reasons else ()
+    scoring = scoring_of(ground.settings)
+    return (*((REASONS,) if scoring.reasons else ()), *((knowledge.PATH,) if scoring.paths else ()))
 
 
 def _known_items(asked: _Asked) -> tuple[int, int]:
@@ -110,7 +114,10 @@ def _rows(asked: _Asked, queries: DataFrame) -> DataFrame:
     """What is written, by names and by numbers."""
     ranked = _lists(asked, queries).ranked(None if asked.searched is None else asked.searched.index)
     named = ranked.join(queries.select("user", "user_id", "in_vocabulary"), on="user", how="inner")
-    return named.join(item_ids_of(asked), on="item", how="inner").select(
+    named = named.join(item_ids_of(asked), on="item", how="inner")
+    if scoring_of(asked.ground.settings).paths:
+        named = knowledge.with_paths(asked.ground, named, queries)
+    return named.select(
         "user_id",
         F.when(F.col("in_vocabulary"), F.col("user")).otherwise(F.lit(0)).alias("user"),
         "rank",
