@@ -170,12 +170,12 @@ def _columns(items: DataFrame, asked: GraphSettings) -> list[str]:
     wanted |= dict.fromkeys((rule.attribute for rule in asked.words.values()), TYPES[TEXT])
     held = {field.name: field.dataType.simpleString() for field in items.schema.fields}
     wrong = [
-        f"'{name}' is {held.get(name, 'missing')}" for name, types in wanted.items() if held.get(name) not in types
+        f"'{name}' is {held.get(name, 'missing')}" for name, kinds in wanted.items() if held.get(name) not in kinds
     ]
     if wrong:
         raise SchemaError(
             "examples.graph takes as attributes columns of table 'items' that are texts, whole numbers, flags or lists "
-            f"of such, and words of texts; {told}, and it has {', '.join(sorted(held))}. Bring them in by "
+            f"of such, and words of texts; {', '.join(wrong)}, and it has {', '.join(sorted(held))}. Bring them in by "
             "ingest.items (types) and run `millrace ingest`, or leave them out"
         )
     return sorted(wanted)
