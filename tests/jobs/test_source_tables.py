@@ -33,7 +33,9 @@ c,1700000002000,,3e2,FALSE,-1
 
 
 def task(**reads: Any) -> Task:
-    return dataclasses.replace(TASKS["recommend"], name="toy", reads=lambda _: reads, simulated={"raw?": "payments"})
+    return dataclasses.replace(
+        TASKS["recommend"], name="toy", reads=lambda _: reads, given=(), simulated={"raw?": "payments"}
+    )
 
 
 def settings(folder: Path, limit: float = 0.5, **sources: Any) -> Settings:

@@ -103,6 +103,21 @@ def test_numbers_beside_the_terms_count() -> None:
         assert float((model.eval().predict(batch)["intent"] == batch["label"]).float().mean()) > 0.97
 
 
+def test_a_text_of_terms_that_were_not_learnt_is_in_scope_of_nothing() -> None:
+    """A third of them at least must have been: hashes give some of any text a number that another term has."""
+    model = TextClasses(
+        TextClassesConfig.parse({"dim": 4}), Schema(tuple(one for one in SCHEMA if one.name != "vectors"))
+    )
+    with torch.no_grad():
+        model.terms.weight[1:4] = 1.0
+    model.eval().threshold.fill_(-64.0)
+    batch: Batch = {
+        "terms": Ragged(torch.tensor([1, 99, 98, 97, 2, 96, 95, 3]), torch.tensor([0, 4, 7, 8, 8])),
+    }  # one of four, one of three, one of one, and nothing
+    with torch.no_grad():
+        assert model.predict(batch)["in_scope"].tolist() == [0, 1, 1, 0]
+
+
 def test_other_texts_change_no_answer_and_an_empty_one_is_answered(trained: TextClasses) -> None:
     batch = texts(3, 12)
     terms = batch["terms"]

@@ -9,9 +9,10 @@ Class 0 learns from texts that are none of the classes', where there are such, a
 different classes (Zhan et al., "Out-of-scope intent detection with self-supervision and discriminative training",
 2021): what lies between the classes belongs to none. So `scope` is the log-odds that a text is one of the classes', and
 no more certain where one class only beats the others. Vectors of terms begin at zero: one that was never learnt says
-nothing, and takes its share of the length. A text of which nothing says anything is never in scope. Where texts have
-vectors of their own, the terms would say all that training needs: of a share of the texts they are left out in a step,
-so that what is said in other words is learnt as well.
+nothing, and takes its share of the length. A text of which nothing says anything is never in scope; nor is one of whose
+terms two thirds were never learnt, where terms are all that is known of it: the others are pieces of words, and numbers
+that other terms have too. Where texts have vectors of their own, the terms would say all that training needs: of a share
+of the texts they are left out in a step, so that what is said in other words is learnt as well.
 
 Shape suffixes: B texts, D dim, C classes, class 0 among them.
 """
@@ -34,6 +35,7 @@ from training.schema import Column, Kind, Schema
 from training.tables.sharded import Tables, look_up
 
 NONE = 0  # the class of what is in none of the others
+LEAST_LEARNT = 1 / 3  # of a text's terms
 BETWEEN = (0.3, 0.7)  # shares of one of two texts in a mixture
 
 
@@ -97,7 +99,8 @@ class TextClasses(Model):
         """`intent`, the number of the likeliest class, none aside; `p`, its probability among the classes; `scope`, the
         log-odds that it is one of them at all, and `in_scope`, 1 where these reach the threshold and the text has said
         something: (B,) each."""
-        text_BD = self._texts(batch, None)
+        sums_BD, learnt_B = self._terms(batch)
+        text_BD = self._whole(batch, sums_BD, None)
         logits_BC = _logits(text_BD, *self._classes())
         p_B, best_B = torch.softmax(logits_BC[:, 1:] / self.temperature, dim=1).max(dim=1)
         scope_B = scope(logits_BC)
@@ -105,14 +108,15 @@ class TextClasses(Model):
             "intent": (best_B + 1).float(),
             "p": p_B,
             "scope": scope_B,
-            "in_scope": ((scope_B >= self.threshold) & self._says(batch, text_BD)).float(),
+            "in_scope": ((scope_B >= self.threshold) & self._says(batch, text_BD, learnt_B)).float(),
         }
 
-    def _says(self, batch: Batch, text_BD: Tensor) -> Tensor:
-        """(B,) whether a text has a term at all, and one that was learnt or a vector of its own: to all others the
-        model's answer would be the same."""
+    def _says(self, batch: Batch, text_BD: Tensor, learnt_B: Tensor) -> Tensor:
+        """(B,) whether a text has a term at all, and enough that were learnt, or one or a vector of its own where texts
+        have such."""
         has_terms_B = cast("Ragged", batch["terms"]).offsets.diff() > 0
-        return has_terms_B.to(text_BD.device) & (text_BD != 0).any(dim=1)
+        enough_B = (text_BD != 0).any(dim=1) if self._has_own else learnt_B >= LEAST_LEARNT
+        return has_terms_B.to(text_BD.device) & enough_B
 
     def _classes(self) -> tuple[Tensor, Tensor]:
         """(C, D) and (C, 1)."""
@@ -122,15 +126,25 @@ class TextClasses(Model):
 
     def _texts(self, batch: Batch, drawn: torch.Generator | None) -> Tensor:
         """(B, D)"""
+        return self._whole(batch, self._terms(batch)[0], drawn)
+
+    def _terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, D) what the terms of texts say, and (B,) the share of them that were learnt: zeros were not."""
         terms = cast("Ragged", batch["terms"])
         vectors_ND = look_up((self.terms, terms.values))[0]
         lengths_B = terms.offsets.diff()
         row_N = torch.repeat_interleave(lengths_B)
         sums_BD = vectors_ND.new_zeros(len(lengths_B), self.config.dim).index_add(0, row_N, vectors_ND)
-        text_BD = sums_BD * lengths_B.clamp(min=1).rsqrt()[:, None]
+        is_learnt_N = (vectors_ND != 0).any(dim=1).float()
+        learnt_B = is_learnt_N.new_zeros(len(lengths_B)).index_add(0, row_N, is_learnt_N)
+        length_B = lengths_B.clamp(min=1)
+        return sums_BD * length_B.rsqrt()[:, None], learnt_B / length_B
+
+    def _whole(self, batch: Batch, text_BD: Tensor, drawn: torch.Generator | None) -> Tensor:
+        """(B, D) with what texts' own vectors say."""
         if self._has_own:
             if drawn is not None:
-                kept_B = uniform(lengths_B.shape, drawn, text_BD.device) >= self.config.terms_dropped
+                kept_B = uniform(text_BD.shape[:1], drawn, text_BD.device) >= self.config.terms_dropped
                 text_BD = text_BD * kept_B[:, None]
             text_BD = text_BD + self.from_given(self._own(batch))
         return dropped(text_BD, self.config.dropout, drawn)
