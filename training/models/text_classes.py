@@ -11,8 +11,8 @@ different classes (Zhan et al., "Out-of-scope intent detection with self-supervi
 no more certain where one class only beats the others. Vectors of terms begin at zero: one that was never learnt says
 nothing, and takes its share of the length. A text of which nothing says anything is never in scope; nor is one of whose
 terms two thirds were never learnt, where terms are all that is known of it: the others are pieces of words, and numbers
-that other terms have too. Where texts have vectors of their own, the terms would say all that training needs: of a share
-of the texts they are left out in a step, so that what is said in other words is learnt as well.
+that other terms have too. Where texts have vectors of their own, the terms would say all that training needs: of a
+share of the texts they are left out in a step, so that what is said in other words is learnt as well.
 
 Shape suffixes: B texts, D dim, C classes, class 0 among them.
 """
