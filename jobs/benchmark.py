@@ -93,12 +93,12 @@ def run_benchmark(
     flags = [*(flags_of_file(file) if file else ()), *flags]
     model = model or _model_of(flags)
     refuse_what_does_not_fit(protocol, test, held_out, flags)
-    for each in (place, *(() if test is None else (test,))):
-        refuse_nothing(each)
     held = PROTOCOLS[protocol]
     usually = [*USUALLY, *held.usual, f"examples.form={form_of(model)}"]
     settings = load_settings(None, [*usually, *flags, *held.flags, *ALWAYS, f"model.name={model}"])
     named = dict(_named(text) for text in columns)
+    for each in (place, *(() if test is None else (test,))):
+        refuse_nothing(each)
     with PeakMemory() as memory:
         settings, built, learned, evaluated = _staged(
             settings,
