@@ -118,7 +118,9 @@ def taken(spark: SparkSession, folder: Path, **quality: Any) -> dict[str, Any]:
             "quality": {"gate": "stop", **quality},
         }
     )
-    task = dataclasses.replace(TASKS["recommend"], name="toy", reads=lambda _: {"cases": COLUMNS}, simulated={})
+    task = dataclasses.replace(
+        TASKS["recommend"], name="toy", reads=lambda _: {"cases": COLUMNS}, simulated={}, given=()
+    )
     return source_tables.ingest(asked, Tables(spark, asked.tables.root), task)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from jobs.tasks.service_chat import _answers, _encoder, _orders
+from jobs.tasks.service_chat import _answers, _encoder, _open, _orders
 from jobs.tasks.service_options import ORDERS
 from spark_udfs.knowledge import id_of
 from tests.training.text_models import save_folder
@@ -36,9 +36,10 @@ def test_what_stands_twice_is_told_of_where_its_rows_are_one(tmp_path: Path) -> 
 
 def test_a_terminal_holds_no_more_answers_than_a_worker(tmp_path: Path) -> None:
     write_deltalake(tmp_path / "answers", pa.table({"intent": ["a", "b", "b"], "answer": ["x", "y", "y"]}))
-    assert {one.answer_id for one in _answers(str(tmp_path), 2)} == {id_of("a", "x"), id_of("b", "y")}
+    held = _open(str(tmp_path), "answers")
+    assert {one.answer_id for one in _answers(held, 2)} == {id_of("a", "x"), id_of("b", "y")}
     with pytest.raises(DataError, match=r"options\.most_answers=1 at most"):
-        _answers(str(tmp_path), 1)
+        _answers(held, 1)
 
 
 def test_a_terminal_takes_no_other_weights(tmp_path: Path) -> None:
