@@ -187,7 +187,8 @@ def check_start(spec: Mapping[str, Any], cut: str) -> None:
 
 def _columns_for(model: str, columns: Schema) -> Schema:
     """What a model learns from; what the build says of items is left to those that take it in."""
-    missing = [name for name in CONFIGS[model].READS if name not in columns]
+    of_sequences = CONFIGS[model].READS_OF_SEQUENCES if "history_before" in columns else ()
+    missing = [name for name in of_sequences or CONFIGS[model].READS if name not in columns]
     if missing:
         raise SettingsError(
             f"model.name '{model}' must have examples with {', '.join(missing)}; those of the build in force have "

@@ -121,6 +121,7 @@ class MatrixFactorisationConfig(ModelConfig):
         {"dim", "loss", "negatives", "cosines", "temperature", "margin", "negative_weight", "own_share", "l2"}
     )
     READS = ("user", "history", "target", "weight")
+    READS_OF_SEQUENCES = ("user", "history", "history_weight", "history_before")
 
     dim: int = Field(64, ge=1, le=65_536, description="embedding width", json_schema_extra=choices(32, 64, 96, 128))
     loss: Literal["softmax", "bpr", "cosine_contrastive", "ials"] = Field(
@@ -130,8 +131,8 @@ class MatrixFactorisationConfig(ModelConfig):
         2048,
         ge=1,
         le=2**31 - 1,
-        description="uniform draws a step, for all its rows; softmax has the batch's targets beside them; the "
-        "catalogue's size or more: all items",
+        description="uniform draws a step, for all its rows; softmax has the batch's targets beside them, of sequences "
+        "as many draws by popularity; the catalogue's size or more: all items",
     )
     cosines: bool = Field(True, description="softmax, bpr: whether a score is the vectors' cosine or their product")
     temperature: float = Field(
@@ -146,6 +147,13 @@ class MatrixFactorisationConfig(ModelConfig):
     )
     negative_weight: float = Field(
         150.0, gt=0, le=1e6, description="cosine_contrastive: weight of all other items together"
+    )
+    popularity: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="softmax, bpr: times the log of an item's share of purchases is added to its score, before and "
+        "after training; 1: vectors learn what popularity does not say",
     )
     own_share: float = Field(
         1.0,
@@ -171,6 +179,8 @@ class MatrixFactorisationConfig(ModelConfig):
     def _solvable(self) -> Self:
         if self.loss == "ials" and not self.l2:
             raise ValueError("l2 must be above 0 where loss is ials, e.g. 0.003; got 0: nothing keeps vectors short")
+        if self.popularity and self.loss not in ("softmax", "bpr"):
+            raise ValueError(f"popularity must be 0 where loss is {self.loss}; got {self.popularity:g}; leave it out")
         if self.loss == "ials" and self.own_share != 1:
             raise ValueError(f"own_share must be 1 where loss is ials, which solves ids alone; got {self.own_share:g}")
         return self

@@ -19,6 +19,7 @@ class ModelConfig(BaseModel):
     Attributes:
         FIRST: the fields that the model began with; none that comes later (training/identity.py).
         READS: columns of the examples without which it cannot learn; more of them may be of use.
+        READS_OF_SEQUENCES: those of examples that are sequences, where it learns from these as well.
         READS_BY: the setting by which examples get them.
         READS_ITEMS: whether it takes in what the schema says of items, so that it ranks those that were never sold too.
         SPLITS_SCORES: whether it can say what each line of a history adds to a score (`RetrievalModel.shares`).
@@ -28,6 +29,7 @@ class ModelConfig(BaseModel):
 
     FIRST: ClassVar[frozenset[str]]
     READS: ClassVar[tuple[str, ...]] = ()
+    READS_OF_SEQUENCES: ClassVar[tuple[str, ...]] = ()
     READS_BY: ClassVar[str] = "examples.form"
     READS_ITEMS: ClassVar[bool] = False
     SPLITS_SCORES: ClassVar[bool] = False

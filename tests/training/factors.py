@@ -15,6 +15,7 @@ from training.tables.sharded import Tables
 from training.world import World
 
 CUSTOMERS, ITEMS, GROUPS, ROWS = 24, 20, 4, 48
+COUNTS = torch.arange(ITEMS + 1.0)  # purchases of each item
 SCHEMA = Schema(
     (
         Column("user", Kind.ID, "users", CUSTOMERS + 1),
@@ -25,6 +26,7 @@ SCHEMA = Schema(
 )
 LOSSES = {
     "softmax": {"loss": "softmax", "negatives": ITEMS},
+    "popular": {"loss": "softmax", "negatives": ITEMS, "popularity": 0.5},
     "bpr": {"loss": "bpr", "negatives": ITEMS, "cosines": False, "temperature": 0.5, "l2": 0.01},
     "simplex": {
         **{"loss": "cosine_contrastive", "negatives": ITEMS, "margin": 0.3, "negative_weight": 10.0, "own_share": 0.5}
@@ -38,7 +40,7 @@ SOLVED = {"loss": "ials", "l2": 0.02, "unobserved_weight": 0.05}
 def model_of(tables: Tables | None = None, **config: Any) -> MatrixFactorisation:
     torch.manual_seed(0)
     parsed = MatrixFactorisation.Config.parse({"dim": 8, **config})
-    return MatrixFactorisation(parsed, SCHEMA, {"user_count": torch.ones(ITEMS + 1)}, tables)
+    return MatrixFactorisation(parsed, SCHEMA, {"user_count": COUNTS}, tables)
 
 
 def batch_of(rows: list[tuple[int, list[int], int]], rank: int = 0, ranks: int = 1) -> Batch:

@@ -11,10 +11,14 @@ from torch.nn import functional as F
 
 from cluster.launch import launch
 from tests.training import factors
-from tests.training.factors import CUSTOMERS, ITEMS, LOSSES, batch_of, model_of
+from tests.training.factors import COUNTS, CUSTOMERS, ITEMS, LOSSES, batch_of, model_of
+from training.batch import Batch, Ragged
+from training.errors import SettingsError
 from training.models.matrix_factorisation import MatrixFactorisation
+from training.schema import Column, Kind, Schema
 from training.world import World
 
+PRIOR = F.pad((COUNTS[1:] + 1) / (COUNTS[1:] + 1).sum(), (1, 0), value=1.0).log()  # no item is thought impossible
 ROWS = [(3, [1, 2], 5), (4, [], 6), (9, [7, 0, 7, 8], 9), (3, [5], 1), (2, [4], 0)]
 
 
@@ -41,8 +45,9 @@ def written_out(model: MatrixFactorisation, name: str) -> Tensor:
         if name != "bpr":
             query, items = F.normalize(query, dim=0), F.normalize(items, dim=1)
         scores = items @ query / (1.0 if name == "simplex" else config.temperature)
+        scores = scores + config.popularity * PRIOR
         others = [item for item in range(1, ITEMS + 1) if item != target]
-        if name == "softmax":
+        if config.loss == "softmax":
             loss = scores[1:].logsumexp(0) - scores[target]
         elif name == "bpr":
             loss = -F.logsigmoid(scores[target] - scores[others]).mean() + 0.01 / 2 * length
@@ -73,7 +78,8 @@ def test_queries_and_items_give_the_scores(name: str) -> None:
         scores = model.queries(batch_of(ROWS)) @ model.item_matrix().T
         user, items = model.users.weight[4], model.items.weight
         cosines = F.normalize(items, dim=1) @ F.normalize(user, dim=0)
-    expected = {"softmax": cosines / 0.1, "bpr": items @ user / 0.5, "simplex": cosines}[name]
+    popular = cosines / 0.1 + 0.5 * PRIOR
+    expected = {"softmax": cosines / 0.1, "popular": popular, "bpr": items @ user / 0.5, "simplex": cosines}[name]
     torch.testing.assert_close(scores[1, 1:], expected[1:], rtol=1e-5, atol=1e-5)  # this row has no history
     assert bool((scores[:, 0] < -1e3).all())
 
@@ -98,6 +104,63 @@ def test_fewer_negatives_than_items_estimate_the_same(name: str) -> None:
     exact = float(whole.loss(batch_of(ROWS), torch.Generator())[0].detach())
     draws = [float(few.loss(batch_of(ROWS), torch.Generator().manual_seed(seed))[0].detach()) for seed in range(200)]
     assert sum(draws) / len(draws) == pytest.approx(exact, rel=0.08)
+
+
+STRETCHES = [(3, [1, 2, 5], [0, 1, 2]), (4, [], []), (9, [7, 0, 9, 8], [-1, -1, 2, 2]), (2, [4, 4], [-1, -1])]
+
+
+def of_stretches(**config: Any) -> tuple[MatrixFactorisation, Batch]:
+    """A model of stretches, and those of STRETCHES, each line worth its number."""
+    lengths = [len(items) for _, items, _ in STRETCHES]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    items, before = (torch.tensor([line for row in STRETCHES for line in row[of]]) for of in (1, 2))
+    batch: Batch = {
+        "user": torch.tensor([user for user, _, _ in STRETCHES]),
+        "history": Ragged(items, offsets),
+        "history_weight": Ragged(torch.arange(1.0, sum(lengths) + 1), offsets),
+        "history_before": Ragged(before.float(), offsets),
+    }
+    lines = (Column(name, Kind.DENSE, ragged=True) for name in ("history_weight", "history_before"))
+    torch.manual_seed(0)
+    parsed = MatrixFactorisation.Config.parse({"dim": 8, "popularity": 0.5, "own_share": 0.25, **config})
+    model = MatrixFactorisation(parsed, Schema((*factors.SCHEMA.columns[:2], *lines)), {"user_count": COUNTS})
+    with torch.no_grad():
+        model.users.weight[1:].normal_(generator=torch.Generator().manual_seed(1))
+    return model.eval(), batch
+
+
+def test_every_line_of_a_stretch_is_a_target_of_its_one_query() -> None:
+    model, batch = of_stretches(negatives=ITEMS)
+    found, weight = model.loss(batch, torch.Generator())
+    expected, number, items = torch.zeros(()), 0, model.items.weight
+    for user, lines, before in STRETCHES:
+        worth = torch.arange(number + 1.0, number + len(lines) + 1)
+        number += len(lines)
+        known = torch.tensor([item > 0 for item in lines], dtype=torch.bool)
+        if not known.any():
+            continue
+        mean = (worth[known] @ items[torch.tensor(lines)[known]]) / worth[known].sum()
+        query = F.normalize(0.25 * model.users.weight[user] + 0.75 * (model.mix.weight @ mean), dim=0)
+        scores = F.normalize(items, dim=1) @ query / 0.1 + 0.5 * PRIOR
+        losses = scores[1:].logsumexp(0) - scores[lines]
+        expected = expected + sum(losses[at] * worth[at] for at in range(len(lines)) if before[at] >= 0 and known[at])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert float(weight) == 1 + 2 + 3 + 6 + 7
+    parameters = list(model.parameters())
+    for ours, plain in zip(
+        torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours.to_dense(), plain.to_dense(), rtol=1e-4, atol=1e-5)
+    few, _ = of_stretches(negatives=16)
+    draws = [float(few.loss(batch, torch.Generator().manual_seed(seed))[0].detach()) for seed in range(200)]
+    assert sum(draws) / len(draws) == pytest.approx(float(found.detach()), rel=0.08)
+
+
+def test_stretches_are_for_the_softmax() -> None:
+    with pytest.raises(SettingsError, match=r"must be softmax where examples are sequences; got 'bpr'; build with"):
+        of_stretches(loss="bpr")
+    with pytest.raises(SettingsError, match=r"popularity must be 0 where loss is ials; got 1; leave it out"):
+        MatrixFactorisation.Config.parse({**factors.SOLVED, "popularity": 1})
 
 
 def test_ranks_train_what_one_trains_whole_tables_and_sharded() -> None:

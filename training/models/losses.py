@@ -178,17 +178,56 @@ def softmax_piece(
     rounded = query.to(drawn.items.dtype)
     scores = scores_of(query, rounded, own, hit, drawn)
     highest = torch.maximum(scores.amax(dim=1), target_logits)
-    scores.sub_(highest[:, None]).exp_()
     target = torch.exp(target_logits - highest)
-    partition = scores @ drawn.inverse_chance + target
+    found, share = _less_targets(rounded, scores, highest, target, target_logits, weight, drawn)
+    return found._replace(target_logits=target * share - weight)
+
+
+def log_sum_piece(
+    query: Tensor, target_logits: Tensor, weight: Tensor, own: Tensor, hit: Tensor, drawn: Drawn
+) -> PieceSums:
+    """`softmax_piece` of rows whose targets are among the candidates like all items, by chance: of several targets.
+
+    The log of the sum over the candidates, less `target_logits`; these are the mean of the row's targets' scores, so
+    that with their weights' sum as its weight the loss is the sum of theirs.
+    """
+    rounded = query.to(drawn.items.dtype)
+    scores = scores_of(query, rounded, own, hit, drawn)
+    nothing = torch.zeros_like(target_logits)
+    return _less_targets(rounded, scores, scores.amax(dim=1), nothing, target_logits, weight, drawn)[0]
+
+
+def _less_targets(
+    rounded: Tensor,
+    scores: Tensor,
+    highest: Tensor,
+    beside: Tensor,
+    target_logits: Tensor,
+    weight: Tensor,
+    drawn: Drawn,
+) -> tuple[PieceSums, Tensor]:
+    """Logs of sums of exponentials less the targets' scores, and (rows,) weights over the sums.
+
+    Args:
+        rounded: (rows, dimension) queries in the products' type.
+        scores: (rows, candidates), overwritten.
+        highest: (rows,) what is taken off before a score is exponentiated.
+        beside: (rows,) what is added to the sums, with `highest` taken off.
+        target_logits: (rows,)
+        weight: (rows,)
+        drawn: the candidates.
+    """
+    scores.sub_(highest[:, None]).exp_()
+    partition = scores @ drawn.inverse_chance + beside
     share = weight / partition
     exponentials = scores.to(rounded.dtype)
-    return PieceSums(
+    found = PieceSums(
         losses=partition.log() + highest - target_logits,
         query=(exponentials @ drawn.over_chance) * share[:, None],
         items_share=exponentials.T @ (rounded * share[:, None]).to(rounded.dtype),
-        target_logits=target * share - weight,
+        target_logits=-weight,
     )
+    return found, share
 
 
 def scores_of(query: Tensor, rounded: Tensor, own: Tensor, hit: Tensor, drawn: Drawn) -> Tensor:
