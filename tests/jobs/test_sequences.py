@@ -70,6 +70,8 @@ def test_a_model_must_have_the_examples_that_it_learns_from(spark: SparkSession,
         SettingsError, match=r"'two_tower' must have examples with target, new, weight; .*examples.form"
     ):
         learn_spec(towers, splits=("train",), validate=False)
+    factors = {"name": "matrix_factorisation", **CONFIGS["matrix_factorisation"]().model_dump()}
+    learn_spec(settings.model_copy(update={"model": factors}), splits=("train",), validate=False)
 
 
 def test_sequences_are_named_among_the_inputs_where_they_are_asked_for(

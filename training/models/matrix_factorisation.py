@@ -58,8 +58,8 @@ class MatrixFactorisation(RetrievalModel):
     """A retrieval model of the `recommend` task.
 
     Reads the columns user, history, target and weight of a batch, and history_weight where the schema has it; of
-    stretches user, history, history_weight and history_before. A query needs the user and the history. Item feature: `user_count`, purchases before the training cut: how often
-    an item is a target.
+    stretches user, history, history_weight and history_before. A query needs the user and the history. Item
+    feature: `user_count`, purchases before the training cut: how often an item is a target.
     """
 
     Config: ClassVar[type[ModelConfig]] = MatrixFactorisationConfig
