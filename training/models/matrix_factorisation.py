@@ -68,6 +68,7 @@ class MatrixFactorisation(RetrievalModel):
 
     config: MatrixFactorisationConfig
     target_shares: Tensor
+    shares_up_to: Tensor
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class MatrixFactorisation(RetrievalModel):
         self.mix = nn.Linear(dim, dim, bias=False) if self._pools else nn.Identity()
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
+        self.register_buffer("shares_up_to", self.target_shares.double().cumsum(0), persistent=False)
         self._piece = self._piece_of(items - 1)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -180,8 +182,9 @@ class MatrixFactorisation(RetrievalModel):
         if not self.of_stretches or self.config.negatives >= len(self.target_shares) - 1:
             return targets
         device = targets.device if generator is None else generator.device
-        shares, draws = self.target_shares.to(device), self.config.negatives
-        return torch.multinomial(shares, draws, replacement=True, generator=generator).to(targets.device)
+        drawn = torch.rand(self.config.negatives, dtype=torch.float64, generator=generator, device=device)
+        drawn = drawn.to(targets.device) * self.shares_up_to[-1]
+        return torch.searchsorted(self.shares_up_to, drawn, right=True).clamp(max=len(self.shares_up_to) - 1)
 
     def _piece_of(self, items: int) -> Piece:
         if self.of_stretches:
