@@ -68,7 +68,6 @@ class MatrixFactorisation(RetrievalModel):
 
     config: MatrixFactorisationConfig
     target_shares: Tensor
-    shares_up_to: Tensor
 
     def __init__(
         self,
@@ -92,7 +91,6 @@ class MatrixFactorisation(RetrievalModel):
         self.mix = nn.Linear(dim, dim, bias=False) if self._pools else nn.Identity()
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
-        self.register_buffer("shares_up_to", self.target_shares.double().cumsum(0), persistent=False)
         self._piece = self._piece_of(items - 1)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -183,8 +181,8 @@ class MatrixFactorisation(RetrievalModel):
             return targets
         device = targets.device if generator is None else generator.device
         drawn = torch.rand(self.config.negatives, dtype=torch.float64, generator=generator, device=device)
-        drawn = drawn.to(targets.device) * self.shares_up_to[-1]
-        return torch.searchsorted(self.shares_up_to, drawn, right=True).clamp(max=len(self.shares_up_to) - 1)
+        up_to = self.target_shares.double().cumsum(0)  # torch.multinomial draws from 2^24 at most
+        return torch.searchsorted(up_to, drawn.to(targets.device) * up_to[-1], right=True).clamp(max=len(up_to) - 1)
 
     def _piece_of(self, items: int) -> Piece:
         if self.of_stretches:
