@@ -101,19 +101,25 @@ def ours(settings: Settings, epochs: int | None = None) -> Answer:
         model = tuned.model(tuned.told({"model": settings.model}), columns, Tables())
         assert isinstance(model, TextClasses)
         with tempfile.TemporaryDirectory() as folder:
-            write_deltalake(folder, _table(learnt))
+            write_deltalake(folder, table_of(learnt))
             with Loader(open_snapshot(folder), columns, batch_size=training.batch_size, seed=training.seed) as loader:
                 fit(model, loader, training, world=World())
-        wanted = [column for column in columns if column.name not in ("label", "time")]
-        batch = to_batch(_table(asked).combine_chunks().to_batches()[0], wanted)
-        with torch.no_grad():
-            found = model.eval().predict(batch)
-        return found["intent"].long().numpy(), found["p"].double().numpy(), found["scope"].double().numpy()
+        return answered(model, asked)
 
     return answer
 
 
-def _table(rows: pd.DataFrame) -> pa.Table:
+def answered(model: TextClasses, asked: pd.DataFrame) -> tuple[Ints, Floats, Floats]:
+    """Class, confidence and scope of messages."""
+    wanted = [column for column in model.schema if column.name not in ("label", "time")]
+    batch = to_batch(table_of(asked).combine_chunks().to_batches()[0], wanted)
+    with torch.no_grad():
+        found = model.eval().predict(batch)
+    return found["intent"].long().numpy(), found["p"].double().numpy(), found["scope"].double().numpy()
+
+
+def table_of(rows: pd.DataFrame) -> pa.Table:
+    """Messages as the loader reads them."""
     times = pa.array(np.zeros(len(rows), np.int64), pa.timestamp("us", tz="UTC"))
     held = {"terms": pa.array(list(rows["terms"]), pa.list_(pa.int64())), "time": times}
     if "vectors" in rows:

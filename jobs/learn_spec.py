@@ -155,7 +155,8 @@ def check_start(spec: Mapping[str, Any], cut: str) -> None:
         return
     made = provenance_of(start["path"]) or {}
     then, now = made.get("build", {}), spec["build"]
-    trained_to = then.get("cuts", {}).get("test")
+    learnt_from = made.get("tables", {}).get("examples", {}).get("splits")
+    trained_to = then.get("cuts", {}).get("validation" if learnt_from == ["train"] else "test")
     if trained_to is not None and datetime.fromisoformat(trained_to) > datetime.fromisoformat(now["cuts"][cut]):
         raise SettingsError(
             f"training.start_from must be a bundle that has learnt from nothing behind the {cut} cut, "

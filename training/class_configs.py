@@ -47,6 +47,22 @@ class TextClassesConfig(ModelConfig):
         description="share of the validation days' messages with an intent that stays in scope; where these days have "
         "messages without one too, as many as then tell both apart best",
     )
+    learn: Literal["all", "new"] = Field(
+        "all",
+        description="new: those classes alone that the bundle of training.start_from has not; all that it has learnt "
+        "stays as it is",
+    )
+    new_weight: float = Field(
+        4.0,
+        gt=0,
+        le=1e6,
+        description="learn=new: weight of a text of a new class, of which there are few beside the others",
+    )
+    learnt: int | None = Field(
+        None,
+        ge=2,
+        description="learn=new: classes of the bundle, the one of none included; a training reads it from the bundle",
+    )
 
 
 class TunedTextClassesConfig(TextClassesConfig):

@@ -95,12 +95,13 @@ def learn(spec: dict[str, Any], world: World) -> dict[str, Any]:
     """Fit a model of texts in classes on this rank; rank 0 writes the bundle. `jobs.learn_spec.learn_spec` makes the
     spec."""
     from jobs.learning import fit_task
+    from jobs.tasks import new_classes
     from jobs.tasks.tuned_encoder import start_of
 
     refuse_few_to_mix(spec, world.size)
     start = start_of(spec, world)
     return fit_task(
-        start.told(spec),
+        new_classes.told(start.told(spec), world),
         world,
         make_model=start.model,
         make_validation=validation,

@@ -470,6 +470,14 @@ MARCH, APRIL, MAY = (f"2025-0{month}-01T00:00:00+00:00" for month in (3, 4, 5))
         ({"build": {"inputs": {"options": {"weights_digest": "e1"}}}}, "test", None),
         ({"build": {"cuts": {"test": APRIL}}, "vocabularies": {"users": "v1", "other": "v0"}}, "test", None),
         ({"build": {"cuts": {"test": MARCH}}}, "validation", None),
+        (
+            {
+                "build": {"cuts": {"test": APRIL, "validation": MARCH}},
+                "tables": {"examples": {"splits": ["train"]}},
+            },
+            "validation",
+            None,
+        ),
         ({"build": {"numbers": {"items": {"ids": 7, "hash": "a"}}}, "vocabularies": {"items": "v9"}}, "test", None),
         ({"build": {"numbers": {"items": {"ids": 5, "hash": "c"}}}, "vocabularies": {"items": "v2"}}, "test", None),
         ({}, "validation", None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -146,6 +146,46 @@ def test_other_texts_change_no_answer_and_an_empty_one_is_answered(trained: Text
     total.backward()
     assert (float(total.detach()), float(weight)) == (0.0, 0.0)
     assert trained.predict(none)["p"].shape == (0,)
+
+
+def test_a_new_class_is_learnt_by_ten_texts_beside_others_that_stay(trained: TextClasses) -> None:
+    columns = (*SCHEMA.columns[:2], Column("label", Kind.LABEL, "intents", CLASSES + 2))
+    asked = {"dim": 16, "dropout": 0.1, "learn": "new", "learnt": CLASSES + 1}
+    torch.manual_seed(0)
+    model = TextClasses(TextClassesConfig.parse(asked), Schema(columns)).train()
+    held, wanted = trained.state_dict(), model.state_dict()
+    model.load_state_dict({name: torch.cat([held[name], of[len(held[name]) :]]) if of.dim() else of
+                           for name, of in wanted.items()})  # fmt: skip
+    assert sorted(name for name, one in model.named_parameters() if one.requires_grad) == [
+        "biases.weight",
+        "classes.weight",
+    ]
+    new = texts(7, 10)  # of the words of two classes each, which no other text has together
+    terms = cast("Ragged", new["terms"]).values.clone().view(10, 6)
+    terms[:, 0], terms[:, 1] = torch.arange(10) % OWN + 1, torch.arange(10) % OWN + 2 * OWN + 1
+
+    def with_new(seed: int) -> Batch:
+        old = texts(seed, 118)
+        both = torch.cat([cast("Ragged", old["terms"]).values, terms.flatten()])
+        label = torch.cat([cast("Tensor", old["label"]), torch.full((10,), CLASSES + 1.0)])
+        return {"terms": Ragged(both, torch.arange(129) * 6), "vectors": torch.zeros(128, 3), "label": label}
+
+    list(training_losses(model, with_new, 150, sparse_rate=0.02))
+    model.eval()
+    for name, tensor in trained.named_parameters():
+        torch.testing.assert_close(dict(model.named_parameters())[name][: len(tensor)], tensor, rtol=0, atol=0)
+    last = with_new(99)
+    with torch.no_grad():
+        found, before = model.predict(last)["intent"], trained.predict(texts(99, 118))["intent"]
+    assert float((found[118:] == CLASSES + 1).float().mean()) >= 0.9
+    assert float((found[:118] == before).float().mean()) >= 0.97
+
+
+def test_classes_to_stay_need_a_bundle_and_one_that_it_has_not() -> None:
+    with pytest.raises(SettingsError, match=r"needs a bundle whose classes stay: set training.start_from"):
+        build(learn="new")
+    with pytest.raises(SettingsError, match=r"it has all 5 of the examples: build with messages of a new one"):
+        build(learn="new", learnt=CLASSES + 1)
 
 
 def test_a_class_past_the_vocabulary_is_none() -> None:

@@ -14,6 +14,9 @@ terms two thirds were never learnt, where terms are all that is known of it: the
 that other terms have too. Where texts have vectors of their own, the terms would say all that training needs: of a
 share of the texts they are left out in a step, so that what is said in other words is learnt as well.
 
+With `learn: new` a bundle's classes stay, and so does all that it says of a text: a new class alone gets its vector and
+its bias, against all others' logits. An old class can lose texts to it, and nothing else can change.
+
 Shape suffixes: B texts, D dim, C classes, class 0 among them.
 """
 
@@ -28,7 +31,7 @@ from torch.nn import functional as F
 from training.batch import Batch, Ragged
 from training.class_configs import TextClassesConfig
 from training.configs import ModelConfig
-from training.errors import SchemaError
+from training.errors import SchemaError, SettingsError
 from training.models.base import Model
 from training.models.draws import dropped, uniform
 from training.schema import Column, Kind, Schema
@@ -60,7 +63,7 @@ class TextClasses(Model):
 
     def __init__(self, config: ModelConfig, schema: Schema, tables: Tables | None = None) -> None:
         super().__init__(config, schema, tables)
-        label, width = _label(schema), self._own_width(schema)
+        label, width = label_of(schema), self._own_width(schema)
         self.label, self._has_own = label.name, width > 0
         dim, self.count = self.config.dim, cast("int", label.size)
         self.terms = self.table("terms", cast("int", schema["terms"].size), dim, padding_idx=0)
@@ -70,12 +73,16 @@ class TextClasses(Model):
             self.from_given = nn.Linear(width, dim, bias=False)
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("threshold", torch.zeros(()))
+        self.first_new = self._first_new()
+        if self.first_new:
+            self._keep_all_but_classes()
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         drawn = generator if self.training else None
         label_B, text_BD, classes = self.labels(batch), self._texts(batch, drawn), self._classes()
-        loss = self._loss(_logits(text_BD, *classes), label_B)
-        weight = loss.new_tensor(float(len(label_B)))
+        weight_B = torch.where(label_B >= self.first_new, self.config.new_weight, 1.0) if self.first_new else None
+        loss = self._loss(_logits(text_BD, *classes), label_B, weight_B)
+        weight = loss.new_tensor(float(len(label_B))) if weight_B is None else weight_B.sum()
         if drawn is None or not self.config.mixed:
             return loss, weight
         mixed_BD = _mixtures(text_BD, label_B, drawn)
@@ -83,8 +90,11 @@ class TextClasses(Model):
         more = self._loss(_logits(mixed_BD, *classes), none_B)
         return loss + self.config.mixed * more, weight + self.config.mixed * len(mixed_BD)
 
-    def _loss(self, logits_BC: Tensor, label_B: Tensor) -> Tensor:
-        return F.cross_entropy(logits_BC, label_B, reduction="sum", label_smoothing=self.config.smoothing)
+    def _loss(self, logits_BC: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
+        if weight_B is None:
+            return F.cross_entropy(logits_BC, label_B, reduction="sum", label_smoothing=self.config.smoothing)
+        loss_B = F.cross_entropy(logits_BC, label_B, reduction="none", label_smoothing=self.config.smoothing)
+        return (loss_B * weight_B).sum()
 
     def labels(self, batch: Batch) -> Tensor:
         """(B,) int64 the classes of texts; one that the vocabulary has not is NONE."""
@@ -121,8 +131,32 @@ class TextClasses(Model):
     def _classes(self) -> tuple[Tensor, Tensor]:
         """(C, D) and (C, 1)."""
         every = torch.arange(self.count, device=self.temperature.device)
-        classes_CD, bias_C1 = look_up((self.classes, every), (self.biases, every))
+        if not self.first_new:
+            classes_CD, bias_C1 = look_up((self.classes, every), (self.biases, every))
+            return classes_CD, bias_C1
+        old, new = every[: self.first_new], every[self.first_new :]
+        with torch.no_grad():
+            kept = look_up((self.classes, old), (self.biases, old))
+        learning = look_up((self.classes, new), (self.biases, new))
+        classes_CD, bias_C1 = (torch.cat(both) for both in zip(kept, learning, strict=True))
         return classes_CD, bias_C1
+
+    def _first_new(self) -> int:
+        """The number of the first class that is learnt beside others that stay; 0: all are learnt."""
+        if self.config.learn == "all":
+            return 0
+        if self.config.learnt is None:
+            raise SettingsError("model.learn=new needs a bundle whose classes stay: set training.start_from")
+        if self.config.learnt >= self.count:
+            raise SettingsError(
+                f"model.learn=new needs a class that the bundle of training.start_from has not; it has all "
+                f"{self.count - 1} of the examples: build with messages of a new one, or set model.learn=all"
+            )
+        return self.config.learnt
+
+    def _keep_all_but_classes(self) -> None:
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(("classes.", "biases.")))
 
     def _texts(self, batch: Batch, drawn: torch.Generator | None) -> Tensor:
         """(B, D)"""
@@ -179,7 +213,12 @@ def _mixtures(text_BD: Tensor, label_B: Tensor, drawn: torch.Generator) -> Tenso
     return (share_B1 * text_BD + (1 - share_B1) * text_BD[other_B])[apart_B]
 
 
-def _label(schema: Schema) -> Column:
+def label_of(schema: Schema) -> Column:
+    """The one label of texts in classes, whose size counts the class of none too.
+
+    Raises:
+        SchemaError: there is none, or it has no vocabulary of at least one class.
+    """
     labels = [column for column in schema if column.kind is Kind.LABEL]
     if len(labels) != 1 or labels[0].length is not None or (labels[0].size or 0) < 2:
         found = [f"{label.name} of {label.size or 0} numbers" for label in labels]

@@ -48,6 +48,8 @@ class TunedTextClasses(TextClasses):
         self.encoder = TextEncoder(shape)
         if self.config.tuned == "lora":
             adapt(self.encoder, self.config.rank, self.config.alpha)
+        if self.first_new:
+            self._keep_all_but_classes()
 
     @torch.no_grad()
     def start_with(self, tensors: Mapping[str, Tensor]) -> None:
