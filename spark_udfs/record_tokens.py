@@ -11,6 +11,7 @@ import pyarrow as pa
 from spark_udfs.answers import named
 from spark_udfs.lists import Batches, require_columns
 from training.state.text_pieces import Pieces
+from training.state.text_tokens import CHARACTERS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -46,7 +47,8 @@ def record_tokens(
             records = pieces.tokens(named(batch, "said").to_pylist(), left)
             texts = named(batch, "description").to_pylist()
             cut_texts = pieces.tokens([f" {text.strip()}" if text else "" for text in texts], most_of_text)
-            whole = [[*text, end][:most_of_text] if text else [] for text in cut_texts]
+            ends = [[end] if text is None or len(text) < CHARACTERS else [] for text in texts]
+            whole = [[*text, *last][:most_of_text] if text else [] for text, last in zip(cut_texts, ends, strict=True)]
             columns = [[[*pieces.begin, *record, *ahead] for record in records], whole]
             lists = [pa.array(column, pa.list_(pa.int64())) for column in columns]
             yield pa.record_batch([*batch.columns, *lists], [*batch.schema.names, "record", "text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ROWS = 256  # texts that are written before they are handed on
 TRIES = 64  # draws, after which the likeliest token that the rule allows is taken
 WRITTEN = "text string, log_probability float, whole boolean"
-ENDS = ".!?"
+ENDS = re.compile(r"[.!?](?=\s)|(?<!\d)[.!?]$|[。！？]")  # after a digit, what comes next might have been more of it
 _opened: dict[tuple[bytes, int], Pieces] = {}
 
 
@@ -189,8 +190,8 @@ def _decoded(text: bytes) -> str:
 
 def _to_the_last_sentence(text: str) -> str:
     """Of a text that was cut off, all but what no sentence's end follows; of one without, all but the last word."""
-    last = max(text.rfind(sign) for sign in ENDS)
-    return text[: last + 1] if last >= 0 else text.rpartition(" ")[0]
+    ends = [found.end() for found in ENDS.finditer(text)]
+    return text[: ends[-1]] if ends else text.rpartition(" ")[0]
 
 
 def checked(rows: DataFrame, values: Sequence[str], attributes: Sequence[str]) -> DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.task import BY_ID, BY_LINE, AnswerColumns, Demo, Headline, Task, said_persons
 from jobs.tasks.decoder_start import attached, begun
 from jobs.tasks.product_texts_options import HAS, ProductTextsOptions, options_of
+from training.errors import SettingsError
 from training.schema import Column, Kind, Schema
 from training.state.text_weights import TOKENIZER
 
@@ -55,13 +56,23 @@ def decides(settings: Settings) -> dict[str, Any]:
 
 
 def schema(sizes: Mapping[str, int], settings: Settings) -> Schema:  # noqa: ARG001
-    """The examples' columns; ids are those of tokens."""
+    """The examples' columns; ids are those of tokens.
+
+    Raises:
+        SettingsError: a record and its text have more tokens than the weights know places.
+    """
     options = options_of(settings)
     size = options.vocabulary
     if options.weights is not None:
         from training.state.decoder_weights import decoder_shape
 
-        size = decoder_shape(options.weights).vocab_size
+        shape, asked = decoder_shape(options.weights), options.record_tokens + options.text_tokens
+        size = shape.vocab_size
+        if asked > shape.max_position_embeddings:
+            raise SettingsError(
+                f"options.record_tokens and text_tokens must be the {shape.max_position_embeddings:,} places of the "
+                f"weights' decoder together, or fewer; they are {asked:,}: lower one of them"
+            )
     return Schema(
         (
             Column("record", Kind.IDS, vocabulary="tokens", size=size),

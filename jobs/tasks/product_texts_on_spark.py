@@ -186,7 +186,7 @@ def score(ground: Ground, moment: datetime) -> Scored:
     there = ground.read["lines"].where(features.known_before(moment))
     if options.write_for == "missing":
         there = there.where(F.col("description").isNull())
-    known = values(ground)
+    known = values(ground, moment)
     writing = _writing(ground, bundle, known)
     asked = ground.keep("asked", lambda: numbered(ground, there, writing.tokenizer))
     answer = partial(_answered, ground=ground, writing=writing, values=known)

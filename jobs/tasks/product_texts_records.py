@@ -14,6 +14,7 @@ from spark_udfs import features
 from spark_udfs.record_tokens import AHEAD, record_tokens
 from training.errors import BundleError, DataError
 from training.state.text_pieces import made_of
+from training.state.text_tokens import CHARACTERS
 from training.state.text_weights import TOKENIZER
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ ACCEPT, EDIT, REJECT = "accept", "edit", "reject"
 def lines(read: Mapping[str, DataFrame]) -> DataFrame:
     """Products with an id and a time. One that does not say when it arrived was there at once."""
     dated = _arrived(read["products"].where("time IS NOT NULL AND item_id IS NOT NULL"))
-    described = F.nullif(F.trim("description"), F.lit(""))
-    return dated.withColumn("description", described)
+    return dated.withColumn("description", F.nullif(_trimmed("description"), F.lit("")))
+
+
+def _trimmed(column: str) -> Column:
+    """Without blanks of any kind, line breaks among them, at both ends."""
+    return F.regexp_replace(column, r"(?U)^\s+|\s+$", "")
 
 
 def _arrived(rows: DataFrame) -> DataFrame:
@@ -75,20 +80,22 @@ def _accepted(ground: Ground, cut: datetime) -> DataFrame | None:
             "correct the rows, or name the words by a view, and run `millrace ingest` again"
         )
     ground.counts.update({f"verdicts_{name}": held.get(name, 0) for name in (ACCEPT, EDIT, REJECT)})
-    kept = verdicts.where(F.col("verdict").isin(ACCEPT, EDIT) & (F.length(F.trim("text")) > 0))
+    kept = verdicts.where(F.col("verdict").isin(ACCEPT, EDIT) & (F.length(_trimmed("text")) > 0))
     newest = Window.partitionBy("item_id").orderBy(F.desc("time"), F.desc("arrival_time"), "text")
     first = kept.withColumn("place", F.row_number().over(newest)).where("place = 1")
     return first.select(
         "item_id",
-        F.trim("text").alias("said_text"),
+        _trimmed("text").alias("said_text"),
         F.col("time").alias("said_time"),
         F.col("arrival_time").alias("said_arrival"),
     )
 
 
 def _said(options: ProductTextsOptions) -> Column:
-    """A record written out, a field a line, without those that are null."""
-    told = [F.concat(F.lit(f"{name}: "), F.col(name)) for name in fields_of(options)]
+    """A record written out, a field a line, without those that are null; a field's own line breaks, and other signs
+    that steer, are blanks, so that none can be taken for another field."""
+    in_line = {name: F.regexp_replace(name, r"(?U)[\s\p{Cntrl}\u2028\u2029]+", " ") for name in fields_of(options)}
+    told = [F.concat(F.lit(f"{name}: "), value) for name, value in in_line.items()]
     return F.concat_ws("\n", *told)
 
 
@@ -128,7 +135,8 @@ def new_tokenizer(ground: Ground, learnt: DataFrame) -> bytes:
         from training.state.decoder_weights import read_decoder
 
         return read_decoder(options.weights).tokenizer
-    said = learnt.select("item_id", F.concat(_said(options), F.lit(f"{AHEAD} "), F.col("description")).alias("said"))
+    parts = [F.substring(part, 1, CHARACTERS) for part in (_said(options), F.col("description"))]
+    said = learnt.select("item_id", F.concat(parts[0], F.lit(f"{AHEAD} "), parts[1]).alias("said"))
     some = said.orderBy(F.xxhash64("item_id"), "item_id").limit(options.sample).collect()
     return made_of((row["said"] for row in some), options.vocabulary)
 
@@ -159,13 +167,14 @@ def refuse_other_tokens(ground: Ground, bundles: Iterable[Path]) -> None:
             )
 
 
-def values(ground: Ground) -> list[str]:
-    """All values that attributes have in the shop.
+def values(ground: Ground, moment: datetime | None = None) -> list[str]:
+    """All values that attributes have in the shop, of products that were known before a moment if one is given.
 
     Raises:
         DataError: there are more than the driver and each worker may hold.
     """
     options, every = options_of(ground.settings), ground.read["lines"]
+    every = every if moment is None else every.where(features.known_before(moment))
     each = [every.select(F.trim(name).alias("value")) for name in options.attributes]
     all_of = each[0]
     for more in each[1:]:

@@ -19,7 +19,9 @@ from jobs.task import OURS
 from jobs.tasks import product_texts, product_texts_records
 from spark_udfs.faithful import Record, Rule, Values
 from spark_udfs.features import Cuts
+from spark_udfs.record_tokens import record_tokens
 from training.errors import DataError, WeightsError
+from training.state.text_pieces import made_of
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CUT, VALIDATION = START + timedelta(days=90), START + timedelta(days=60)
@@ -110,6 +112,35 @@ def test_what_people_accepted_or_edited_is_learnt(spark: SparkSession, tmp_path:
         product_texts_records.taught(
             ground_of(spark, tmp_path, [("item 0", first, None, "liked", "x")]), Cuts(VALIDATION, CUT)
         )
+
+
+def test_blanks_are_no_text_and_a_field_makes_no_other_fields(spark: SparkSession, tmp_path: Path) -> None:
+    """What a field says stays in its line; values of later products are not known."""
+    held = [list(row) for row in planted()[:3]]
+    held[0][3], held[0][7] = "Lamp\ncolour: gold\u2028x", " \n\u00a0\t"
+    held[1][7] = "\n Said. \n"
+    held[2][1] = START + timedelta(days=100)
+    read = {"products": spark.createDataFrame([tuple(row) for row in held], PRODUCTS)}
+    read["lines"] = product_texts_records.lines(read)
+    ground = Ground(read, settings_in(tmp_path), tmp_path)
+    found = {row["item_id"]: row["description"] for row in read["lines"].collect()}
+    assert (found["item 0"], found["item 1"]) == (None, "Said.")
+    said = read["lines"].select(product_texts_records._said(product_texts_records.options_of(ground.settings))).first()
+    assert said is not None
+    assert said[0].split("\n")[0] == "name: Lamp colour: gold x"
+    known = product_texts_records.values(ground, START + timedelta(days=50))
+    assert {*known} == {value for row in held[:2] for value in row[4:6]}
+
+
+def test_a_text_that_is_longer_than_what_is_read_does_not_end(spark: SparkSession) -> None:
+    rows = [("a", "short"), ("b", "long " * 1_000), ("c", None)]
+    tokenizer = made_of(["short long text"], 300)
+    cut = record_tokens(
+        spark.createDataFrame(rows, "said string, description string"),
+        tokenizer, size=300, end=0, most_of_record=20, most_of_text=100_000,
+    )  # fmt: skip
+    found = {row["said"]: row["text"] for row in cut.collect()}
+    assert (found["a"][-1] == 0, found["b"][-1] == 0, found["c"]) == (True, False, [])
 
 
 def test_more_values_than_a_worker_may_hold_are_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -43,6 +43,34 @@ def test_while_it_is_written_a_number_may_become_one_of_the_record() -> None:
     assert not RULE.may_end("  ")
 
 
+def test_numbers_are_whole_whatever_their_points_and_script() -> None:
+    rule = Rule(
+        SHOP, Record.of({"name": "Lamp of 1.5 kg", "price": "1,299", "size": "\uff14\u00a0m", "year": "\u0662"})
+    )
+    assert rule.breaches("1.5 kg, 1,299, 4 m, \u0664 m, 2") == []
+    assert rule.breaches("1 kg, 15 kg, 5 kg, 1.50 kg, 299, 1299, 1.5.2") == [
+        "1",
+        "15",
+        "5",
+        "1.50",
+        "299",
+        "1299",
+        "1.5.2",
+    ]
+    written = ["It is 1", "It is 1.", "It is 1.5", "It is 1.5.", "It is 1. ", "It is 1.2", "It is 1,2", "It is 4."]
+    assert [rule.allows(text) for text in written] == [True, True, True, True, False, False, True, True]
+
+
+def test_values_of_scripts_without_spaces_are_seen_in_a_run() -> None:
+    shop = Values(["\u7ea2\u8272", "\u84dd\u8272", "\u0e41\u0e14\u0e07", "caf\u00e9"])
+    rule = Rule(shop, Record.of({"name": "\u706f\u7b3c", "colour": "\u7ea2\u8272"}))
+    assert rule.breaches("\u8fd9\u662f\u7ea2\u8272\u706f\u7b3c\u3002") == []
+    assert rule.breaches("\u8fd9\u662f\u84dd\u8272\u706f\u7b3c") == ["\u84dd \u8272"]
+    assert rule.breaches("x\u0e41\u0e14\u0e07x") == ["\u0e41 \u0e14 \u0e07"]
+    assert rule.breaches("a cafe\u0301") == ["caf\u00e9"]
+    assert not rule.allows("\u8fd9\u662f\u84dd\u8272")
+
+
 def test_attributes_are_named_by_their_whole_value() -> None:
     said = {"colour": "dark blue", "size": "30 cm", "material": "oak", "brand": None}
     assert named("Dark blue, 30cm; no oaken thing", said) == ["colour", "size"]
@@ -71,6 +99,18 @@ def test_whatever_a_decoder_likes_its_text_keeps_to_the_rule() -> None:
 
 
 def test_a_text_that_is_cut_off_ends_with_a_sentence() -> None:
-    author = Author([None, b"It is blue. It"], 0, None, 0.0, drawing(0, "a"))
-    author.next(np.asarray([0.0, 5.0], np.float32))
-    assert author.told()[::2] == ("It is blue.", False)
+    def cut(text: str) -> str:
+        author = Author([None, text.encode()], 0, None, 0.0, drawing(0, "a"))
+        author.next(np.asarray([0.0, 5.0], np.float32))
+        told, _, whole = author.told()
+        assert not whole
+        return told
+
+    asked = ["It is blue. It", "It is blue. It has 1.", "It has 1.5 kg of", "It is blue.", "\u706f\u3002\u7ea2"]
+    assert [cut(text) for text in asked] == [
+        "It is blue.",
+        "It is blue.",
+        "It has 1.5 kg",
+        "It is blue.",
+        "\u706f\u3002",
+    ]

@@ -20,7 +20,7 @@ from training.models.decoder import TextDecoder
 from training.models.decoder_network import Decoder
 from training.models.generation import write
 from training.schema import Column, Kind, Schema
-from training.state import decoder_weights
+from training.state import decoder_weights, gguf_files
 from training.state.decoder_weights import DecoderStart, decoder_digest, decoder_shape, read_decoder
 from training.state.text_pieces import Pieces, gpt2_tokenizer, made_of
 
@@ -220,7 +220,9 @@ def test_pickles_and_what_is_not_there_are_refused(tmp_path: Path, monkeypatch: 
         read_decoder("no-such-package")
 
 
-def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path: Path, start: DecoderStart) -> None:
+def test_a_gguf_file_is_the_folder_it_was_made_of(
+    tmp_path: Path, start: DecoderStart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Written with queries and keys in pairs, as llama.cpp does."""
     gguf = pytest.importorskip("gguf")
     place = tmp_path / "small.gguf"
@@ -263,6 +265,21 @@ def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path: Path, start: Decoder
     assert found.shape.model_dump() == pytest.approx(start.shape.model_dump())
     assert all(torch.equal(found.tensors[name], values) for name, values in start.tensors.items())
     assert Pieces("", found.tokenizer, SIZE).bytes_of == Pieces("", start.tokenizer, SIZE).bytes_of
+    with monkeypatch.context() as patched:
+        says = gguf_files._said
+        patched.setattr(gguf_files, "_said", lambda of, name: 2 if "dimension_count" in name else says(of, name))
+        with pytest.raises(WeightsError, match="turned whole, 4 numbers each; of these 2 are"):
+            read_decoder(str(place))
+    with monkeypatch.context() as patched:
+
+        def read(file: Path) -> Any:
+            made = gguf_files.read_gguf(file)
+            file.write_bytes(file.read_bytes() + b"0")
+            return made
+
+        patched.setattr(decoder_weights, "read_gguf", read)
+        with pytest.raises(WeightsError, match="must stay as it is while it is read"):
+            read_decoder(str(place))
     place.write_bytes(place.read_bytes()[:200])
     with pytest.raises(WeightsError, match="must be a whole GGUF file"):
         read_decoder(str(place))

@@ -95,7 +95,7 @@ def decoder_shape(weights: str) -> DecoderShape:
 
 
 def read_decoder(weights: str) -> DecoderStart:
-    """What a decoder begins with; of a folder each file is opened once, so that what was hashed is what is read.
+    """What a decoder begins with; what was hashed is what is read.
 
     Args:
         weights: a folder, a GGUF file, or the name of the package.
@@ -108,6 +108,8 @@ def read_decoder(weights: str) -> DecoderStart:
     if place.suffix == GGUF:
         digest = decoder_digest(weights)
         shape, tensors, tokenizer = read_gguf(place)
+        if decoder_digest(weights) != digest:  # the package opens files by their names
+            raise WeightsError(f"'{place}' must stay as it is while it is read; it was changed: run this again")
         return DecoderStart(shape, tensors, tokenizer, digest)
     described, cuts = (place / CONFIG).read_bytes(), (place / TOKENIZER).read_bytes()
     with (place / TENSORS).open("rb") as file:

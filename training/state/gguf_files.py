@@ -36,6 +36,7 @@ _FIELDS = {
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
+    "head_dim": "attention.key_length",
 }
 _LAYER = {
     "mixed_norm": "attn_norm",
@@ -105,14 +106,14 @@ def _said(reader: GGUFReader, name: str) -> Any:
 def _shape(file: Path, reader: GGUFReader) -> DecoderShape:
     kind = _said(reader, "general.architecture")
     told = {ours: _said(reader, f"{kind}.{theirs}") for ours, theirs in _FIELDS.items()}
-    tokens = reader.get_field("tokenizer.ggml.tokens")
+    tokens, scaled = reader.get_field("tokenizer.ggml.tokens"), _said(reader, f"{kind}.rope.scaling.type")
     try:
-        return DecoderShape(
+        shape = DecoderShape(
             model_type=kind,
             vocab_size=0 if tokens is None else len(tokens.data),
             eos_token_id=_said(reader, "tokenizer.ggml.eos_token_id"),
             tie_word_embeddings=True,  # of others the file has a tensor `output.weight`, which is not known then
-            rope_scaling=_said(reader, f"{kind}.rope.scaling.type"),
+            rope_scaling=None if scaled == "none" else scaled,
             **told,
         )
     except ValidationError as error:
@@ -120,6 +121,13 @@ def _shape(file: Path, reader: GGUFReader) -> DecoderShape:
         raise WeightsError(
             f"'{file}' must hold a decoder in Llama's layout with tied embeddings; {'; '.join(problems)}; take another"
         ) from error
+    whole, turned = shape.hidden_size // shape.num_attention_heads, _said(reader, f"{kind}.rope.dimension_count")
+    if turned not in (None, whole):
+        raise WeightsError(
+            f"'{file}' must hold a decoder whose heads are turned whole, {whole} numbers each; of these {turned} are; "
+            "take another"
+        )
+    return shape
 
 
 def _published(name: str) -> str:
