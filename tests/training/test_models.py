@@ -213,7 +213,7 @@ def test_shapes_and_types(name: str) -> None:
 
 def test_loss_falls_and_finds_the_planted_tastes(trained: tuple[RetrievalModel, list[float]]) -> None:
     model, losses = trained
-    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.87 * sum(losses[:10])  # histories say something from the first step on
     by_history = top(model, make_batch([0] * GROUPS, [[g, g + GROUPS] for g in range(1, GROUPS + 1)], [1] * GROUPS), 10)
     assert (group(by_history) == group(torch.arange(1, GROUPS + 1))[:, None]).double().mean() > 0.9
 

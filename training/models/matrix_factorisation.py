@@ -89,6 +89,8 @@ class MatrixFactorisation(RetrievalModel):
                 "examples.form=purchases"
             )
         self.mix = nn.Linear(dim, dim, bias=False) if self._pools else nn.Identity()
+        if isinstance(self.mix, nn.Linear):  # a history says at once what its items do
+            nn.init.eye_(self.mix.weight)
         counts = F.pad(self.item_features[1:, 0] + 1, (1, 0))  # add one, so that no item is thought impossible
         self.register_buffer("target_shares", counts / counts.sum())
         self._piece = self._piece_of(items - 1)
