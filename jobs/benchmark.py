@@ -92,6 +92,7 @@ def run_benchmark(
     """
     flags = [*(flags_of_file(file) if file else ()), *flags]
     model = model or _model_of(flags)
+    _refuse_other_tasks(model)
     refuse_what_does_not_fit(protocol, test, held_out, flags)
     held = PROTOCOLS[protocol]
     usually = [*USUALLY, *held.usual, f"examples.form={form_of(model)}"]
@@ -195,10 +196,15 @@ def _model_of(flags: Sequence[str]) -> str:
     return named[-1] if named else "two_tower"
 
 
+def _refuse_other_tasks(model: str) -> None:
+    theirs = [name for name, config in CONFIGS.items() if "history" in config.READS]
+    if model not in theirs:
+        raise SettingsError(f"a benchmark's model must learn lists, as {', '.join(theirs)} do; got '{model}'")
+
+
 def form_of(model: str) -> str:
     """The form of examples that a model learns from."""
-    config = CONFIGS.get(model)  # of an unknown one the settings say so
-    return "sequences" if config is not None and BEFORE in config.READS else "purchases"
+    return "sequences" if BEFORE in CONFIGS[model].READS else "purchases"
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -221,8 +221,9 @@ def _highest(ground: Ground, asked: DataFrame, ours: DataFrame) -> list[dict[str
 
 
 def reasons(options: FraudOptions) -> Column:
-    """What was known of each entity, in words."""
-    return F.array(*(_known_of(entity) for entity in options.entities))
+    """What was known of each entity, in words, and the case's amounts beside what its entities' were before."""
+    amounts = (_amount(name, options.entities) for name in options.means)
+    return F.array_compact(F.array(*(_known_of(entity) for entity in options.entities), *amounts))
 
 
 def _known_of(entity: str) -> Column:
@@ -234,6 +235,15 @@ def _known_of(entity: str) -> Column:
         count("rows"), count("rows_7d"), count("frauds"), count("labels"), count("frauds_30d"),
     )  # fmt: skip
     return F.when(count("unseen") == 1, f"{entity}: not seen before").otherwise(seen)
+
+
+def _amount(name: str, entities: Sequence[str]) -> Column:
+    """A case's amount and its entities' means, of those who had one (features have 0 of the others); null without."""
+    means = {entity: F.col(f"{entity}_{name}_mean_30d") for entity in entities}
+    known = [F.when(mean != 0, F.format_string(f"{entity} %.2f", mean)) for entity, mean in means.items()]
+    own = F.format_string(f"{name}: %.2f", F.col(name).cast("double"))
+    beside = F.concat(own, F.lit("; mean of 30 days: "), F.concat_ws(", ", *known))
+    return F.when(F.col(name).isNotNull(), F.when(F.coalesce(*known).isNotNull(), beside).otherwise(own))
 
 
 def score(ground: Ground, moment: datetime) -> Scored:

@@ -97,10 +97,13 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     with pytest.raises(SettingsError, match=said):
         run_benchmark("ratings.csv", protocol, test=test, columns=columns, out=str(tmp_path))
     assert not [*tmp_path.iterdir()]
+    for name in ("none", "word_weights"):
+        with pytest.raises(SettingsError, match=rf"must learn lists, as two_tower, .* do; got '{name}'"):
+            run_benchmark("ratings.csv", "by_date", model=name)
 
 
 def test_examples_have_the_form_that_the_model_learns_from() -> None:
-    assert [benchmark.form_of(name) for name in ("two_tower", "sequence", "none")] == [
+    assert [benchmark.form_of(name) for name in ("two_tower", "sequence", "matrix_factorisation")] == [
         "purchases",
         "sequences",
         "purchases",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,7 @@ def test_curves_and_examples_are_there_to_look_at(result: dict[str, Any]) -> Non
     assert [p for _, p, _, _ in drawn] == sorted((p for _, p, _, _ in drawn), reverse=True)
     assert "yes" in {fraud for _, _, fraud, _ in drawn}
     assert all(reasons.startswith("address: ") for _, _, _, reasons in drawn)
+    assert any(re.search(r"; amount: \d+\.\d\d; mean of 30 days: address \d+\.\d\d$", row[3]) for row in drawn)
     assert ("lightgbm" in result["left_out"]) != ("lightgbm" in result["protocols"]["after"]["models"])
 
 
