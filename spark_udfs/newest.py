@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 FEW = 1_000_000  # customers who are sent to every task: some 100 MB
 _ORDER = ("time", "tie", "item")
+_OF_ALL = ("time", "arrival_time")  # what is told of lines that do not count, too
 _HOUR_US = 3_600_000_000
 
 
@@ -73,7 +74,8 @@ def newest(lines: DataFrame, cap: Cap | None) -> DataFrame:
     """
     if cap is None or cap.users is None:
         return lines
-    return _marked(lines, cap).where("counts").drop("counts")
+    theirs = lines.join(cap.sent(cap.users), on="user", how="left_semi")
+    return _marked(lines, theirs, cap).where("counts").drop("counts")
 
 
 def in_short(lines: DataFrame, cap: Cap | None) -> DataFrame:
@@ -89,23 +91,28 @@ def in_short(lines: DataFrame, cap: Cap | None) -> DataFrame:
     """
     if cap is None or cap.users is None:
         return lines.withColumn("counts", F.lit(True))
-    marked = _marked(lines, cap)
-    others = marked.where("NOT counts").groupBy("user", "item")
-    short = others.agg(F.max("time").alias("time"), F.min("arrival_time").alias("arrival_time"))
-    return marked.where("counts").unionByName(short.withColumn("counts", F.lit(False)), allowMissingColumns=True)
+    theirs = lines.join(cap.sent(cap.users), on="user", how="left_semi")
+    counts, own = F.col("counts"), [name for name in lines.columns if name not in ("user", "item", *_OF_ALL)]
+    of_each = _marked(theirs, theirs, cap).groupBy("user", "item", F.when(counts, F.col("time")).alias("its_time"))
+    short = of_each.agg(
+        F.max("time").alias("time"),
+        F.min("arrival_time").alias("arrival_time"),
+        *(F.max(F.when(counts, F.col(name))).alias(name) for name in own),
+        F.max("counts").alias("counts"),
+    )
+    others = lines.join(cap.sent(cap.users), on="user", how="left_anti").withColumn("counts", F.lit(True))
+    return others.unionByName(short.drop("its_time"))
 
 
-def _marked(lines: DataFrame, cap: Cap) -> DataFrame:
-    both = lines.join(cap.sent(_oldest(lines, cap)), on="user", how="left")
+def _marked(lines: DataFrame, theirs: DataFrame, cap: Cap) -> DataFrame:
+    both = lines.join(cap.sent(_oldest(theirs, cap)), on="user", how="left")
     counts = F.col("oldest").isNull() | (F.struct(*_ORDER) >= F.col("oldest"))
     return both.withColumn("counts", counts).drop("oldest")
 
 
-def _oldest(lines: DataFrame, cap: Cap) -> DataFrame:
+def _oldest(theirs: DataFrame, cap: Cap) -> DataFrame:
     """`user`, `oldest`: the place in the order of the oldest line that counts, of those who have as many as count."""
-    assert cap.users is not None
-    theirs = lines.join(cap.sent(cap.users), on="user", how="left_semi").select("user", *_ORDER)
-    theirs = theirs.withColumn("hour", F.expr(f"unix_micros(time) div {_HOUR_US}"))
+    theirs = theirs.select("user", *_ORDER).withColumn("hour", F.expr(f"unix_micros(time) div {_HOUR_US}"))
     hours = theirs.groupBy("user", "hour").agg(F.count(F.lit(1)).alias("lines"))
     by_then = F.sum("lines").over(Window.partitionBy("user").orderBy(F.desc("hour")))
     enough = hours.withColumn("by_then", by_then).where(F.col("by_then") >= cap.lines)
