@@ -24,7 +24,7 @@ from training.state.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 1
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 def meet(folder: Path, me: str, number: int) -> None:
